@@ -1,0 +1,332 @@
+"""Every setting of xvit, as frozen dataclasses that check themselves, and their way from and to YAML and JSON.
+
+A recipe file holds one `RunConfig`; a checkpoint's config.json holds its `ModelConfig` and `ClipSpec`.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from xvit.errors import XViTError, check_choice, check_range, did_you_mean
+
+C = TypeVar("C")
+
+Attention = Literal["mixing", "spatial", "local", "joint", "divided"]
+ATTENTIONS: tuple[str, ...] = ("mixing", "spatial", "local", "joint", "divided")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The video transformer: an image backbone, an attention scheme and a temporal head.
+
+    Args:
+        backbone: name of a timm `VisionTransformer`, such as vit_base_patch16_224.
+        num_classes: number of classes; {"verb": 97, "noun": 300} for several tasks; 0 for features only
+            (in training, 0 is replaced by what the data set holds).
+        num_frames: T, frames a clip; other numbers run too, with interpolated temporal positions.
+        pretrained: start from timm's image weights (Hugging Face Hub or its local cache).
+        attention: mixing (the paper's), spatial (each frame alone), local (exact attention over the 2 window + 1
+            frames), joint (all T N tokens), divided (temporal attention at each location, then spatial).
+        window: half-width w of the temporal window of mixing and local, in frames.
+        mixed_fraction: mixing: rho, the share of the channels that comes from neighbouring frames.
+        mixed: mixing: what is mixed: keys_values, keys, values, or x (the token before the projections).
+        layers: mixing: which layers mix: all, first_half, second_half, odd (the 1st, 3rd, ...), or a list of
+            indices from 0. The others attend within their frame.
+        boundary_only: mixing: take only the outermost offsets of the window, none between.
+        direction: mixing: centered [-w, w] or causal [-w, 0].
+        grouping: mixing: flat (shares are contiguous in all h d channels, as in the released code) or per_head
+            (the same shares inside each head, as in the paper's equations).
+        edges: mixing: what frames outside the clip give: zero, or replicate (the nearest frame; a still clip then
+            gives exactly the image model's features).
+        summary_tokens: R, summary tokens a frame, a square number: averages over an r x r grid, seen by the
+            queries of all frames; 0 for none.
+        temporal_position: where the frame's place enters: input (added to all its tokens), head (added to its
+            vector before temporal attention), or none.
+        temporal_head: attention (the paper's Temporal Attention) or mean.
+        temporal_layers: depth of the temporal attention head.
+        dropout: dropout before the classifier.
+        backbone_kwargs: passed to timm.create_model: depth, embed_dim, img_size, drop_path_rate, ...
+
+    Raises:
+        XViTError: a value out of its range or its choices.
+    """
+
+    backbone: str = "vit_base_patch16_224"
+    num_classes: int | dict[str, int] = 0
+    num_frames: int = 8
+    pretrained: bool = False
+    attention: Attention = "mixing"
+    window: int = 1
+    mixed_fraction: float = 0.5
+    mixed: Literal["keys_values", "keys", "values", "x"] = "keys_values"
+    layers: Literal["all", "first_half", "second_half", "odd"] | tuple[int, ...] = "all"
+    boundary_only: bool = False
+    direction: Literal["centered", "causal"] = "centered"
+    grouping: Literal["flat", "per_head"] = "flat"
+    edges: Literal["zero", "replicate"] = "zero"
+    summary_tokens: int = 0
+    temporal_position: Literal["input", "head", "none"] = "input"
+    temporal_head: Literal["attention", "mean"] = "attention"
+    temporal_layers: int = 1
+    dropout: float = 0.0
+    backbone_kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_choice("attention", self.attention, ATTENTIONS)
+        check_choice("mixed", self.mixed, ("keys_values", "keys", "values", "x"))
+        check_choice("direction", self.direction, ("centered", "causal"))
+        check_choice("grouping", self.grouping, ("flat", "per_head"))
+        check_choice("edges", self.edges, ("zero", "replicate"))
+        check_choice("temporal_position", self.temporal_position, ("input", "head", "none"))
+        check_choice("temporal_head", self.temporal_head, ("attention", "mean"))
+        if isinstance(self.layers, str):
+            check_choice("layers", self.layers, ("all", "first_half", "second_half", "odd"))
+        else:
+            object.__setattr__(self, "layers", tuple(self.layers))
+        for task, number in self.tasks.items():
+            check_range("num_classes" if task is None else f'num_classes["{task}"]', number, 0)
+        check_range("num_frames", self.num_frames, 1)
+        check_range("window", self.window, 0)
+        check_range("mixed_fraction", self.mixed_fraction, 0, 1)
+        check_range("dropout", self.dropout, 0, 1)
+        check_range("temporal_layers", self.temporal_layers, 1)
+        check_range("summary_tokens", self.summary_tokens, 0)
+        if round(self.summary_tokens**0.5) ** 2 != self.summary_tokens:
+            raise XViTError(f"summary_tokens={self.summary_tokens}: expected a square number (an r x r grid), or 0")
+        if self.temporal_position == "head" and self.temporal_head == "mean":
+            raise XViTError("temporal_position='head' needs temporal_head='attention': a mean forgets positions")
+
+    @property
+    def tasks(self) -> dict[str | None, int]:
+        """Number of classes of each task; the only task of an int is named None."""
+        return dict(self.num_classes) if isinstance(self.num_classes, dict) else {None: self.num_classes}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipSpec:
+    """How a video becomes `pixel_values`: the one description, stored in the checkpoint, used everywhere.
+
+    Args:
+        num_frames: T, frames a clip.
+        sampling: segments (one frame from each of T equal parts of the video) or strided (T frames, `stride`
+            apart).
+        stride: frames from one sampled frame to the next, for strided sampling.
+        image_size: height and width of a view, in pixels.
+        interpolation: bilinear or bicubic.
+        mean: per-channel mean of the normalisation, of RGB in [0, 1].
+        std: per-channel standard deviation of the normalisation.
+
+    Raises:
+        XViTError: a value out of its range or its choices.
+    """
+
+    num_frames: int = 8
+    sampling: Literal["segments", "strided"] = "segments"
+    stride: int = 1
+    image_size: int = 224
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    def __post_init__(self) -> None:
+        check_choice("sampling", self.sampling, ("segments", "strided"))
+        check_choice("interpolation", self.interpolation, ("bilinear", "bicubic"))
+        check_range("num_frames", self.num_frames, 1)
+        check_range("stride", self.stride, 1)
+        check_range("image_size", self.image_size, 1)
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if min(self.std) <= 0:
+            raise XViTError(f"std={self.std}: expected positive numbers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the videos are and how training varies them.
+
+    Args:
+        root: folder with train/<class>/*.mp4 and val/<class>/*.mp4, or <class>/*.mp4 to be split by `val_fraction`.
+        val_fraction: share of each class kept for validation where the folder has no train and val of its own.
+        split_seed: seed of that split.
+        scale_jitter: smallest and largest short side before the training crop, relative to the view's size.
+        horizontal_flip: probability of mirroring a training clip; 0 where left and right are different classes.
+        workers: loader processes; 0 decodes in the main process.
+
+    Raises:
+        XViTError: a value out of its range.
+    """
+
+    root: str = ""
+    val_fraction: float = 0.2
+    split_seed: int = 0
+    scale_jitter: tuple[float, float] = (1.0, 1.25)
+    horizontal_flip: float = 0.5
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        check_range("val_fraction", self.val_fraction, 0, 1)
+        check_range("horizontal_flip", self.horizontal_flip, 0, 1)
+        check_range("workers", self.workers, 0)
+        object.__setattr__(self, "scale_jitter", tuple(self.scale_jitter))
+        low, high = self.scale_jitter
+        if not 0 < low <= high:
+            raise XViTError(f"scale_jitter={self.scale_jitter}: expected 0 < smallest <= largest")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training: optimiser, schedule, regularisation.
+
+    Args:
+        epochs: passes over the training videos.
+        batch_size: clips a step and process.
+        optimizer: adamw or sgd (momentum 0.9).
+        lr: peak learning rate.
+        weight_decay: on matrices only; biases, norms, tokens and positions are exempt.
+        warmup_epochs: epochs of linear warm-up; a cosine to zero follows.
+        clip_grad: largest gradient norm; 0 for no clipping.
+        label_smoothing: share of the target spread over all classes.
+        ema_decay: decay a step of the averaged weights that are evaluated and saved as best; 0 for none.
+        eval_every: epochs between validations; the last epoch is always validated.
+        precision: no (fp32), bf16 or fp16 mixed precision.
+        compile: torch.compile the model.
+        grad_checkpointing: recompute activations in the backward pass: less memory, about a third more time.
+        seed: of initial weights, order, sampling and augmentation.
+
+    Raises:
+        XViTError: a value out of its range or its choices.
+    """
+
+    epochs: int = 30
+    batch_size: int = 16
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    warmup_epochs: float = 2.0
+    clip_grad: float = 1.0
+    label_smoothing: float = 0.0
+    ema_decay: float = 0.0
+    eval_every: int = 1
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    compile: bool = False
+    grad_checkpointing: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_choice("optimizer", self.optimizer, ("adamw", "sgd"))
+        check_choice("precision", self.precision, ("no", "bf16", "fp16"))
+        for name in ("epochs", "batch_size", "eval_every"):
+            check_range(name, getattr(self, name), 1)
+        for name in ("lr", "weight_decay", "warmup_epochs", "clip_grad"):
+            check_range(name, getattr(self, name), 0)
+        check_range("label_smoothing", self.label_smoothing, 0, 1)
+        check_range("ema_decay", self.ema_decay, 0, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Testing with several views a video, their scores averaged.
+
+    Args:
+        temporal_views: clips taken along the video.
+        spatial_views: crops along the longer side of each: 1 (the centre) or 3.
+        batch_size: videos at a time.
+
+    Raises:
+        XViTError: a value out of its range.
+    """
+
+    temporal_views: int = 1
+    spatial_views: int = 1
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        check_range("temporal_views", self.temporal_views, 1)
+        check_range("spatial_views", self.spatial_views, 1)
+        check_range("batch_size", self.batch_size, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """A recipe: all of one run. recipes/*.yaml hold such files.
+
+    Args:
+        model: the video transformer.
+        clip: how a video becomes pixel values.
+        data: where the videos are.
+        train: optimiser and schedule.
+        eval: views of the test.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    clip: ClipSpec = field(default_factory=ClipSpec)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config as plain dicts, lists, numbers and strings, for YAML and JSON."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return plain
+
+
+def from_dict(cls: type[C], values: Mapping[str, Any], source: str | Path) -> C:
+    """Build the config `cls` from plain values, checking every name and type.
+
+    Args:
+        cls: one of the config classes of this module.
+        values: nested plain values, as read from YAML or JSON.
+        source: the file they come from, for the error's text.
+
+    Raises:
+        XViTError: an unknown key (with the nearest known one), a wrong type, a value out of range.
+    """
+    import jsonargparse  # here: it takes a fifth of a second, which importing a model should not
+
+    _check_keys(cls, values, str(source))
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", type=cls, default=cls())
+    try:
+        config: C = parser.instantiate(parser.parse_object({"config": dict(values)})).config
+    except (XViTError, jsonargparse.ArgumentError) as error:
+        reason = " ".join(str(error).replace('Parser key "config.', 'key "').split())
+        raise XViTError(f"{source}: {reason}") from None
+    return config
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        XViTError: no such file, not YAML, not a mapping.
+    """
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise XViTError(f"{path}: no such file") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise XViTError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise XViTError(f"{path}: expected a mapping of settings, got {type(values).__name__}")
+    return values
+
+
+def _check_keys(cls: type, values: Any, where: str) -> None:
+    if not isinstance(values, Mapping):
+        raise XViTError(f"{where}: expected a mapping of {cls.__name__} settings, got {values!r}")
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for key, value in values.items():
+        if key not in fields:
+            raise XViTError(
+                f'{where}: unknown key "{key}" in {cls.__name__}.{did_you_mean(key, fields)} '
+                f"Known: {', '.join(sorted(fields))}"
+            )
+        if isinstance(fields[key].type, type) and dataclasses.is_dataclass(fields[key].type):
+            _check_keys(fields[key].type, value, where)

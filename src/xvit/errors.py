@@ -1,0 +1,47 @@
+"""What goes wrong through the user's input, and says so in one line."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+
+class XViTError(ValueError):
+    """A mistake in what the user gave: a value, a file, a name. Its text says what was given and what to do."""
+
+
+class VideoError(XViTError):
+    """A video that cannot be used, with its path and the reason. Survives the trip from a worker process.
+
+    Args:
+        path: the file.
+        reason: what is wrong with it, in a few words.
+    """
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        super().__init__(str(path), reason)  # both in args: that is what pickle hands back to __init__
+        self.path = str(path)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """` Did you mean "x"?` for the known name nearest to `name`, or nothing. To be put behind an error's text."""
+    near = get_close_matches(str(name), list(known), n=1)
+    return f' Did you mean "{near[0]}"?' if near else ""
+
+
+def check_choice(field: str, value: Any, choices: Iterable[str]) -> None:
+    """Raise `XViTError` with the value, the choices and the nearest one, unless `value` is one of `choices`."""
+    choices = tuple(choices)
+    if value not in choices:
+        raise XViTError(f"{field}={value!r}: expected one of {', '.join(choices)}.{did_you_mean(value, choices)}")
+
+
+def check_range(field: str, value: float, low: float, high: float = float("inf")) -> None:
+    """Raise `XViTError` unless low <= value <= high."""
+    if not low <= value <= high:
+        bounds = f"at least {low}" if high == float("inf") else f"between {low} and {high}"
+        raise XViTError(f"{field}={value}: expected {bounds}")
