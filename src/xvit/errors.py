@@ -41,7 +41,7 @@ def check_choice(field: str, value: Any, choices: Iterable[str]) -> None:
 
 
 def check_range(field: str, value: float, low: float, high: float = float("inf")) -> None:
-    """Raise `XViTError` unless low <= value <= high."""
-    if not low <= value <= high:
+    """Raise `XViTError` unless `value` is a number and low <= value <= high."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         bounds = f"at least {low}" if high == float("inf") else f"between {low} and {high}"
-        raise XViTError(f"{field}={value}: expected {bounds}")
+        raise XViTError(f"{field}={value!r}: expected a number, {bounds}")

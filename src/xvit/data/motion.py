@@ -1,0 +1,308 @@
+"""The built-in data set: short videos of moving shapes whose class is what happens over time.
+
+    moving_left        ▪ ▪ ▪      each pair of classes is ONE process, drawn once and played forwards or backwards:
+                       3 2 1      the second class of a pair is the first one's frames in reverse, before encoding
+    moving_right       ▪ ▪ ▪
+                       1 2 3
+
+What is guaranteed: a clip and its reverse hold the same frames, so a model blind to the order of the frames, however
+good, can at best name the pair: 50 %. Encoding keeps that exact: every frame is a keyframe with a constant quantiser,
+so a frame decodes to the same pixels wherever it stands. Colours, textures, shapes, places and bystanders are drawn
+without knowledge of the class.
+
+What is not: one frame together with its *place* in the clip tells something where the class itself does (what appears
+is unseen at first; what moves left starts a little more often on the right).
+"""
+
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import av
+import numpy as np
+from numpy.random import Generator
+
+from xvit.errors import XViTError, check_choice, check_range
+
+SIZE = 48  # height and width, pixels
+FRAMES = 16
+FPS = 8
+QUANTISER = 20  # of H.264, constant; 0 is lossless, 23 the encoder's default
+
+Track = np.ndarray  # (T,) float: one number a frame
+
+
+@dataclass(frozen=True)
+class Texture:
+    """Two colours blended by a sum of two plane waves: stripes, checks or blobs, defined at every real position.
+
+    Waves are at least 60 degrees apart and longer than twice the way between two sampled frames, so that any
+    displacement can be seen, and without ambiguity.
+    """
+
+    colors: np.ndarray  # (2, 3), in [0, 1]
+    waves: np.ndarray  # (2, 2), radians per pixel
+    phases: np.ndarray  # (2,)
+    sharpness: float
+
+    @classmethod
+    def draw(cls, rng: Generator, color: np.ndarray, contrast: tuple[float, float]) -> "Texture":
+        """A random texture: `color` (3,) and one that differs from it by a `contrast` drawn for each channel."""
+        angle = rng.uniform(0, math.pi)
+        angles = np.array([angle, angle + rng.uniform(math.pi / 3, 2 * math.pi / 3)])
+        lengths = rng.uniform(8, 16, size=2)
+        waves = 2 * math.pi / lengths[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        step = rng.uniform(*contrast, size=3)
+        other = np.where(color + step <= 1, color + step, color - step).clip(0, 1)
+        return cls(np.stack([color, other]), waves, rng.uniform(0, 2 * math.pi, size=2), rng.uniform(0.7, 2.0))
+
+    def __call__(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Colours (..., 3) at the positions x, y in pixels."""
+        (ax, ay), (bx, by) = self.waves
+        wave = np.sin(ax * x + ay * y + self.phases[0]) + np.sin(bx * x + by * y + self.phases[1])
+        share = (0.5 + 0.5 * np.tanh(self.sharpness * wave))[..., None]
+        first, second = self.colors.astype(np.float32)
+        return first + share * (second - first)
+
+
+# Signed distance to the outline, in units of the shape's size; negative inside. u, v: position in the shape's own axes.
+OUTLINES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "disc": lambda u, v: np.sqrt(u * u + v * v) - 1,
+    "square": lambda u, v: np.maximum(np.abs(u), np.abs(v)) - 0.9,
+    "triangle": lambda u, v: np.maximum(v, 0.866 * np.abs(u) - 0.5 * v) - 0.65,
+    "bar": lambda u, v: np.maximum(np.abs(u) - 1.2, np.abs(v) - 0.55),
+    "cross": lambda u, v: np.minimum(
+        np.maximum(np.abs(u) - 1.1, np.abs(v) - 0.45), np.maximum(np.abs(u) - 0.45, np.abs(v) - 1.1)
+    ),
+}
+
+
+@dataclass
+class Shape:
+    """A textured shape and its way through the clip; each track holds one number a frame, or one for all."""
+
+    outline: str
+    texture: Texture
+    x: Track | float
+    y: Track | float
+    size: Track | float
+    angle: Track | float = 0.0  # radians, clockwise on the screen
+    alpha: Track | float = 1.0
+    slide: Track | float = 0.0  # pixels by which the texture has moved to the right within the outline
+
+    def paint(self, frames: np.ndarray) -> None:
+        """Blend the shape into frames (T, H, W, 3), in place."""
+        x, y, size, angle, alpha, slide = (
+            np.asarray(track, dtype=np.float32).reshape(-1, 1, 1)  # (T, 1, 1), or (1, 1, 1) for what stands still
+            for track in (self.x, self.y, self.size, self.angle, self.alpha, self.slide)
+        )
+        reach = 1.4 * size + 1  # beyond the farthest corner of any outline: the rest of the frame need not be computed
+        left, right = (int(np.clip(edge, 0, SIZE)) for edge in ((x - reach).min(), (x + reach).max() + 1))
+        top, bottom = (int(np.clip(edge, 0, SIZE)) for edge in ((y - reach).min(), (y + reach).max() + 1))
+        dx = np.arange(left, right, dtype=np.float32) + 0.5 - x
+        dy = np.arange(top, bottom, dtype=np.float32)[:, None] + 0.5 - y
+        u = (np.cos(angle) * dx + np.sin(angle) * dy) / size
+        v = (np.cos(angle) * dy - np.sin(angle) * dx) / size
+        cover = np.clip(0.5 - OUTLINES[self.outline](u, v) * size, 0, 1) * alpha
+        largest = size.max()  # the texture is glued to the shape: it grows with it
+        part = frames[:, top:bottom, left:right]
+        part += cover[..., None] * (self.texture(u * largest - slide, v * largest) - part)
+
+
+@dataclass
+class Scene:
+    """A background, shapes painted in their order, and the camera's way."""
+
+    background: Texture
+    shapes: list[Shape]
+    camera: Track | float = 0.0  # pixels by which the camera has moved to the right
+
+    def render(self) -> np.ndarray:
+        """Frames (T, H, W, 3), uint8."""
+        camera = np.asarray(self.camera, dtype=np.float32).reshape(-1, 1, 1)
+        rows, columns = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32)
+        still = self.background(columns + camera, rows + 0 * camera)
+        frames = np.repeat(still, FRAMES, axis=0) if len(still) == 1 else still
+        for shape in self.shapes:
+            replace(shape, x=shape.x - self.camera).paint(frames)
+        return np.rint(frames * 255).astype(np.uint8)
+
+
+def _progress(rng: Generator) -> Track:
+    """(T,) from 0 to 1 at a constant speed, after a short rest and before another."""
+    start, end = rng.uniform(0, 0.15), rng.uniform(0.85, 1)
+    return np.clip((np.linspace(0, 1, FRAMES) - start) / (end - start), 0, 1)
+
+
+def _shape(rng: Generator, scene: Scene, size: Track | float, **tracks: Track | float) -> None:
+    """Put a shape into the scene: random outline, texture unlike the background, anywhere unless told otherwise."""
+    outline = str(rng.choice(list(OUTLINES)))
+    drawn: dict[str, Track | float] = {
+        "x": rng.uniform(4, SIZE - 4),
+        "y": rng.uniform(4, SIZE - 4),
+        "angle": rng.uniform(0, 2 * math.pi),
+    }
+    color = (scene.background.colors.mean(axis=0) + rng.uniform(0.3, 0.7, size=3)) % 1
+    texture = Texture.draw(rng, color, (0.3, 0.7))
+    scene.shapes.append(Shape(outline, texture, size=size, **(drawn | tracks)))
+
+
+def _around(rng: Generator, reach: float) -> tuple[float, float]:
+    """A place from which `reach` pixels in any direction stay within the frame."""
+    x, y = rng.uniform(reach, SIZE - reach, size=2)
+    return float(x), float(y)
+
+
+def _moving_left(rng: Generator, scene: Scene) -> None:
+    way = rng.uniform(14, 22)
+    middle = rng.uniform(way / 2 + 2, SIZE - way / 2 - 2)
+    _shape(rng, scene, rng.uniform(5, 8), x=middle + way * (0.5 - _progress(rng)))
+
+
+def _moving_up(rng: Generator, scene: Scene) -> None:
+    way = rng.uniform(14, 22)
+    middle = rng.uniform(way / 2 + 2, SIZE - way / 2 - 2)
+    _shape(rng, scene, rng.uniform(5, 8), y=middle + way * (0.5 - _progress(rng)))
+
+
+def _left_then_up(rng: Generator, scene: Scene) -> None:
+    way = rng.uniform(12, 18)
+    x, y = _around(rng, way / 2 + 2)
+    turn = _progress(rng) * 2
+    left, up = np.clip(turn, 0, 1), np.clip(turn - 1, 0, 1)
+    _shape(rng, scene, rng.uniform(5, 8), x=x + way * (0.5 - left), y=y + way * (0.5 - up))
+
+
+def _approaching(rng: Generator, scene: Scene) -> None:
+    small = rng.uniform(3.5, 5.5)
+    x, y = _around(rng, 10)
+    _shape(rng, scene, small * rng.uniform(1.9, 2.6) ** _progress(rng), x=x, y=y)
+
+
+def _appearing(rng: Generator, scene: Scene) -> None:
+    _shape(rng, scene, rng.uniform(5, 8), alpha=_progress(rng))
+
+
+def _turning(rng: Generator, scene: Scene) -> None:
+    size = rng.uniform(7, 10)
+    x, y = _around(rng, 8)
+    angle = rng.uniform(0, 2 * math.pi) + math.radians(rng.uniform(100, 150)) * _progress(rng)
+    _shape(rng, scene, size, x=x, y=y, angle=angle)
+
+
+def _meeting(rng: Generator, scene: Scene) -> None:
+    sizes = rng.uniform(4, 6.5, size=2)
+    x, y = _around(rng, 16)
+    direction = rng.uniform(0, 2 * math.pi)
+    distance = sizes.sum() + rng.uniform(13, 19) * (1 - _progress(rng))
+    for size, side in zip(sizes, (-0.5, 0.5), strict=True):
+        away = side * distance
+        _shape(rng, scene, size, x=x + away * math.cos(direction), y=y + away * math.sin(direction))
+
+
+def _hiding(rng: Generator, scene: Scene) -> None:
+    size = rng.uniform(4, 5.5)
+    cover = 1.5 * size
+    x, y = _around(rng, 14)
+    direction = rng.uniform(0, 2 * math.pi)
+    away = (cover + size + rng.uniform(0, 3)) * (1 - _progress(rng))
+    _shape(rng, scene, size, x=x + away * math.cos(direction), y=y + away * math.sin(direction))
+    _shape(rng, scene, cover, x=x, y=y)
+    scene.shapes[-1].outline = str(rng.choice(["disc", "square"]))  # an outline that hides all behind it
+
+
+def _orbiting(rng: Generator, scene: Scene) -> None:
+    x, y = _around(rng, 18)
+    radius = rng.uniform(9, 13)
+    turn = math.radians(rng.uniform(90, 130)) * _progress(rng) + rng.uniform(0, 2 * math.pi)
+    for third in range(3):
+        angle = turn + third * 2 * math.pi / 3
+        size = rng.uniform(3.5, 5.5)
+        _shape(rng, scene, size, x=x + radius * np.cos(angle), y=y + radius * np.sin(angle))
+
+
+def _scattering(rng: Generator, scene: Scene) -> None:
+    x, y = _around(rng, 18)
+    far = rng.uniform(14, 18)
+    turn = rng.uniform(0, 2 * math.pi)
+    away = 4 + (far - 4) * _progress(rng)
+    for quarter in range(4):
+        angle = turn + quarter * math.pi / 2
+        size = rng.uniform(3, 4.5)
+        _shape(rng, scene, size, x=x + away * math.cos(angle), y=y + away * math.sin(angle))
+
+
+def _flowing_left(rng: Generator, scene: Scene) -> None:
+    x, y = _around(rng, 11)
+    way = rng.uniform(14, 20)
+    _shape(rng, scene, rng.uniform(9, 12), x=x, y=y, angle=0.0, slide=-way * _progress(rng))
+
+
+def _panning_left(rng: Generator, scene: Scene) -> None:
+    _shape(rng, scene, rng.uniform(5, 8))
+    scene.camera = -rng.uniform(14, 22) * (_progress(rng) - 0.5)
+
+
+# first class, second class, the process of the first; the second is the first played backwards
+PAIRS: tuple[tuple[str, str, Callable[[Generator, Scene], None]], ...] = (
+    ("moving_left", "moving_right", _moving_left),
+    ("moving_up", "moving_down", _moving_up),
+    ("left_then_up", "down_then_right", _left_then_up),
+    ("approaching", "receding", _approaching),
+    ("appearing", "disappearing", _appearing),
+    ("turning_clockwise", "turning_anticlockwise", _turning),
+    ("two_shapes_meeting", "two_shapes_parting", _meeting),
+    ("hiding_behind", "coming_out_from_behind", _hiding),
+    ("orbiting_clockwise", "orbiting_anticlockwise", _orbiting),
+    ("scattering", "gathering", _scattering),
+    ("surface_flowing_left", "surface_flowing_right", _flowing_left),
+    ("camera_panning_left", "camera_panning_right", _panning_left),
+)
+CLASSES: tuple[str, ...] = tuple(name for first, second, _ in PAIRS for name in (first, second))
+
+
+def render(label: str, rng: Generator) -> np.ndarray:
+    """Draw one clip of a class.
+
+    Args:
+        label: one of `CLASSES`.
+        rng: where colours, textures, places, sizes, speeds and bystanders come from. The same state gives the two
+            classes of a pair the same frames in opposite orders.
+
+    Returns:
+        Frames (T, H, W, 3), uint8.
+
+    Raises:
+        XViTError: no such class.
+    """
+    check_choice("label", label, CLASSES)
+    pair, backwards = divmod(CLASSES.index(label), 2)
+    scene = Scene(Texture.draw(rng, rng.uniform(0, 1, size=3), (0.05, 0.25)), [])
+    for _ in range(rng.integers(0, 4)):
+        _shape(rng, scene, rng.uniform(3, 6))
+    PAIRS[pair][2](rng, scene)
+    frames = scene.render()
+    return frames[::-1] if backwards else frames
+
+
+def encode(frames: np.ndarray, path: str | Path) -> None:
+    """Write frames (T, H, W, 3), uint8, as H.264 in MP4, each frame on its own.
+
+    No frame refers to another (a predicted frame's residue would trail behind a moving shape) and the quantiser is
+    constant (rate control would drift along the clip), so the frames in reverse decode to the same pixels in reverse.
+    """
+    options = {"qp": str(QUANTISER), "preset": "veryfast", "x264-params": "keyint=1:scenecut=0:aq-mode=0"}
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=FPS, options=options)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"  # what every player and browser shows
+        stream.codec_context.gop_size = 1
+        stream.codec_context.thread_count = 1
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        container.mux(stream.encode())

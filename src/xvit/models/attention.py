@@ -1,0 +1,219 @@
+"""The attention schemes over the tokens of a clip, each a subclass of timm's `Attention`.
+
+    B clips, T frames, N tokens a frame (patches and prefix tokens), D channels, h heads of d channels, R summary tokens
+
+timm builds its image model with one of these classes as `attn_layer`. Its blocks take tokens of shape (B, T, N, D) as
+they are, so a scheme sees the whole clip, and weights, their names, qk-norm, LayerScale and drop path stay timm's.
+
+What the query at (t, s) attends to, frames from left to right, tokens from top to bottom:
+
+    spatial      local, w=1     joint         divided                   mixing, w=1
+    . . # . .    . # # # .      # # # # #     . . . . .     . . # . .   . . m . .    one key and one value a location,
+    . . q . .    . # q # .      # # q # #     # # q # #  +  . . q . .   . . q . .    each channel of it read from frame
+    . . # . .    . # # # .      # # # # #     . . . . .     . . # . .   . . m . .    t - w, ..., or t + w
+"""
+
+import torch
+import torch.nn.functional as F
+from timm.layers import Attention
+from torch import Tensor, nn
+
+from xvit.errors import XViTError
+from xvit.models.mixing import Share, channel_shares, mix, temporal_offsets
+
+
+class SpatialAttention(Attention):
+    """Every frame attends within itself: timm's own attention, for T frames at once. The base of the other schemes.
+
+    `summary_tokens` R > 0 appends R tokens of every frame to the keys and values of all frames (paper, section 3.3):
+    averages over an r x r grid of the patches, R = r^2. Mean and projection commute, so their keys and values are
+    averages of the frame's own keys and values.
+    """
+
+    summary_tokens: int = 0
+    num_prefix_tokens: int = 0
+    grid: tuple[int, int] | None = None  # patches in height and width; summary_tokens > 1 needs it
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """Attend.
+
+        Args:
+            x: tokens (B, T, N, D), already normalised by the block.
+            attn_mask: not supported; timm's blocks hand it over.
+            is_causal: not supported; timm's blocks hand it over.
+
+        Returns:
+            The projected result, (B, T, N, D).
+
+        Raises:
+            XViTError: a mask was given.
+        """
+        if attn_mask is not None or is_causal:
+            raise XViTError("attn_mask, is_causal: the attention over clips takes no mask")
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(-3)  # each (B, T, N, h, d)
+        summary_k, summary_v = self.k_norm(self.summarise(k)), self.summarise(v)
+        # Keys are normalised in their own frame, before any mixing: each mixed channel is then a channel of a key that
+        # the image model knows, whatever its neighbours are, and a stream can keep it.
+        out = self.attend(self.q_norm(q), self.k_norm(k), v, summary_k, summary_v).flatten(-2)  # (B, T, N, h d)
+        out = self.norm(out)
+        if self.gate is not None:
+            out = out * self.gate(x).sigmoid()
+        out = self.proj_drop(self.proj(out))
+        return out
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, summary_k: Tensor, summary_v: Tensor) -> Tensor:
+        """Attend within each frame, and to the summaries of all.
+
+        Args:
+            q, k, v: (B, T, N, h, d).
+            summary_k, summary_v: (B, T R, h, d).
+
+        Returns:
+            (B, T, N, h, d).
+        """
+        if self.summary_tokens:
+            frames = q.shape[1]
+            k = torch.cat([k, summary_k.unsqueeze(1).expand(-1, frames, -1, -1, -1)], dim=2)  # (B, T, N + T R, h, d)
+            v = torch.cat([v, summary_v.unsqueeze(1).expand(-1, frames, -1, -1, -1)], dim=2)
+        out = self.scaled_dot_product(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1))
+        return out.unflatten(0, q.shape[:2])
+
+    def scaled_dot_product(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Softmax attention of q (B', M, h, d) over k and v (B', M', h, d), giving (B', M, h, d)."""
+        dropout = self.attn_drop.p if self.training else 0.0
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B', h, M, d): 5-D does not export to ONNX
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose(1, 2)
+
+    def summarise(self, x: Tensor) -> Tensor:
+        """Average keys or values (B, T, N, h, d) over an r x r grid of each frame's patches, giving (B, T R, h, d)."""
+        B, T, _, h, d = x.shape
+        if self.summary_tokens == 0:
+            return x.new_empty(B, 0, h, d)
+        patches = x[:, :, self.num_prefix_tokens :]
+        if self.summary_tokens == 1:
+            return patches.mean(dim=2)
+        assert self.grid is not None
+        maps = patches.reshape(B * T, *self.grid, h * d).permute(0, 3, 1, 2)  # (B T, h d, rows, columns)
+        maps = F.adaptive_avg_pool2d(maps, round(self.summary_tokens**0.5))
+        return maps.flatten(2).transpose(1, 2).reshape(B, T * self.summary_tokens, h, d)
+
+
+class MixingAttention(SpatialAttention):
+    """Space-time mixing attention (paper, section 3.2, Eq. 9): spatial attention over keys and values whose channels
+    come from the frames t - w .. t + w. Mixing moves memory and multiplies nothing."""
+
+    shares: tuple[Share, ...] = ()
+    mixed: str = "keys_values"
+    per_head: bool = False
+    replicate: bool = False
+
+    def configure(
+        self,
+        *,
+        window: int,
+        fraction: float,
+        mixed: str,
+        boundary_only: bool,
+        direction: str,
+        grouping: str,
+        edges: str,
+    ) -> None:
+        """Set what is mixed. Without this, or with window = 0 or fraction = 0, the scheme is spatial attention.
+
+        Args:
+            window: half-width w, in frames.
+            fraction: rho, share of the channels that come from other frames.
+            mixed: keys_values, keys, values, or x (the token before the projections).
+            boundary_only: take only the outermost offsets.
+            direction: centered or causal.
+            grouping: flat or per_head.
+            edges: zero or replicate.
+
+        Raises:
+            XViTError: there are too few channels for the shares.
+        """
+        self.per_head = grouping == "per_head"
+        self.replicate = edges == "replicate"
+        self.mixed = mixed
+        offsets = temporal_offsets(window, boundary_only=boundary_only, causal=direction == "causal")
+        channels = self.head_dim if self.per_head else self.attn_dim
+        self.shares = channel_shares(channels, fraction, offsets)
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        if self.mixed == "x":
+            x = self.mix(x.unflatten(-1, (self.num_heads, -1))).flatten(-2)
+        return super().forward(x, attn_mask, is_causal)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, summary_k: Tensor, summary_v: Tensor) -> Tensor:
+        k = self.mix(k) if self.mixed in ("keys_values", "keys") else k
+        v = self.mix(v) if self.mixed in ("keys_values", "values") else v
+        return super().attend(q, k, v, summary_k, summary_v)
+
+    def mix(self, x: Tensor) -> Tensor:
+        """Give each channel of (B, T, N, h, d) the frame of its share."""
+        if not self.shares:
+            return x
+        if self.per_head:
+            return mix(x, self.shares, replicate=self.replicate)
+        return mix(x.flatten(-2), self.shares, replicate=self.replicate).unflatten(-1, x.shape[-2:])
+
+
+class LocalAttention(SpatialAttention):
+    """Exact attention over all tokens of the frames t - w .. t + w: what mixing approximates (paper, Eq. 6).
+    O(T w S^2)."""
+
+    window: int = 1
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, summary_k: Tensor, summary_v: Tensor) -> Tensor:
+        T, w = q.shape[1], self.window
+        frames = []
+        for t in range(T):
+            near = slice(max(0, t - w), t + w + 1)  # frames outside the clip do not exist, they are not zeros
+            frames.append(self.scaled_dot_product(q[:, t], k[:, near].flatten(1, 2), v[:, near].flatten(1, 2)))
+        return torch.stack(frames, dim=1)
+
+
+class JointAttention(SpatialAttention):
+    """Every token attends to all T N tokens of the clip: O(T^2 S^2)."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, summary_k: Tensor, summary_v: Tensor) -> Tensor:
+        out = self.scaled_dot_product(q.flatten(1, 2), k.flatten(1, 2), v.flatten(1, 2))
+        return out.unflatten(1, q.shape[1:3])
+
+
+class DividedAttention(SpatialAttention):
+    """Attention over time at each location, then within the frame (TimeSformer's): O(T^2 S + T S^2).
+
+    Temporal attention adds its result to the tokens that spatial attention then reads. Its last layer starts at zero,
+    so an untrained block is the image model's.
+    """
+
+    def configure(self) -> None:
+        """Add the temporal layers: after timm has loaded its image weights, which hold none of them."""
+        factory = {"device": self.qkv.weight.device, "dtype": self.qkv.weight.dtype}
+        dim = self.qkv.in_features
+        self.temporal = Attention(dim, self.num_heads, qkv_bias=self.qkv.bias is not None, **factory)
+        self.temporal_proj = nn.Linear(dim, dim, **factory)
+        nn.init.trunc_normal_(self.temporal.qkv.weight, std=0.02)
+        nn.init.trunc_normal_(self.temporal.proj.weight, std=0.02)
+        for bias in (self.temporal.qkv.bias, self.temporal.proj.bias):
+            if bias is not None:
+                nn.init.zeros_(bias)
+        nn.init.zeros_(self.temporal_proj.weight)
+        nn.init.zeros_(self.temporal_proj.bias)
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        B, _, N, _ = x.shape
+        through_time = x.transpose(1, 2).flatten(0, 1)  # (B N, T, D)
+        through_time = self.temporal_proj(self.temporal(through_time))
+        through_time = through_time.unflatten(0, (B, N)).transpose(1, 2)  # (B, T, N, D)
+        return through_time + super().forward(x + through_time, attn_mask, is_causal)
+
+
+SCHEMES: dict[str, type[SpatialAttention]] = {
+    "mixing": MixingAttention,
+    "spatial": SpatialAttention,
+    "local": LocalAttention,
+    "joint": JointAttention,
+    "divided": DividedAttention,
+}

@@ -1,0 +1,86 @@
+"""The image model of an XViT: timm builds it, with a scheme as its attention."""
+
+import inspect
+from typing import Any
+
+import timm
+import torch
+from timm.layers import Attention
+from timm.models.vision_transformer import VisionTransformer
+
+from xvit.config import ModelConfig
+from xvit.errors import XViTError, did_you_mean
+from xvit.models.attention import SCHEMES
+
+SUPPORTED = "timm's VisionTransformer models whose blocks hold its standard Attention (xvit info --backbones lists them)"
+
+
+def build_backbone(config: ModelConfig) -> VisionTransformer:
+    """Build the timm model of `config` without its classifier, its attention layers of the config's scheme.
+
+    Raises:
+        XViTError: an unknown name or option, or a model that cannot take a scheme.
+    """
+    for name, reason in {
+        "attn_layer": "the scheme is set by attention=",
+        "num_classes": "it is an option of its own",
+        "pretrained": "it is an option of its own",
+    }.items():
+        if name in config.backbone_kwargs:
+            raise XViTError(f"backbone_kwargs[{name!r}]: not here, {reason}")
+    if config.backbone_kwargs.get("patch_drop_rate"):
+        raise XViTError("backbone_kwargs['patch_drop_rate']: dropping patches would part a location's tokens in time")
+    options: dict[str, Any] = {"dynamic_img_size": True, "num_classes": 0, **config.backbone_kwargs}
+    with torch.device("meta"):  # costs nothing, and shows what timm would build by itself
+        plain = _create(config.backbone, **options, weight_init="skip")
+    _check_takes_scheme(config.backbone, plain)
+    return _create(config.backbone, pretrained=config.pretrained, attn_layer=SCHEMES[config.attention], **options)
+
+
+def mixing_layers(layers: str | tuple[int, ...], depth: int) -> set[int]:
+    """The indices of the mixing layers among `depth`; see `ModelConfig.layers`.
+
+    Raises:
+        XViTError: an index beyond the depth.
+    """
+    if isinstance(layers, str):
+        half = depth // 2
+        return {
+            "all": set(range(depth)),
+            "first_half": set(range(half)),
+            "second_half": set(range(half, depth)),
+            "odd": set(range(0, depth, 2)),
+        }[layers]
+    for layer in layers:
+        if not 0 <= layer < depth:
+            raise XViTError(f"layers={layers}: layer {layer} of a backbone with layers 0 to {depth - 1}")
+    return set(layers)
+
+
+def _create(name: str, **options: Any) -> Any:
+    if not timm.is_model(name):
+        raise XViTError(f"backbone={name!r}: timm has no such model.{did_you_mean(name, timm.list_models())}")
+    try:
+        return timm.create_model(name, **options)
+    except TypeError as error:
+        known = inspect.signature(VisionTransformer).parameters
+        unknown = [option for option in options if option not in known and option != "pretrained"]
+        hint = "".join(did_you_mean(option, known) for option in unknown)
+        if "attn_layer" in str(error) or "weight_init" in str(error) or "dynamic_img_size" in str(error):
+            raise XViTError(f"backbone={name!r}: not one of {SUPPORTED}") from None
+        raise XViTError(f"backbone={name!r} with backbone_kwargs {options}: {error}.{hint}") from None
+    except (AssertionError, RuntimeError, ValueError, OSError) as error:
+        raise XViTError(f"backbone={name!r}: timm cannot build it: {' '.join(str(error).split())}") from None
+
+
+def _check_takes_scheme(name: str, plain: Any) -> None:
+    if not isinstance(plain, VisionTransformer):
+        raise XViTError(f"backbone={name!r} is a {type(plain).__name__}, not one of {SUPPORTED}")
+    for block in plain.blocks:
+        if not any(type(module) is Attention for module in block.modules()):
+            kinds = sorted({type(m).__name__ for m in block.modules() if "Attention" in type(m).__name__})
+            found = f"attention of its own ({', '.join(kinds)})" if kinds else "no attention module"
+            raise XViTError(
+                f"backbone={name!r}: its {type(block).__name__} has {found}, so it cannot take a scheme; "
+                f"expected one of {SUPPORTED}"
+            )

@@ -1,0 +1,82 @@
+"""The mixing of space-time mixing attention: which channels come from which frame, and bringing them there.
+
+    channels of a mixed key, w = 1, rho = 1/2:      |  t + 1  |  t - 1  |         t         |
+                                                    0       D/4       D/2                   D
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from xvit.errors import XViTError
+
+
+class Share(NamedTuple):
+    """Channels start .. stop - 1 are read from frame t + offset."""
+
+    offset: int
+    start: int
+    stop: int
+
+
+def temporal_offsets(window: int, *, boundary_only: bool = False, causal: bool = False) -> tuple[int, ...]:
+    """The neighbours' offsets in frames, in the order of their channels: latest frame first, 0 left out.
+
+    Args:
+        window: half-width w, in frames; 0 gives no neighbours.
+        boundary_only: -w and w alone.
+        causal: past frames alone.
+    """
+    offsets = [offset for offset in range(window, -window - 1, -1) if offset != 0]
+    if boundary_only:
+        offsets = [offset for offset in offsets if abs(offset) == window]
+    if causal:
+        offsets = [offset for offset in offsets if offset < 0]
+    return tuple(offsets)
+
+
+def channel_shares(channels: int, fraction: float, offsets: tuple[int, ...]) -> tuple[Share, ...]:
+    """Split the first `fraction` of the channels evenly over the offsets (paper, Eq. 8), whole channels each.
+
+    Args:
+        channels: number of channels to share out: h d for flat grouping, d for per_head.
+        fraction: rho, share of the channels that come from other frames; 0 gives no shares.
+        offsets: as `temporal_offsets` gives them.
+
+    Raises:
+        XViTError: an offset would get less than one channel.
+    """
+    if not offsets or fraction == 0:
+        return ()
+    size = int(fraction * channels / len(offsets) + 1e-6)  # so that 0.3 of 10 channels is 3, not 2
+    if size == 0:
+        raise XViTError(
+            f"mixed_fraction={fraction}: gives less than one of {channels} channels to each of {len(offsets)} "
+            f"offsets; expected 0 or at least {len(offsets) / channels:.3g}"
+        )
+    return tuple(Share(offset, i * size, (i + 1) * size) for i, offset in enumerate(offsets))
+
+
+def mix(x: Tensor, shares: tuple[Share, ...], *, replicate: bool = False) -> Tensor:
+    """Mix the channels of neighbouring frames (paper, Eq. 9): each share is read at t + offset, the rest at t.
+
+    Args:
+        x: (B, T, ..., channels).
+        shares: adjacent shares of the channels from 0 on.
+        replicate: what frames outside the clip give: the nearest frame, else zeros.
+
+    Returns:
+        A tensor of the shape of x.
+    """
+    parts = [shift(x[..., share.start : share.stop], share.offset, replicate=replicate) for share in shares]
+    return torch.cat([*parts, x[..., shares[-1].stop :]], dim=-1)
+
+
+def shift(x: Tensor, offset: int, *, replicate: bool = False) -> Tensor:
+    """x (B, T, ...) read at frame t + offset."""
+    T = x.shape[1]
+    steps = min(abs(offset), T)
+    edge = x[:, -1:] if offset > 0 else x[:, :1]
+    outside = edge.expand(-1, steps, *x.shape[2:]) if replicate else x.new_zeros(x.shape[0], steps, *x.shape[2:])
+    return torch.cat([x[:, steps:], outside] if offset > 0 else [outside, x[:, : T - steps]], dim=1)

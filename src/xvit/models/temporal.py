@@ -1,0 +1,96 @@
+"""What joins the frames at the end of the model: temporal positions, Temporal Attention, the classifier.
+
+B clips, T frames, D channels
+"""
+
+import torch
+import torch.nn.functional as F
+from timm.layers import LayerNorm
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+
+class TemporalPosition(nn.Module):
+    """A learned vector a frame, zero at first (paper, section 3.1). Other numbers of frames interpolate it linearly."""
+
+    def __init__(self, num_frames: int, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1, num_frames, dim))
+
+    def forward(self, num_frames: int) -> Tensor:
+        """The positions of `num_frames` frames, (1, num_frames, D)."""
+        if num_frames == self.weight.shape[1]:
+            return self.weight
+        return F.interpolate(self.weight.transpose(1, 2), size=num_frames, mode="linear").transpose(1, 2)
+
+
+class TemporalAttention(nn.Module):
+    """Temporal Attention (paper, section 3.3): a learned token and the T frame vectors go through a light transformer;
+    the token's output stands for the clip. O(T).
+
+    Args:
+        dim: D.
+        num_heads: heads of its attention.
+        layers: its depth; the paper found no gain beyond 1.
+        num_frames: T of its own positions; None if the frames carry theirs already.
+    """
+
+    def __init__(self, dim: int, *, num_heads: int, layers: int = 1, num_frames: int | None = None) -> None:
+        super().__init__()
+        self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
+        self.position = TemporalPosition(num_frames, dim) if num_frames else None
+        self.blocks = nn.Sequential(*[Block(dim, num_heads, norm_layer=_layer_norm) for _ in range(layers)])
+        self.norm = _layer_norm(dim)
+        nn.init.normal_(self.cls_token, std=0.02)
+        for module in self.blocks.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Frame vectors (B, T, D) to clip vectors (B, D)."""
+        if self.position is not None:
+            frames = frames + self.position(frames.shape[1])
+        tokens = torch.cat([self.cls_token.expand(len(frames), -1, -1), frames], dim=1)  # (B, 1 + T, D)
+        clip: Tensor = self.norm(self.blocks(tokens)[:, 0])
+        return clip
+
+
+class TemporalMean(nn.Module):
+    """The mean of the frame vectors: (B, T, D) to (B, D)."""
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return frames.mean(dim=1)
+
+
+class Classifier(nn.Module):
+    """Dropout and one linear layer a task; no classes: the clip vector itself.
+
+    Args:
+        dim: D.
+        tasks: number of classes of each task; the only one may be named None.
+        dropout: dropout before the linear layers.
+    """
+
+    def __init__(self, dim: int, tasks: dict[str | None, int], *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        layers = {name: nn.Linear(dim, number) if number else nn.Identity() for name, number in tasks.items()}
+        for layer in layers.values():
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+        self.fc: nn.Module = layers[None] if None in layers else nn.ModuleDict({str(k): v for k, v in layers.items()})
+
+    def forward(self, clip: Tensor) -> Tensor | dict[str, Tensor]:
+        """Clip vectors (B, D) to logits (B, classes), or a dict of them for several tasks."""
+        clip = self.dropout(clip)
+        if isinstance(self.fc, nn.ModuleDict):
+            return {task: layer(clip) for task, layer in self.fc.items()}
+        logits: Tensor = self.fc(clip)
+        return logits
+
+
+def _layer_norm(dim: int, **factory: object) -> nn.Module:
+    return LayerNorm(dim, eps=1e-5, **factory)  # the released heads' eps; timm's backbones have 1e-6

@@ -1,0 +1,208 @@
+"""XViT = a timm Vision Transformer + an attention scheme over its frames + a temporal head.
+
+    B clips, T frames, S patches and N tokens a frame, D channels
+
+    pixel_values ─▶ patches, class token, positions ─▶ + temporal position ─▶ L blocks, their attention a scheme
+    (B, T, C, H, W)        timm, frame by frame          (B, T, N, D)            (B, T, N, D)
+                 ─▶ timm's own pooling, one vector a frame ─▶ Temporal Attention or mean ─▶ classifier ─▶ logits
+                                  (B, T, D)                          (B, D)                           (B, classes)
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from xvit.config import Attention, ModelConfig
+from xvit.errors import XViTError, did_you_mean
+from xvit.models.attention import DividedAttention, LocalAttention, MixingAttention, SpatialAttention
+from xvit.models.backbone import build_backbone, mixing_layers
+from xvit.models.temporal import Classifier, TemporalAttention, TemporalMean, TemporalPosition
+
+
+class Features(NamedTuple):
+    """What the model knows of a clip before the classifier."""
+
+    tokens: Tensor  # (B, T, N, D), after the backbone's last norm, prefix tokens first
+    frames: Tensor  # (B, T, D), what timm's own pooling gives each frame
+    clip: Tensor  # (B, D)
+
+
+class XViT(nn.Module):
+    """Video transformer over any timm `VisionTransformer` (paper, section 3).
+
+    Args:
+        config: backbone, scheme, head; see `ModelConfig`.
+
+    Raises:
+        XViTError: an unknown backbone, one whose blocks take no attention scheme, settings that do not go together.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = build_backbone(config)
+        self._configure_attention()
+        dim, T = self.backbone.num_features, config.num_frames
+        self.temporal_position = TemporalPosition(T, dim) if config.temporal_position == "input" else None
+        if config.temporal_head == "attention":
+            self.temporal_head: nn.Module = TemporalAttention(
+                dim,
+                num_heads=self.attentions[0].num_heads,
+                layers=config.temporal_layers,
+                num_frames=T if config.temporal_position == "head" else None,
+            )
+        else:
+            self.temporal_head = TemporalMean()
+        self.classifier = Classifier(dim, config.tasks, dropout=config.dropout)
+
+    @property
+    def attentions(self) -> list[SpatialAttention]:
+        """The attention modules of the backbone, first layer first."""
+        return [module for module in self.backbone.modules() if isinstance(module, SpatialAttention)]
+
+    def forward(self, pixel_values: Tensor) -> Tensor | dict[str, Tensor]:
+        """Classify clips.
+
+        Args:
+            pixel_values: (B, T, C, H, W), normalised as the `ClipSpec` says. Any T; any H and W that are whole
+                numbers of patches.
+
+        Returns:
+            Logits (B, classes); for several tasks a dict of them.
+
+        Raises:
+            XViTError: a wrong shape.
+        """
+        logits: Tensor | dict[str, Tensor] = self.classifier(self.forward_features(pixel_values).clip)
+        return logits
+
+    def forward_features(self, pixel_values: Tensor) -> Features:
+        """Features of clips before the classifier; see `forward` for the input."""
+        self._check_input(pixel_values)
+        B, T, _, height, width = pixel_values.shape
+        backbone = self.backbone
+        x = backbone._pos_embed(backbone.patch_embed(pixel_values.flatten(0, 1)))
+        x = x.unflatten(0, (B, T))  # (B, T, N, D)
+        if self.temporal_position is not None:
+            x = x + self.temporal_position(T).unsqueeze(2)
+        x = backbone.norm_pre(x)
+        if self.config.summary_tokens > 1:
+            for attention in self.attentions:  # timm's blocks pass on tokens alone, not where they lie
+                attention.grid = backbone.patch_embed.dynamic_feat_size((height, width))
+        for block in backbone.blocks:
+            if backbone.grad_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        tokens = backbone.norm(x)
+        frames = backbone.forward_head(tokens.flatten(0, 1), pre_logits=True).unflatten(0, (B, T))  # (B, T, D)
+        return Features(tokens=tokens, frames=frames, clip=self.temporal_head(frames))
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block's activations in the backward pass: less memory for about a third more time."""
+        self.backbone.set_grad_checkpointing(enable)
+
+    def macs(self, *, num_frames: int | None = None, image_size: int | None = None) -> int:
+        """Exact multiply-adds of one clip through the model (what the literature calls FLOPs; 1 MAC = 2 FLOPs).
+
+        Args:
+            num_frames: T; the config's by default.
+            image_size: H = W in pixels; the backbone's by default.
+        """
+        from torch.utils.flop_counter import FlopCounterMode
+
+        size = (image_size, image_size) if image_size else self.backbone.patch_embed.img_size
+        channels = self.backbone.patch_embed.proj.in_channels
+        clip = torch.empty(1, num_frames or self.config.num_frames, channels, *size, device="meta")
+        on_meta = {name: tensor.detach().to("meta") for name, tensor in self.state_dict().items()}
+        training = self.training
+        self.eval()  # without dropout, and on the meta device: CPU attention kernels go uncounted
+        try:
+            with FlopCounterMode(display=False) as counter, torch.no_grad():
+                torch.func.functional_call(self, on_meta, (clip,))
+        finally:
+            self.train(training)
+        return int(counter.get_total_flops()) // 2
+
+    def _configure_attention(self) -> None:
+        config = self.config
+        if config.summary_tokens and config.attention in ("local", "joint"):
+            raise XViTError(
+                f"summary_tokens={config.summary_tokens}: not with attention={config.attention!r}, whose queries see "
+                "other frames' tokens themselves"
+            )
+        mixed = mixing_layers(config.layers, len(self.backbone.blocks))
+        for layer, block in enumerate(self.backbone.blocks):
+            for attention in block.modules():
+                if not isinstance(attention, SpatialAttention):
+                    continue
+                attention.summary_tokens = config.summary_tokens
+                attention.num_prefix_tokens = self.backbone.num_prefix_tokens
+                if isinstance(attention, MixingAttention):
+                    attention.configure(
+                        window=config.window if layer in mixed else 0,
+                        fraction=config.mixed_fraction,
+                        mixed=config.mixed,
+                        boundary_only=config.boundary_only,
+                        direction=config.direction,
+                        grouping=config.grouping,
+                        edges=config.edges,
+                    )
+                elif isinstance(attention, LocalAttention):
+                    attention.window = config.window
+                elif isinstance(attention, DividedAttention):
+                    attention.configure()
+
+    def _check_input(self, pixel_values: Tensor) -> None:
+        shape = tuple(pixel_values.shape)
+        if len(shape) != 5:
+            raise XViTError(f"pixel_values of shape {shape}: expected 5 dimensions (B, T, C, H, W)")
+        embed = self.backbone.patch_embed
+        channels = embed.proj.in_channels
+        if shape[2] != channels:
+            raise XViTError(f"pixel_values of shape {shape}: expected {channels} channels in the third dimension (C)")
+        if shape[1] < 1:
+            raise XViTError(f"pixel_values of shape {shape}: a clip needs at least 1 frame")
+        patch = embed.patch_size
+        if not embed.dynamic_img_pad and (shape[3] % patch[0] or shape[4] % patch[1]):
+            raise XViTError(f"pixel_values of {shape[3]}x{shape[4]} pixels: not a whole number of {patch} patches")
+
+
+def create_model(
+    backbone: str,
+    *,
+    num_classes: int | dict[str, int],
+    num_frames: int = 8,
+    pretrained: bool = False,
+    attention: Attention = "mixing",
+    **options: Any,
+) -> XViT:
+    """Turn an image Vision Transformer into a video transformer.
+
+    Args:
+        backbone: name of a timm `VisionTransformer`, such as vit_base_patch16_224.
+        num_classes: number of classes; {"verb": 97, "noun": 300} for several tasks; 0 for features only.
+        num_frames: T, frames a clip.
+        pretrained: start from timm's image weights.
+        attention: mixing, spatial, local, joint or divided.
+        options: the other fields of `ModelConfig`: window, mixed_fraction, mixed, layers, edges, temporal_head, ...
+
+    Raises:
+        XViTError: a wrong name or value, with the choices.
+    """
+    known = ModelConfig.__dataclass_fields__
+    for name in options:
+        if name not in known:
+            raise XViTError(f"unknown option {name!r}.{did_you_mean(name, known)} Known: {', '.join(sorted(known))}")
+    return XViT(
+        ModelConfig(
+            backbone=backbone,
+            num_classes=num_classes,
+            num_frames=num_frames,
+            pretrained=pretrained,
+            attention=attention,
+            **options,
+        )
+    )
