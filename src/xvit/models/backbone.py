@@ -12,7 +12,9 @@ from xvit.config import ModelConfig
 from xvit.errors import XViTError, did_you_mean
 from xvit.models.attention import SCHEMES
 
-SUPPORTED = "timm's VisionTransformer models whose blocks hold its standard Attention (xvit info --backbones lists them)"
+SUPPORTED = (
+    "timm's VisionTransformer models whose blocks hold its standard Attention (xvit info --backbones lists them)"
+)
 
 
 def build_backbone(config: ModelConfig) -> VisionTransformer:

@@ -1,13 +1,14 @@
 """The mixing of space-time mixing attention: which channels come from which frame, and bringing them there.
 
-    channels of a mixed key, w = 1, rho = 1/2:      |  t + 1  |  t - 1  |         t         |
-                                                    0       D/4       D/2                   D
+channels of a mixed key, w = 1, rho = 1/2:      |  t + 1  |  t - 1  |         t         |
+                                                0       D/4       D/2                   D
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from xvit.errors import XViTError
 
@@ -80,3 +81,56 @@ def shift(x: Tensor, offset: int, *, replicate: bool = False) -> Tensor:
     edge = x[:, -1:] if offset > 0 else x[:, :1]
     outside = edge.expand(-1, steps, *x.shape[2:]) if replicate else x.new_zeros(x.shape[0], steps, *x.shape[2:])
     return torch.cat([x[:, steps:], outside] if offset > 0 else [outside, x[:, : T - steps]], dim=1)
+
+
+class MixInPlace(torch.autograd.Function):
+    """`mix` of the keys and values inside the projections' own output, moving only the shares.
+
+    Out of place, mixed keys and values would live beside the projections they come from until the backward pass: an
+    eighth more activations, and a copy of the channels that stay where they are. Autograd's own in-place assignment
+    would copy the whole gradient once a share. Mixing is linear, so its backward pass is its transpose.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, mixed: slice, groups: int, shares: tuple[Share, ...], replicate: bool) -> Tensor:
+        """Mix qkv (B, T, N, 3 h d) and return it.
+
+        Args:
+            qkv: the output of the projections; overwritten.
+            mixed: which of query, key and value (0, 1, 2).
+            groups: in how many equal groups of channels the shares lie: 1 for flat, h for per_head.
+            shares: as `channel_shares` gives them.
+            replicate: as in `mix`.
+        """
+        ctx.settings = (mixed, groups, shares, replicate)
+        ctx.mark_dirty(qkv)
+        for share, part in _parts(qkv, mixed, groups, shares):
+            part.copy_(shift(part, share.offset, replicate=replicate))
+        return qkv
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        mixed, groups, shares, replicate = ctx.settings
+        grad = grad.clone(memory_format=torch.contiguous_format)
+        for share, part in _parts(grad, mixed, groups, shares):
+            part.copy_(_shift_transposed(part, share.offset, replicate=replicate))
+        return grad, None, None, None, None
+
+
+def _parts(qkv: Tensor, mixed: slice, groups: int, shares: tuple[Share, ...]) -> list[tuple[Share, Tensor]]:
+    channels = qkv.shape[-1] // 3 // groups
+    grouped = qkv.view(*qkv.shape[:-1], 3, groups, channels)[..., mixed, :, :]
+    return [(share, grouped[..., share.start : share.stop]) for share in shares]
+
+
+def _shift_transposed(grad: Tensor, offset: int, *, replicate: bool) -> Tensor:
+    """The gradient of `shift`'s input from that of its output."""
+    out = shift(grad, -offset)
+    if replicate:  # the edge frame was read by all the frames that reached over it
+        T, steps = grad.shape[1], min(abs(offset), grad.shape[1])
+        if offset > 0:
+            out[:, -1] += grad[:, T - steps :].sum(dim=1)
+        else:
+            out[:, 0] += grad[:, :steps].sum(dim=1)
+    return out

@@ -52,7 +52,7 @@ class TemporalAttention(nn.Module):
         """Frame vectors (B, T, D) to clip vectors (B, D)."""
         if self.position is not None:
             frames = frames + self.position(frames.shape[1])
-        tokens = torch.cat([self.cls_token.expand(len(frames), -1, -1), frames], dim=1)  # (B, 1 + T, D)
+        tokens = torch.cat([self.cls_token.expand(frames.shape[0], -1, -1), frames], dim=1)  # (B, 1 + T, D)
         clip: Tensor = self.norm(self.blocks(tokens)[:, 0])
         return clip
 

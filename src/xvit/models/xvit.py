@@ -1,11 +1,11 @@
 """XViT = a timm Vision Transformer + an attention scheme over its frames + a temporal head.
 
-    B clips, T frames, S patches and N tokens a frame, D channels
+B clips, T frames, S patches and N tokens a frame, D channels
 
-    pixel_values ─▶ patches, class token, positions ─▶ + temporal position ─▶ L blocks, their attention a scheme
-    (B, T, C, H, W)        timm, frame by frame          (B, T, N, D)            (B, T, N, D)
-                 ─▶ timm's own pooling, one vector a frame ─▶ Temporal Attention or mean ─▶ classifier ─▶ logits
-                                  (B, T, D)                          (B, D)                           (B, classes)
+pixel_values ─▶ patches, class token, positions ─▶ + temporal position ─▶ L blocks, their attention a scheme
+(B, T, C, H, W)        timm, frame by frame          (B, T, N, D)            (B, T, N, D)
+             ─▶ timm's own pooling, one vector a frame ─▶ Temporal Attention or mean ─▶ classifier ─▶ logits
+                              (B, T, D)                          (B, D)                           (B, classes)
 """
 
 from typing import Any, NamedTuple
@@ -114,8 +114,7 @@ class XViT(nn.Module):
         from torch.utils.flop_counter import FlopCounterMode
 
         size = (image_size, image_size) if image_size else self.backbone.patch_embed.img_size
-        channels = self.backbone.patch_embed.proj.in_channels
-        clip = torch.empty(1, num_frames or self.config.num_frames, channels, *size, device="meta")
+        clip = torch.empty(1, num_frames or self.config.num_frames, self.backbone.in_chans, *size, device="meta")
         on_meta = {name: tensor.detach().to("meta") for name, tensor in self.state_dict().items()}
         training = self.training
         self.eval()  # without dropout, and on the meta device: CPU attention kernels go uncounted
@@ -159,15 +158,14 @@ class XViT(nn.Module):
         shape = tuple(pixel_values.shape)
         if len(shape) != 5:
             raise XViTError(f"pixel_values of shape {shape}: expected 5 dimensions (B, T, C, H, W)")
-        embed = self.backbone.patch_embed
-        channels = embed.proj.in_channels
+        embed, channels = self.backbone.patch_embed, self.backbone.in_chans
         if shape[2] != channels:
             raise XViTError(f"pixel_values of shape {shape}: expected {channels} channels in the third dimension (C)")
         if shape[1] < 1:
             raise XViTError(f"pixel_values of shape {shape}: a clip needs at least 1 frame")
-        patch = embed.patch_size
-        if not embed.dynamic_img_pad and (shape[3] % patch[0] or shape[4] % patch[1]):
-            raise XViTError(f"pixel_values of {shape[3]}x{shape[4]} pixels: not a whole number of {patch} patches")
+        rows, columns = embed.feat_ratio(as_scalar=False)  # pixels a patch, of hybrid backbones too
+        if not embed.dynamic_img_pad and (shape[3] % rows or shape[4] % columns):
+            raise XViTError(f"pixel_values of {shape[3]}x{shape[4]} pixels: not whole patches of {rows}x{columns}")
 
 
 def create_model(

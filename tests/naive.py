@@ -1,0 +1,43 @@
+"""Space-time attention written out in loops, from the equations alone: what the tests compare the library with."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def mixed_channels(x: Tensor, *, window: int, fraction: float, boundary_only: bool, causal: bool, edges: str) -> Tensor:
+    """Eq. 9 of the paper, a channel and a frame at a time. x: (T, N, C), the shares over all C channels."""
+    T, N, C = x.shape
+    offsets = [o for o in range(-window, window + 1) if o != 0]
+    if causal:
+        offsets = [o for o in offsets if o < 0]
+    if boundary_only:
+        offsets = [o for o in offsets if abs(o) == window]
+    offsets = sorted(offsets, reverse=True)
+    each = int(np.floor(round(fraction * C / len(offsets), 6))) if offsets else 0
+    out = torch.zeros_like(x)
+    for t in range(T):
+        for c in range(C):
+            owner = c // each if each else len(offsets)
+            source = t + (offsets[owner] if owner < len(offsets) else 0)
+            if edges == "replicate":
+                source = min(max(source, 0), T - 1)
+            if 0 <= source < T:
+                for n in range(N):
+                    out[t, n, c] = x[source, n, c]
+    return out
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k' / sqrt(d)) v for one head, a query at a time. q: (M, d), k and v: (M', d)."""
+    rows = []
+    for query in q:
+        scores = torch.stack([query @ key for key in k]) / q.shape[-1] ** 0.5
+        weights = torch.exp(scores - scores.max())
+        rows.append((weights / weights.sum()) @ v)
+    return torch.stack(rows)
+
+
+def heads(x: Tensor, number: int) -> list[Tensor]:
+    """Split the last dimension into heads."""
+    return list(x.chunk(number, dim=-1))
