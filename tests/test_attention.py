@@ -196,6 +196,23 @@ def test_keys_are_normalised_before_they_mix():
     torch.testing.assert_close(layer(x)[0, 1], expected, atol=1e-10, rtol=0)
 
 
+@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("grouping", ["flat", "per_head"])
+def test_segments_are_clips_of_their_own(in_place, grouping, monkeypatch):
+    if not in_place:
+        monkeypatch.setattr(MixingAttention, "mixes_in_place", False)
+    layer = make("mixing")
+    options = {"window": 1, "fraction": 0.5, "mixed": "keys_values", "boundary_only": False}
+    options |= {"direction": "centered", "grouping": grouping, "edges": "zero"}
+    x = torch.randn(2, 6, 3, D, dtype=torch.double)
+    layer.configure(**options)
+    expected = torch.cat([layer(x[:, :3]), layer(x[:, 3:])], dim=1)
+    layer.configure(**options, segment_frames=3)
+    torch.testing.assert_close(layer(x), expected, atol=1e-12, rtol=0)
+    with pytest.raises(XViTError, match="expected a multiple of segment_frames=3"):
+        layer(x[:, :4])
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     options=mixing_settings.filter(lambda o: o["mixed"] != "x" and o["window"] and o["fraction"]),

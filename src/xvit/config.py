@@ -41,6 +41,8 @@ class ModelConfig:
         direction: mixing: centered [-w, w] or causal [-w, 0].
         grouping: mixing: flat (shares are contiguous in all h d channels, as in the released code) or per_head
             (the same shares inside each head, as in the paper's equations).
+        segment_frames: mixing: frames mix within segments of this many, which do not see each other (a trait of the
+            released Kinetics configuration: 8 of 16 frames); 0 for the whole clip.
         edges: mixing: what frames outside the clip give: zero, or replicate (the nearest frame; a still clip then
             gives exactly the image model's features).
         summary_tokens: R, summary tokens a frame, a square number: averages over an r x r grid, seen by the
@@ -49,7 +51,9 @@ class ModelConfig:
             vector before temporal attention), or none.
         temporal_head: attention (the paper's Temporal Attention) or mean.
         temporal_layers: depth of the temporal attention head.
-        dropout: dropout before the classifier.
+        frame_projection: a linear layer and tanh on each frame's vector, as the released models have.
+        classifier_hidden: width of a hidden layer of the classifier, as the released models have; 0 for none.
+        dropout: dropout before the classifier's last layer.
         backbone_kwargs: passed to timm.create_model: depth, embed_dim, img_size, drop_path_rate, ...
 
     Raises:
@@ -68,11 +72,14 @@ class ModelConfig:
     boundary_only: bool = False
     direction: Literal["centered", "causal"] = "centered"
     grouping: Literal["flat", "per_head"] = "flat"
+    segment_frames: int = 0
     edges: Literal["zero", "replicate"] = "zero"
     summary_tokens: int = 0
     temporal_position: Literal["input", "head", "none"] = "input"
     temporal_head: Literal["attention", "mean"] = "attention"
     temporal_layers: int = 1
+    frame_projection: bool = False
+    classifier_hidden: int = 0
     dropout: float = 0.0
     backbone_kwargs: dict[str, Any] = field(default_factory=dict)
 
@@ -96,6 +103,8 @@ class ModelConfig:
         check_range("dropout", self.dropout, 0, 1)
         check_range("temporal_layers", self.temporal_layers, 1)
         check_range("summary_tokens", self.summary_tokens, 0)
+        check_range("segment_frames", self.segment_frames, 0)
+        check_range("classifier_hidden", self.classifier_hidden, 0)
         if round(self.summary_tokens**0.5) ** 2 != self.summary_tokens:
             raise XViTError(f"summary_tokens={self.summary_tokens}: expected a square number (an r x r grid), or 0")
         if self.temporal_position == "head" and self.temporal_head == "mean":

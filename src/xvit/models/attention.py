@@ -19,7 +19,7 @@ from timm.layers import Attention
 from torch import Tensor, nn
 
 from xvit.errors import XViTError
-from xvit.models.mixing import MixInPlace, Share, channel_shares, mix, temporal_offsets
+from xvit.models.mixing import MixInPlace, Share, by_segment, channel_shares, mix, temporal_offsets
 
 
 class SpatialAttention(Attention):
@@ -111,6 +111,7 @@ class MixingAttention(SpatialAttention):
     mixed: str = "keys_values"
     per_head: bool = False
     replicate: bool = False
+    segment_frames: int = 0
 
     def configure(
         self,
@@ -122,6 +123,7 @@ class MixingAttention(SpatialAttention):
         direction: str,
         grouping: str,
         edges: str,
+        segment_frames: int = 0,
     ) -> None:
         """Set what is mixed. Without this, or with window = 0 or fraction = 0, the scheme is spatial attention.
 
@@ -133,6 +135,7 @@ class MixingAttention(SpatialAttention):
             direction: centered or causal.
             grouping: flat or per_head.
             edges: zero or replicate.
+            segment_frames: mix within segments of this many frames; 0 for the whole clip.
 
         Raises:
             XViTError: there are too few channels for the shares.
@@ -140,6 +143,7 @@ class MixingAttention(SpatialAttention):
         self.per_head = grouping == "per_head"
         self.replicate = edges == "replicate"
         self.mixed = mixed
+        self.segment_frames = segment_frames
         offsets = temporal_offsets(window, boundary_only=boundary_only, causal=direction == "causal")
         channels = self.head_dim if self.per_head else self.attn_dim
         self.shares = channel_shares(channels, fraction, offsets)
@@ -154,7 +158,8 @@ class MixingAttention(SpatialAttention):
             return super().project(x)
         mixed = {"keys_values": slice(1, 3), "keys": slice(1, 2), "values": slice(2, 3)}[self.mixed]
         groups = self.num_heads if self.per_head else 1
-        qkv = MixInPlace.apply(self.qkv(x), mixed, groups, self.shares, self.replicate)
+        qkv = by_segment(self.qkv(x), self.segment_frames)
+        qkv = MixInPlace.apply(qkv, mixed, groups, self.shares, self.replicate).view(*x.shape[:3], -1)
         q, k, v = qkv.unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(-3)
         return q, k, v
 
@@ -183,9 +188,8 @@ class MixingAttention(SpatialAttention):
         """Give each channel of (B, T, N, h, d) the frame of its share."""
         if not self.shares:
             return x
-        if self.per_head:
-            return mix(x, self.shares, replicate=self.replicate)
-        return mix(x.flatten(-2), self.shares, replicate=self.replicate).unflatten(-1, x.shape[-2:])
+        channels = by_segment(x if self.per_head else x.flatten(-2), self.segment_frames)
+        return mix(channels, self.shares, replicate=self.replicate).view(x.shape)
 
 
 class LocalAttention(SpatialAttention):

@@ -59,6 +59,20 @@ def channel_shares(channels: int, fraction: float, offsets: tuple[int, ...]) -> 
     return tuple(Share(offset, i * size, (i + 1) * size) for i, offset in enumerate(offsets))
 
 
+def by_segment(x: Tensor, segment_frames: int) -> Tensor:
+    """A view of x (B, T, ...) in which every segment is a clip of its own, (B T / segment_frames, segment_frames, ...).
+
+    Raises:
+        XViTError: the segments do not fill the clip.
+    """
+    T = x.shape[1]
+    if not segment_frames:
+        return x
+    if T % segment_frames:
+        raise XViTError(f"{T} frames: expected a multiple of segment_frames={segment_frames}")
+    return x.unflatten(1, (T // segment_frames, segment_frames)).flatten(0, 1)
+
+
 def mix(x: Tensor, shares: tuple[Share, ...], *, replicate: bool = False) -> Tensor:
     """Mix the channels of neighbouring frames (paper, Eq. 9): each share is read at t + offset, the rest at t.
 

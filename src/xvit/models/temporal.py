@@ -64,28 +64,43 @@ class TemporalMean(nn.Module):
         return frames.mean(dim=1)
 
 
+class FrameProjection(nn.Module):
+    """A linear layer and tanh on each frame's vector: the released models have it before the temporal head."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(dim, dim)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """(B, T, D) to (B, T, D)."""
+        return torch.tanh(self.fc(frames))
+
+
 class Classifier(nn.Module):
     """Dropout and one linear layer a task; no classes: the clip vector itself.
 
     Args:
         dim: D.
         tasks: number of classes of each task; the only one may be named None.
-        dropout: dropout before the linear layers.
+        hidden: width of a layer with GELU before, shared by the tasks; 0 for none.
+        dropout: dropout before the last layers.
     """
 
-    def __init__(self, dim: int, tasks: dict[str | None, int], *, dropout: float = 0.0) -> None:
+    def __init__(self, dim: int, tasks: dict[str | None, int], *, hidden: int = 0, dropout: float = 0.0) -> None:
         super().__init__()
+        self.hidden = nn.Sequential(nn.Linear(dim, hidden), nn.GELU()) if hidden else nn.Identity()
         self.dropout = nn.Dropout(dropout)
-        layers = {name: nn.Linear(dim, number) if number else nn.Identity() for name, number in tasks.items()}
-        for layer in layers.values():
+        width = hidden or dim
+        layers = {name: nn.Linear(width, number) if number else nn.Identity() for name, number in tasks.items()}
+        self.fc: nn.Module = layers[None] if None in layers else nn.ModuleDict({str(k): v for k, v in layers.items()})
+        for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
                 nn.init.zeros_(layer.bias)
-        self.fc: nn.Module = layers[None] if None in layers else nn.ModuleDict({str(k): v for k, v in layers.items()})
 
     def forward(self, clip: Tensor) -> Tensor | dict[str, Tensor]:
         """Clip vectors (B, D) to logits (B, classes), or a dict of them for several tasks."""
-        clip = self.dropout(clip)
+        clip = self.dropout(self.hidden(clip))
         if isinstance(self.fc, nn.ModuleDict):
             return {task: layer(clip) for task, layer in self.fc.items()}
         logits: Tensor = self.fc(clip)

@@ -18,14 +18,14 @@ from xvit.config import Attention, ModelConfig
 from xvit.errors import XViTError, did_you_mean
 from xvit.models.attention import DividedAttention, LocalAttention, MixingAttention, SpatialAttention
 from xvit.models.backbone import build_backbone, mixing_layers
-from xvit.models.temporal import Classifier, TemporalAttention, TemporalMean, TemporalPosition
+from xvit.models.temporal import Classifier, FrameProjection, TemporalAttention, TemporalMean, TemporalPosition
 
 
 class Features(NamedTuple):
     """What the model knows of a clip before the classifier."""
 
     tokens: Tensor  # (B, T, N, D), after the backbone's last norm, prefix tokens first
-    frames: Tensor  # (B, T, D), what timm's own pooling gives each frame
+    frames: Tensor  # (B, T, D), what timm's own pooling gives each frame (and the frame projection, if there is one)
     clip: Tensor  # (B, D)
 
 
@@ -55,7 +55,8 @@ class XViT(nn.Module):
             )
         else:
             self.temporal_head = TemporalMean()
-        self.classifier = Classifier(dim, config.tasks, dropout=config.dropout)
+        self.frame_projection = FrameProjection(dim) if config.frame_projection else None
+        self.classifier = Classifier(dim, config.tasks, hidden=config.classifier_hidden, dropout=config.dropout)
 
     @property
     def attentions(self) -> list[SpatialAttention]:
@@ -98,6 +99,8 @@ class XViT(nn.Module):
                 x = block(x)
         tokens = backbone.norm(x)
         frames = backbone.forward_head(tokens.flatten(0, 1), pre_logits=True).unflatten(0, (B, T))  # (B, T, D)
+        if self.frame_projection is not None:
+            frames = self.frame_projection(frames)
         return Features(tokens=tokens, frames=frames, clip=self.temporal_head(frames))
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -148,6 +151,7 @@ class XViT(nn.Module):
                         direction=config.direction,
                         grouping=config.grouping,
                         edges=config.edges,
+                        segment_frames=config.segment_frames,
                     )
                 elif isinstance(attention, LocalAttention):
                     attention.window = config.window
