@@ -1,0 +1,141 @@
+"""Which videos there are and what they show: one reader a format, each giving `Sample`s and class names."""
+
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from xvit.data.video import VIDEO_EXTENSIONS
+from xvit.errors import XViTError, check_range
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One video, or a stretch of one, and its label.
+
+    Args:
+        path: the file.
+        label: index of the class; for several tasks {"verb": 3, "noun": 7}; None where it is not known.
+        id: its name in results and reports: the path relative to the data set's root.
+        start: seconds from the beginning; None for the beginning.
+        stop: seconds from the beginning; None for the end.
+
+    Raises:
+        XViTError: a stretch that ends before it starts.
+    """
+
+    path: str
+    label: int | dict[str, int] | None
+    id: str
+    start: float | None = None
+    stop: float | None = None
+
+    def __post_init__(self) -> None:
+        start = 0.0 if self.start is None else self.start
+        if start < 0 or (self.stop is not None and self.stop <= start):
+            raise XViTError(f"{self.id}: from {self.start} to {self.stop} s: expected 0 <= start < stop")
+
+
+class ClassFolders(NamedTuple):
+    """What `read_class_folders` finds: samples to train on, to validate on, and the classes in the labels' order."""
+
+    train: list[Sample]
+    val: list[Sample]
+    classes: list[str]
+
+
+def read_class_folders(root: str | Path, *, val_fraction: float = 0.2, seed: int = 0) -> ClassFolders:
+    """Read root/train/<class>/* and root/val/<class>/*, or split root/<class>/*.
+
+    The split orders the videos of each class by a hash of their names and `seed`, so that other classes do not matter
+    to it. A class of two videos or more has at least one on either side, unless
+    `val_fraction` is 0; a single video is trained on.
+
+    Args:
+        root: the folder.
+        val_fraction: share of each class to validate on, where root has no train and val of its own.
+        seed: of the split.
+
+    Returns:
+        (train, val, classes), samples in the order of their ids, classes sorted.
+
+    Raises:
+        XViTError: no such folder, no videos, a class without videos, a single class, a class to validate on that is
+            not trained on.
+    """
+    check_range("val_fraction", val_fraction, 0, 1)
+    root = Path(root)
+    if not root.is_dir():
+        raise XViTError(f"{root}: {'a file, not a folder' if root.exists() else 'no such folder'}")
+    if (root / "train").is_dir() and (root / "val").is_dir():
+        train, val = _read_classes(root / "train"), _read_classes(root / "val")
+        unknown = sorted(set(val) - set(train))
+        if unknown:
+            raise XViTError(f'{root / "val"}: class "{unknown[0]}" is not in {root / "train"}')
+    elif (root / "train").is_dir() and any(path.is_dir() for path in (root / "train").iterdir()):
+        raise XViTError(f"{root / 'train'}: holds class folders, but there is no {root / 'val'} beside it")
+    else:
+        train, val = {}, {}
+        for name, videos in _read_classes(root).items():
+            number = round(val_fraction * len(videos))
+            if val_fraction > 0:
+                number = min(max(number, 1), len(videos) - 1)
+            drawn = sorted(videos, key=lambda video: _draw(seed, f"{name}/{video.name}"))
+            train[name], val[name] = drawn[number:], drawn[:number]
+    classes = sorted(train)
+    if len(classes) == 1:
+        raise XViTError(f'{root}: only one class, "{classes[0]}": expected a folder for each of two or more')
+    labels = {name: label for label, name in enumerate(classes)}
+    return ClassFolders(_samples(root, train, labels), _samples(root, val, labels), classes)
+
+
+def find_videos(paths: Iterable[str | Path]) -> list[str]:
+    """Files as they are given, whether they exist or not, and all videos in the folders given, at any depth, sorted.
+
+    A folder without videos stands for itself: whoever decodes it reports it with the other bad files.
+    """
+    found: list[str] = []
+    for path in paths:
+        videos = [
+            os.path.join(folder, name)
+            for folder, _, names in os.walk(path)
+            for name in names
+            if _is_video(Path(folder, name))
+        ]
+        found += sorted(videos) or [os.fspath(path)]
+    return found
+
+
+def _read_classes(folder: Path) -> dict[str, list[Path]]:
+    """The videos in each folder of `folder`, sorted."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    classes = {name: sorted(path for path in (folder / name).iterdir() if _is_video(path)) for name in names}
+    if not any(classes.values()):
+        raise XViTError(f"{folder}: no videos: expected {folder.name}/<class>/*.mp4 (or {_some_extensions()})")
+    for name, videos in classes.items():
+        if not videos:
+            raise XViTError(f"{folder / name}: a class without videos: remove the folder, or put its videos in it")
+    return classes
+
+
+def _samples(root: Path, videos: dict[str, list[Path]], labels: dict[str, int]) -> list[Sample]:
+    samples = [
+        Sample(path=str(path), label=labels[name], id=path.relative_to(root).as_posix())
+        for name, paths in videos.items()
+        for path in paths
+    ]
+    return sorted(samples, key=lambda sample: sample.id)
+
+
+def _draw(seed: int, name: str) -> str:
+    return hashlib.sha256(f"{seed}/{name}".encode(errors="surrogateescape")).hexdigest()
+
+
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEO_EXTENSIONS and not path.name.startswith(".") and path.is_file()
+
+
+def _some_extensions() -> str:
+    return ", ".join(sorted(VIDEO_EXTENSIONS - {".mp4"}))

@@ -1,0 +1,259 @@
+"""Samples -> batches of uint8 pixels, the same whatever the number of workers. A bad video is reported, not replaced.
+
+Shapes: B videos, V = temporal_views x spatial_views test views, T frames, C = 3 colours, S = spec.image_size.
+"""
+
+import math
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+
+from xvit.config import ClipSpec, DataConfig
+from xvit.data.annotations import Sample
+from xvit.data.sampling import sample_indices
+from xvit.data.transforms import eval_views, train_transform
+from xvit.data.video import VideoInfo, read_clip
+from xvit.errors import VideoError, XViTError, check_range
+
+_SHARED_MEMORY = Path("/dev/shm")  # Linux; elsewhere workers share batches in another way
+_PREFETCH = 2  # batches a worker keeps ready
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Item:
+    """One sample read: its pixels, or the reason why there are none.
+
+    Args:
+        index: of the sample in the data set.
+        label: of the sample.
+        pixels: (T, C, S, S) in training, (V, T, C, S, S) in testing, uint8; None for a bad video.
+        error: what is wrong with the video.
+    """
+
+    index: int
+    label: int | dict[str, int] | None
+    pixels: torch.Tensor | None = None
+    error: VideoError | None = None
+
+
+class Batch(TypedDict):
+    """What the loader gives. B counts the good videos only, and may be 0.
+
+    `pixels` is (B, T, C, S, S) or (B, V, T, C, S, S) uint8, for `xvit.data.transforms.normalize`; `labels` (B,) int64,
+    one such tensor a task where there are several, -1 for an unknown label; `indices` (B,) int64 into the samples;
+    `errors` the bad videos by their indices.
+    """
+
+    pixels: torch.Tensor
+    labels: torch.Tensor | dict[str, torch.Tensor]
+    indices: torch.Tensor
+    errors: dict[int, VideoError]
+
+
+class VideoDataset(Dataset[Item]):
+    """Videos for training (one random clip each) or for testing (fixed views of each).
+
+    What is random about a sample is a function of (seed, epoch, index) alone. The samples are one list, that workers
+    inherit by fork; other ways of starting them copy it once a worker.
+
+    Args:
+        samples: the videos.
+        spec: how a clip is made.
+        training: how training varies it; None for testing.
+        seed: of the training's draws and of its order.
+        temporal_views: testing: clips taken along the video.
+        spatial_views: testing: crops along the longer side of each clip.
+
+    Raises:
+        XViTError: no samples, a number out of its range, labels of one and of several tasks mixed.
+    """
+
+    def __init__(
+        self,
+        *,
+        samples: Sequence[Sample],
+        spec: ClipSpec,
+        training: DataConfig | None = None,
+        seed: int = 0,
+        temporal_views: int = 1,
+        spatial_views: int = 1,
+    ) -> None:
+        if not samples:
+            raise XViTError("samples=[]: expected at least one video")
+        if len({_tasks(sample) for sample in samples}) > 1:
+            raise XViTError("samples: some have other tasks than others; expected the same for all")
+        for name, value in (("temporal_views", temporal_views), ("spatial_views", spatial_views)):
+            check_range(name, value, 1)
+        check_range("seed", seed, 0)
+        self.samples = samples
+        self.spec = spec
+        self.training = training
+        self.seed = seed
+        self.temporal_views = temporal_views
+        self.spatial_views = spatial_views
+        self._transform = None if training is None else train_transform(spec, training)
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that live on see it change
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def epoch(self) -> int:
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the draws of samples and order are for. To be called between epochs, not within."""
+        self._epoch.fill_(epoch)
+
+    @property
+    def item_shape(self) -> tuple[int, ...]:
+        """Shape of one item's pixels."""
+        size = self.spec.image_size
+        clip = (self.spec.num_frames, 3, size, size)
+        return clip if self.training else (self.temporal_views * self.spatial_views, *clip)
+
+    def __getitem__(self, index: int) -> Item:
+        """Read one sample.
+
+        Returns:
+            its pixels, or the `VideoError` that its file raised.
+        """
+        sample = self.samples[index]
+        try:
+            pixels = self._test_views(sample) if self.training is None else self._training_clip(sample, index)
+        except VideoError as error:
+            # A copy: the traceback of the original would keep all frames of the stack alive, with what they hold.
+            return Item(index=index, label=sample.label, error=VideoError(error.path, error.reason))
+        return Item(index=index, label=sample.label, pixels=pixels)
+
+    def _training_clip(self, sample: Sample, index: int) -> torch.Tensor:
+        assert self.training is not None
+        assert self._transform is not None
+        rng = np.random.default_rng([self.seed, self.epoch, index])
+        torch_seed = int(rng.integers(2**63))
+
+        def choose(info: VideoInfo) -> np.ndarray:
+            first, count = _stretch(sample, info)
+            return first + sample_indices(self.spec, count, rng=rng)
+
+        largest = math.ceil(self.spec.image_size * max(self.training.scale_jitter[1], 1))
+        clip = read_clip(sample.path, choose, short_side=largest)
+        with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's global generator
+            torch.default_generator.manual_seed(torch_seed)
+            pixels: torch.Tensor = self._transform(clip.frames)
+        return pixels
+
+    def _test_views(self, sample: Sample) -> torch.Tensor:
+        def choose(info: VideoInfo) -> np.ndarray:
+            first, count = _stretch(sample, info)
+            views = self.temporal_views
+            return first + np.concatenate(
+                [sample_indices(self.spec, count, view=view, views=views) for view in range(views)]
+            )
+
+        clip = read_clip(sample.path, choose, short_side=self.spec.image_size)
+        clips = clip.frames.split(self.spec.num_frames)  # (views T, C, H, W) -> (T, C, H, W) each
+        return torch.cat([eval_views(frames, self.spec, self.spatial_views) for frames in clips])
+
+    def collate(self, items: list[Item]) -> Batch:
+        """Join the good items; list the errors of the others."""
+        good = [item for item in items if item.pixels is not None]
+        pixels = [item.pixels for item in good]
+        first = self.samples[0].label
+        return Batch(
+            pixels=default_collate(pixels) if pixels else torch.empty((0, *self.item_shape), dtype=torch.uint8),
+            labels={task: _labels(good, task) for task in first} if isinstance(first, dict) else _labels(good),
+            indices=torch.tensor([item.index for item in good], dtype=torch.int64),
+            errors={item.index: item.error for item in items if item.error is not None},
+        )
+
+
+class EpochSampler(Sampler[int]):
+    """All samples of a `VideoDataset` in an order that is a function of its (seed, epoch)."""
+
+    def __init__(self, dataset: VideoDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.random.default_rng([self.dataset.seed, self.dataset.epoch]).permutation(len(self.dataset))
+        return iter(order.tolist())
+
+
+def make_loader(
+    dataset: VideoDataset,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    shuffle: bool = False,
+    drop_last: bool = False,
+    pin_memory: bool = False,
+) -> DataLoader[Item]:
+    """A plain `DataLoader` of `Batch`es, its workers kept from epoch to epoch. Call `dataset.set_epoch` before each.
+
+    Args:
+        dataset: what to read.
+        batch_size: videos a batch, the bad ones included.
+        workers: processes, of one torch thread each; 0 reads in this one.
+        shuffle: a new order each epoch.
+        drop_last: leave out the last batch if it is not full.
+        pin_memory: put batches where the way to a GPU is shortest.
+
+    Raises:
+        XViTError: a number out of its range, not enough shared memory for the workers' batches.
+    """
+    check_range("batch_size", batch_size, 1)
+    check_range("workers", workers, 0)
+    if workers:
+        _check_shared_memory(math.prod(dataset.item_shape) * batch_size * (_PREFETCH * workers + 1), workers)
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=EpochSampler(dataset) if shuffle else None,
+        num_workers=workers,
+        collate_fn=dataset.collate,
+        drop_last=drop_last,
+        pin_memory=pin_memory,
+        persistent_workers=workers > 0,
+        prefetch_factor=_PREFETCH if workers else None,
+        generator=torch.Generator(),  # of its own, so that a pass over the data draws nothing from the global one
+    )
+
+
+def _stretch(sample: Sample, info: VideoInfo) -> tuple[int, int]:
+    """First frame and number of frames of the sample's stretch of its video; at least one frame."""
+    first = 0 if sample.start is None else int(np.searchsorted(info.times, sample.start))
+    last = info.num_frames if sample.stop is None else int(np.searchsorted(info.times, sample.stop))
+    if first >= info.num_frames:
+        raise VideoError(sample.path, f"starts at {sample.start:g} s, but ends at {info.duration:g} s")
+    return first, max(last - first, 1)
+
+
+def _tasks(sample: Sample) -> frozenset[str]:
+    return frozenset(sample.label) if isinstance(sample.label, dict) else frozenset()
+
+
+def _labels(items: list[Item], task: str | None = None) -> torch.Tensor:
+    """(B,) labels of a task, or of the only one (None)."""
+    labels = [item.label[task] if isinstance(item.label, dict) and task else item.label for item in items]
+    return torch.tensor([-1 if label is None else label for label in labels], dtype=torch.int64)
+
+
+def _check_shared_memory(needed: int, workers: int) -> None:
+    """Too little would end a worker with nothing but "Bus error"."""
+    if not _SHARED_MEMORY.is_dir():
+        return
+    free = shutil.disk_usage(_SHARED_MEMORY).free
+    if free < needed:
+        raise XViTError(
+            f"{_SHARED_MEMORY}: {free / 1e6:.0f} MB free, but the batches of {workers} loader workers need "
+            f"{needed / 1e6:.0f} MB: take fewer workers or smaller batches, or give more (docker run --shm-size=8g)"
+        )

@@ -1,0 +1,165 @@
+"""Videos for the tests: every frame carries its own number as a barcode, so that a test can read which one it got."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+BITS = 10
+
+
+def barcode_frame(number: int, *, width: int = 96, height: int = 64) -> np.ndarray:
+    """A picture (height, width, 3), uint8: `number` in binary above, a moving texture below."""
+    y, x = np.mgrid[:height, :width]
+    bit = (number >> (x * BITS // width)) & 1
+    below = np.stack([(3 * x + 5 * number) % 200, (4 * y + 7 * number) % 200, (x + y + 3 * number) % 200], axis=-1)
+    return np.where((y < height // 2)[..., None], (bit * 255)[..., None], below).astype(np.uint8)
+
+
+def read_number(picture: np.ndarray) -> int:
+    """The number that a picture (height, width, 3) of `barcode_frame` carries, whatever its size."""
+    height, width, _ = picture.shape
+    row = picture[height // 8 : 3 * height // 8].mean(axis=(0, 2))
+    return sum(int(row[int((bit + 0.5) * width / BITS)] > 127) << bit for bit in range(BITS))
+
+
+def read_numbers(frames) -> list[int]:
+    """The numbers of frames (T, C, H, W), a tensor."""
+    return [read_number(frame) for frame in frames.permute(0, 2, 3, 1).numpy()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """One kind of video file."""
+
+    suffix: str
+    codec: str
+    pix_fmt: str = "yuv420p"
+    options: dict[str, str] = field(default_factory=dict)
+    container: dict[str, str] = field(default_factory=dict)
+
+
+_X264 = {"preset": "veryfast", "crf": "20"}
+_X265 = {"preset": "ultrafast", "x265-params": "log-level=none:pools=1:keyint=12:bframes=3"}
+FORMATS = {
+    "h264-mp4": Format(suffix=".mp4", codec="libx264", options=_X264 | {"g": "12"}),
+    "h264-one-keyframe": Format(suffix=".mp4", codec="libx264", options=_X264 | {"g": "1000", "bf": "3"}),
+    "h264-pyramid": Format(
+        suffix=".mp4", codec="libx264", options=_X264 | {"g": "20", "bf": "7", "b-pyramid": "normal", "refs": "4"}
+    ),
+    "h264-open-gop": Format(
+        suffix=".mp4", codec="libx264", options=_X264 | {"g": "12", "x264-params": "open-gop=1:bframes=3:b-adapt=0"}
+    ),
+    "h264-intra": Format(suffix=".mov", codec="libx264", options=_X264 | {"g": "1"}),
+    "h264-faststart": Format(
+        suffix=".mp4", codec="libx264", options=_X264 | {"g": "12"}, container={"movflags": "faststart"}
+    ),
+    "h264-fragmented": Format(
+        suffix=".mp4",
+        codec="libx264",
+        options=_X264 | {"g": "12"},
+        container={"movflags": "frag_keyframe+empty_moov"},
+    ),
+    "h264-mkv": Format(suffix=".mkv", codec="libx264", options=_X264 | {"g": "12", "bf": "3"}),
+    "h264-ts": Format(suffix=".ts", codec="libx264", options=_X264 | {"g": "12", "bf": "2"}),
+    "h264-avi": Format(suffix=".avi", codec="libx264", options=_X264 | {"g": "12", "bf": "2"}),
+    "hevc-mp4": Format(suffix=".mp4", codec="libx265", options=_X265),
+    "vp8-webm": Format(suffix=".webm", codec="libvpx", options={"g": "12", "deadline": "realtime", "b": "500k"}),
+    "vp9-webm": Format(
+        suffix=".webm",
+        codec="libvpx-vp9",
+        options={"g": "12", "deadline": "realtime", "cpu-used": "8", "auto-alt-ref": "1", "b": "500k"},
+    ),
+    "av1-mkv": Format(
+        suffix=".mkv", codec="libsvtav1", options={"preset": "12", "g": "12", "svtav1-params": "lp=1:crf=30"}
+    ),
+    "mpeg4-avi": Format(suffix=".avi", codec="mpeg4", options={"g": "12", "bf": "2", "b": "1M"}),
+    "mpeg4-mp4": Format(suffix=".mp4", codec="mpeg4", options={"g": "12", "bf": "2", "b": "1M"}),
+    "mpeg2-mpg": Format(suffix=".mpg", codec="mpeg2video", options={"g": "12", "bf": "2", "b": "2M"}),
+    "mjpeg-avi": Format(suffix=".avi", codec="mjpeg", pix_fmt="yuvj420p"),
+    "gif": Format(suffix=".gif", codec="gif", pix_fmt="rgb8"),
+}
+
+
+def write_video(
+    path: Path | str,
+    *,
+    frames: int = 40,
+    fps: int = 25,
+    width: int = 96,
+    height: int = 64,
+    kind: str = "h264-mp4",
+    pts: Sequence[int] | None = None,
+    rotation: int = 0,
+    audio_seconds: float = 0.0,
+) -> Path:
+    """Write barcode frames 0 ... frames - 1; `pts` gives their times in units of 1 / (4 fps) seconds."""
+    form = FORMATS[kind]
+    with av.open(str(path), "w", options=form.container) as container:
+        stream = container.add_stream(form.codec, rate=fps, options=form.options)
+        stream.width, stream.height, stream.pix_fmt = width, height, form.pix_fmt
+        stream.thread_count = 1
+        if rotation:
+            stream.set_display_rotation(rotation)
+        if pts is not None:
+            stream.codec_context.time_base = Fraction(1, 4 * fps)
+        if audio_seconds:
+            sound = container.add_stream("aac", rate=16000, layout="mono")
+        for number in range(frames):
+            picture = av.VideoFrame.from_ndarray(barcode_frame(number, width=width, height=height), format="rgb24")
+            if pts is not None:
+                picture.pts, picture.time_base = pts[number], Fraction(1, 4 * fps)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+        if audio_seconds:
+            _write_sound(container, sound, audio_seconds)
+    return Path(path)
+
+
+def write_audio(path: Path | str, *, seconds: float = 1.0) -> Path:
+    """Write a file that holds sound only."""
+    with av.open(str(path), "w") as container:
+        _write_sound(container, container.add_stream("aac", rate=16000, layout="mono"), seconds)
+    return Path(path)
+
+
+def write_edit_list(path: Path | str, source: Path | str, *, skip: int) -> Path:
+    """Copy an mp4 so that an edit list hides its first `skip` frames, which stay in the file."""
+    with av.open(str(source)) as old, av.open(str(path), "w", options={"avoid_negative_ts": "disabled"}) as new:
+        stream = old.streams.video[0]
+        copy = new.add_stream_from_template(stream)
+        packets = [packet for packet in old.demux(stream) if packet.dts is not None]
+        times = sorted(packet.pts for packet in packets)
+        for packet in packets:
+            packet.pts, packet.dts = packet.pts - times[skip], packet.dts - times[skip]
+            packet.stream = copy
+            new.mux(packet)
+    return Path(path)
+
+
+def truncate(path: Path | str, source: Path | str, *, share: float) -> Path:
+    """Copy the first `share` of a file's bytes."""
+    data = Path(source).read_bytes()
+    Path(path).write_bytes(data[: int(len(data) * share)])
+    return Path(path)
+
+
+def corrupt(path: Path | str, source: Path | str, *, seed: int = 0) -> Path:
+    """Copy a file with the bytes of its third fifth replaced by noise."""
+    data = bytearray(Path(source).read_bytes())
+    low, high = 2 * len(data) // 5, 3 * len(data) // 5
+    data[low:high] = np.random.default_rng(seed).bytes(high - low)
+    Path(path).write_bytes(data)
+    return Path(path)
+
+
+def _write_sound(container, stream, seconds: float) -> None:
+    silence = np.zeros((1, 1024), dtype=np.float32)
+    for start in range(0, int(16000 * seconds), 1024):
+        frame = av.AudioFrame.from_ndarray(silence, format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 16000, start
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
