@@ -16,7 +16,6 @@ is unseen at first; what moves left starts a little more often on the right).
 
 import math
 import os
-import shutil
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -57,8 +56,7 @@ class Texture:
         angles = np.array([angle, angle + rng.uniform(math.pi / 3, 2 * math.pi / 3)])
         lengths = rng.uniform(8, 16, size=2)
         waves = 2 * math.pi / lengths[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-        step = rng.uniform(*contrast, size=3)
-        other = np.where(color + step <= 1, color + step, color - step).clip(0, 1)
+        other = (color + rng.uniform(*contrast, size=3)).clip(0, 1)
         return cls(np.stack([color, other]), waves, rng.uniform(0, 2 * math.pi, size=2), rng.uniform(0.7, 2.0))
 
     def __call__(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -147,8 +145,7 @@ def _shape(rng: Generator, scene: Scene, size: Track | float, **tracks: Track | 
         "y": rng.uniform(4, SIZE - 4),
         "angle": rng.uniform(0, 2 * math.pi),
     }
-    color = (scene.background.colors.mean(axis=0) + rng.uniform(0.3, 0.7, size=3)) % 1
-    texture = Texture.draw(rng, color, (0.3, 0.7))
+    texture = Texture.draw(rng, rng.uniform(0.6, 0.9, size=3), (0.1, 0.3))
     scene.shapes.append(Shape(outline, texture, size=size, **(drawn | tracks)))
 
 
@@ -159,23 +156,23 @@ def _around(rng: Generator, reach: float) -> tuple[float, float]:
 
 
 def _moving_left(rng: Generator, scene: Scene) -> None:
-    way = rng.uniform(14, 22)
+    way = rng.uniform(18, 26)
     middle = rng.uniform(way / 2 + 2, SIZE - way / 2 - 2)
-    _shape(rng, scene, rng.uniform(5, 8), x=middle + way * (0.5 - _progress(rng)))
+    _shape(rng, scene, rng.uniform(6, 9), x=middle + way * (0.5 - _progress(rng)))
 
 
 def _moving_up(rng: Generator, scene: Scene) -> None:
-    way = rng.uniform(14, 22)
+    way = rng.uniform(18, 26)
     middle = rng.uniform(way / 2 + 2, SIZE - way / 2 - 2)
-    _shape(rng, scene, rng.uniform(5, 8), y=middle + way * (0.5 - _progress(rng)))
+    _shape(rng, scene, rng.uniform(6, 9), y=middle + way * (0.5 - _progress(rng)))
 
 
 def _left_then_up(rng: Generator, scene: Scene) -> None:
-    way = rng.uniform(12, 18)
+    way = rng.uniform(14, 20)
     x, y = _around(rng, way / 2 + 2)
     turn = _progress(rng) * 2
     left, up = np.clip(turn, 0, 1), np.clip(turn - 1, 0, 1)
-    _shape(rng, scene, rng.uniform(5, 8), x=x + way * (0.5 - left), y=y + way * (0.5 - up))
+    _shape(rng, scene, rng.uniform(6, 9), x=x + way * (0.5 - left), y=y + way * (0.5 - up))
 
 
 def _approaching(rng: Generator, scene: Scene) -> None:
@@ -185,11 +182,11 @@ def _approaching(rng: Generator, scene: Scene) -> None:
 
 
 def _appearing(rng: Generator, scene: Scene) -> None:
-    _shape(rng, scene, rng.uniform(5, 8), alpha=_progress(rng))
+    _shape(rng, scene, rng.uniform(6, 9), alpha=_progress(rng))
 
 
 def _turning(rng: Generator, scene: Scene) -> None:
-    size = rng.uniform(7, 10)
+    size = rng.uniform(8, 11)
     x, y = _around(rng, 8)
     angle = rng.uniform(0, 2 * math.pi) + math.radians(rng.uniform(100, 150)) * _progress(rng)
     _shape(rng, scene, size, x=x, y=y, angle=angle)
@@ -244,8 +241,8 @@ def _flowing_left(rng: Generator, scene: Scene) -> None:
 
 
 def _panning_left(rng: Generator, scene: Scene) -> None:
-    _shape(rng, scene, rng.uniform(5, 8))
-    scene.camera = -rng.uniform(14, 22) * (_progress(rng) - 0.5)
+    _shape(rng, scene, rng.uniform(6, 9))
+    scene.camera = -rng.uniform(16, 24) * (_progress(rng) - 0.5)
 
 
 # first class, second class, the process of the first; the second is the first played backwards
@@ -282,9 +279,9 @@ def render(label: str, rng: Generator) -> np.ndarray:
     """
     check_choice("label", label, CLASSES)
     pair, backwards = divmod(CLASSES.index(label), 2)
-    scene = Scene(Texture.draw(rng, rng.uniform(0, 1, size=3), (0.05, 0.25)), [])
-    for _ in range(rng.integers(0, 4)):
-        _shape(rng, scene, rng.uniform(3, 6))
+    scene = Scene(Texture.draw(rng, rng.uniform(0, 0.25, size=3), (0.05, 0.15)), [])
+    for _ in range(rng.integers(0, 3)):
+        _shape(rng, scene, rng.uniform(2, 4))
     PAIRS[pair][2](rng, scene)
     frames = scene.render()
     return frames[::-1] if backwards else frames
@@ -306,3 +303,62 @@ def encode(frames: np.ndarray, path: str | Path) -> None:
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
         container.mux(stream.encode())
+
+
+def write_motion(
+    output: str | Path,
+    *,
+    clips_per_class: int,
+    seed: int = 0,
+    val_fraction: float = 0.2,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write the data set: output/train/<class>/0000.mp4 ... and output/val/<class>/0000.mp4 ...
+
+    Each clip is a function of (seed, split, class, index) alone: the held-out clips are draws of their own, and a
+    larger data set holds the smaller one's training clips. The folder appears when it is whole, not before.
+
+    Args:
+        output: the folder to make; may exist if it is empty.
+        clips_per_class: clips of each of `CLASSES`, both splits together.
+        seed: another seed, other clips.
+        val_fraction: share of them held out, rounded to whole clips.
+        on_progress: called with (clips written, clips in all) after each clip.
+
+    Raises:
+        XViTError: a value out of its range; `output` is a file or holds something.
+    """
+    output = Path(output)
+    check_range("clips_per_class", clips_per_class, 1)
+    check_range("seed", seed, 0)
+    check_range("val_fraction", val_fraction, 0, 1)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise XViTError(f"{output}: exists and is not an empty folder; choose another one or remove it")
+    held_out = round(clips_per_class * val_fraction)
+    jobs = [
+        (split, label, index)
+        for split, number in (("train", clips_per_class - held_out), ("val", held_out))
+        for label in CLASSES
+        for index in range(number)
+    ]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as unfinished:
+        made = Path(unfinished, output.name)
+
+        def write(job: tuple[str, str, int]) -> None:
+            split, label, index = job
+            key = [seed, ("train", "val").index(split), CLASSES.index(label), index]
+            encode(render(label, np.random.default_rng(key)), made / split / label / f"{index:04d}.mp4")
+
+        for folder in {made / split / label for split, label, _ in jobs}:
+            folder.mkdir(parents=True)
+        pool = ThreadPoolExecutor(os.cpu_count())  # numpy and the encoder let go of the interpreter's lock
+        try:
+            for done, _ in enumerate(pool.map(write, jobs), start=1):
+                if on_progress is not None:
+                    on_progress(done, len(jobs))
+        finally:
+            pool.shutdown(cancel_futures=True)
+        if output.exists():
+            output.rmdir()
+        made.rename(output)
