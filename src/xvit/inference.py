@@ -1,0 +1,182 @@
+"""A video file in, a Prediction out; the same scores that evaluation counts."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xvit.config import ClipSpec
+from xvit.data.annotations import Sample
+from xvit.data.dataset import VideoDataset
+from xvit.data.sampling import sample_indices
+from xvit.data.transforms import normalize
+from xvit.data.video import probe
+from xvit.errors import XViTError, check_range
+from xvit.weights.checkpoint import Checkpoint, Labels, labels_by_task, load, usable_device
+
+_CLIPS_AT_ONCE = 8
+_SHOWN = 5  # classes of a printed prediction
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What a model says of one video, best class first. For several tasks, labels and scores are dicts of tasks.
+
+    Args:
+        path: the video.
+        labels: names of all classes, from the highest score down.
+        scores: their scores, in [0, 1], adding up to 1.
+        times: seconds of the frames looked at, ascending.
+
+    Raises:
+        XViTError: labels and scores that do not pair up, or scores that rise.
+    """
+
+    path: str
+    labels: tuple[str, ...] | dict[str, tuple[str, ...]]
+    scores: tuple[float, ...] | dict[str, tuple[float, ...]]
+    times: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        labels, scores = _by_task(self.labels), _by_task(self.scores)
+        if labels.keys() != scores.keys():
+            raise XViTError(f"labels of tasks {list(labels)}, scores of tasks {list(scores)}: expected the same")
+        for task in labels:
+            if len(labels[task]) != len(scores[task]) or list(scores[task]) != sorted(scores[task], reverse=True):
+                raise XViTError(
+                    f"{len(labels[task])} labels, scores {scores[task]}: expected one each, from the highest down"
+                )
+
+    def __str__(self) -> str:
+        lines = [f"{self.path}: {len(self.times)} frames, {self.times[0]:.2f} to {self.times[-1]:.2f} s"]
+        scores = _by_task(self.scores)
+        for task, labels in _by_task(self.labels).items():
+            if task is not None:
+                lines.append(f"  {task}")
+            width = max(map(len, labels[:_SHOWN]))
+            for label, score in list(zip(labels, scores[task], strict=True))[:_SHOWN]:
+                lines.append(f"  {label:<{width}}  {100 * score:5.1f} %")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return asdict(self)
+
+
+class Predictor:
+    """A trained model, ready for video files.
+
+    Args:
+        checkpoint: a checkpoint directory, or one that is loaded (its model is put in eval mode).
+        device: where the model runs, such as cuda:1; by default the accelerator if there is one, for a loaded
+            checkpoint where its model is.
+        temporal_views: clips taken along the video.
+        spatial_views: crops along the longer side of each clip. The scores of all views are averaged.
+
+    Raises:
+        XViTError: not a checkpoint, no such device, a number out of its range.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | Path | Checkpoint,
+        *,
+        device: str | torch.device | None = None,
+        temporal_views: int = 1,
+        spatial_views: int = 1,
+    ) -> None:
+        check_range("temporal_views", temporal_views, 1)
+        check_range("spatial_views", spatial_views, 1)
+        if not isinstance(checkpoint, Checkpoint):
+            checkpoint = load(checkpoint, device or _default_device())
+        elif device is not None:
+            checkpoint.model.to(usable_device(device))
+        self.model = checkpoint.model.eval()
+        self.clip: ClipSpec = checkpoint.clip
+        self.labels: Labels = checkpoint.labels
+        self.provenance: Mapping[str, Any] = checkpoint.provenance
+        self.device = next(self.model.parameters()).device
+        self.temporal_views = temporal_views
+        self.spatial_views = spatial_views
+
+    def __call__(self, path: str | Path) -> Prediction:
+        """Classify one video.
+
+        Raises:
+            VideoError: a file that cannot be read.
+        """
+        dataset = VideoDataset(
+            samples=[Sample(path=str(path), label=None, id=str(path))],
+            spec=self.clip,
+            temporal_views=self.temporal_views,
+            spatial_views=self.spatial_views,
+        )
+        item = dataset[0]
+        if item.error is not None:
+            raise item.error
+        assert item.pixels is not None
+        scores = self.scores(item.pixels[None])  # (V, T, C, S, S) -> (1, V, T, C, S, S)
+        times = self._times(path)
+        if isinstance(scores, dict):
+            ranked = {task: _ranked(scores[task][0], names) for task, names in _by_task(self.labels).items()}
+            return Prediction(
+                path=str(path),
+                labels={task: labels for task, (labels, _) in ranked.items()},
+                scores={task: values for task, (_, values) in ranked.items()},
+                times=times,
+            )
+        labels, values = _ranked(scores[0], labels_by_task(self.labels)[None])
+        return Prediction(path=str(path), labels=labels, scores=values, times=times)
+
+    @torch.inference_mode()
+    def scores(self, pixels: Tensor) -> Tensor | dict[str, Tensor]:
+        """Score clips: softmax over the classes, averaged over the views.
+
+        Args:
+            pixels: (B, V, T, C, S, S) uint8. Clips go through the model at most max(B, 8) at a time: more views take
+                more time, not more memory.
+
+        Returns:
+            (B, classes) float32; for several tasks a dict of them.
+
+        Raises:
+            XViTError: a wrong shape or type.
+        """
+        if pixels.ndim != 6:
+            raise XViTError(f"pixels of shape {tuple(pixels.shape)}: expected 6 dimensions (B, V, T, C, S, S)")
+        B, V = pixels.shape[:2]
+        pixels = pixels.contiguous()  # whatever process made them: the last bits depend on the memory's layout
+        chunks = pixels.flatten(0, 1).split(max(B, _CLIPS_AT_ONCE))  # (B, V, ...) -> (B V, ...)
+        logits = [self.model(normalize(chunk, self.clip, self.device)) for chunk in chunks]
+        if isinstance(logits[0], dict):
+            return {task: _mean_scores([chunk[task] for chunk in logits], B, V) for task in logits[0]}
+        return _mean_scores(logits, B, V)
+
+    def _times(self, path: str | Path) -> tuple[float, ...]:
+        """Seconds of the frames looked at, ascending."""
+        times, views = probe(path).times, self.temporal_views
+        chosen = [sample_indices(self.clip, len(times), view=view, views=views) for view in range(views)]
+        return tuple(times[np.unique(np.concatenate(chosen))].tolist())
+
+
+def _mean_scores(logits: list[Tensor], B: int, V: int) -> Tensor:
+    scores = torch.cat(logits).float().softmax(dim=-1)  # (B V, classes)
+    return scores.unflatten(0, (B, V)).mean(dim=1)
+
+
+def _ranked(scores: Tensor, names: list[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    values, order = scores.sort(descending=True, stable=True)
+    return tuple(names[i] for i in order.tolist()), tuple(values.tolist())
+
+
+def _by_task(value: Any) -> dict[Any, Any]:
+    return value if isinstance(value, dict) else {None: value}
+
+
+def _default_device() -> torch.device:
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")

@@ -1,0 +1,241 @@
+"""Training: one loop, visible, in `fit`."""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import timm
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import set_seed
+from timm.utils import ModelEmaV3
+from torch import Tensor
+
+import xvit
+from xvit.config import EvalConfig, ModelConfig, RunConfig, to_dict
+from xvit.data.annotations import ClassFolders, read_class_folders
+from xvit.data.dataset import VideoDataset, make_loader
+from xvit.data.transforms import normalize
+from xvit.errors import XViTError
+from xvit.evaluation import Evaluation, evaluate
+from xvit.inference import Predictor
+from xvit.models.xvit import XViT
+from xvit.training.log import Progress, TrainingLog
+from xvit.training.optim import build_optimizer, build_schedule
+from xvit.training.run import RunFolder
+from xvit.weights.checkpoint import Checkpoint, save
+
+__all__ = ["FitResult", "Progress", "check_recipe", "classification_loss", "fit"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitResult:
+    """A finished training.
+
+    Args:
+        best: the checkpoint with the highest validation top-1.
+        last: the checkpoint after the last epoch.
+        metrics: best's on the validation videos: top1, top5, val_loss.
+        epoch: best's, from 1.
+        seconds: wall time, with that before a resumption.
+        bad_videos: different videos that could not be read; bad_videos.jsonl names them.
+    """
+
+    best: Path
+    last: Path
+    metrics: dict[str, float]
+    epoch: int
+    seconds: float
+    bad_videos: int
+
+
+def fit(
+    config: RunConfig,
+    output: str | Path,
+    *,
+    resume: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> FitResult:
+    """Train a model by a recipe.
+
+    On the CPU, a run that was stopped and resumed ends with the same weights, bit for bit, as one that was not.
+
+    Args:
+        config: the recipe. With num_classes 0 the model gets the data set's classes.
+        output: folder of the run; see `xvit.training.run` for what is written there.
+        resume: go on with the run in `output`, from the last epoch that it finished, if there is one.
+        on_progress: called after every step and every batch of a validation.
+
+    Raises:
+        XViTError: settings that do not go together, a folder in use, data that cannot be used, a loss that is not
+            finite, an epoch without one video that could be read.
+        KeyboardInterrupt: as it came in; its text says how to go on.
+    """
+    check_recipe(config)
+    train = config.train
+    data = read_class_folders(config.data.root, val_fraction=config.data.val_fraction, seed=config.data.split_seed)
+    model_config = _with_classes(config, data)
+    accelerator = _accelerator(config)
+    folder = RunFolder(output, config, resume=resume)
+    config = replace(config, model=model_config)
+
+    set_seed(train.seed)
+    plain = XViT(config.model).to(accelerator.device)
+    plain.set_grad_checkpointing(train.grad_checkpointing)
+    ema = ModelEmaV3(plain, decay=train.ema_decay, use_warmup=True) if train.ema_decay else None
+    dataset = VideoDataset(samples=data.train, spec=config.clip, training=config.data, seed=train.seed)
+    loader = make_loader(
+        dataset,
+        batch_size=train.batch_size,
+        workers=config.data.workers,
+        shuffle=True,
+        pin_memory=accelerator.device.type == "cuda",
+    )
+    model, optimizer, loader = accelerator.prepare(plain, build_optimizer(plain, train), loader)
+    steps = len(loader)  # of an epoch
+    schedule = build_schedule(
+        optimizer, steps=steps * train.epochs, warmup_steps=round(steps * train.warmup_epochs), lr=train.lr
+    )
+    averaged = plain if ema is None else ema.module
+    position = folder.load_state(accelerator, averaged)
+    log = TrainingLog(
+        folder, samples=data.train, position=position, epochs=train.epochs, steps=steps, on_progress=on_progress
+    )
+
+    try:
+        while position.epoch < train.epochs:
+            loader.set_epoch(position.epoch)  # accelerate's, which hands it on to the data set
+            model.train()
+            for batch in log.epoch(loader):
+                if not len(batch["indices"]):
+                    continue  # not one video of it could be read
+                schedule.step_update(log.step)
+                # A worker's batches are contiguous, those of this process need not be; the last bits depend on it.
+                logits = model(normalize(batch["pixels"].contiguous(), config.clip))
+                loss = classification_loss(logits, batch["labels"], train.label_smoothing)
+                accelerator.backward(loss)
+                grad_norm = accelerator.clip_grad_norm_(model.parameters(), train.clip_grad or math.inf)
+                optimizer.step()
+                optimizer.zero_grad()
+                if ema is not None:
+                    ema.update(plain, step=log.step + 1)
+                log.trained(loss, grad_norm, batch["indices"], optimizer.param_groups[0]["lr"])
+
+            position.epoch, position.step = position.epoch + 1, log.step
+            if position.epoch % train.eval_every == 0 or position.epoch == train.epochs:
+                with accelerator.autocast():
+                    log.validated(_validate(averaged, data, config, log))
+                if not position.best or log.metrics["top1"] > position.best["top1"]:
+                    position.best, position.best_epoch = log.metrics, position.epoch
+                    _save(folder.best, averaged, config, data, log.metrics, position.epoch)
+            _save(folder.last, averaged, config, data, log.metrics, position.epoch)
+            position.seconds = log.seconds
+            folder.save_state(accelerator, averaged, position)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"stopped in epoch {position.epoch + 1} of {train.epochs}; {folder.path} keeps the {position.epoch} "
+            "before: go on with --resume"
+        ) from None
+    finally:
+        log.close()
+        accelerator.free_memory()
+    return FitResult(
+        best=folder.best,
+        last=folder.last,
+        metrics=position.best,
+        epoch=position.best_epoch,
+        seconds=position.seconds,
+        bad_videos=folder.bad_videos,
+    )
+
+
+def check_recipe(config: RunConfig) -> None:
+    """See that the settings go together, without data or weights: a clip of no values goes through a model of none.
+
+    Raises:
+        XViTError: settings that do not.
+    """
+    model, clip = config.model, config.clip
+    if model.num_frames != clip.num_frames:
+        raise XViTError(f"model.num_frames={model.num_frames}, clip.num_frames={clip.num_frames}: expected the same")
+    with torch.device("meta"):
+        empty = XViT(replace(model, pretrained=False)).eval()
+        pixels = torch.empty(1, clip.num_frames, 3, clip.image_size, clip.image_size)
+    try:
+        empty(pixels)
+    except (XViTError, RuntimeError, AssertionError) as error:
+        raise XViTError(
+            f"clip.image_size={clip.image_size}: backbone {model.backbone} cannot take such frames: "
+            f"{' '.join(str(error).split())}"
+        ) from None
+
+
+def classification_loss(
+    logits: Tensor | dict[str, Tensor], labels: Tensor | dict[str, Tensor], label_smoothing: float = 0.0
+) -> Tensor:
+    """Cross-entropy, the mean over the clips, summed over the tasks.
+
+    Args:
+        logits: (B, classes), or a dict of them.
+        labels: (B,) class indices, or a dict of them.
+        label_smoothing: share of the target spread over all classes.
+    """
+    if isinstance(logits, dict) and isinstance(labels, dict):
+        losses = [classification_loss(logits[task], labels[task], label_smoothing) for task in logits]
+        return torch.stack(losses).sum()
+    assert isinstance(logits, Tensor)
+    assert isinstance(labels, Tensor)
+    return F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
+
+
+def _with_classes(config: RunConfig, data: ClassFolders) -> ModelConfig:
+    """The model's config with the data set's number of classes."""
+    given, found = config.model.num_classes, len(data.classes)
+    if given not in (0, found):
+        raise XViTError(f"model.num_classes={given}, but {config.data.root} has {found} classes: leave it at 0")
+    if not data.val:
+        raise XViTError(f"{config.data.root}: no validation videos: give data.val_fraction or a val folder")
+    return replace(config.model, num_classes=found)
+
+
+def _accelerator(config: RunConfig) -> Accelerator:
+    # accelerate holds the first settings of a process for all that follow: a second training may have others.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(
+        mixed_precision=config.train.precision, dynamo_backend="inductor" if config.train.compile else "no"
+    )
+    if accelerator.num_processes > 1:
+        raise XViTError(f"{accelerator.num_processes} processes: training runs in one so far")
+    return accelerator
+
+
+def _validate(model: XViT, data: ClassFolders, config: RunConfig, log: TrainingLog) -> Evaluation:
+    """One view a video: `xvit eval` takes those of the recipe."""
+    return evaluate(
+        Predictor(Checkpoint(model, config.clip, data.classes)),
+        data.val,
+        eval_config=EvalConfig(batch_size=config.eval.batch_size),
+        workers=config.data.workers,
+        on_progress=log.validating,
+    )
+
+
+def _save(
+    directory: Path, model: XViT, config: RunConfig, data: ClassFolders, metrics: dict[str, float], epoch: int
+) -> None:
+    root = Path(config.data.root).resolve().name  # not where it lay: the checkpoint may be given to others
+    counts = Counter(data.classes[sample.label] for sample in data.train if isinstance(sample.label, int))
+    provenance = {
+        "recipe": to_dict(replace(config, data=replace(config.data, root=root))),
+        "data": {"name": root, "train": len(data.train), "val": len(data.val), "train_videos_a_class": dict(counts)},
+        "metrics": metrics,
+        "epoch": epoch,
+        "seed": config.train.seed,
+        "weights": "averaged" if config.train.ema_decay else "trained",
+        "versions": {"xvit": xvit.__version__, "torch": str(torch.__version__), "timm": timm.__version__},
+    }
+    save(directory, model, clip=config.clip, labels=data.classes, provenance=provenance)

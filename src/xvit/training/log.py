@@ -1,0 +1,197 @@
+"""What a training tells: rows of metrics, progress, bad videos, and a clear end when the loss is no number."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from xvit.data.annotations import Sample
+from xvit.data.dataset import Batch
+from xvit.errors import VideoError, XViTError
+from xvit.evaluation import Evaluation
+from xvit.training.run import Position, RunFolder
+
+_ROW_STEPS = 20  # at most so many steps a row; each row waits for the device once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a training is.
+
+    Args:
+        stage: train, or eval during a validation.
+        epoch: the current one, from 1.
+        epochs: in all.
+        step: training: steps done of this epoch; validation: videos done.
+        steps: in all, of the same.
+        loss: mean over the steps of the latest row; None before the first.
+        lr: learning rate.
+        clips_per_second: of the latest row; None before the first.
+        bad_videos: different videos that could not be read so far.
+        metrics: of the latest validation: top1, top5, val_loss; empty before the first.
+    """
+
+    stage: Literal["train", "eval"]
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float | None = None
+    lr: float = 0.0
+    clips_per_second: float | None = None
+    bad_videos: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class TrainingLog:
+    """Clocks and counts of a run, and the rows made of them.
+
+    Args:
+        folder: where rows go.
+        samples: the training videos.
+        position: where the run starts; `step` counts on from there.
+        epochs: of the whole run.
+        steps: of an epoch.
+        on_progress: told after every step and every batch of a validation.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        *,
+        samples: list[Sample],
+        position: Position,
+        epochs: int,
+        steps: int,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self.folder, self.samples, self.epochs, self.steps = folder, samples, epochs, steps
+        self.on_progress = on_progress
+        self.step = position.step  # steps done, of all epochs
+        self.metrics: dict[str, float] = {}  # of the latest validation
+        self._epoch = position.epoch  # the current one, from 1 once it has begun
+        self._began = time.perf_counter() - position.seconds
+        rows = math.ceil(steps / _ROW_STEPS)
+        self._row_steps = math.ceil(steps / rows)
+        self._loss: float | None = None
+        self._lr = 0.0
+        self._clips_per_second: float | None = None
+        self._board = SummaryWriter(str(folder.path / "tensorboard"), purge_step=self.step + 1)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the run, with that before a resumption."""
+        return time.perf_counter() - self._began
+
+    def epoch(self, loader: Iterable[Batch]) -> Iterator[Batch]:
+        """One epoch's batches: times the waiting for each, notes its bad videos, ends the step after it.
+
+        Raises:
+            XViTError: not one video of the epoch could be read; a loss that is not finite.
+        """
+        self._epoch += 1
+        trained, error = 0, None
+        self._start_row()
+        waited = time.perf_counter()
+        for done, batch in enumerate(loader, start=1):
+            self._data_seconds += time.perf_counter() - waited
+            for error in batch["errors"].values():
+                self.folder.note_bad(error)
+            trained += len(batch["indices"])
+            yield batch
+            self.step += 1
+            if done % self._row_steps == 0 or done == self.steps:
+                self._write_row(done)
+            self._tell("train", done, self.steps)
+            waited = time.perf_counter()
+        if not trained:
+            raise XViTError(f"epoch {self._epoch}: none of {len(self.samples)} videos could be read; the last: {error}")
+
+    def trained(self, loss: Tensor, grad_norm: Tensor, indices: Tensor, lr: float) -> None:
+        """Keep the results of the step under way, on the device where they are."""
+        self._losses.append(loss.detach())
+        self._norms.append(grad_norm)
+        self._indices.append(indices)
+        self._steps.append(self.step + 1)
+        self._lr = lr
+
+    def validating(self, done: int, total: int) -> None:
+        """Tell that so many videos of a validation are done."""
+        self._tell("eval", done, total)
+
+    def validated(self, result: Evaluation) -> None:
+        """Write the row of a validation."""
+        for path, reason in result.failures:
+            self.folder.note_bad(VideoError(path, reason))
+        self.metrics = {"top1": result.top1, "top5": result.top5, "val_loss": result.loss}
+        self._write("eval", self._epoch, self.metrics | {"failed": len(result.failures)})
+
+    def close(self) -> None:
+        """Let TensorBoard's file be whole."""
+        self._board.close()
+
+    def _start_row(self) -> None:
+        self._losses: list[Tensor] = []
+        self._norms: list[Tensor] = []
+        self._indices: list[Tensor] = []
+        self._steps: list[int] = []
+        self._data_seconds = 0.0
+        self._row_began = time.perf_counter()
+
+    def _write_row(self, done: int) -> None:
+        if self._losses:
+            losses = torch.stack(self._losses).cpu()
+            for place in (~losses.isfinite()).nonzero().flatten().tolist()[:1]:
+                self._stop(self._steps[place], losses[place].item(), self._indices[place])
+            seconds = time.perf_counter() - self._row_began  # after the line above, which waits for the device
+            self._loss = losses.mean().item()
+            self._clips_per_second = sum(map(len, self._indices)) / seconds
+            self._write(
+                "train",
+                round(self._epoch - 1 + done / self.steps, 4),
+                {
+                    "loss": self._loss,
+                    "lr": self._lr,
+                    "grad_norm": torch.stack(self._norms).mean().item(),
+                    "clips_per_second": round(self._clips_per_second, 3),
+                    "data_seconds": round(self._data_seconds, 4),
+                    "compute_seconds": round(seconds - self._data_seconds, 4),
+                    "bad_videos": self.folder.bad_videos,
+                },
+            )
+        self._start_row()
+
+    def _stop(self, step: int, loss: float, indices: Tensor) -> None:
+        ids = ", ".join(self.samples[index].id for index in indices.tolist())
+        kept = f"{self.folder.last} is from the epoch before" if self.folder.last.exists() else "no checkpoint yet"
+        raise XViTError(
+            f"step {step} (epoch {self._epoch}): the loss is {loss}, so training stops ({kept}). Try a lower train.lr, "
+            f"more train.warmup_epochs or another train.precision. Videos of that step: {ids}"
+        )
+
+    def _write(self, stage: Literal["train", "eval"], epoch: float, values: dict[str, Any]) -> None:
+        self.folder.append({"stage": stage, "epoch": epoch, "step": self.step, **values})
+        for name, value in values.items():
+            self._board.add_scalar(f"{stage}/{name}", value, self.step)
+
+    def _tell(self, stage: Literal["train", "eval"], step: int, steps: int) -> None:
+        if self.on_progress is not None:
+            self.on_progress(
+                Progress(
+                    stage=stage,
+                    epoch=self._epoch,
+                    epochs=self.epochs,
+                    step=step,
+                    steps=steps,
+                    loss=self._loss,
+                    lr=self._lr,
+                    clips_per_second=self._clips_per_second,
+                    bad_videos=self.folder.bad_videos,
+                    metrics=self.metrics,
+                )
+            )

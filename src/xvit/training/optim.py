@@ -1,0 +1,48 @@
+"""What a step does to the weights: parameter groups, optimiser, learning-rate schedule."""
+
+from typing import Any
+
+from timm.scheduler import CosineLRScheduler
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+from torch.optim import SGD, AdamW, Optimizer
+
+from xvit.config import TrainConfig
+
+DECAYED = (nn.Linear, _ConvNd)  # the layers whose `weight` is a matrix that multiplies features
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """The trainable parameters in two groups: the weights of linear and convolutional layers, which decay, and the
+    rest (biases, norms, scales, tokens, positions), which does not. Each parameter is in exactly one."""
+    weights = {module.weight for module in model.modules() if isinstance(module, DECAYED)}
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if p in weights], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p not in weights], "weight_decay": 0.0},
+    ]
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
+    """AdamW, or SGD with Nesterov momentum 0.9."""
+    groups = parameter_groups(model, config.weight_decay)
+    if config.optimizer == "sgd":
+        return SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
+    return AdamW(groups, lr=config.lr)
+
+
+def build_schedule(optimizer: Optimizer, *, steps: int, warmup_steps: int, lr: float) -> CosineLRScheduler:
+    """Linear warm-up over `warmup_steps`, the first step's rate above zero, then a cosine to zero over the rest.
+
+    Before step i (from 0), call `schedule.step_update(i)`: a function of i alone, so there is no state to save.
+    """
+    warmup_steps = min(warmup_steps, steps)
+    return CosineLRScheduler(
+        optimizer,
+        # timm logs a warning for a cosine of one step, which a run of one step rightly has
+        t_initial=max(2, steps - warmup_steps),
+        warmup_t=warmup_steps,
+        warmup_lr_init=lr / (warmup_steps + 1),
+        warmup_prefix=True,
+        t_in_epochs=False,
+    )

@@ -1,0 +1,167 @@
+"""The output folder of a training: what it holds, who may write there, where a stopped run goes on.
+
+config.yaml          the recipe, as given
+metrics.jsonl        a row every few steps, and a row a validation
+bad_videos.jsonl     the videos that could not be read, each once
+tensorboard/         the same numbers for TensorBoard
+best/ last/          checkpoints: `xvit.load`
+state/epoch_00003/   all that is needed to go on after three epochs; only the newest is kept
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from accelerate import Accelerator
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from xvit.config import RunConfig, from_dict, read_yaml, to_dict
+from xvit.errors import VideoError, XViTError
+from xvit.weights.checkpoint import written_whole
+
+_ANY = {"data.workers"}  # settings that may differ on resuming: they change nothing in the result
+
+
+@dataclass
+class Position:
+    """Where a run stands, at the end of an epoch.
+
+    Args:
+        epoch: epochs done.
+        step: steps done.
+        seconds: wall time spent.
+        best_epoch: of the best validation; 0 before the first.
+        best: its metrics.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    best_epoch: int = 0
+    best: dict[str, float] = field(default_factory=dict)
+
+
+class RunFolder:
+    """The output folder, opened for a new run or to go on with one.
+
+    Args:
+        path: the folder.
+        config: the recipe.
+        resume: go on with the run that is there, if there is one.
+
+    Raises:
+        XViTError: a folder in use without `resume`, one that holds something else, a recipe that is not the run's.
+    """
+
+    def __init__(self, path: str | Path, config: RunConfig, *, resume: bool) -> None:
+        self.path = Path(path)
+        self.best, self.last, self._states = self.path / "best", self.path / "last", self.path / "state"
+        self._config = self.path / "config.yaml"
+        if self.path.exists() and not self.path.is_dir():
+            raise XViTError(f"{self.path}: a file; expected a folder for the run, or a new name")
+        if self.path.exists() and any(self.path.iterdir()):
+            self._check_same_run(config, resume=resume)
+        else:
+            self.path.mkdir(parents=True, exist_ok=True)
+            beside = self.path / ".config.yaml"
+            beside.write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+            beside.rename(self._config)
+        self._bad = {row["path"] for row in _read_rows(self.path / "bad_videos.jsonl")}
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add a row to metrics.jsonl."""
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def note_bad(self, error: VideoError) -> None:
+        """Add a video to bad_videos.jsonl, unless it is there."""
+        if error.path not in self._bad:
+            self._bad.add(error.path)
+            with (self.path / "bad_videos.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"path": error.path, "reason": error.reason}) + "\n")
+
+    @property
+    def bad_videos(self) -> int:
+        """How many different videos could not be read so far."""
+        return len(self._bad)
+
+    def save_state(self, accelerator: Accelerator, averaged: nn.Module, position: Position) -> None:
+        """Keep all that is needed to go on from here, then drop what was kept before.
+
+        Args:
+            accelerator: holds the model, the optimiser, the random state.
+            averaged: the model that is saved as best and last, another one than the trained or the same.
+            position: where the run stands.
+        """
+        with written_whole(self._states / f"epoch_{position.epoch:05d}") as beside:
+            accelerator.save_state(str(beside))
+            # not through accelerate, which would read it back as a pickle
+            save_file(averaged.state_dict(), beside / "averaged.safetensors")
+            (beside / "position.json").write_text(json.dumps(asdict(position)), encoding="utf-8")
+        for older in self._kept()[:-1]:
+            shutil.rmtree(older)
+
+    def load_state(self, accelerator: Accelerator, averaged: nn.Module) -> Position:
+        """Restore the newest state, if any, and drop the rows that were written after it.
+
+        Raises:
+            XViTError: a damaged state.
+        """
+        position = Position()
+        if kept := self._kept():
+            try:
+                position = Position(**json.loads((kept[-1] / "position.json").read_text(encoding="utf-8")))
+                accelerator.load_state(str(kept[-1]), load_kwargs={"weights_only": True})
+                averaged.load_state_dict(load_file(kept[-1] / "averaged.safetensors"))
+            except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+                raise XViTError(
+                    f"{kept[-1]}: damaged, this run cannot go on ({' '.join(str(error).split())[:200]}): "
+                    "start again with another --output"
+                ) from None
+        metrics = self.path / "metrics.jsonl"
+        rows = [row for row in _read_rows(metrics) if row["step"] <= position.step]
+        metrics.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return position
+
+    def _kept(self) -> list[Path]:
+        """The states that are there, oldest first; not those half written, whose names begin with a dot."""
+        return sorted(self._states.glob("epoch_*"))
+
+    def _check_same_run(self, config: RunConfig, *, resume: bool) -> None:
+        if not self._config.is_file():
+            raise XViTError(f"{self.path}: holds other things than a training run: take another --output")
+        if not resume:
+            raise XViTError(f"{self.path}: holds a training run: go on with it by --resume, or take another --output")
+        before = _flat(to_dict(from_dict(RunConfig, read_yaml(self._config), self._config)))
+        now = _flat(to_dict(config))
+        for key in sorted(before.keys() | now.keys()):
+            if before.get(key) != now.get(key) and key not in _ANY:
+                raise XViTError(
+                    f"{self.path}: cannot go on with another recipe: {key} was {before.get(key)!r}, is now "
+                    f"{now.get(key)!r}: take the same, or another --output"
+                )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON-lines file; one that a killed process left unfinished at its end is left out."""
+    return list(_whole_rows(path.read_text(encoding="utf-8"))) if path.exists() else []
+
+
+def _whole_rows(text: str) -> Iterator[dict[str, Any]]:
+    for line in text.splitlines(keepends=True):
+        if line.endswith("\n"):
+            yield json.loads(line)

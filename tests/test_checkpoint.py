@@ -1,0 +1,163 @@
+"""Checkpoints: what comes back, what is never lost, and what is said of a directory that is none."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from small import CLASSES, CLIP, make_model
+from xvit.errors import XViTError
+from xvit.weights import checkpoint
+from xvit.weights.checkpoint import Checkpoint, load, save
+
+
+@pytest.fixture
+def saved(tmp_path):
+    directory = tmp_path / "best"
+    save(directory, make_model(), clip=CLIP, labels=list(CLASSES), provenance={"seed": 3})
+    return directory
+
+
+def edit_config(directory, **changes):
+    path = directory / "config.json"
+    values = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
+
+
+def edit_weights(directory, edit):
+    tensors = load_file(directory / "model.safetensors")
+    edit(tensors)
+    save_file(tensors, directory / "model.safetensors")
+
+
+def one_line(directory) -> str:
+    with pytest.raises(XViTError) as caught:
+        load(directory)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert str(directory) in text
+    return text
+
+
+def test_what_comes_back_is_what_was_saved(saved):
+    model, found = make_model(), load(saved)
+    assert found.clip == CLIP
+    assert found.labels == list(CLASSES)
+    assert found.provenance == {"seed": 3}
+    assert found.model.config == model.config
+    assert not any(module.training for module in found.model.modules())
+    state = found.model.state_dict()
+    assert state.keys() == model.state_dict().keys()
+    assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(parameter.requires_grad for parameter in found.model.parameters())
+    pixels = torch.randn(2, 4, 3, 16, 16)
+    assert torch.equal(found.model(pixels), model(pixels))
+
+
+def test_several_tasks_and_no_fetching(tmp_path):
+    labels = {"verb": ["put", "take"], "noun": ["cup", "lid", "pan"]}
+    model = make_model({"verb": 2, "noun": 3})
+    object.__setattr__(model.config, "pretrained", True)
+    save(tmp_path / "run", model, clip=CLIP, labels=labels, provenance={})
+    found = load(tmp_path / "run")
+    assert found.labels == labels
+    assert not found.model.config.pretrained
+
+
+def test_labels_must_fit_the_classes(tmp_path):
+    with pytest.raises(XViTError, match="labels for 2 classes, but a model of 3"):
+        save(tmp_path / "run", make_model(), clip=CLIP, labels=["a", "b"], provenance={})
+    with pytest.raises(XViTError, match="noun"):
+        Checkpoint(make_model(), CLIP, {"noun": list(CLASSES)})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_save_leaves_the_older_checkpoint(saved, monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(checkpoint, "save_file", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save(saved, make_model(), clip=CLIP, labels=list(CLASSES), provenance={"seed": 4})
+    assert load(saved).provenance == {"seed": 3}
+    monkeypatch.undo()
+    save(saved, make_model(), clip=CLIP, labels=list(CLASSES), provenance={"seed": 5})
+    assert load(saved).provenance == {"seed": 5}
+    assert [path.name for path in saved.parent.iterdir()] == ["best"]
+
+
+def test_a_process_killed_between_the_renames_loses_nothing(saved):
+    saved.rename(saved.with_name(".best.older"))
+    assert load(saved).provenance == {"seed": 3}
+    save(saved, make_model(), clip=CLIP, labels=list(CLASSES), provenance={"seed": 4})
+    assert load(saved).provenance == {"seed": 4}
+    assert [path.name for path in saved.parent.iterdir()] == ["best"]
+
+
+def test_directories_that_are_no_checkpoints(saved, tmp_path):
+    assert "no such checkpoint directory" in one_line(tmp_path / "nowhere")
+    assert "a file" in one_line(saved / "config.json")
+    assert f'did you mean "{saved}"?' in one_line(tmp_path)
+    (saved / "model.safetensors").unlink()
+    assert "model.safetensors missing" in one_line(saved)
+    shutil.rmtree(saved)
+    saved.mkdir()
+    assert "model.safetensors and config.json missing" in one_line(saved)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"format": 2}, "of format 2, this version of xvit reads up to 1"),
+        ({"format": "1"}, 'no "format" number'),
+        ({"extra": 1}, 'unknown key "extra"'),
+        ({"clip": None}, 'key "clip" is missing'),
+        ({"clip": [1]}, 'key "clip": expected a mapping'),
+        ({"labels": "abc"}, 'key "labels": expected a list of class names'),
+        ({"labels": ["a", "b", 3]}, 'key "labels": expected a list of class names'),
+        ({"labels": ["a", "b"]}, "labels for 2 classes, but a model of 3"),
+        ({"provenance": 1}, 'key "provenance": expected a mapping'),
+        ({"clip": {"num_frame": 4}}, 'unknown key "num_frame" in ClipSpec. Did you mean "num_frames"?'),
+        ({"clip": {"num_frames": "many"}}, "num_frames"),
+        ({"clip": {"num_frames": 0}}, "num_frames=0"),
+        ({"model": {"backbone": "vit_tiny_patch16_225"}}, "vit_tiny_patch16_225"),
+    ],
+)
+def test_configs_that_are_not_ours(saved, changes, said):
+    edit_config(saved, **changes)
+    assert said in one_line(saved)
+
+
+def test_a_config_that_is_no_json(saved):
+    (saved / "config.json").write_text("{")
+    assert "not readable as JSON" in one_line(saved)
+
+
+def test_tensors_that_do_not_fit(saved):
+    def edit(tensors):
+        for name in [name for name in tensors if name.startswith("backbone.blocks.1.")]:
+            del tensors[name]
+        tensors["stray"] = torch.zeros(1)
+        tensors["classifier.fc.bias"] = torch.zeros(7)
+
+    edit_weights(saved, edit)
+    text = one_line(saved)
+    assert "12 missing (backbone.blocks.1.norm1.weight, " in text
+    assert "1 unexpected (stray)" in text
+    assert "1 of a wrong shape (classifier.fc.bias: (7,), expected (3,))" in text
+
+
+@pytest.mark.parametrize("size", [0, 5, 1000, -1])
+def test_a_file_cut_off(saved, size):
+    path = saved / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:size])
+    assert "not readable as safetensors" in one_line(saved)
+
+
+def test_a_device_that_is_not_there(saved):
+    with pytest.raises(XViTError, match="device='cuda:99': cannot be used here"):
+        load(saved, "cuda:99")
+    with pytest.raises(XViTError, match="device='gpu'"):
+        load(saved, "gpu")
