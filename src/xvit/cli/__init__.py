@@ -1,0 +1,132 @@
+"""The command line: `xvit COMMAND [options]`. Parses, calls, prints; one module a command, imported when it is used."""
+
+import os
+import sys
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+
+from xvit import __version__
+from xvit.errors import XViTError, did_you_mean
+
+DONE, SOME_FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command and the module of `xvit.cli` that holds its `parse(argv)` and `run(args)`.
+
+    Args:
+        module: name within xvit.cli.
+        summary: what it does, in one line of the overview.
+        resume: how to go on after Ctrl-C.
+    """
+
+    module: str
+    summary: str
+    resume: str = "Run the same command to start again."
+
+
+# A new command is a module beside this file and a line here.
+GROUPS: dict[str, dict[str, Command]] = {
+    "to begin": {
+        "demo": Command(
+            "demo",
+            "make videos, train three models on them, compare them in a report (about 8 minutes on 2 cores)",
+            "Run the same command to go on where it stopped.",
+        ),
+        "data motion": Command("data_motion", "write the built-in data set: short videos of moving shapes"),
+    },
+    "your videos": {
+        "train": Command(
+            "train",
+            "train a model on a folder of videos, by a recipe file",
+            "Run the same command with --resume to go on.",
+        ),
+        "eval": Command("evaluate", "measure a trained model on held-out videos"),
+        "predict": Command("predict", "name what happens in videos"),
+    },
+    "models": {
+        "info": Command("info", "parameters, multiply-adds and input of a model, before building it"),
+    },
+}
+COMMANDS: dict[str, Command] = {name: command for group in GROUPS.values() for name, command in group.items()}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the words after `xvit`; those of the process by default.
+
+    Returns:
+        The exit code: 0 done, 1 some videos failed, 2 a mistake in what was given, 130 stopped by Ctrl-C.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a file name in bytes that are no text must not end a run of hours
+            stream.reconfigure(errors="backslashreplace")
+    command = None
+    try:
+        if answer := _overview(argv):
+            print(answer)
+            return DONE
+        command, module, rest = find_command(argv)
+        code: int = module.run(module.parse(rest))
+        sys.stdout.flush()  # here, where a closed pipe is caught, not in the interpreter's shutdown
+        return code
+    except SystemExit as stop:  # --help and the like
+        return stop.code if isinstance(stop.code, int) else DONE
+    except BrokenPipeError:  # `xvit ... | head`: the reader has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return DONE
+    except KeyboardInterrupt as interrupt:  # one of a training says itself how to go on
+        return _complain(str(interrupt) or f"stopped. {command.resume if command else ''}", INTERRUPTED)
+    except (XViTError, OSError) as error:
+        return _complain(f"error: {' '.join(str(error).split())}", USER_ERROR)
+
+
+def find_command(argv: list[str]) -> tuple[Command, ModuleType, list[str]]:
+    """The command that `argv` begins with, its module, and the words after it.
+
+    Raises:
+        XViTError: no such command.
+    """
+    for words in (2, 1):
+        name = " ".join(argv[:words])
+        if name in COMMANDS:
+            return COMMANDS[name], import_module(f"xvit.cli.{COMMANDS[name].module}"), argv[words:]
+    longer = [command for command in COMMANDS if command.startswith(f"{argv[0]} ")]
+    name = " ".join(argv[:2]) if longer else argv[0]
+    raise XViTError(f'no command "{name}".{did_you_mean(name, longer or COMMANDS)} Known: {", ".join(COMMANDS)}')
+
+
+def _overview(argv: list[str]) -> str:
+    if argv[:1] in (["--version"], ["-V"]):
+        return f"xvit {__version__}"
+    family = argv[0] if argv and any(name.startswith(f"{argv[0]} ") for name in COMMANDS) else ""
+    if argv[1 if family else 0 :][:1] not in ([], ["-h"], ["--help"]):
+        return ""
+    lines = ["xvit: video transformers at the price of image transformers", ""]
+    lines += [f"usage: xvit {family or 'COMMAND'} ... [options]      `xvit COMMAND --help` tells more of each", ""]
+    for title, group in GROUPS.items():
+        shown = {name: command for name, command in group.items() if name.startswith(family)}
+        if shown:
+            lines += [title, *(f"  {name:<13}{command.summary}" for name, command in shown.items()), ""]
+    return "\n".join([*lines, _COMMON])
+
+
+_COMMON = """\
+all commands
+  --json       results as JSON on the standard output, nothing else there
+  exit codes   0 done; 1 some videos failed; 2 a mistake in what was given; 130 stopped by Ctrl-C
+
+an example
+  xvit data motion --output videos --clips-per-class 100
+  xvit train --config recipes/motion.yaml --data.root videos --output run
+  xvit predict videos/val/moving_left --checkpoint run/best"""
+
+
+def _complain(text: str, code: int) -> int:
+    print(f"xvit: {text.strip()}", file=sys.stderr)
+    return code

@@ -1,0 +1,51 @@
+"""What several test files need: few threads, made videos, a model on disk, a recipe that takes a second."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch, and for subprocesses: tests run side by side
+
+import pytest
+import yaml
+
+from xvit.config import ClipSpec, ModelConfig
+from xvit.data.motion import CLASSES, write_motion
+from xvit.models.xvit import XViT
+from xvit.weights.checkpoint import save
+
+TINY_MODEL = {
+    "backbone": "vit_tiny_patch16_224",
+    "num_frames": 4,
+    "backbone_kwargs": {"img_size": 48, "patch_size": 16, "depth": 2, "embed_dim": 24, "num_heads": 2},
+}
+TINY_RECIPE = {
+    "model": TINY_MODEL,
+    "clip": {"num_frames": 4, "image_size": 48},
+    "data": {"workers": 0, "horizontal_flip": 0.0},
+    "train": {"epochs": 2, "batch_size": 8, "warmup_epochs": 0.5},
+}
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory) -> Path:
+    """A small motion data set: one training video and one held-out video a class. Not to be written to."""
+    root = tmp_path_factory.mktemp("motion") / "videos"
+    write_motion(root, clips_per_class=2, val_fraction=0.5, seed=1)
+    return root
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory) -> Path:
+    """A tiny model with random weights that names the motion classes. Not to be written to."""
+    directory = tmp_path_factory.mktemp("checkpoint") / "best"
+    model = XViT(ModelConfig(**TINY_MODEL, num_classes=len(CLASSES)))
+    save(directory, model, clip=ClipSpec(**TINY_RECIPE["clip"]), labels=sorted(CLASSES), provenance={"seed": 1})
+    return directory
+
+
+@pytest.fixture(scope="session")
+def recipe(tmp_path_factory) -> Path:
+    """A recipe that trains in about a second."""
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY_RECIPE))
+    return path
