@@ -209,25 +209,31 @@ def test_a_run_learns_and_leaves_all_that_is_promised(videos, tmp_path):
     assert list((output / "tensorboard").glob("events.*"))
 
 
+UNSTOPPED = {"model": {"dropout": 0.3}, "epochs": 3, "ema_decay": 0.9}
+
+
+@pytest.fixture(scope="module")
+def unstopped(videos, tmp_path_factory):
+    return fit(recipe(videos, **UNSTOPPED), tmp_path_factory.mktemp("unstopped"))
+
+
 @pytest.mark.parametrize(("epoch", "step"), [(1, 2), (2, 3), (3, 1)])
-def test_a_resumed_run_ends_bit_identical(videos, tmp_path, epoch, step):
-    options = {"model": {"dropout": 0.3}, "epochs": 3, "ema_decay": 0.9}
-    whole = fit(recipe(videos, **options), tmp_path / "whole")
-    output = tmp_path / "stopped"
+def test_a_resumed_run_ends_bit_identical(videos, unstopped, tmp_path, epoch, step):
     with pytest.raises(KeyboardInterrupt, match="--resume"):
-        fit(recipe(videos, **options), output, on_progress=stop_at(epoch, step))
-    resumed = fit(recipe(videos, workers=1, **options), output, resume=True)
+        fit(recipe(videos, **UNSTOPPED), tmp_path, on_progress=stop_at(epoch, step))
+    resumed = fit(recipe(videos, workers=1, **UNSTOPPED), tmp_path, resume=True)
+    whole = unstopped
     assert same(weights(resumed.last), weights(whole.last))
     assert same(weights(resumed.best), weights(whole.best))
     assert (resumed.metrics, resumed.epoch) == (whole.metrics, whole.epoch)
     for name in ("model.safetensors", "averaged.safetensors"):
-        states = [load_file(tmp_path / run / "state" / "epoch_00003" / name) for run in ("whole", "stopped")]
+        states = [load_file(run.last.parent / "state" / "epoch_00003" / name) for run in (whole, resumed)]
         assert same(*states)
     timeless = ("loss", "lr", "grad_norm", "step", "epoch", "top1", "val_loss")
     for stage in ("train", "eval"):
         kept = [
-            [{key: row.get(key) for key in timeless} for row in rows(tmp_path / run, stage)]
-            for run in ("whole", "stopped")
+            [{key: row.get(key) for key in timeless} for row in rows(run.last.parent, stage)]
+            for run in (whole, resumed)
         ]
         assert kept[0] == kept[1]
 
@@ -359,3 +365,26 @@ def test_data_that_does_not_fit_is_told_before_the_folder_is_made(videos, tmp_pa
         fit(replace(config, data=replace(config.data, val_fraction=0.0)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     assert fit(recipe(videos, model={"num_classes": 3}, epochs=1), tmp_path / "run").epoch == 1
+
+
+def test_muon_steps_are_orthogonal_and_of_one_size(tmp_path):
+    """A matrix moves by lr * 0.2 * sqrt(max(m, n)) times a matrix of singular values near 1, whatever its gradient."""
+    torch.manual_seed(0)
+    model = create_model("vit_tiny_patch16_224", num_classes=5, num_frames=2, backbone_kwargs=SMALL)
+    optimizer = build_optimizer(model, TrainConfig(optimizer="muon", lr=0.01, weight_decay=0.0))
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    assert len(parameters) == len(set(parameters)) == len(list(model.parameters()))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for p in model.parameters():
+        p.grad = torch.randn_like(p) * 1e3
+    optimizer.step()
+    for name, p in model.named_parameters():
+        moved = (before[name] - p.detach()) / 0.01
+        if name.endswith("weight") and p.ndim == 2 and not name.startswith("classifier"):
+            values = torch.linalg.svdvals(moved) / (0.2 * max(p.shape) ** 0.5)
+            assert 0.3 < values.min() < values.max() < 1.4, name
+        else:
+            torch.testing.assert_close(moved.abs(), torch.ones_like(moved), atol=1e-3, rtol=0)  # AdamW's first step
+    again = build_optimizer(model, TrainConfig(optimizer="muon", lr=0.01))
+    again.load_state_dict(optimizer.state_dict())
+    again.step()

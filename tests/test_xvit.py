@@ -122,6 +122,16 @@ def test_temporal_positions_are_interpolated_linearly():
     torch.testing.assert_close(position(8)[0, :, 0], centres.clamp(0, 3))
 
 
+def test_sincos_positions_tell_patches_apart():
+    """Near patches have nearer positions than far ones, along either axis, and none is another's."""
+    positions = tiny(spatial_position="sincos", backbone_kwargs=TINY | {"img_size": 64}).backbone.pos_embed[0, 1:]
+    grid = positions.detach().reshape(4, 4, 24)
+    from_corner = (grid - grid[0, 0]).norm(dim=-1)
+    assert (from_corner.diff(dim=0) > 0).all()
+    assert (from_corner.diff(dim=1) > 0).all()
+    assert torch.pdist(positions.detach()).min() > 0.3
+
+
 def test_several_tasks_and_features():
     model = tiny(num_classes={"verb": 97, "noun": 300})
     logits = model(clip())
@@ -229,6 +239,7 @@ def test_macs_are_those_counted_by_hand(head):
         ({"mixed_fraction": 1.5}, "between 0 and 1"),
         ({"num_frames": 0}, "num_frames=0"),
         ({"window": "3"}, "window='3': expected a number"),
+        ({"spatial_position": "sincos", "pretrained": True}, "bring their positions"),
         ({"summary_tokens": 3}, "expected a square number"),
         ({"summary_tokens": 1, "attention": "joint"}, "see other frames' tokens"),
         ({"temporal_position": "head", "temporal_head": "mean"}, "needs temporal_head='attention'"),

@@ -47,6 +47,8 @@ class ModelConfig:
             gives exactly the image model's features).
         summary_tokens: R, summary tokens a frame, a square number: averages over an r x r grid, seen by the
             queries of all frames; 0 for none.
+        spatial_position: what the backbone's positions start as: timm (timm's own, or pretrained), or sincos (2-D
+            sines and cosines, for training from scratch).
         temporal_position: where the frame's place enters: input (added to all its tokens), head (added to its
             vector before temporal attention), or none.
         temporal_head: attention (the paper's Temporal Attention) or mean.
@@ -75,6 +77,7 @@ class ModelConfig:
     segment_frames: int = 0
     edges: Literal["zero", "replicate"] = "zero"
     summary_tokens: int = 0
+    spatial_position: Literal["timm", "sincos"] = "timm"
     temporal_position: Literal["input", "head", "none"] = "input"
     temporal_head: Literal["attention", "mean"] = "attention"
     temporal_layers: int = 1
@@ -89,6 +92,7 @@ class ModelConfig:
         check_choice("direction", self.direction, ("centered", "causal"))
         check_choice("grouping", self.grouping, ("flat", "per_head"))
         check_choice("edges", self.edges, ("zero", "replicate"))
+        check_choice("spatial_position", self.spatial_position, ("timm", "sincos"))
         check_choice("temporal_position", self.temporal_position, ("input", "head", "none"))
         check_choice("temporal_head", self.temporal_head, ("attention", "mean"))
         if isinstance(self.layers, str):
@@ -107,6 +111,8 @@ class ModelConfig:
         check_range("classifier_hidden", self.classifier_hidden, 0)
         if round(self.summary_tokens**0.5) ** 2 != self.summary_tokens:
             raise XViTError(f"summary_tokens={self.summary_tokens}: expected a square number (an r x r grid), or 0")
+        if self.spatial_position == "sincos" and self.pretrained:
+            raise XViTError("spatial_position='sincos' with pretrained=True: pretrained weights bring their positions")
         if self.temporal_position == "head" and self.temporal_head == "mean":
             raise XViTError("temporal_position='head' needs temporal_head='attention': a mean forgets positions")
 
@@ -194,7 +200,8 @@ class TrainConfig:
     Args:
         epochs: passes over the training videos.
         batch_size: clips a step and process.
-        optimizer: adamw or sgd (momentum 0.9).
+        optimizer: adamw, sgd (momentum 0.9), or muon (orthogonalised momentum for the matrices of the blocks, AdamW
+            for the rest: fewer steps from scratch).
         lr: peak learning rate.
         weight_decay: on matrices only; biases, norms, tokens and positions are exempt.
         warmup_epochs: epochs of linear warm-up; a cosine to zero follows.
@@ -213,7 +220,7 @@ class TrainConfig:
 
     epochs: int = 30
     batch_size: int = 16
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "sgd", "muon"] = "adamw"
     lr: float = 1e-3
     weight_decay: float = 0.05
     warmup_epochs: float = 2.0
@@ -227,7 +234,7 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_choice("optimizer", self.optimizer, ("adamw", "sgd"))
+        check_choice("optimizer", self.optimizer, ("adamw", "sgd", "muon"))
         check_choice("precision", self.precision, ("no", "bf16", "fp16"))
         for name in ("epochs", "batch_size", "eval_every"):
             check_range(name, getattr(self, name), 1)

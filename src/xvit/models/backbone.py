@@ -5,7 +5,7 @@ from typing import Any
 
 import timm
 import torch
-from timm.layers import Attention
+from timm.layers import Attention, build_sincos2d_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 
 from xvit.config import ModelConfig
@@ -36,7 +36,10 @@ def build_backbone(config: ModelConfig) -> VisionTransformer:
     with torch.device("meta"):  # costs nothing, and shows what timm would build by itself
         plain = _create(config.backbone, **options, weight_init="skip")
     _check_takes_scheme(config.backbone, plain)
-    return _create(config.backbone, pretrained=config.pretrained, attn_layer=SCHEMES[config.attention], **options)
+    backbone = _create(config.backbone, pretrained=config.pretrained, attn_layer=SCHEMES[config.attention], **options)
+    if config.spatial_position == "sincos":
+        _set_sincos_positions(backbone)
+    return backbone
 
 
 def mixing_layers(layers: str | tuple[int, ...], depth: int) -> set[int]:
@@ -57,6 +60,18 @@ def mixing_layers(layers: str | tuple[int, ...], depth: int) -> set[int]:
         if not 0 <= layer < depth:
             raise XViTError(f"layers={layers}: layer {layer} of a backbone with layers 0 to {depth - 1}")
     return set(layers)
+
+
+def _set_sincos_positions(backbone: VisionTransformer) -> None:
+    """Start from 2-D sines and cosines, where random positions would first have to be told apart."""
+    if backbone.pos_embed is None or backbone.embed_dim % 4:
+        raise XViTError("spatial_position='sincos': needs a backbone with positions and a multiple of 4 channels")
+    grid = backbone.patch_embed.grid_size
+    # Wavelengths from 6 to 60 patches, which is what grids of 4 to 32 patches can tell apart; half the amplitude, so
+    # that they stand beside the patches' own content without drowning it.
+    positions = 0.5 * build_sincos2d_pos_embed(list(grid), backbone.embed_dim, temperature=10.0)
+    with torch.no_grad():
+        backbone.pos_embed[0, -len(positions) :] = positions  # after those of the prefix tokens, if there are any
 
 
 def _create(name: str, **options: Any) -> Any:

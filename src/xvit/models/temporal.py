@@ -44,7 +44,7 @@ class TemporalAttention(nn.Module):
         nn.init.normal_(self.cls_token, std=0.02)
         for module in self.blocks.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 

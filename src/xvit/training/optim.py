@@ -8,6 +8,8 @@ from torch.nn.modules.conv import _ConvNd
 from torch.optim import SGD, AdamW, Optimizer
 
 from xvit.config import TrainConfig
+from xvit.models.xvit import XViT
+from xvit.training.muon import Muon
 
 DECAYED = (nn.Linear, _ConvNd)  # the layers whose `weight` is a matrix that multiplies features
 
@@ -23,12 +25,26 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     ]
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
-    """AdamW, or SGD with Nesterov momentum 0.9."""
+def build_optimizer(model: XViT, config: TrainConfig) -> Optimizer:
+    """AdamW, SGD with Nesterov momentum 0.9, or Muon for all linear layers but the classifier's and AdamW for the rest;
+    fused: one call for all parameters, a tenth of a small model's step."""
     groups = parameter_groups(model, config.weight_decay)
+    if config.optimizer == "muon":
+        last = set(model.classifier.parameters())
+        inner = {m.weight for m in model.modules() if isinstance(m, nn.Linear)} - last
+        decayed = groups[0]["params"]
+        groups[0]["params"] = [p for p in decayed if p not in inner]
+        groups.append(
+            {
+                "params": [p for p in decayed if p in inner],
+                "weight_decay": config.weight_decay,
+                "orthogonalize": True,
+            }
+        )
+        return Muon(groups, lr=config.lr, betas=(0.9, 0.98), fused=True)
     if config.optimizer == "sgd":
-        return SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
-    return AdamW(groups, lr=config.lr)
+        return SGD(groups, lr=config.lr, momentum=0.9, nesterov=True, fused=True)
+    return AdamW(groups, lr=config.lr, fused=True)
 
 
 def build_schedule(optimizer: Optimizer, *, steps: int, warmup_steps: int, lr: float) -> CosineLRScheduler:
