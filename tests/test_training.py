@@ -196,6 +196,7 @@ def test_a_run_learns_and_leaves_all_that_is_promised(videos, tmp_path):
     assert checkpoint.labels == list(CLASSES)
     assert checkpoint.clip == CLIP
     provenance = dict(checkpoint.provenance)
+    assert load(result.last).provenance["metrics"] == {key: val[-1][key] for key in result.metrics}
     assert provenance["metrics"] == result.metrics
     assert provenance["data"]["train_videos_a_class"] == {name: 4 for name in CLASSES}
     assert str(videos.parent) not in json.dumps(provenance)
@@ -209,7 +210,7 @@ def test_a_run_learns_and_leaves_all_that_is_promised(videos, tmp_path):
     assert list((output / "tensorboard").glob("events.*"))
 
 
-UNSTOPPED = {"model": {"dropout": 0.3}, "epochs": 3, "ema_decay": 0.9}
+UNSTOPPED = {"model": {"dropout": 0.3}, "epochs": 3, "ema_decay": 0.9, "optimizer": "muon"}  # AdamW within
 
 
 @pytest.fixture(scope="module")
@@ -279,6 +280,16 @@ def test_a_folder_in_use_is_refused_or_gone_on_with(videos, tmp_path):
             fit(recipe(videos), tmp_path / "other", resume=resume)
     with pytest.raises(XViTError, match="a file"):
         fit(recipe(videos), tmp_path / "other" / "thesis.txt")
+
+
+def test_rows_cut_off_by_a_kill_are_dropped(videos, tmp_path):
+    fit(recipe(videos, epochs=1), tmp_path)
+    before = (tmp_path / "metrics.jsonl").read_text()
+    (tmp_path / "metrics.jsonl").write_text(before + json.dumps({"stage": "train", "step": 4}) + '\n{"stage": "tr')
+    (tmp_path / "bad_videos.jsonl").write_text('{"path": "a.mp4", "reason": "empty"}\n{"path": "b.m')
+    assert fit(recipe(videos, epochs=1), tmp_path, resume=True).bad_videos == 1
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+    assert (tmp_path / "bad_videos.jsonl").read_text().endswith('"empty"}\n')
 
 
 def test_a_damaged_state_is_named(videos, tmp_path):
@@ -355,6 +366,13 @@ def test_settings_that_do_not_go_together_are_told_before_any_reading(tmp_path):
         fit(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     check_recipe(replace(config, model=replace(config.model, pretrained=True)))  # fetches nothing
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="where there is a GPU, fp16 is no mistake")
+def test_a_precision_that_a_cpu_lacks(videos, tmp_path):
+    with pytest.raises(XViTError, match=r"train\.precision='fp16': not on a CPU"):
+        fit(recipe(videos, precision="fp16"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_data_that_does_not_fit_is_told_before_the_folder_is_made(videos, tmp_path):

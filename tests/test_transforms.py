@@ -60,6 +60,14 @@ def test_training_crops_are_squares_spread_over_the_picture(height, width):
         np.testing.assert_allclose(np.quantile(share, [0.25, 0.5, 0.75]), [0.25, 0.5, 0.75], atol=0.1)
 
 
+def test_training_crops_reach_every_place():
+    transform = train_transform(ClipSpec(image_size=4), DataConfig(scale_jitter=(2, 2), horizontal_flip=0))
+    torch.manual_seed(0)
+    corners = [tuple(transform(coordinates(8, 10))[0, :2, 0, 0].tolist()) for _ in range(600)]
+    assert set(corners) == {(top, left) for top in range(5) for left in range(7)}
+    assert max(corners.count(corner) for corner in corners) < 3 * 600 / 35
+
+
 def test_training_crop_equals_resizing_the_same_square():
     transform = train_transform(ClipSpec(image_size=S), DataConfig(scale_jitter=(1, 1), horizontal_flip=0))
     frames = torch.randint(0, 256, (T, 3, 50, 50), dtype=torch.uint8)

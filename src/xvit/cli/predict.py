@@ -101,5 +101,6 @@ def _show(predictions: "list[Prediction]", top: int) -> None:
                 path = Text(prediction.path if first else "")
                 shown.add_row(path, Text(name, style=style), Text(f"{100 * score:.1f} %", style=style))
                 first = False
-        shown.add_section()
+        if top > 1:
+            shown.add_section()
     terminal.console().print(shown)

@@ -126,13 +126,14 @@ def fit(
                 log.trained(loss, grad_norm, batch["indices"], optimizer.param_groups[0]["lr"])
 
             position.epoch, position.step = position.epoch + 1, log.step
+            metrics: dict[str, float] = {}
             if position.epoch % train.eval_every == 0 or position.epoch == train.epochs:
                 with accelerator.autocast():
-                    log.validated(_validate(averaged, data, config, log))
-                if not position.best or log.metrics["top1"] > position.best["top1"]:
-                    position.best, position.best_epoch = log.metrics, position.epoch
-                    _save(folder.best, averaged, config, data, log.metrics, position.epoch)
-            _save(folder.last, averaged, config, data, log.metrics, position.epoch)
+                    metrics = log.validated(_validate(averaged, data, config, log))
+                if not position.best or metrics["top1"] > position.best["top1"]:
+                    position.best, position.best_epoch = metrics, position.epoch
+                    _save(folder.best, averaged, config, data, metrics, position.epoch)
+            _save(folder.last, averaged, config, data, metrics, position.epoch)
             position.seconds = log.seconds
             folder.save_state(accelerator, averaged, position)
     except KeyboardInterrupt:
@@ -205,9 +206,14 @@ def _with_classes(config: RunConfig, data: ClassFolders) -> ModelConfig:
 def _accelerator(config: RunConfig) -> Accelerator:
     # accelerate holds the first settings of a process for all that follow: a second training may have others.
     AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = Accelerator(
-        mixed_precision=config.train.precision, dynamo_backend="inductor" if config.train.compile else "no"
-    )
+    try:
+        accelerator = Accelerator(
+            mixed_precision=config.train.precision, dynamo_backend="inductor" if config.train.compile else "no"
+        )
+    except ValueError as error:
+        raise XViTError(f"train.precision={config.train.precision!r}: not on this device: {error}") from None
+    if config.train.precision == "fp16" and accelerator.device.type == "cpu":  # accelerate would train in fp32
+        raise XViTError("train.precision='fp16': not on a CPU: take no or bf16")
     if accelerator.num_processes > 1:
         raise XViTError(f"{accelerator.num_processes} processes: training runs in one so far")
     return accelerator

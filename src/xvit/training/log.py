@@ -124,12 +124,13 @@ class TrainingLog:
         """Tell that so many videos of a validation are done."""
         self._tell("eval", done, total)
 
-    def validated(self, result: Evaluation) -> None:
-        """Write the row of a validation."""
+    def validated(self, result: Evaluation) -> dict[str, float]:
+        """Write the row of a validation; its metrics are returned."""
         for path, reason in result.failures:
             self.folder.note_bad(VideoError(path, reason))
         self.metrics = {"top1": result.top1, "top5": result.top5, "val_loss": result.loss}
         self._write("eval", self._epoch, self.metrics | {"failed": len(result.failures)})
+        return self.metrics
 
     def close(self) -> None:
         """Let TensorBoard's file be whole."""

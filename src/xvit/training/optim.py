@@ -27,7 +27,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 def build_optimizer(model: XViT, config: TrainConfig) -> Optimizer:
     """AdamW, SGD with Nesterov momentum 0.9, or Muon for all linear layers but the classifier's and AdamW for the rest;
-    fused: one call for all parameters, a tenth of a small model's step."""
+    fused: one call for all parameters, not one each."""
     groups = parameter_groups(model, config.weight_decay)
     if config.optimizer == "muon":
         last = set(model.classifier.parameters())

@@ -9,8 +9,9 @@ state/epoch_00003/   all that is needed to go on after three epochs; only the ne
 """
 
 import json
+import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,10 +70,8 @@ class RunFolder:
             self._check_same_run(config, resume=resume)
         else:
             self.path.mkdir(parents=True, exist_ok=True)
-            beside = self.path / ".config.yaml"
-            beside.write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
-            beside.rename(self._config)
-        self._bad = {row["path"] for row in _read_rows(self.path / "bad_videos.jsonl")}
+            _write_whole(self._config, yaml.safe_dump(to_dict(config), sort_keys=False))
+        self._bad = {row["path"] for row in _keep_rows(self.path / "bad_videos.jsonl")}
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add a row to metrics.jsonl."""
@@ -124,9 +123,7 @@ class RunFolder:
                     f"{kept[-1]}: damaged, this run cannot go on ({' '.join(str(error).split())[:200]}): "
                     "start again with another --output"
                 ) from None
-        metrics = self.path / "metrics.jsonl"
-        rows = [row for row in _read_rows(metrics) if row["step"] <= position.step]
-        metrics.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        _keep_rows(self.path / "metrics.jsonl", up_to=position.step)
         return position
 
     def _kept(self) -> list[Path]:
@@ -156,12 +153,19 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file; one that a killed process left unfinished at its end is left out."""
-    return list(_whole_rows(path.read_text(encoding="utf-8"))) if path.exists() else []
+def _keep_rows(path: Path, up_to: float = math.inf) -> list[dict[str, Any]]:
+    """The rows of a JSON-lines file, those of later steps and one that a killed process left unfinished cut off."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    whole = [json.loads(line) for line in lines if line.endswith("\n")]
+    rows = [row for row in whole if row.get("step", 0) <= up_to]
+    _write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
+    return rows
 
 
-def _whole_rows(text: str) -> Iterator[dict[str, Any]]:
-    for line in text.splitlines(keepends=True):
-        if line.endswith("\n"):
-            yield json.loads(line)
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file beside, then rename it: at no moment is there half of one."""
+    beside = path.with_name(f".{path.name}")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)

@@ -1,0 +1,183 @@
+"""The built-in data set: exact time reversal, files on disk, and no way to tell a pair's classes without the order."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from xvit.data import motion
+from xvit.data.motion import CLASSES, PAIRS, encode, render, write_motion
+from xvit.errors import XViTError
+
+
+def read(path: Path) -> np.ndarray:
+    with av.open(str(path)) as container:
+        container.streams.video[0].codec_context.thread_count = 1  # threads cost more than such small frames
+        frames = (frame.reformat(format="rgb24", threads=1) for frame in container.decode(video=0))
+        return np.stack([frame.to_ndarray() for frame in frames])
+
+
+def files(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*.mp4"))}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("motion") / "clips"
+    write_motion(output, clips_per_class=36, seed=3, val_fraction=1 / 3)
+    return output
+
+
+def frame_features(frames: np.ndarray) -> np.ndarray:
+    """(T, H, W, 3) -> (T, F): a coarse picture, and how much each of its cells varies inside."""
+    T, size = frames.shape[:2]
+    cells = frames.reshape(T, 8, size // 8, 8, size // 8, 3).astype(np.float32) / 255
+    return np.concatenate([cells.mean(axis=(2, 4)), cells.std(axis=(2, 4))], axis=-1).reshape(T, -1)
+
+
+@pytest.fixture(scope="module")
+def clips(dataset: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Features of the decoded frames (clips, T, F), and class indices, of each split."""
+    splits = {}
+    for split in ("train", "val"):
+        labelled = [(path, label) for label in CLASSES for path in sorted((dataset / split / label).iterdir())]
+        features = np.stack([frame_features(read(path)) for path, _ in labelled])
+        splits[split] = features, np.array([CLASSES.index(label) for _, label in labelled])
+    return splits
+
+
+def test_classes_come_in_reversed_pairs() -> None:
+    assert len(PAIRS) >= 6
+    assert len(set(CLASSES)) == len(CLASSES) == 2 * len(PAIRS)
+    for number, (first, second, _) in enumerate(PAIRS):
+        forwards, backwards = (render(label, np.random.default_rng([7, number])) for label in (first, second))
+        assert forwards.shape == (motion.FRAMES, motion.SIZE, motion.SIZE, 3)
+        assert forwards.dtype == np.uint8
+        assert np.array_equal(forwards, backwards[::-1])
+        assert not np.array_equal(forwards, backwards), f"{first} looks the same in both directions"
+
+
+def test_encoding_is_blind_to_the_direction(tmp_path: Path) -> None:
+    for number, label in enumerate(CLASSES[::2]):
+        frames = render(label, np.random.default_rng(number))
+        encode(frames, tmp_path / "forwards.mp4")
+        encode(frames[::-1], tmp_path / "backwards.mp4")
+        forwards, backwards = read(tmp_path / "forwards.mp4"), read(tmp_path / "backwards.mp4")
+        assert np.array_equal(forwards, backwards[::-1])
+        assert abs((tmp_path / "forwards.mp4").stat().st_size - (tmp_path / "backwards.mp4").stat().st_size) < 100
+        assert np.abs(forwards.astype(float) - frames).mean() < 12
+
+
+def test_error_of_the_frames_does_not_depend_on_the_place_in_the_clip(tmp_path: Path) -> None:
+    still = np.repeat(render(CLASSES[0], np.random.default_rng(0))[:1], motion.FRAMES, axis=0)
+    encode(still, tmp_path / "still.mp4")
+    decoded = read(tmp_path / "still.mp4")
+    assert np.array_equal(decoded, np.broadcast_to(decoded[0], decoded.shape))
+
+
+def test_files(dataset: Path) -> None:
+    assert sorted(path.name for path in dataset.iterdir()) == ["train", "val"]
+    for split, number in (("train", 24), ("val", 12)):
+        assert {path.name for path in (dataset / split).iterdir()} == set(CLASSES)
+        for label in CLASSES:
+            names = sorted(path.name for path in (dataset / split / label).iterdir())
+            assert names == [f"{index:04d}.mp4" for index in range(number)]
+    with av.open(str(dataset / "val" / CLASSES[0] / "0000.mp4")) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        assert len(packets) == motion.FRAMES
+        assert all(packet.is_keyframe for packet in packets)
+
+
+def test_clips_depend_on_seed_split_class_and_index_alone(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    write_motion(tmp_path / "a", clips_per_class=2, val_fraction=0.5, on_progress=lambda *state: seen.append(state))
+    write_motion(tmp_path / "b", clips_per_class=4, val_fraction=0.5)
+    write_motion(tmp_path / "c", clips_per_class=2, val_fraction=0.5, seed=1)
+    a, b, c = (files(tmp_path / name) for name in "abc")
+    assert seen == [(done, len(a)) for done in range(1, len(a) + 1)]
+    assert len(set(a.values())) == len(a) == 2 * len(CLASSES)
+    assert a.items() <= b.items()
+    assert a.keys() == c.keys()
+    assert not set(a.values()) & set(c.values())
+
+
+def test_all_or_nothing(tmp_path: Path) -> None:
+    def interrupt(done: int, total: int) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_motion(tmp_path / "out", clips_per_class=2, on_progress=interrupt)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_existing_output(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    write_motion(tmp_path / "empty", clips_per_class=1)
+    assert len(files(tmp_path / "empty")) == len(CLASSES)
+    before = files(tmp_path / "empty")
+    with pytest.raises(XViTError, match="not an empty folder"):
+        write_motion(tmp_path / "empty", clips_per_class=1, seed=1)
+    assert files(tmp_path / "empty") == before
+    (tmp_path / "file").touch()
+    with pytest.raises(XViTError, match="not an empty folder"):
+        write_motion(tmp_path / "file", clips_per_class=1)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"clips_per_class": 0}, {"val_fraction": 1.5}, {"val_fraction": -0.1}, {"seed": -1}], ids=str
+)
+def test_values_out_of_range(tmp_path: Path, wrong: dict[str, float]) -> None:
+    with pytest.raises(XViTError, match=f"{next(iter(wrong))}="):
+        write_motion(tmp_path / "out", **({"clips_per_class": 1} | wrong))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_class() -> None:
+    with pytest.raises(XViTError, match='Did you mean "moving_left"'):
+        render("moving_lefd", np.random.default_rng(0))
+
+
+def one_frame(features: np.ndarray) -> np.ndarray:
+    chosen = np.random.default_rng(0).integers(features.shape[1], size=len(features))
+    return features[np.arange(len(features)), chosen]
+
+
+def unordered(features: np.ndarray) -> np.ndarray:
+    by_size = np.sort(features, axis=1)  # each feature's values from low to high: the order in time is lost
+    return by_size[:, :: motion.FRAMES // 4].reshape(len(features), -1)
+
+
+def ordered(features: np.ndarray) -> np.ndarray:
+    half = motion.FRAMES // 2
+    return features[:, half:].mean(axis=1) - features[:, :half].mean(axis=1)
+
+
+def accuracies(clips: dict[str, tuple[np.ndarray, np.ndarray]], choose) -> tuple[float, float, float]:
+    """Top-1 of a ridge classifier, its accuracy between the two classes of the true pair, and 3 sigma of chance."""
+    (train, train_labels), (val, val_labels) = clips["train"], clips["val"]
+    x, held_out = (choose(features).astype(np.float64) for features in (train, val))
+    mean, std = x.mean(axis=0), x.std(axis=0) + 1e-3
+    x, held_out = (x - mean) / std, (held_out - mean) / std
+    targets = np.eye(len(CLASSES))[train_labels] - 1 / len(CLASSES)
+    kernel = x @ x.T / x.shape[1]  # the dual form: there are fewer clips than features
+    logits = held_out @ x.T @ np.linalg.solve(kernel + 0.3 * np.eye(len(x)), targets)
+    top1 = np.mean(logits.argmax(axis=1) == val_labels)
+    rows = np.arange(len(logits))
+    within_pair = np.mean(logits[rows, val_labels] > logits[rows, val_labels ^ 1])
+    return float(top1), float(within_pair), 3 * (0.25 / len(logits)) ** 0.5
+
+
+@pytest.mark.parametrize("choose", [one_frame, unordered])
+def test_frames_without_their_order_do_not_tell_the_class(clips, choose) -> None:
+    top1, within_pair, noise = accuracies(clips, choose)
+    print(f"{choose.__name__}: top-1 {top1:.3f}, within the pair {within_pair:.3f}, 3 sigma {noise:.3f}")
+    assert abs(within_pair - 0.5) <= noise
+    assert top1 <= 0.5 + noise
+
+
+def test_the_same_classifier_sees_the_order_where_it_is_given(clips) -> None:
+    _, within_pair, noise = accuracies(clips, ordered)
+    print(f"ordered: within the pair {within_pair:.3f}, 3 sigma {noise:.3f}")
+    assert within_pair > 0.5 + 2 * noise
