@@ -25,7 +25,7 @@ def files(root: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("motion") / "clips"
-    write_motion(output, clips_per_class=36, seed=3, val_fraction=1 / 3)
+    write_motion(output, clips_per_class=60, seed=3, val_fraction=1 / 3)
     return output
 
 
@@ -78,7 +78,7 @@ def test_error_of_the_frames_does_not_depend_on_the_place_in_the_clip(tmp_path: 
 
 def test_files(dataset: Path) -> None:
     assert sorted(path.name for path in dataset.iterdir()) == ["train", "val"]
-    for split, number in (("train", 24), ("val", 12)):
+    for split, number in (("train", 40), ("val", 20)):
         assert {path.name for path in (dataset / split).iterdir()} == set(CLASSES)
         for label in CLASSES:
             names = sorted(path.name for path in (dataset / split / label).iterdir())

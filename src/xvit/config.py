@@ -119,7 +119,9 @@ class ModelConfig:
     @property
     def tasks(self) -> dict[str | None, int]:
         """Number of classes of each task; the only task of an int is named None."""
-        return dict(self.num_classes) if isinstance(self.num_classes, dict) else {None: self.num_classes}
+        if isinstance(self.num_classes, dict):
+            return {task: number for task, number in self.num_classes.items()}
+        return {None: self.num_classes}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -344,5 +346,6 @@ def _check_keys(cls: type, values: Any, where: str) -> None:
                 f'{where}: unknown key "{key}" in {cls.__name__}.{did_you_mean(key, fields)} '
                 f"Known: {', '.join(sorted(fields))}"
             )
-        if isinstance(fields[key].type, type) and dataclasses.is_dataclass(fields[key].type):
-            _check_keys(fields[key].type, value, where)
+        inner = fields[key].type
+        if isinstance(inner, type) and dataclasses.is_dataclass(inner):
+            _check_keys(inner, value, where)

@@ -18,7 +18,7 @@ def parser() -> ArgumentParser:
         "Write the built-in data set: short videos of moving shapes, whose class is what happens over time. Each\n"
         "class has a time-reversed twin, so a model that is blind to the order of the frames reaches at most 50 %.\n"
         "Layout: DIR/train/<class>/*.mp4 and DIR/val/<class>/*.mp4 (a fifth is held out).",
-        "xvit data motion --output videos --clips-per-class 100\n"
+        "xvit data motion --output videos --clips-per-class 250\n"
         "xvit train --config recipes/motion.yaml --data.root videos --output run",
     )
     made.add_argument("--output", metavar="DIR", type=str, required=True, help="folder to make")

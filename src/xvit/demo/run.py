@@ -29,7 +29,7 @@ from xvit.training.engine import fit
 from xvit.training.log import Progress
 
 NOTES = "demo.json"
-CLIPS_PER_CLASS = 100
+CLIPS_PER_CLASS = 250
 _TIMING_ROUNDS = 40
 _WRONG_SHOWN = 3
 

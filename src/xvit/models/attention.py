@@ -13,6 +13,8 @@ What the query at (t, s) attends to, frames from left to right, tokens from top 
     . . # . .    . # # # .      # # # # #     . . . . .     . . # . .   . . m . .    t - w, ..., or t + w
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from timm.layers import Attention
@@ -224,7 +226,7 @@ class DividedAttention(SpatialAttention):
 
     def configure(self) -> None:
         """Add the temporal layers: after timm has loaded its image weights, which hold none of them."""
-        factory = {"device": self.qkv.weight.device, "dtype": self.qkv.weight.dtype}
+        factory: dict[str, Any] = {"device": self.qkv.weight.device, "dtype": self.qkv.weight.dtype}
         dim = self.qkv.in_features
         self.temporal = Attention(dim, self.num_heads, qkv_bias=self.qkv.bias is not None, **factory)
         self.temporal_proj = nn.Linear(dim, dim, **factory)

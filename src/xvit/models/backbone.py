@@ -34,7 +34,7 @@ def build_backbone(config: ModelConfig) -> VisionTransformer:
         raise XViTError("backbone_kwargs['patch_drop_rate']: dropping patches would part a location's tokens in time")
     options: dict[str, Any] = {"dynamic_img_size": True, "num_classes": 0, **config.backbone_kwargs}
     with torch.device("meta"):  # costs nothing, and shows what timm would build by itself
-        plain = _create(config.backbone, **options, weight_init="skip")
+        plain = _create(config.backbone, **(options | {"weight_init": "skip"}))
     _check_takes_scheme(config.backbone, plain)
     backbone = _create(config.backbone, pretrained=config.pretrained, attn_layer=SCHEMES[config.attention], **options)
     if config.spatial_position == "sincos":
@@ -67,9 +67,9 @@ def _set_sincos_positions(backbone: VisionTransformer) -> None:
     if backbone.pos_embed is None or backbone.embed_dim % 4:
         raise XViTError("spatial_position='sincos': needs a backbone with positions and a multiple of 4 channels")
     grid = backbone.patch_embed.grid_size
-    # Wavelengths from 6 to 60 patches, which is what grids of 4 to 32 patches can tell apart; half the amplitude, so
-    # that they stand beside the patches' own content without drowning it.
-    positions = 0.5 * build_sincos2d_pos_embed(list(grid), backbone.embed_dim, temperature=10.0)
+    # Wavelengths from 6 to 60 patches: what tells the places of a grid of 4 to 32 patches apart. An amplitude over that
+    # of the patches' content: a small model first has to learn where things are (measured on the motion data).
+    positions = 2.0 * build_sincos2d_pos_embed(list(grid), backbone.embed_dim, temperature=10.0)
     with torch.no_grad():
         backbone.pos_embed[0, -len(positions) :] = positions  # after those of the prefix tokens, if there are any
 

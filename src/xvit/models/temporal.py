@@ -3,11 +3,16 @@
 B clips, T frames, D channels
 """
 
+from functools import partial
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from timm.layers import LayerNorm
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+
+_layer_norm: Any = partial(LayerNorm, eps=1e-5)  # the released heads' eps; timm's backbones have 1e-6
 
 
 class TemporalPosition(nn.Module):
@@ -105,7 +110,3 @@ class Classifier(nn.Module):
             return {task: layer(clip) for task, layer in self.fc.items()}
         logits: Tensor = self.fc(clip)
         return logits
-
-
-def _layer_norm(dim: int, **factory: object) -> nn.Module:
-    return LayerNorm(dim, eps=1e-5, **factory)  # the released heads' eps; timm's backbones have 1e-6
