@@ -208,7 +208,9 @@ def _style(axes: Axes) -> None:
 
 def _legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), frameon=False, fontsize=9)
+    room = 14 * figure.get_figwidth() // (max(map(len, labels)) + 7)  # about 14 letters an inch; 7 for the sample
+    columns = int(np.clip(room, 1, len(labels)))
+    figure.legend(handles, labels, loc="outside upper left", ncols=columns, frameon=False, fontsize=9)
 
 
 def _color(number: int) -> str:
@@ -221,4 +223,4 @@ def _shown(label: str) -> str:
 
 def _save(figure: Figure, path: str | Path) -> None:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, facecolor="white", metadata={"Software": None})
+    figure.savefig(path, facecolor="white", bbox_inches="tight", pad_inches=0.08, metadata={"Software": None})

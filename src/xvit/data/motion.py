@@ -1,9 +1,9 @@
 """The built-in data set: short videos of moving shapes whose class is what happens over time.
 
-    moving_left        ▪ ▪ ▪      each pair of classes is ONE process, drawn once and played forwards or backwards:
-                       3 2 1      the second class of a pair is the first one's frames in reverse, before encoding
-    moving_right       ▪ ▪ ▪
-                       1 2 3
+    approaching      ·  ▪  ■      each pair of classes is ONE process, drawn once and played forwards or backwards:
+                     1  2  3      the second class of a pair is the first one's frames in reverse, before encoding
+    receding         ■  ▪  ·
+                     1  2  3
 
 What is guaranteed: a clip and its reverse hold the same frames, so a model blind to the order of the frames, however
 good, can at best name the pair: 50 %. Encoding keeps that exact: every frame is a keyframe with a constant quantiser,
@@ -11,7 +11,8 @@ so a frame decodes to the same pixels wherever it stands. Colours, textures, sha
 without knowledge of the class.
 
 What is not: one frame together with its *place* in the clip tells what the class itself does (what appears is unseen at
-first; what moves left starts on the right). Keep a model that should be blind to the order from knowing the places.
+first). Keep a model that should be blind to the order from knowing the places. And only of what drifts (moving_left,
+_right, _up, _down) a sum over each frame tells nothing: the other classes can be told from such sums in their order.
 """
 
 import math
@@ -151,16 +152,26 @@ def _around(rng: Generator, reach: float) -> tuple[float, float]:
     return float(x), float(y)
 
 
+def _drifting(rng: Generator, scene: Scene, *, axis: str) -> None:
+    """Several shapes move alike, a pixel or two a frame, and come in again where others leave.
+
+    Every frame holds shapes at random places, whichever way they move: what a frame holds, summed up, never changes, so
+    that only places compared with their own neighbourhood in the next frame tell the way.
+    """
+    margin = 6.0  # they turn up out of sight
+    track = -rng.uniform(1.2, 2.0) * np.arange(FRAMES)
+    for _ in range(rng.integers(5, 9)):
+        along, across = rng.uniform(0, SIZE + 2 * margin, size=2)
+        way = {axis: (along + track) % (SIZE + 2 * margin) - margin, "xy".replace(axis, ""): across - margin}
+        _shape(rng, scene, rng.uniform(3, 5), **way)
+
+
 def _moving_left(rng: Generator, scene: Scene) -> None:
-    way = rng.uniform(22, 30)
-    middle = rng.uniform(way / 2 + 2, SIZE - way / 2 - 2)
-    _shape(rng, scene, rng.uniform(6, 9), x=middle + way * (0.5 - _progress(rng)))
+    _drifting(rng, scene, axis="x")
 
 
 def _moving_up(rng: Generator, scene: Scene) -> None:
-    way = rng.uniform(22, 30)
-    middle = rng.uniform(way / 2 + 2, SIZE - way / 2 - 2)
-    _shape(rng, scene, rng.uniform(6, 9), y=middle + way * (0.5 - _progress(rng)))
+    _drifting(rng, scene, axis="y")
 
 
 def _approaching(rng: Generator, scene: Scene) -> None:

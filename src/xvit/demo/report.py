@@ -31,7 +31,7 @@ def write_report(output: Path, summary: dict[str, Any]) -> None:
     curves = {row["model"]: _read_rows(output / row["key"] / "metrics.jsonl") for row in rows}
     plot_curves(curves, pictures / "curves.png", bound=_BOUND)
     accuracies = {row["model"]: {n: a or 0.0 for n, a in row["per_class"].items()} for row in rows}
-    plot_per_class(accuracies, pictures / "per_class.png", bound=_BOUND)
+    plot_per_class(accuracies, pictures / "per_class.png")
     for row in rows:
         path = pictures / f"confusion_{row['key']}.png"
         plot_confusion(row["confusion"], CLASSES, path, title=f"{row['model']}: top-1 {100 * row['top1']:.1f} %")
@@ -134,7 +134,7 @@ construction. Three models were trained by one recipe, on the same videos, and t
 attention joins them, {spatial} % at {macs} times the multiply-adds (MACs). With a mean in place of temporal attention
 nothing knows the order: {blind} %, while the pair is right for {blind_pairs} %.</p>
 <p><small>Top-1 is that of the weights after the last epoch. <em>Pair right</em> counts a class taken for its
-time-reversed twin as right. Time is the median for one clip at a time, the models taking turns.</small></p>
+time-reversed twin as right. Time is the median for one clip at a time on one core, the models taking turns.</small></p>
 
 <h2>Predictions</h2>
 <p>What XViT says of held-out files: the first right one of some pairs of classes, then up to three that it got wrong.

@@ -30,7 +30,7 @@ from xvit.training.log import Progress
 
 NOTES = "demo.json"
 CLIPS_PER_CLASS = 250
-_TIMING_ROUNDS = 40
+_TIMING_ROUNDS, _WARM_UP_ROUNDS = 40, 5
 _WRONG_SHOWN = 3
 
 
@@ -225,15 +225,20 @@ def _predict(output: Path, listener: Listener) -> list[dict[str, Any]]:
 
 
 def _time_models(output: Path) -> dict[str, float]:
-    """Milliseconds a clip, one clip at a time: medians over rounds in which each model takes its turn."""
+    """Milliseconds a clip, one clip at a time on one core: medians over rounds in which each model takes its turn."""
     predictors = {key: Predictor(output / key / "last") for key in VARIANTS}
     clip = next(iter(predictors.values())).clip
     pixels = torch.zeros(1, 1, clip.num_frames, 3, clip.image_size, clip.image_size, dtype=torch.uint8)
     taken: dict[str, list[float]] = {key: [] for key in predictors}
-    for turn in range(_TIMING_ROUNDS + 5):
-        for key, predictor in predictors.items():
-            start = time.perf_counter()
-            predictor.scores(pixels)
-            if turn >= 5:  # after a warm-up
-                taken[key].append(time.perf_counter() - start)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # threads wait for each other: other work on the machine would count many times
+    try:
+        for turn in range(_TIMING_ROUNDS + _WARM_UP_ROUNDS):
+            for key, predictor in predictors.items():
+                start = time.perf_counter()
+                predictor.scores(pixels)
+                if turn >= _WARM_UP_ROUNDS:
+                    taken[key].append(time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(threads)
     return {key: round(1000 * statistics.median(seconds), 3) for key, seconds in taken.items()}
