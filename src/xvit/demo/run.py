@@ -10,7 +10,8 @@ import importlib.resources
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -74,6 +75,18 @@ def default_recipe() -> RunConfig:
         return from_dict(RunConfig, read_yaml(path), "recipes/motion.yaml")
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Small models gain little from threads, which wait for each other: beside other work they lose a lot."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@_one_thread()
 def run_demo(
     output: str | Path,
     *,
@@ -230,15 +243,10 @@ def _time_models(output: Path) -> dict[str, float]:
     clip = next(iter(predictors.values())).clip
     pixels = torch.zeros(1, 1, clip.num_frames, 3, clip.image_size, clip.image_size, dtype=torch.uint8)
     taken: dict[str, list[float]] = {key: [] for key in predictors}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # threads wait for each other: other work on the machine would count many times
-    try:
-        for turn in range(_TIMING_ROUNDS + _WARM_UP_ROUNDS):
-            for key, predictor in predictors.items():
-                start = time.perf_counter()
-                predictor.scores(pixels)
-                if turn >= _WARM_UP_ROUNDS:
-                    taken[key].append(time.perf_counter() - start)
-    finally:
-        torch.set_num_threads(threads)
+    for turn in range(_TIMING_ROUNDS + _WARM_UP_ROUNDS):
+        for key, predictor in predictors.items():
+            start = time.perf_counter()
+            predictor.scores(pixels)
+            if turn >= _WARM_UP_ROUNDS:
+                taken[key].append(time.perf_counter() - start)
     return {key: round(1000 * statistics.median(seconds), 3) for key, seconds in taken.items()}
