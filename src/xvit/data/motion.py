@@ -159,7 +159,7 @@ def _drifting(rng: Generator, scene: Scene, *, axis: str) -> None:
     that only places compared with their own neighbourhood in the next frame tell the way.
     """
     margin = 6.0  # they turn up out of sight
-    track = -rng.uniform(1.2, 2.0) * np.arange(FRAMES)
+    track = -rng.uniform(1.5, 2.5) * np.arange(FRAMES)
     for _ in range(rng.integers(5, 9)):
         along, across = rng.uniform(0, SIZE + 2 * margin, size=2)
         way = {axis: (along + track) % (SIZE + 2 * margin) - margin, "xy".replace(axis, ""): across - margin}
