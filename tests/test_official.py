@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from xvit import load_official
 from xvit.errors import XViTError
-from xvit.weights.official import load_official, our_name, their_name
+from xvit.weights.official import our_name, their_name
 
 GOLDEN = Path(__file__).parent / "data" / "tiny_div8.safetensors"
 OPTIONS = {"num_frames": 4, "num_heads": 3, "mixed": 0.25}

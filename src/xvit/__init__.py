@@ -7,9 +7,10 @@ if TYPE_CHECKING:
     from xvit.inference import Prediction, Predictor
     from xvit.models.xvit import XViT, create_model
     from xvit.weights.checkpoint import load
+    from xvit.weights.official import load_official
 
 __version__ = "0.1.0"
-__all__ = ["Prediction", "Predictor", "XViT", "create_model", "load"]
+__all__ = ["Prediction", "Predictor", "XViT", "create_model", "load", "load_official"]
 
 _HOMES = {
     "Prediction": "xvit.inference",
@@ -17,6 +18,7 @@ _HOMES = {
     "XViT": "xvit.models.xvit",
     "create_model": "xvit.models.xvit",
     "load": "xvit.weights.checkpoint",
+    "load_official": "xvit.weights.official",
 }
 
 

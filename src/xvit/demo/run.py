@@ -30,7 +30,7 @@ from xvit.training.engine import fit
 from xvit.training.log import Progress
 
 NOTES = "demo.json"
-CLIPS_PER_CLASS = 300
+CLIPS_PER_CLASS = 340
 _TIMING_ROUNDS, _WARM_UP_ROUNDS = 40, 5
 _WRONG_SHOWN = 3
 
