@@ -84,6 +84,11 @@ def peak_memory(variant: str, mode: str, args: argparse.Namespace) -> int:
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
+def tell(what: str) -> None:
+    """Say on standard error what is being measured: it takes some minutes, and standard output is the result's."""
+    print(what, file=sys.stderr, flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="vit_base_patch16_224")
@@ -103,9 +108,14 @@ def main() -> None:
         return
 
     # Memory first: a child starts with the peak of the process that forked it.
-    memory = {mode: {variant: peak_memory(variant, mode, args) for variant in VARIANTS} for mode in MODES}
+    memory: dict[str, dict[str, int]] = {mode: {} for mode in MODES}
+    for mode in MODES:
+        for variant in VARIANTS:
+            tell(f"memory, {mode}, {variant}")
+            memory[mode][variant] = peak_memory(variant, mode, args)
     rows = []
     for mode, make in MODES.items():
+        tell(f"time, {mode}, {args.rounds} rounds")
         steps = {variant: make(*build(variant, args.backbone, args.num_frames)) for variant in VARIANTS}
         seconds = interleaved(steps, args.rounds)
         del steps
