@@ -181,3 +181,20 @@ def test_the_same_classifier_sees_the_order_where_it_is_given(clips) -> None:
     _, within_pair, noise = accuracies(clips, ordered)
     print(f"ordered: within the pair {within_pair:.3f}, 3 sigma {noise:.3f}")
     assert within_pair > 0.5 + 2 * noise
+
+
+@pytest.mark.parametrize(("label", "axis"), [("moving_left", 2), ("moving_up", 1)])
+def test_what_drifts_is_told_by_neighbouring_frames_alone(label: str, axis: int) -> None:
+    """Where the bright pixels lie on average does not change through a clip; from frame to frame they move a little."""
+    clips = np.stack([render(label, np.random.default_rng([11, index])) for index in range(120)])
+    bright = clips.mean(axis=-1) > 110  # (clips, T, H, W)
+    places = np.arange(motion.SIZE).reshape((1, 1, -1, 1) if axis == 1 else (1, 1, 1, -1))
+    centre = (bright * places).sum(axis=(2, 3)) / np.maximum(bright.sum(axis=(2, 3)), 1)
+    drift = centre[:, 8:].mean(axis=1) - centre[:, :8].mean(axis=1)  # pixels, from one half of the clip to the other
+    assert abs(drift.mean()) < 3 * drift.std() / len(drift) ** 0.5 + 0.5
+
+    def overlap(step: int) -> float:
+        moved = np.roll(bright[:, :-1], step, axis=axis + 1)
+        return float((moved & bright[:, 1:]).sum())
+
+    assert max(range(-8, 9), key=overlap) in (-1, -2, -3), "a pixel or two a frame, to the left or upwards"
