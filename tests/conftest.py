@@ -10,8 +10,8 @@ import yaml
 
 from xvit.config import ClipSpec, ModelConfig
 from xvit.data.motion import CLASSES, write_motion
+from xvit.models.backbone import complete_clip
 from xvit.models.xvit import XViT
-from xvit.weights.checkpoint import save
 
 TINY_MODEL = {
     "backbone": "vit_tiny_patch16_224",
@@ -38,8 +38,10 @@ def videos(tmp_path_factory) -> Path:
 def checkpoint(tmp_path_factory) -> Path:
     """A tiny model with random weights that names the motion classes. Not to be written to."""
     directory = tmp_path_factory.mktemp("checkpoint") / "best"
+    clip = ClipSpec(**TINY_RECIPE["clip"])
     model = XViT(ModelConfig(**TINY_MODEL, num_classes=len(CLASSES)))
-    save(directory, model, clip=ClipSpec(**TINY_RECIPE["clip"]), labels=sorted(CLASSES), provenance={"seed": 1})
+    model.clip, model.labels, model.provenance = complete_clip(clip, model.backbone), sorted(CLASSES), {"seed": 1}
+    model.save_pretrained(directory)
     return directory
 
 

@@ -14,7 +14,8 @@ torch.set_num_threads(1)  # the test processes share the cores: threads that wai
 
 CLASSES = ("blue", "green", "red")
 SIZE, FRAMES = 16, 4
-CLIP = ClipSpec(num_frames=FRAMES, image_size=SIZE)
+COLOURS = {"interpolation": "bilinear", "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+CLIP = ClipSpec(num_frames=FRAMES, image_size=SIZE, **COLOURS)
 MODEL = ModelConfig(
     backbone="vit_tiny_patch16_224",
     num_frames=FRAMES,
@@ -46,6 +47,12 @@ def make_model(num_classes: int | dict[str, int] = 3, **options) -> XViT:
     """A model of random weights, the same at each call."""
     torch.manual_seed(0)
     return XViT(replace(MODEL, num_classes=num_classes, **options)).eval()
+
+
+def described(model: XViT, labels) -> XViT:
+    """The model with `CLIP` and these labels."""
+    model.clip, model.labels = CLIP, labels
+    return model
 
 
 def recipe(root: Path, *, model: dict | None = None, workers: int = 0, **train) -> RunConfig:

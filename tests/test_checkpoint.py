@@ -8,15 +8,21 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from small import CLASSES, CLIP, make_model
+from xvit import XViT, checkpoint
 from xvit.errors import XViTError
-from xvit.weights import checkpoint
-from xvit.weights.checkpoint import Checkpoint, load, save
+
+load = XViT.from_pretrained
+
+
+def save(directory, model, *, labels=CLASSES, provenance):
+    model.clip, model.labels, model.provenance = CLIP, labels if isinstance(labels, dict) else list(labels), provenance
+    model.save_pretrained(directory)
 
 
 @pytest.fixture
 def saved(tmp_path):
     directory = tmp_path / "best"
-    save(directory, make_model(), clip=CLIP, labels=list(CLASSES), provenance={"seed": 3})
+    save(directory, make_model(), provenance={"seed": 3})
     return directory
 
 
@@ -46,31 +52,31 @@ def test_what_comes_back_is_what_was_saved(saved):
     assert found.clip == CLIP
     assert found.labels == list(CLASSES)
     assert found.provenance == {"seed": 3}
-    assert found.model.config == model.config
-    assert not any(module.training for module in found.model.modules())
-    state = found.model.state_dict()
+    assert found.config == model.config
+    assert not any(module.training for module in found.modules())
+    state = found.state_dict()
     assert state.keys() == model.state_dict().keys()
     assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
-    assert all(parameter.requires_grad for parameter in found.model.parameters())
+    assert all(parameter.requires_grad for parameter in found.parameters())
     pixels = torch.randn(2, 4, 3, 16, 16)
-    assert torch.equal(found.model(pixels), model(pixels))
+    assert torch.equal(found(pixels), model(pixels))
 
 
 def test_several_tasks_and_no_fetching(tmp_path):
     labels = {"verb": ["put", "take"], "noun": ["cup", "lid", "pan"]}
     model = make_model({"verb": 2, "noun": 3})
     object.__setattr__(model.config, "pretrained", True)
-    save(tmp_path / "run", model, clip=CLIP, labels=labels, provenance={})
+    save(tmp_path / "run", model, labels=labels, provenance={})
     found = load(tmp_path / "run")
     assert found.labels == labels
-    assert not found.model.config.pretrained
+    assert not found.config.pretrained
 
 
 def test_labels_must_fit_the_classes(tmp_path):
     with pytest.raises(XViTError, match="labels for 2 classes, but a model of 3"):
-        save(tmp_path / "run", make_model(), clip=CLIP, labels=["a", "b"], provenance={})
+        save(tmp_path / "run", make_model(), labels=["a", "b"], provenance={})
     with pytest.raises(XViTError, match="noun"):
-        Checkpoint(make_model(), CLIP, {"noun": list(CLASSES)})
+        save(tmp_path / "run", make_model(), labels={"noun": list(CLASSES)}, provenance={})
     assert not list(tmp_path.iterdir())
 
 
@@ -80,10 +86,10 @@ def test_a_failed_save_leaves_the_older_checkpoint(saved, monkeypatch):
 
     monkeypatch.setattr(checkpoint, "save_file", fail)
     with pytest.raises(OSError, match="disk full"):
-        save(saved, make_model(), clip=CLIP, labels=list(CLASSES), provenance={"seed": 4})
+        save(saved, make_model(), provenance={"seed": 4})
     assert load(saved).provenance == {"seed": 3}
     monkeypatch.undo()
-    save(saved, make_model(), clip=CLIP, labels=list(CLASSES), provenance={"seed": 5})
+    save(saved, make_model(), provenance={"seed": 5})
     assert load(saved).provenance == {"seed": 5}
     assert [path.name for path in saved.parent.iterdir()] == ["best"]
 
@@ -91,7 +97,7 @@ def test_a_failed_save_leaves_the_older_checkpoint(saved, monkeypatch):
 def test_a_process_killed_between_the_renames_loses_nothing(saved):
     saved.rename(saved.with_name(".best.older"))
     assert load(saved).provenance == {"seed": 3}
-    save(saved, make_model(), clip=CLIP, labels=list(CLASSES), provenance={"seed": 4})
+    save(saved, make_model(), provenance={"seed": 4})
     assert load(saved).provenance == {"seed": 4}
     assert [path.name for path in saved.parent.iterdir()] == ["best"]
 
@@ -121,8 +127,9 @@ def test_directories_that_are_no_checkpoints(saved, tmp_path):
         ({"provenance": 1}, 'key "provenance": expected a mapping'),
         ({"clip": {"num_frame": 4}}, 'unknown key "num_frame" in ClipSpec. Did you mean "num_frames"?'),
         ({"clip": {"num_frames": "many"}}, "num_frames"),
+        ({"clip": {"num_frames": 4}}, "clip: no image_size, interpolation, mean, std"),
         ({"clip": {"num_frames": 0}}, "num_frames=0"),
-        ({"model": {"backbone": "vit_tiny_patch16_225"}}, "vit_tiny_patch16_225"),
+        ({"model": {"backbone": "vit_tiny_patch16_225", "num_classes": 3}}, "vit_tiny_patch16_225"),
     ],
 )
 def test_configs_that_are_not_ours(saved, changes, said):
@@ -158,6 +165,6 @@ def test_a_file_cut_off(saved, size):
 
 def test_a_device_that_is_not_there(saved):
     with pytest.raises(XViTError, match="device='cuda:99': cannot be used here"):
-        load(saved, "cuda:99")
+        load(saved, device="cuda:99")
     with pytest.raises(XViTError, match="device='gpu'"):
-        load(saved, "gpu")
+        load(saved, device="gpu")

@@ -6,6 +6,7 @@ import torch
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as F
 
+from small import COLOURS
 from videos import read_number, write_video
 from xvit.config import ClipSpec, DataConfig
 from xvit.data import dataset as module
@@ -15,7 +16,7 @@ from xvit.data.sampling import sample_indices
 from xvit.data.video import decode
 from xvit.errors import VideoError, XViTError
 
-SPEC = ClipSpec(num_frames=4, image_size=32)
+SPEC = ClipSpec(num_frames=4, image_size=32, **COLOURS)
 PLAIN = DataConfig(scale_jitter=(1, 1), horizontal_flip=0)
 VARIED = DataConfig(scale_jitter=(1, 1.5), horizontal_flip=0.5)
 
@@ -46,7 +47,7 @@ def assert_equal(ours, theirs) -> None:
 
 
 def test_test_views_are_all_crops_of_all_clips(samples):
-    spec = ClipSpec(num_frames=4, image_size=32, sampling="strided", stride=2)
+    spec = ClipSpec(num_frames=4, image_size=32, **COLOURS, sampling="strided", stride=2)
     pixels = VideoDataset(samples=samples, spec=spec, temporal_views=2, spatial_views=3)[5].pixels
     assert pixels.shape == (6, 4, 3, 32, 32)
     for view in range(2):
@@ -73,7 +74,7 @@ def clip(dataset, index: int, epoch: int) -> torch.Tensor:
 
 
 def test_the_transform_is_drawn_too(samples):
-    dataset = VideoDataset(samples=samples, spec=ClipSpec(num_frames=1, image_size=32), training=VARIED)
+    dataset = VideoDataset(samples=samples, spec=ClipSpec(num_frames=1, image_size=32, **COLOURS), training=VARIED)
     sides = set()
     for epoch in range(12):
         row = clip(dataset, 5, epoch)[0, :, 4].float().mean(dim=0)
@@ -198,7 +199,7 @@ def test_too_little_shared_memory_is_said(samples, monkeypatch):
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage(1_000_000))
     monkeypatch.setattr(module, "_SHARED_MEMORY", module.Path("/"))
-    dataset = VideoDataset(samples=samples, spec=ClipSpec(), training=VARIED)
+    dataset = VideoDataset(samples=samples, spec=ClipSpec(image_size=224, **COLOURS), training=VARIED)
     make_loader(dataset, batch_size=16)
     with pytest.raises(XViTError, match=r"1 MB free, but the batches of 2 loader workers need 96 MB"):
         make_loader(dataset, batch_size=16, workers=2)

@@ -6,13 +6,12 @@ import math
 import pytest
 import torch
 
-from small import CLASSES, CLIP, make_model, write_video, write_videos
+from small import CLASSES, CLIP, described, make_model, write_video, write_videos
 from xvit.config import EvalConfig
 from xvit.data.annotations import Sample, read_class_folders
 from xvit.errors import XViTError
 from xvit.evaluation import Evaluation, TaskResult, evaluate, match_labels
 from xvit.inference import Predictor
-from xvit.weights.checkpoint import Checkpoint
 
 
 class Told:
@@ -109,12 +108,12 @@ def test_several_tasks_are_right_where_all_are(video):
 
 def test_a_real_model_workers_and_files(tmp_path):
     data = read_class_folders(write_videos(tmp_path / "videos", train=1, val=2))
-    predictor = Predictor(Checkpoint(make_model(), CLIP, data.classes))
+    predictor = Predictor(described(make_model(), data.classes))
     config = EvalConfig(temporal_views=2, spatial_views=3, batch_size=4)
     result = evaluate(predictor, data.val, eval_config=config)
     again = evaluate(predictor, data.val, eval_config=config, workers=1)
     assert again.samples == result.samples
-    one_by_one = Predictor(Checkpoint(make_model(), CLIP, data.classes), temporal_views=2, spatial_views=3)
+    one_by_one = Predictor(described(make_model(), data.classes), temporal_views=2, spatial_views=3)
     for sample in result.samples:
         prediction = one_by_one(sample.path)
         assert sample.prediction == prediction.labels[0]
@@ -132,7 +131,7 @@ def test_a_real_model_workers_and_files(tmp_path):
 
 
 def test_what_cannot_be_evaluated(video, bad):
-    predictor = Predictor(Checkpoint(make_model(), CLIP, list(CLASSES)))
+    predictor = Predictor(described(make_model(), list(CLASSES)))
     for label, said in ((None, "no label"), (3, "label 3, but the model has classes 0 to 2"), ({"verb": 0}, "tasks")):
         with pytest.raises(XViTError, match=said):
             evaluate(predictor, [Sample(path=video, label=label, id="v")], eval_config=EvalConfig())

@@ -6,14 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from small import CLASSES, CLIP, make_model, write_video
+from small import CLASSES, CLIP, described, make_model, write_video
 from xvit.config import ClipSpec
 from xvit.data.sampling import sample_indices
 from xvit.data.transforms import eval_views, normalize
 from xvit.data.video import decode, probe
 from xvit.errors import VideoError, XViTError
 from xvit.inference import Prediction, Predictor
-from xvit.weights.checkpoint import Checkpoint, save
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +22,7 @@ def video(tmp_path_factory):
 
 @pytest.fixture
 def predictor():
-    return Predictor(Checkpoint(make_model(), CLIP, list(CLASSES)))
+    return Predictor(described(make_model(), list(CLASSES)))
 
 
 def naive_scores(model, path, clip: ClipSpec, temporal_views: int, spatial_views: int) -> torch.Tensor:
@@ -41,7 +40,7 @@ def naive_scores(model, path, clip: ClipSpec, temporal_views: int, spatial_views
 @pytest.mark.parametrize(("temporal_views", "spatial_views"), [(1, 1), (2, 3)])
 def test_a_prediction_is_the_mean_over_the_views(video, temporal_views, spatial_views):
     model = make_model()
-    checkpoint = Checkpoint(model, CLIP, list(CLASSES))
+    checkpoint = described(model, list(CLASSES))
     prediction = Predictor(checkpoint, temporal_views=temporal_views, spatial_views=spatial_views)(video)
     expected = naive_scores(model, video, CLIP, temporal_views, spatial_views)
     found = torch.tensor([prediction.scores[prediction.labels.index(name)] for name in CLASSES])
@@ -51,7 +50,7 @@ def test_a_prediction_is_the_mean_over_the_views(video, temporal_views, spatial_
 
 
 def test_views_change_the_scores(video):
-    checkpoint = Checkpoint(make_model(), CLIP, list(CLASSES))
+    checkpoint = described(make_model(), list(CLASSES))
     assert Predictor(checkpoint)(video).scores != Predictor(checkpoint, spatial_views=3)(video).scores
 
 
@@ -73,20 +72,20 @@ def test_the_times_are_those_of_the_frames_looked_at(video, predictor):
 
 
 def test_a_directory_and_a_loaded_checkpoint_predict_the_same(tmp_path, video, predictor):
-    save(tmp_path / "best", make_model(), clip=CLIP, labels=list(CLASSES), provenance={})
+    described(make_model(), list(CLASSES)).save_pretrained(tmp_path / "best")
     assert Predictor(tmp_path / "best", device="cpu")(video) == predictor(video)
 
 
 def test_a_model_in_training_is_put_in_eval_mode(video):
     model = make_model(dropout=0.5).train()
-    predictor = Predictor(Checkpoint(model, CLIP, list(CLASSES)))
+    predictor = Predictor(described(model, list(CLASSES)))
     assert predictor(video) == predictor(video)
 
 
 def test_several_tasks(video):
     labels = {"verb": ["put", "take"], "noun": ["cup", "lid", "pan"]}
     model = make_model({"verb": 2, "noun": 3})
-    prediction = Predictor(Checkpoint(model, CLIP, labels))(video)
+    prediction = Predictor(described(model, labels))(video)
     pixels = eval_views(decode(video, [0, 2, 3, 5]).frames, CLIP)
     logits = model(normalize(pixels, CLIP))
     for task, names in labels.items():
@@ -107,7 +106,7 @@ def test_a_bad_video_is_named(tmp_path, predictor):
 
 
 def test_wrong_numbers_and_shapes(predictor):
-    checkpoint = Checkpoint(make_model(), CLIP, list(CLASSES))
+    checkpoint = described(make_model(), list(CLASSES))
     with pytest.raises(XViTError, match="spatial_views=0"):
         Predictor(checkpoint, spatial_views=0)
     with pytest.raises(XViTError, match=r"expected 6 dimensions \(B, V, T, C, S, S\)"):

@@ -21,7 +21,6 @@ from xvit.models.xvit import XViT, create_model
 from xvit.training import engine
 from xvit.training.engine import check_recipe, classification_loss, fit
 from xvit.training.optim import build_optimizer, build_schedule, parameter_groups
-from xvit.weights.checkpoint import load
 
 SMALL = {"depth": 2, "embed_dim": 32, "num_heads": 2, "img_size": 32}
 
@@ -192,11 +191,11 @@ def test_a_run_learns_and_leaves_all_that_is_promised(videos, tmp_path):
     assert best["top1"] > 0.6
     assert result.metrics == {key: best[key] for key in ("top1", "top5", "val_loss")}
     assert result.epoch == best["epoch"]
-    checkpoint = load(result.best)
+    checkpoint = XViT.from_pretrained(result.best)
     assert checkpoint.labels == list(CLASSES)
     assert checkpoint.clip == CLIP
     provenance = dict(checkpoint.provenance)
-    assert load(result.last).provenance["metrics"] == {key: val[-1][key] for key in result.metrics}
+    assert XViT.from_pretrained(result.last).provenance["metrics"] == {key: val[-1][key] for key in result.metrics}
     assert provenance["metrics"] == result.metrics
     assert provenance["data"]["train_videos_a_class"] == {name: 4 for name in CLASSES}
     assert str(videos.parent) not in json.dumps(provenance)

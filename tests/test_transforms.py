@@ -3,6 +3,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
+from small import COLOURS
 from xvit.config import ClipSpec, DataConfig
 from xvit.data.transforms import eval_views, normalize, train_transform
 from xvit.errors import XViTError
@@ -34,7 +35,7 @@ def crop_of(pixels: torch.Tensor) -> tuple[float, float, float, float]:
 @pytest.mark.parametrize(("height", "width"), [(128, 200), (200, 128), (160, 160)])
 def test_training_crops_are_squares_spread_over_the_picture(height, width):
     jitter = (1.0, 1.5)
-    transform = train_transform(ClipSpec(image_size=S), DataConfig(scale_jitter=jitter, horizontal_flip=0))
+    transform = train_transform(ClipSpec(image_size=S, **COLOURS), DataConfig(scale_jitter=jitter, horizontal_flip=0))
     frames = coordinates(height, width)
     torch.manual_seed(1)
     crops = []
@@ -61,7 +62,7 @@ def test_training_crops_are_squares_spread_over_the_picture(height, width):
 
 
 def test_training_crops_reach_every_place():
-    transform = train_transform(ClipSpec(image_size=4), DataConfig(scale_jitter=(2, 2), horizontal_flip=0))
+    transform = train_transform(ClipSpec(image_size=4, **COLOURS), DataConfig(scale_jitter=(2, 2), horizontal_flip=0))
     torch.manual_seed(0)
     corners = [tuple(transform(coordinates(8, 10))[0, :2, 0, 0].tolist()) for _ in range(600)]
     assert set(corners) == {(top, left) for top in range(5) for left in range(7)}
@@ -69,21 +70,23 @@ def test_training_crops_reach_every_place():
 
 
 def test_training_crop_equals_resizing_the_same_square():
-    transform = train_transform(ClipSpec(image_size=S), DataConfig(scale_jitter=(1, 1), horizontal_flip=0))
+    transform = train_transform(ClipSpec(image_size=S, **COLOURS), DataConfig(scale_jitter=(1, 1), horizontal_flip=0))
     frames = torch.randint(0, 256, (T, 3, 50, 50), dtype=torch.uint8)
     expected = F.resize(frames, [S, S], antialias=True)
     assert (transform(frames) == expected).all()
 
 
 def test_factors_below_one_take_the_whole_short_side():
-    transform = train_transform(ClipSpec(image_size=S), DataConfig(scale_jitter=(0.5, 0.9), horizontal_flip=0))
+    transform = train_transform(
+        ClipSpec(image_size=S, **COLOURS), DataConfig(scale_jitter=(0.5, 0.9), horizontal_flip=0)
+    )
     _, _, tall, wide = crop_of(transform(coordinates(64, 100)))
     assert (round(tall), round(wide)) == (64, 64)
 
 
 @pytest.mark.parametrize(("probability", "low", "high"), [(0.0, 0, 0), (0.5, 70, 130), (1.0, 200, 200)])
 def test_mirroring(probability, low, high):
-    transform = train_transform(ClipSpec(image_size=S), DataConfig(horizontal_flip=probability))
+    transform = train_transform(ClipSpec(image_size=S, **COLOURS), DataConfig(horizontal_flip=probability))
     torch.manual_seed(0)
     clips = [transform(coordinates(40, 60)) for _ in range(200)]
     mirrored = [clip[:, 1, :, 0] > clip[:, 1, :, -1] for clip in clips]
@@ -94,7 +97,7 @@ def test_mirroring(probability, low, high):
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_interpolation_is_the_spec_s_and_antialiased(interpolation):
-    spec = ClipSpec(image_size=S, interpolation=interpolation)
+    spec = ClipSpec(image_size=S, **(COLOURS | {"interpolation": interpolation}))
     frames = torch.randint(0, 256, (1, 3, 4 * S, 4 * S), dtype=torch.uint8)
     # torch's own resizing, of the float picture
     plain = torch.nn.functional.interpolate(frames.float(), (S, S), mode=interpolation, antialias=True)
@@ -107,7 +110,7 @@ def test_interpolation_is_the_spec_s_and_antialiased(interpolation):
 @pytest.mark.parametrize("views", [1, 2, 3, 5])
 def test_eval_views_are_spread_along_the_longer_side(height, width, views):
     frames = coordinates(height, width)
-    pixels = eval_views(frames, ClipSpec(image_size=S), views)
+    pixels = eval_views(frames, ClipSpec(image_size=S, **COLOURS), views)
     assert pixels.shape == (views, T, 3, S, S)
     room = max(height, width) - S
     shares = [0.5] if views == 1 else [view / (views - 1) for view in range(views)]
@@ -118,12 +121,12 @@ def test_eval_views_are_spread_along_the_longer_side(height, width, views):
 
 
 def test_eval_views_resize_the_short_side():
-    pixels = eval_views(coordinates(96, 192), ClipSpec(image_size=S), 3)
+    pixels = eval_views(coordinates(96, 192), ClipSpec(image_size=S, **COLOURS), 3)
     crops = [tuple(round(value / 16) * 16 for value in crop_of(view)) for view in pixels]
     assert crops == [(0, 0, 96, 96), (0, 48, 96, 96), (0, 96, 96, 96)]
-    assert eval_views(coordinates(8, 10), ClipSpec(image_size=S)).shape == (1, T, 3, S, S)
+    assert eval_views(coordinates(8, 10), ClipSpec(image_size=S, **COLOURS)).shape == (1, T, 3, S, S)
     with pytest.raises(XViTError, match="spatial_views=0"):
-        eval_views(coordinates(8, 10), ClipSpec(image_size=S), 0)
+        eval_views(coordinates(8, 10), ClipSpec(image_size=S, **COLOURS), 0)
 
 
 def test_normalize():

@@ -6,18 +6,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from xvit.inference import Prediction, Predictor
     from xvit.models.xvit import XViT, create_model
-    from xvit.weights.checkpoint import load
     from xvit.weights.official import load_official
 
 __version__ = "0.1.0"
-__all__ = ["Prediction", "Predictor", "XViT", "create_model", "load", "load_official"]
+__all__ = ["Prediction", "Predictor", "XViT", "create_model", "load_official"]
 
 _HOMES = {
     "Prediction": "xvit.inference",
     "Predictor": "xvit.inference",
     "XViT": "xvit.models.xvit",
     "create_model": "xvit.models.xvit",
-    "load": "xvit.weights.checkpoint",
     "load_official": "xvit.weights.official",
 }
 

@@ -18,6 +18,7 @@ C = TypeVar("C")
 
 Attention = Literal["mixing", "spatial", "local", "joint", "divided"]
 ATTENTIONS: tuple[str, ...] = ("mixing", "spatial", "local", "joint", "divided")
+Labels = list[str] | dict[str, list[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,8 @@ class ModelConfig:
             (in training, 0 is replaced by what the data set holds).
         num_frames: T, frames a clip; other numbers run too, with interpolated temporal positions.
         pretrained: start from timm's image weights (Hugging Face Hub or its local cache).
+        checkpoint_path: start from this instead: image weights (.safetensors, .pth, .pt, .bin) of the backbone, in
+            any naming timm knows, or the directory of a trained XViT of another scheme, number of frames, ...
         attention: mixing (the paper's), spatial (each frame alone), local (exact attention over the 2 window + 1
             frames), joint (all T N tokens), divided (temporal attention at each location, then spatial).
         window: half-width w of the temporal window of mixing and local, in frames.
@@ -66,6 +69,7 @@ class ModelConfig:
     num_classes: int | dict[str, int] = 0
     num_frames: int = 8
     pretrained: bool = False
+    checkpoint_path: str = ""
     attention: Attention = "mixing"
     window: int = 1
     mixed_fraction: float = 0.5
@@ -111,8 +115,10 @@ class ModelConfig:
         check_range("classifier_hidden", self.classifier_hidden, 0)
         if round(self.summary_tokens**0.5) ** 2 != self.summary_tokens:
             raise XViTError(f"summary_tokens={self.summary_tokens}: expected a square number (an r x r grid), or 0")
-        if self.spatial_position == "sincos" and self.pretrained:
-            raise XViTError("spatial_position='sincos' with pretrained=True: pretrained weights bring their positions")
+        if self.pretrained and self.checkpoint_path:
+            raise XViTError(f"pretrained=True and checkpoint_path={self.checkpoint_path!r}: choose one of them")
+        if self.spatial_position == "sincos" and (self.pretrained or self.checkpoint_path):
+            raise XViTError("spatial_position='sincos': not with weights to start from, which bring their positions")
         if self.temporal_position == "head" and self.temporal_head == "mean":
             raise XViTError("temporal_position='head' needs temporal_head='attention': a mean forgets positions")
 
@@ -128,15 +134,18 @@ class ModelConfig:
 class ClipSpec:
     """How a video becomes `pixel_values`: the one description, stored in the checkpoint, used everywhere.
 
+    What is left open (0, backbone, or nothing) is filled in from the data config of the image model: `XViT.clip` and a
+    checkpoint's are always complete.
+
     Args:
         num_frames: T, frames a clip.
         sampling: segments (one frame from each of T equal parts of the video) or strided (T frames, `stride`
             apart).
         stride: frames from one sampled frame to the next, for strided sampling.
-        image_size: height and width of a view, in pixels.
-        interpolation: bilinear or bicubic.
-        mean: per-channel mean of the normalisation, of RGB in [0, 1].
-        std: per-channel standard deviation of the normalisation.
+        image_size: height and width of a view, in pixels; 0 for the backbone's.
+        interpolation: bilinear, bicubic, or backbone for the backbone's.
+        mean: per-channel mean of the normalisation, of RGB in [0, 1]; empty for the backbone's.
+        std: per-channel standard deviation of the normalisation; empty for the backbone's.
 
     Raises:
         XViTError: a value out of its range or its choices.
@@ -145,21 +154,31 @@ class ClipSpec:
     num_frames: int = 8
     sampling: Literal["segments", "strided"] = "segments"
     stride: int = 1
-    image_size: int = 224
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    image_size: int = 0
+    interpolation: Literal["backbone", "bilinear", "bicubic"] = "backbone"
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         check_choice("sampling", self.sampling, ("segments", "strided"))
-        check_choice("interpolation", self.interpolation, ("bilinear", "bicubic"))
+        check_choice("interpolation", self.interpolation, ("backbone", "bilinear", "bicubic"))
         check_range("num_frames", self.num_frames, 1)
         check_range("stride", self.stride, 1)
-        check_range("image_size", self.image_size, 1)
+        check_range("image_size", self.image_size, 0)
         for name in ("mean", "std"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        if min(self.std) <= 0:
+            values = tuple(getattr(self, name))
+            object.__setattr__(self, name, values)
+            if len(values) not in (0, 3):
+                raise XViTError(f"{name}={values}: expected 3 numbers, one a colour, or none for the backbone's")
+        if self.std and min(self.std) <= 0:
             raise XViTError(f"std={self.std}: expected positive numbers")
+
+    @property
+    def left_open(self) -> list[str]:
+        """Names of the fields that are still the backbone's to fill in."""
+        interpolation = self.interpolation != "backbone"
+        given = {"image_size": self.image_size, "interpolation": interpolation, "mean": self.mean, "std": self.std}
+        return [name for name, value in given.items() if not value]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,6 +305,11 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+
+
+def labels_by_task(labels: Labels) -> dict[str | None, list[str]]:
+    """The labels of each task; the only task of a plain list is named None, as in `ModelConfig.tasks`."""
+    return {task: names for task, names in labels.items()} if isinstance(labels, dict) else {None: labels}
 
 
 def to_dict(config: Any) -> dict[str, Any]:

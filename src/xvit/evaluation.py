@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
 
-from xvit.config import EvalConfig
+from xvit.config import EvalConfig, Labels, labels_by_task
 from xvit.data.annotations import Sample
 from xvit.data.dataset import VideoDataset, make_loader
 from xvit.errors import VideoError, XViTError, did_you_mean
 from xvit.inference import Predictor
 from xvit.visualize import plot_confusion, plot_per_class
-from xvit.weights.checkpoint import Labels, labels_by_task
 
 
 @dataclass(frozen=True, kw_only=True)

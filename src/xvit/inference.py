@@ -1,6 +1,5 @@
 """A video file in, a Prediction out; the same scores that evaluation counts."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xvit.config import ClipSpec
+from xvit.config import labels_by_task
 from xvit.data.annotations import Sample
 from xvit.data.dataset import VideoDataset
 from xvit.data.sampling import sample_indices
 from xvit.data.transforms import normalize
 from xvit.data.video import probe
 from xvit.errors import XViTError, check_range
-from xvit.weights.checkpoint import Checkpoint, Labels, labels_by_task, load, usable_device
+from xvit.models.xvit import XViT, usable_device
 
 _CLIPS_AT_ONCE = 8
 _SHOWN = 5  # classes of a printed prediction
@@ -71,9 +70,9 @@ class Predictor:
     """A trained model, ready for video files.
 
     Args:
-        checkpoint: a checkpoint directory, or one that is loaded (its model is put in eval mode).
-        device: where the model runs, such as cuda:1; by default the accelerator if there is one, for a loaded
-            checkpoint where its model is.
+        model: a checkpoint directory, its name on the Hugging Face Hub, or a model (which is put in eval mode).
+        device: where the model runs, such as cuda:1; by default the accelerator if there is one, for a model where it
+            is.
         temporal_views: clips taken along the video.
         spatial_views: crops along the longer side of each clip. The scores of all views are averaged.
 
@@ -83,7 +82,7 @@ class Predictor:
 
     def __init__(
         self,
-        checkpoint: str | Path | Checkpoint,
+        model: str | Path | XViT,
         *,
         device: str | torch.device | None = None,
         temporal_views: int = 1,
@@ -91,14 +90,12 @@ class Predictor:
     ) -> None:
         check_range("temporal_views", temporal_views, 1)
         check_range("spatial_views", spatial_views, 1)
-        if not isinstance(checkpoint, Checkpoint):
-            checkpoint = load(checkpoint, device or _default_device())
+        if not isinstance(model, XViT):
+            model = XViT.from_pretrained(model, device=device or _default_device())
         elif device is not None:
-            checkpoint.model.to(usable_device(device))
-        self.model = checkpoint.model.eval()
-        self.clip: ClipSpec = checkpoint.clip
-        self.labels: Labels = checkpoint.labels
-        self.provenance: Mapping[str, Any] = checkpoint.provenance
+            model.to(usable_device(device))
+        self.model = model.eval()
+        self.clip, self.labels = model.clip, model.labels
         self.device = next(self.model.parameters()).device
         self.temporal_views = temporal_views
         self.spatial_views = spatial_views

@@ -96,11 +96,11 @@ def _on_meta(config: ModelConfig) -> "XViT":
 
 def _checkpoint_facts(directory: str) -> dict[str, Any]:
     from xvit.config import to_dict
-    from xvit.weights.checkpoint import load
+    from xvit.models.xvit import XViT
 
-    checkpoint = load(directory)
-    more = {"labels": checkpoint.labels, "clip": to_dict(checkpoint.clip), "provenance": dict(checkpoint.provenance)}
-    return {"checkpoint": directory} | _facts(checkpoint.model, checkpoint.clip.image_size) | more
+    model = XViT.from_pretrained(directory)
+    more = {"labels": model.labels, "clip": to_dict(model.clip), "provenance": dict(model.provenance)}
+    return {"checkpoint": directory} | _facts(model, model.clip.image_size) | more
 
 
 def _facts(model: "XViT", image_size: int | None = None) -> dict[str, Any]:

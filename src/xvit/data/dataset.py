@@ -88,6 +88,8 @@ class VideoDataset(Dataset[Item]):
             raise XViTError("samples=[]: expected at least one video")
         if len({_tasks(sample) for sample in samples}) > 1:
             raise XViTError("samples: some have other tasks than others; expected the same for all")
+        if spec.left_open:
+            raise XViTError(f"spec: no {', '.join(spec.left_open)}: take `XViT.clip`, or `complete_clip` it")
         for name, value in (("temporal_views", temporal_views), ("spatial_views", spatial_views)):
             check_range(name, value, 1)
         check_range("seed", seed, 0)

@@ -8,11 +8,11 @@ from typing import Any
 import yaml
 
 from xvit import __version__
+from xvit.checkpoint import read_description
 from xvit.data.annotations import Sample
 from xvit.data.dataset import VideoDataset
 from xvit.data.motion import CLASSES
 from xvit.visualize import Strip, filmstrip, plot_confusion, plot_curves, plot_per_class
-from xvit.weights.checkpoint import load
 
 ORDER_BLIND_BOUND = 0.5  # a class and its time-reversed twin hold the same frames
 _STRIPS = 8
@@ -69,7 +69,7 @@ def _strips(output: Path, predictions: list[dict[str, Any]]) -> list[Strip]:
     one_a_pair = list({pair_of[said["truth"]]: said for said in right}.values())
     chosen = [*one_a_pair[: _STRIPS - len(wrong)], *wrong]
     samples = [Sample(path=said["path"], label=None, id=said["path"]) for said in chosen]
-    dataset = VideoDataset(samples=samples, spec=load(output / "xvit" / "last").clip)
+    dataset = VideoDataset(samples=samples, spec=read_description(output / "xvit" / "last").clip)
     strips = []
     for index, said in enumerate(chosen):
         pixels = dataset[index].pixels  # (V, T, C, S, S), one view

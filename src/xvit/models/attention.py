@@ -225,7 +225,7 @@ class DividedAttention(SpatialAttention):
     """
 
     def configure(self) -> None:
-        """Add the temporal layers: after timm has loaded its image weights, which hold none of them."""
+        """Add the temporal layers."""
         factory: dict[str, Any] = {"device": self.qkv.weight.device, "dtype": self.qkv.weight.dtype}
         dim = self.qkv.in_features
         self.temporal = Attention(dim, self.num_heads, qkv_bias=self.qkv.bias is not None, **factory)

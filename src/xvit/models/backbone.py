@@ -1,14 +1,17 @@
 """The image model of an XViT: timm builds it, with a scheme as its attention."""
 
 import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import timm
 import torch
-from timm.layers import Attention, build_sincos2d_pos_embed
+from timm.data import resolve_model_data_config
+from timm.layers import Attention, Mlp, build_sincos2d_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 
-from xvit.config import ModelConfig
+from xvit.config import ClipSpec, ModelConfig
 from xvit.errors import XViTError, did_you_mean
 from xvit.models.attention import SCHEMES
 
@@ -18,7 +21,8 @@ SUPPORTED = (
 
 
 def build_backbone(config: ModelConfig) -> VisionTransformer:
-    """Build the timm model of `config` without its classifier, its attention layers of the config's scheme.
+    """Build the timm model of `config` without its classifier, its attention layers of the config's scheme, its weights
+    random.
 
     Raises:
         XViTError: an unknown name or option, or a model that cannot take a scheme.
@@ -27,19 +31,87 @@ def build_backbone(config: ModelConfig) -> VisionTransformer:
         "attn_layer": "the scheme is set by attention=",
         "num_classes": "it is an option of its own",
         "pretrained": "it is an option of its own",
+        "checkpoint_path": "it is an option of its own",
     }.items():
         if name in config.backbone_kwargs:
             raise XViTError(f"backbone_kwargs[{name!r}]: not here, {reason}")
     if config.backbone_kwargs.get("patch_drop_rate"):
         raise XViTError("backbone_kwargs['patch_drop_rate']: dropping patches would part a location's tokens in time")
     options: dict[str, Any] = {"dynamic_img_size": True, "num_classes": 0, **config.backbone_kwargs}
-    with torch.device("meta"):  # costs nothing, and shows what timm would build by itself
-        plain = _create(config.backbone, **(options | {"weight_init": "skip"}))
-    _check_takes_scheme(config.backbone, plain)
-    backbone = _create(config.backbone, pretrained=config.pretrained, attn_layer=SCHEMES[config.attention], **options)
+    _check_takes_scheme(config.backbone, _on_meta(config.backbone, options))
+    backbone = _create(config.backbone, attn_layer=SCHEMES[config.attention], **options)
     if config.spatial_position == "sincos":
         _set_sincos_positions(backbone)
     return backbone
+
+
+def config_of(model: VisionTransformer, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The name and the options that build a timm model like one that is built.
+
+    Args:
+        model: as timm.create_model gave it.
+        options: known of it beforehand, for what cannot be read off it.
+
+    Raises:
+        XViTError: not a `VisionTransformer` of timm's, or built with options that cannot be read off it.
+    """
+    if not isinstance(model, VisionTransformer):
+        raise XViTError(f"a {type(model).__name__} as backbone: expected a name, or one of {SUPPORTED}")
+    known: dict[str, Any] = model.pretrained_cfg or {}  # type: ignore[assignment]
+    name = ".".join(filter(None, (known.get("architecture"), known.get("tag"))))
+    options = dict(options)
+    plain = _on_meta(name, options)
+    for option, read in _TRAITS.items():
+        if option not in options and read(model) != read(plain):
+            options[option] = read(model)
+    plain = _on_meta(name, options)
+    parts = [(repr(getattr(m, part, None)), part) for part in _PARTS for m in (model, plain)]
+    unlike = sorted({part for (one, part), (other, _) in zip(parts[::2], parts[1::2], strict=True) if one != other})
+    shapes, built = (
+        {n: t.shape for n, t in m.state_dict().items() if not n.startswith("head.")} for m in (plain, model)
+    )
+    if unlike or shapes != built:
+        raise XViTError(
+            f"the given {name} was built with options that cannot be read off it (they change its "
+            f"{', '.join(unlike) or 'tensors'}): hand the same ones over as backbone_kwargs={{...}}"
+        )
+    return name, options
+
+
+# What tells a model's options, and the parts that must be alike when they are the same.
+_TRAITS: dict[str, Callable[[Any], Any]] = {
+    "img_size": lambda model: tuple(model.patch_embed.img_size),
+    "patch_size": lambda model: tuple(model.patch_embed.patch_size),
+    "in_chans": lambda model: model.in_chans,
+    "embed_dim": lambda model: model.embed_dim,
+    "depth": lambda model: len(model.blocks),
+    "num_heads": lambda model: next(m.num_heads for m in model.blocks.modules() if isinstance(m, Attention)),
+    "mlp_ratio": lambda model: next(
+        (m.fc1.out_features / model.embed_dim for m in model.blocks.modules() if isinstance(m, Mlp)), None
+    ),
+    "global_pool": lambda model: model.global_pool,
+    "reg_tokens": lambda model: model.num_reg_tokens,
+}
+_PARTS = ("patch_embed", "norm_pre", "blocks", "norm", "attn_pool", "fc_norm")
+
+
+def _on_meta(name: str, options: Mapping[str, Any]) -> VisionTransformer:
+    with torch.device("meta"):  # costs nothing
+        built: VisionTransformer = _create(name, **({"num_classes": 0} | dict(options) | {"weight_init": "skip"}))
+        return built
+
+
+def complete_clip(clip: ClipSpec, backbone: VisionTransformer) -> ClipSpec:
+    """`clip` with what it leaves open as the image model was trained: size, interpolation, mean and std."""
+    known: dict[str, Any] = resolve_model_data_config(backbone)
+    interpolation: Any = known["interpolation"] if known["interpolation"] in ("bilinear", "bicubic") else "bicubic"
+    return replace(
+        clip,
+        image_size=clip.image_size or min(backbone.patch_embed.img_size),
+        interpolation=interpolation if clip.interpolation == "backbone" else clip.interpolation,
+        mean=clip.mean or known["mean"],
+        std=clip.std or known["std"],
+    )
 
 
 def mixing_layers(layers: str | tuple[int, ...], depth: int) -> set[int]:
@@ -81,7 +153,7 @@ def _create(name: str, **options: Any) -> Any:
         return timm.create_model(name, **options)
     except TypeError as error:
         known = inspect.signature(VisionTransformer).parameters
-        unknown = [option for option in options if option not in known and option != "pretrained"]
+        unknown = [option for option in options if option not in known]
         hint = "".join(did_you_mean(option, known) for option in unknown)
         if "attn_layer" in str(error) or "weight_init" in str(error) or "dynamic_img_size" in str(error):
             raise XViTError(f"backbone={name!r}: not one of {SUPPORTED}") from None

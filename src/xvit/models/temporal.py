@@ -24,9 +24,14 @@ class TemporalPosition(nn.Module):
 
     def forward(self, num_frames: int) -> Tensor:
         """The positions of `num_frames` frames, (1, num_frames, D)."""
-        if num_frames == self.weight.shape[1]:
-            return self.weight
-        return F.interpolate(self.weight.transpose(1, 2), size=num_frames, mode="linear").transpose(1, 2)
+        return resize_positions(self.weight, num_frames)
+
+
+def resize_positions(positions: Tensor, num_frames: int) -> Tensor:
+    """Temporal positions (1, T, D) for another number of frames, linearly interpolated."""
+    if num_frames == positions.shape[1]:
+        return positions
+    return F.interpolate(positions.transpose(1, 2), size=num_frames, mode="linear").transpose(1, 2)
 
 
 class TemporalAttention(nn.Module):

@@ -8,16 +8,23 @@ pixel_values ─▶ patches, class token, positions ─▶ + temporal position �
                               (B, T, D)                          (B, D)                           (B, classes)
 """
 
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
+import torch.utils.checkpoint
+from huggingface_hub import HfApi
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from xvit.config import Attention, ModelConfig
+from xvit import checkpoint
+from xvit.config import Attention, ClipSpec, Labels, ModelConfig
 from xvit.errors import XViTError, did_you_mean
 from xvit.models.attention import DividedAttention, LocalAttention, MixingAttention, SpatialAttention
-from xvit.models.backbone import build_backbone, mixing_layers
+from xvit.models.backbone import build_backbone, complete_clip, config_of, mixing_layers
+from xvit.models.loading import LoadReport, load_start, load_tensors
 from xvit.models.temporal import Classifier, FrameProjection, TemporalAttention, TemporalMean, TemporalPosition
 
 
@@ -35,8 +42,15 @@ class XViT(nn.Module):
     Args:
         config: backbone, scheme, head; see `ModelConfig`.
 
+    Attributes:
+        clip: how a video becomes `pixel_values`: at first T segments, the rest as the image model was trained.
+        labels: names of the classes, a dict of such lists for several tasks; at first their numbers.
+        provenance: what is known of where the weights come from, plain values; kept in checkpoints.
+        load_report: what became of the weights that `config` starts from; None for none.
+
     Raises:
-        XViTError: an unknown backbone, one whose blocks take no attention scheme, settings that do not go together.
+        XViTError: an unknown backbone, one whose blocks take no attention scheme, settings that do not go together,
+            weights to start from that are not there or do not fit.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -57,6 +71,12 @@ class XViT(nn.Module):
             self.temporal_head = TemporalMean()
         self.frame_projection = FrameProjection(dim) if config.frame_projection else None
         self.classifier = Classifier(dim, config.tasks, hidden=config.classifier_hidden, dropout=config.dropout)
+        self.clip: ClipSpec = complete_clip(ClipSpec(num_frames=T), self.backbone)
+        numbers = {task: [str(number) for number in range(classes)] for task, classes in config.tasks.items()}
+        self.labels: Labels = numbers[None] if None in numbers else {str(task): n for task, n in numbers.items()}
+        self.provenance: Mapping[str, Any] = {}
+        starts = config.pretrained or config.checkpoint_path
+        self.load_report: LoadReport | None = load_start(self, config) if starts else None
 
     @property
     def attentions(self) -> list[SpatialAttention]:
@@ -94,7 +114,7 @@ class XViT(nn.Module):
                 attention.grid = backbone.patch_embed.dynamic_feat_size((height, width))
         for block in backbone.blocks:
             if backbone.grad_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
+                x = torch.utils.checkpoint.checkpoint(block, x, use_reentrant=False)
             else:
                 x = block(x)
         tokens = backbone.norm(x)
@@ -102,6 +122,65 @@ class XViT(nn.Module):
         if self.frame_projection is not None:
             frames = self.frame_projection(frames)
         return Features(tokens=tokens, frames=frames, clip=self.temporal_head(frames))
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, *, revision: str | None = None, device: str | torch.device = "cpu"
+    ) -> "XViT":
+        """Read a trained model, in eval mode, with its clip, labels and provenance. Runs nothing that is in the files.
+
+        Args:
+            source: a directory written by `save_pretrained` or by training, or an `owner/name` of the Hugging Face Hub.
+            revision: branch, tag or commit of the Hub's repository.
+            device: where the model goes.
+
+        Raises:
+            XViTError: no such directory or repository, not a checkpoint, a config that is not ours or newer than this
+                version, tensors missing, unexpected or of a wrong shape, a damaged file, a device that is not there.
+        """
+        place = usable_device(device)
+        directory = checkpoint.find(source, revision)
+        description = checkpoint.read_description(directory)
+        try:
+            with torch.device("meta"):  # no time spent on initial weights that are replaced at once
+                model = cls(description.model)
+        except XViTError as error:
+            raise XViTError(f"{directory / checkpoint.CONFIG}: {error}") from None
+        shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        model.load_state_dict(checkpoint.read_tensors(directory, shapes), assign=True)
+        model.clip, model.labels, model.provenance = description.clip, description.labels, description.provenance
+        return model.to(place).eval()
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write model.safetensors, config.json and README.md, a model card, replacing an older directory whole.
+
+        Raises:
+            XViTError: labels that do not fit the classes.
+        """
+        checkpoint.write(directory, self.description, self.state_dict())
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, message: str = "Upload an XViT") -> str:
+        """Upload what `save_pretrained` writes to the Hugging Face Hub, where one must be logged in (`hf auth login`).
+
+        Args:
+            repo_id: `owner/name`; made if it is not there.
+            private: whether a new repository is seen by its owner alone; the account's default if unset.
+            message: of the commit.
+
+        Returns:
+            The address of the commit.
+        """
+        api = HfApi()
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(Path(folder) / "model")
+            commit = api.upload_folder(repo_id=repo_id, folder_path=Path(folder) / "model", commit_message=message)
+        return str(commit.commit_url)
+
+    @property
+    def description(self) -> checkpoint.Description:
+        """What a checkpoint says of the model."""
+        return checkpoint.Description(model=self.config, clip=self.clip, labels=self.labels, provenance=self.provenance)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block's activations in the backward pass: less memory for about a third more time."""
@@ -172,22 +251,37 @@ class XViT(nn.Module):
             raise XViTError(f"pixel_values of {shape[3]}x{shape[4]} pixels: not whole patches of {rows}x{columns}")
 
 
+def usable_device(device: str | torch.device) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        XViTError: there is none here.
+    """
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise XViTError(f"device={str(device)!r}: cannot be used here: {str(error).splitlines()[0]}") from None
+
+
 def create_model(
-    backbone: str,
+    backbone: str | VisionTransformer,
     *,
     num_classes: int | dict[str, int],
     num_frames: int = 8,
     pretrained: bool = False,
+    checkpoint_path: str | Path = "",
     attention: Attention = "mixing",
     **options: Any,
 ) -> XViT:
     """Turn an image Vision Transformer into a video transformer.
 
     Args:
-        backbone: name of a timm `VisionTransformer`, such as vit_base_patch16_224.
+        backbone: name of a timm `VisionTransformer`, such as vit_base_patch16_224, or a model that timm has built, to
+            start from its weights (they are copied).
         num_classes: number of classes; {"verb": 97, "noun": 300} for several tasks; 0 for features only.
         num_frames: T, frames a clip.
         pretrained: start from timm's image weights.
+        checkpoint_path: start from a file of image weights or the directory of another XViT; see `ModelConfig`.
         attention: mixing, spatial, local, joint or divided.
         options: the other fields of `ModelConfig`: window, mixed_fraction, mixed, layers, edges, temporal_head, ...
 
@@ -198,13 +292,21 @@ def create_model(
     for name in options:
         if name not in known:
             raise XViTError(f"unknown option {name!r}.{did_you_mean(name, known)} Known: {', '.join(sorted(known))}")
-    return XViT(
-        ModelConfig(
-            backbone=backbone,
-            num_classes=num_classes,
-            num_frames=num_frames,
-            pretrained=pretrained,
-            attention=attention,
-            **options,
-        )
+    built = None if isinstance(backbone, str) else backbone
+    if built is not None:
+        if pretrained or checkpoint_path:
+            raise XViTError("pretrained, checkpoint_path: a model that is built brings its weights")
+        backbone, options["backbone_kwargs"] = config_of(built, options.get("backbone_kwargs", {}))
+    config = ModelConfig(
+        backbone=str(backbone),
+        num_classes=num_classes,
+        num_frames=num_frames,
+        pretrained=pretrained,
+        checkpoint_path=str(checkpoint_path),
+        attention=attention,
+        **options,
     )
+    model = XViT(config)
+    if built is not None:
+        model.load_report = load_tensors(model, config.backbone, built.state_dict(), {}, source=f"given {backbone}")
+    return model

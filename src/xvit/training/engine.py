@@ -23,11 +23,11 @@ from xvit.data.transforms import normalize
 from xvit.errors import XViTError
 from xvit.evaluation import Evaluation, evaluate
 from xvit.inference import Predictor
+from xvit.models.backbone import complete_clip
 from xvit.models.xvit import XViT
 from xvit.training.log import Progress, TrainingLog
 from xvit.training.optim import build_optimizer, build_schedule
 from xvit.training.run import RunFolder
-from xvit.weights.checkpoint import Checkpoint, save
 
 __all__ = ["FitResult", "Progress", "check_recipe", "classification_loss", "fit"]
 
@@ -85,9 +85,10 @@ def fit(
 
     set_seed(train.seed)
     plain = XViT(config.model).to(accelerator.device)
+    plain.clip, plain.labels = complete_clip(config.clip, plain.backbone), data.classes
     plain.set_grad_checkpointing(train.grad_checkpointing)
     ema = ModelEmaV3(plain, decay=train.ema_decay, use_warmup=True) if train.ema_decay else None
-    dataset = VideoDataset(samples=data.train, spec=config.clip, training=config.data, seed=train.seed)
+    dataset = VideoDataset(samples=data.train, spec=plain.clip, training=config.data, seed=train.seed)
     loader = make_loader(
         dataset,
         batch_size=train.batch_size,
@@ -115,7 +116,7 @@ def fit(
                     continue  # not one video of it could be read
                 schedule.step_update(log.step)
                 # A worker's batches are contiguous, those of this process need not be; the last bits depend on it.
-                logits = model(normalize(batch["pixels"].contiguous(), config.clip))
+                logits = model(normalize(batch["pixels"].contiguous(), plain.clip))
                 loss = classification_loss(logits, batch["labels"], train.label_smoothing)
                 accelerator.backward(loss)
                 grad_norm = accelerator.clip_grad_norm_(model.parameters(), train.clip_grad or math.inf)
@@ -164,7 +165,8 @@ def check_recipe(config: RunConfig) -> None:
     if model.num_frames != clip.num_frames:
         raise XViTError(f"model.num_frames={model.num_frames}, clip.num_frames={clip.num_frames}: expected the same")
     with torch.device("meta"):
-        empty = XViT(replace(model, pretrained=False)).eval()
+        empty = XViT(replace(model, pretrained=False, checkpoint_path="")).eval()
+        clip = complete_clip(clip, empty.backbone)
         pixels = torch.empty(1, clip.num_frames, 3, clip.image_size, clip.image_size)
     try:
         empty(pixels)
@@ -222,7 +224,7 @@ def _accelerator(config: RunConfig) -> Accelerator:
 def _validate(model: XViT, data: ClassFolders, config: RunConfig, log: TrainingLog) -> Evaluation:
     """One view a video: `xvit eval` takes those of the recipe."""
     return evaluate(
-        Predictor(Checkpoint(model, config.clip, data.classes)),
+        Predictor(model),
         data.val,
         eval_config=EvalConfig(batch_size=config.eval.batch_size),
         workers=config.data.workers,
@@ -235,8 +237,9 @@ def _save(
 ) -> None:
     root = Path(config.data.root).resolve().name  # not where it lay: the checkpoint may be given to others
     counts = Counter(data.classes[sample.label] for sample in data.train if isinstance(sample.label, int))
-    provenance = {
-        "recipe": to_dict(replace(config, data=replace(config.data, root=root))),
+    start = replace(config.model, checkpoint_path=Path(config.model.checkpoint_path).name)
+    model.provenance = {
+        "recipe": to_dict(replace(config, model=start, data=replace(config.data, root=root))),
         "data": {"name": root, "train": len(data.train), "val": len(data.val), "train_videos_a_class": dict(counts)},
         "metrics": metrics,
         "epoch": epoch,
@@ -244,4 +247,4 @@ def _save(
         "weights": "averaged" if config.train.ema_decay else "trained",
         "versions": {"xvit": xvit.__version__, "torch": str(torch.__version__), "timm": timm.__version__},
     }
-    save(directory, model, clip=config.clip, labels=data.classes, provenance=provenance)
+    model.save_pretrained(directory)

@@ -4,7 +4,7 @@ config.yaml          the recipe, as given
 metrics.jsonl        a row every few steps, and a row a validation
 bad_videos.jsonl     the videos that could not be read, each once
 tensorboard/         the same numbers for TensorBoard
-best/ last/          checkpoints: `xvit.load`
+best/ last/          checkpoints: `XViT.from_pretrained`
 state/epoch_00003/   all that is needed to go on after three epochs; only the newest is kept
 """
 
@@ -22,9 +22,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from xvit.checkpoint import written_whole
 from xvit.config import RunConfig, from_dict, read_yaml, to_dict
 from xvit.errors import VideoError, XViTError
-from xvit.weights.checkpoint import written_whole
 
 _ANY = {"data.workers"}  # settings that may differ on resuming: they change nothing in the result
 

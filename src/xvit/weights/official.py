@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from xvit.config import ModelConfig
 from xvit.errors import XViTError
+from xvit.models.temporal import resize_positions
 from xvit.models.xvit import XViT
 
 _PARAMETER = r"(weight|bias)"
@@ -197,9 +197,7 @@ def _fill_slots(slots: Tensor, num_frames: int, segment_frames: int | None) -> T
     """Temporal positions (1, slots, D) for all frames: once a segment where they are a segment's, else resized."""
     if segment_frames and slots.shape[1] == segment_frames:
         return slots.repeat(1, num_frames // segment_frames, 1)
-    if slots.shape[1] == num_frames:
-        return slots
-    return F.interpolate(slots.transpose(1, 2), size=num_frames, mode="linear").transpose(1, 2)
+    return resize_positions(slots, num_frames)
 
 
 def _check(path: str | Path, model: XViT, tensors: Mapping[str, Tensor], unknown: list[str]) -> None:
