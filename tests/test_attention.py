@@ -4,11 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from timm.layers import Attention, LayerNorm
+from timm.layers import Attention, AttentionRope, LayerNorm
+from timm.models.eva import EvaAttention
 
 from naive import attention, heads, mixed_channels
 from xvit.errors import XViTError
-from xvit.models.attention import SCHEMES, MixingAttention
+from xvit.models.attention import EVA_SCHEMES, SCHEMES, MixingAttention
 from xvit.models.mixing import channel_shares, mix, shift, temporal_offsets
 
 H, D = 2, 16  # heads, channels
@@ -243,3 +244,45 @@ def test_mixing_in_place_has_the_values_and_gradients_of_the_pure_function(optio
 def test_a_mask_is_refused():
     with pytest.raises(XViTError, match="takes no mask"):
         MixingAttention(D, num_heads=H)(torch.zeros(1, 1, 2, D), is_causal=True)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: EvaAttention(D, H, qkv_fused=True, norm_layer=LayerNorm, num_prefix_tokens=2),
+        lambda: EvaAttention(D, H, qkv_fused=False, norm_layer=LayerNorm, qk_norm=True, num_prefix_tokens=2),
+        lambda: AttentionRope(D, 4, qkv_fused=False, num_kv_heads=2, num_prefix_tokens=2, gated=True),
+        lambda: AttentionRope(D, H, rotate_half=True, num_prefix_tokens=2),
+    ],
+    ids=["biases apart", "projections apart", "shared keys, gate", "halves rotated"],
+)
+@pytest.mark.parametrize("fraction", [0.25, 0.375])  # the second parts a pair of rotated channels
+def test_mixing_in_eva_models(layer, fraction, monkeypatch):
+    """timm's own rotated keys and values of each frame, mixed by loops, attended to by loops."""
+    torch.manual_seed(0)
+    theirs = layer().double().eval()
+    with torch.no_grad():
+        for tensor in theirs.parameters():
+            tensor.add_(0.2 * torch.randn_like(tensor))
+    x, rope = torch.randn(1, 3, 6, D, dtype=torch.double), torch.randn(4, 2 * theirs.head_dim, dtype=torch.double)
+    seen = []
+
+    def by_loops(q, k, v, **_):
+        (q, k, v) = (y[0].transpose(0, 1).flatten(1) for y in (q, k, v))  # (N, h d)
+        frame = len(seen)
+        seen.append((k, v))
+        if frame >= 3:  # the second time round all frames are known
+            options = {"window": 1, "fraction": fraction, "boundary_only": False, "causal": False, "edges": "zero"}
+            k, v = (mixed_channels(torch.stack([seen[t][i] for t in range(3)]), **options)[frame - 3] for i in range(2))
+        parts = zip(*(heads(y, theirs.num_heads) for y in (q, k, v)), strict=True)
+        return torch.stack([attention(*part) for part in parts])[None]  # (1, h, N, d)
+
+    with monkeypatch.context() as patch, torch.no_grad():
+        patch.setattr(torch.nn.functional, "scaled_dot_product_attention", by_loops)
+        expected = [theirs(x[:, t % 3], rope=rope) for t in range(6)][3:]
+
+    theirs.__class__ = EVA_SCHEMES["mixing"]
+    options = {"window": 1, "fraction": fraction, "mixed": "keys_values", "boundary_only": False}
+    theirs.configure(**options, direction="centered", grouping="flat", edges="zero")
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(x, rope=rope), torch.stack(expected, dim=1), atol=1e-10, rtol=0)

@@ -32,6 +32,13 @@ FAMILIES = {
     "TIPS v2": "vit_base_patch14_reg1_tipsv2",
     "qk-norm": "vit_intern300m_patch14_448",
     "hybrid, ResNet stem": "vit_tiny_r_s16_p8_224",
+    "Eva: EVA-02, rotary and learned positions": "eva02_tiny_patch14_224",
+    "Eva: EVA-02, projections apart, norms inside": "eva02_base_patch14_224",
+    "Eva: DINOv3": "vit_small_patch16_dinov3",
+    "Eva: DINOv3, SwiGLU": "vit_small_plus_patch16_dinov3",
+    "Eva: ViT-RoPE, mixed by layer": "vit_small_patch16_rope_mixed_224",
+    "Eva: Perception Encoder": "vit_pe_core_tiny_patch16_384",
+    "Eva: BEiT-like, post-norm": "eva_giant_patch14_224",
 }
 
 

@@ -258,8 +258,8 @@ def test_wrong_arguments_are_refused(options, message):
     ("backbone", "message"),
     [
         ("vit_base_patch16_22", 'Did you mean "vit_base_patch16_224"'),
-        ("resnet18", "not one of timm's VisionTransformer models"),
-        ("eva02_tiny_patch14_224", "not one of timm's VisionTransformer models"),
+        ("resnet18", "not one of timm's VisionTransformer and Eva models"),
+        ("beit_base_patch16_224", "not one of timm's VisionTransformer and Eva models"),
         ("vit_dlittle_patch16_reg1_gap_256", "attention of its own \\(DiffAttention\\)"),
         ("vit_base_patch16_xp_224", "ParallelScalingBlock has no attention module"),
     ],

@@ -72,7 +72,7 @@ def list_backbones(*, quiet: bool = False) -> list[str]:
 
     from xvit.errors import XViTError
 
-    candidates = timm.list_models(module="vision_transformer")
+    candidates = timm.list_models(module=["vision_transformer", "eva"])
     names = []
     with terminal.counter("trying timm's models", quiet=quiet) as advance:
         for done, name in enumerate(candidates, start=1):

@@ -3,7 +3,8 @@
     B clips, T frames, N tokens a frame (patches and prefix tokens), D channels, h heads of d channels, R summary tokens
 
 timm builds its image model with one of these classes as `attn_layer`. Its blocks take tokens of shape (B, T, N, D) as
-they are, so a scheme sees the whole clip, and weights, their names, qk-norm, LayerScale and drop path stay timm's.
+they are, so a scheme sees the whole clip, and weights, their names, qk-norm, LayerScale and drop path stay timm's. The
+attention layers of timm's `Eva` models become one of `EVA_SCHEMES` after they are built.
 
 What the query at (t, s) attends to, frames from left to right, tokens from top to bottom:
 
@@ -17,7 +18,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Attention
+from timm.layers import Attention, apply_rot_embed_cat
 from torch import Tensor, nn
 
 from xvit.errors import XViTError
@@ -36,11 +37,14 @@ class SpatialAttention(Attention):
     num_prefix_tokens: int = 0
     grid: tuple[int, int] | None = None  # patches in height and width; summary_tokens > 1 needs it
 
-    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+    def forward(
+        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, rope: Tensor | None = None
+    ) -> Tensor:
         """Attend.
 
         Args:
             x: tokens (B, T, N, D), already normalised by the block.
+            rope: rotary positions of a frame's patches, for models that have them; the same for all frames.
             attn_mask: not supported; timm's blocks hand it over.
             is_causal: not supported; timm's blocks hand it over.
 
@@ -54,9 +58,12 @@ class SpatialAttention(Attention):
             raise XViTError("attn_mask, is_causal: the attention over clips takes no mask")
         q, k, v = self.project(x)
         summary_k, summary_v = self.k_norm(self.summarise(k)), self.summarise(v)
-        # Keys are normalised in their own frame, before any mixing: each mixed channel is then a channel of a key that
-        # the image model knows, whatever its neighbours are, and a stream can keep it.
-        out = self.attend(self.q_norm(q), self.k_norm(k), v, summary_k, summary_v).flatten(-2)  # (B, T, N, h d)
+        # Keys are normalised and rotated in their own frame, before any mixing: each mixed channel is then a channel of
+        # a key that the image model knows, whatever its neighbours are, and a stream can keep it.
+        q, k = self.q_norm(q), self.k_norm(k)
+        if rope is not None:
+            q, k = self.rotate(q, rope), self.rotate(k, rope)
+        out = self.attend(q, k, v, summary_k, summary_v).flatten(-2)  # (B, T, N, h d)
         out = self.norm(out)
         if self.gate is not None:
             out = out * self.gate(x).sigmoid()
@@ -67,6 +74,13 @@ class SpatialAttention(Attention):
         """Queries, keys and values of x (B, T, N, D), each (B, T, N, h, d)."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(-3)
         return q, k, v
+
+    def rotate(self, x: Tensor, rope: Tensor) -> Tensor:
+        """Turn the channels of queries or keys (B, T, N, h, d) by the places of their patches; prefix tokens stay."""
+        prefix, patches = x[:, :, : self.num_prefix_tokens], x[:, :, self.num_prefix_tokens :]
+        half = bool(getattr(self, "rotate_half", False))
+        turned = apply_rot_embed_cat(patches.transpose(2, 3), rope, half=half).transpose(2, 3).type_as(x)
+        return torch.cat([prefix, turned], dim=2)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, summary_k: Tensor, summary_v: Tensor) -> Tensor:
         """Attend within each frame, and to the summaries of all.
@@ -147,13 +161,15 @@ class MixingAttention(SpatialAttention):
         self.mixed = mixed
         self.segment_frames = segment_frames
         offsets = temporal_offsets(window, boundary_only=boundary_only, causal=direction == "causal")
-        channels = self.head_dim if self.per_head else self.attn_dim
+        channels = self.head_dim if self.per_head else self.num_heads * self.head_dim
         self.shares = channel_shares(channels, fraction, offsets)
 
-    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+    def forward(
+        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, rope: Tensor | None = None
+    ) -> Tensor:
         if self.mixed == "x":
             x = self.mix(x.unflatten(-1, (self.num_heads, -1))).flatten(-2)
-        return super().forward(x, attn_mask, is_causal)
+        return super().forward(x, attn_mask, is_causal, rope)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if not self.mixes_in_place:
@@ -226,9 +242,9 @@ class DividedAttention(SpatialAttention):
 
     def configure(self) -> None:
         """Add the temporal layers."""
-        factory: dict[str, Any] = {"device": self.qkv.weight.device, "dtype": self.qkv.weight.dtype}
-        dim = self.qkv.in_features
-        self.temporal = Attention(dim, self.num_heads, qkv_bias=self.qkv.bias is not None, **factory)
+        factory: dict[str, Any] = {"device": self.proj.weight.device, "dtype": self.proj.weight.dtype}
+        dim = self.proj.out_features
+        self.temporal = Attention(dim, self.num_heads, qkv_bias=self.proj.bias is not None, **factory)
         self.temporal_proj = nn.Linear(dim, dim, **factory)
         nn.init.trunc_normal_(self.temporal.qkv.weight, std=0.02)
         nn.init.trunc_normal_(self.temporal.proj.weight, std=0.02)
@@ -238,12 +254,14 @@ class DividedAttention(SpatialAttention):
         nn.init.zeros_(self.temporal_proj.weight)
         nn.init.zeros_(self.temporal_proj.bias)
 
-    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+    def forward(
+        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, rope: Tensor | None = None
+    ) -> Tensor:
         B, _, N, _ = x.shape
         through_time = x.transpose(1, 2).flatten(0, 1)  # (B N, T, D)
         through_time = self.temporal_proj(self.temporal(through_time))
         through_time = through_time.unflatten(0, (B, N)).transpose(1, 2)  # (B, T, N, D)
-        return through_time + super().forward(x + through_time, attn_mask, is_causal)
+        return through_time + super().forward(x + through_time, attn_mask, is_causal, rope)
 
 
 SCHEMES: dict[str, type[SpatialAttention]] = {
@@ -252,4 +270,35 @@ SCHEMES: dict[str, type[SpatialAttention]] = {
     "local": LocalAttention,
     "joint": JointAttention,
     "divided": DividedAttention,
+}
+
+
+class EvaProjections:
+    """The projections of timm's `EvaAttention` and `AttentionRope`: fused or apart, with biases of their own, several
+    heads to a key. Set before a scheme, whose other parts serve these models as they are."""
+
+    mixes_in_place = False  # keys are rotated first, which would mix the channels of a pair that two frames share
+
+    qkv: nn.Linear | None
+    q_proj: nn.Linear
+    k_proj: nn.Linear
+    v_proj: nn.Linear
+    num_heads: int
+    head_dim: int
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of x (B, T, N, D), each (B, T, N, h, d)."""
+        if self.qkv is None:
+            q, k, v = (layer(x) for layer in (self.q_proj, self.k_proj, self.v_proj))
+        else:
+            biases: list[Any] = [getattr(self, f"{name}_bias", None) for name in "qkv"]  # of EvaAttention
+            bias = self.qkv.bias if biases[0] is None else torch.cat(biases)
+            q, k, v = F.linear(x, self.qkv.weight, bias).chunk(3, dim=-1)
+        q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in (q, k, v))
+        sharing = self.num_heads // k.shape[-2]  # heads to a key
+        return q, k.repeat_interleave(sharing, dim=-2), v.repeat_interleave(sharing, dim=-2)
+
+
+EVA_SCHEMES: dict[str, type[SpatialAttention]] = {
+    name: type(f"Eva{scheme.__name__}", (EvaProjections, scheme), {}) for name, scheme in SCHEMES.items()
 }

@@ -8,19 +8,21 @@ from typing import Any
 import timm
 import torch
 from timm.data import resolve_model_data_config
-from timm.layers import Attention, Mlp, build_sincos2d_pos_embed
+from timm.layers import Attention, AttentionRope, Mlp, build_sincos2d_pos_embed
+from timm.models.eva import Eva, EvaAttention
 from timm.models.vision_transformer import VisionTransformer
 
 from xvit.config import ClipSpec, ModelConfig
 from xvit.errors import XViTError, did_you_mean
-from xvit.models.attention import SCHEMES
+from xvit.models.attention import EVA_SCHEMES, SCHEMES
 
+Backbone = VisionTransformer | Eva
 SUPPORTED = (
-    "timm's VisionTransformer models whose blocks hold its standard Attention (xvit info --backbones lists them)"
+    "timm's VisionTransformer and Eva models with attention of the usual kinds (xvit info --backbones lists them)"
 )
 
 
-def build_backbone(config: ModelConfig) -> VisionTransformer:
+def build_backbone(config: ModelConfig) -> Backbone:
     """Build the timm model of `config` without its classifier, its attention layers of the config's scheme, its weights
     random.
 
@@ -38,14 +40,20 @@ def build_backbone(config: ModelConfig) -> VisionTransformer:
     if config.backbone_kwargs.get("patch_drop_rate"):
         raise XViTError("backbone_kwargs['patch_drop_rate']: dropping patches would part a location's tokens in time")
     options: dict[str, Any] = {"dynamic_img_size": True, "num_classes": 0, **config.backbone_kwargs}
-    _check_takes_scheme(config.backbone, _on_meta(config.backbone, options))
-    backbone = _create(config.backbone, attn_layer=SCHEMES[config.attention], **options)
+    plain = _on_meta(config.backbone, options)
+    _check_takes_scheme(config.backbone, plain)
+    if isinstance(plain, Eva):  # takes no attn_layer
+        backbone = _create(config.backbone, **options)
+        for attention in _attentions(backbone):
+            attention.__class__ = EVA_SCHEMES[config.attention]
+    else:
+        backbone = _create(config.backbone, attn_layer=SCHEMES[config.attention], **options)
     if config.spatial_position == "sincos":
         _set_sincos_positions(backbone)
     return backbone
 
 
-def config_of(model: VisionTransformer, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def config_of(model: Backbone, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """The name and the options that build a timm model like one that is built.
 
     Args:
@@ -53,16 +61,17 @@ def config_of(model: VisionTransformer, options: Mapping[str, Any]) -> tuple[str
         options: known of it beforehand, for what cannot be read off it.
 
     Raises:
-        XViTError: not a `VisionTransformer` of timm's, or built with options that cannot be read off it.
+        XViTError: not a `VisionTransformer` or `Eva` of timm's, or built with options that cannot be read off it.
     """
-    if not isinstance(model, VisionTransformer):
+    if not isinstance(model, Backbone):
         raise XViTError(f"a {type(model).__name__} as backbone: expected a name, or one of {SUPPORTED}")
     known: dict[str, Any] = model.pretrained_cfg or {}  # type: ignore[assignment]
     name = ".".join(filter(None, (known.get("architecture"), known.get("tag"))))
     options = dict(options)
     plain = _on_meta(name, options)
+    known_options = inspect.signature(type(model)).parameters
     for option, read in _TRAITS.items():
-        if option not in options and read(model) != read(plain):
+        if option in known_options and option not in options and read(model) != read(plain):
             options[option] = read(model)
     plain = _on_meta(name, options)
     parts = [(repr(getattr(m, part, None)), part) for part in _PARTS for m in (model, plain)]
@@ -85,23 +94,31 @@ _TRAITS: dict[str, Callable[[Any], Any]] = {
     "in_chans": lambda model: model.in_chans,
     "embed_dim": lambda model: model.embed_dim,
     "depth": lambda model: len(model.blocks),
-    "num_heads": lambda model: next(m.num_heads for m in model.blocks.modules() if isinstance(m, Attention)),
+    "num_heads": lambda model: _attentions(model)[0].num_heads,
     "mlp_ratio": lambda model: next(
         (m.fc1.out_features / model.embed_dim for m in model.blocks.modules() if isinstance(m, Mlp)), None
     ),
     "global_pool": lambda model: model.global_pool,
     "reg_tokens": lambda model: model.num_reg_tokens,
+    "num_reg_tokens": lambda model: 0 if model.reg_token is None else model.reg_token.shape[1],
 }
 _PARTS = ("patch_embed", "norm_pre", "blocks", "norm", "attn_pool", "fc_norm")
 
 
-def _on_meta(name: str, options: Mapping[str, Any]) -> VisionTransformer:
+def _on_meta(name: str, options: Mapping[str, Any]) -> Backbone:
+    if timm.models.is_model_in_modules(name, ["vision_transformer"]):
+        options = {**options, "weight_init": "skip"}
     with torch.device("meta"):  # costs nothing
-        built: VisionTransformer = _create(name, **({"num_classes": 0} | dict(options) | {"weight_init": "skip"}))
+        built: Backbone = _create(name, **({"num_classes": 0} | dict(options)))
         return built
 
 
-def complete_clip(clip: ClipSpec, backbone: VisionTransformer) -> ClipSpec:
+def _attentions(model: Any) -> list[Any]:
+    """Its attention layers of the kinds that can become a scheme."""
+    return [module for module in model.blocks.modules() if type(module) in (Attention, EvaAttention, AttentionRope)]
+
+
+def complete_clip(clip: ClipSpec, backbone: Backbone) -> ClipSpec:
     """`clip` with what it leaves open as the image model was trained: size, interpolation, mean and std."""
     known: dict[str, Any] = resolve_model_data_config(backbone)
     interpolation: Any = known["interpolation"] if known["interpolation"] in ("bilinear", "bicubic") else "bicubic"
@@ -134,7 +151,7 @@ def mixing_layers(layers: str | tuple[int, ...], depth: int) -> set[int]:
     return set(layers)
 
 
-def _set_sincos_positions(backbone: VisionTransformer) -> None:
+def _set_sincos_positions(backbone: Backbone) -> None:
     """Start from 2-D sines and cosines, where random positions would first have to be told apart."""
     if backbone.pos_embed is None or backbone.embed_dim % 4:
         raise XViTError("spatial_position='sincos': needs a backbone with positions and a multiple of 4 channels")
@@ -163,10 +180,10 @@ def _create(name: str, **options: Any) -> Any:
 
 
 def _check_takes_scheme(name: str, plain: Any) -> None:
-    if not isinstance(plain, VisionTransformer):
+    if not isinstance(plain, Backbone):
         raise XViTError(f"backbone={name!r} is a {type(plain).__name__}, not one of {SUPPORTED}")
     for block in plain.blocks:
-        if not any(type(module) is Attention for module in block.modules()):
+        if not any(type(module) in (Attention, EvaAttention, AttentionRope) for module in block.modules()):
             kinds = sorted({type(m).__name__ for m in block.modules() if "Attention" in type(m).__name__})
             found = f"attention of its own ({', '.join(kinds)})" if kinds else "no attention module"
             raise XViTError(

@@ -10,13 +10,13 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError
-from timm.models import load_state_dict, load_state_dict_from_hf
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from timm.models import eva, load_state_dict, load_state_dict_from_hf, vision_transformer
 from torch import Tensor
 
 from xvit import checkpoint
 from xvit.config import ModelConfig
 from xvit.errors import XViTError
+from xvit.models.backbone import Backbone
 from xvit.models.temporal import resize_positions
 
 _logger = logging.getLogger("xvit")
@@ -116,14 +116,15 @@ def load_tensors(
     return report
 
 
-def _fit_image(backbone: VisionTransformer, name: str, image: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+def _fit_image(backbone: Backbone, name: str, image: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
     """The tensors by timm's names, positions (bicubic) and patches resized to the backbone, by timm's own function."""
     # These families were trained to be resized bilinearly: timm asks for it where it builds them.
     bilinear: dict[str, Any] = (
         {"interpolation": "bilinear", "antialias": False} if "flexi" in name or "radio" in name else {}
     )
     try:
-        fitted = checkpoint_filter_fn(dict(image), backbone, **bilinear)
+        family = eva if isinstance(backbone, eva.Eva) else vision_transformer
+        fitted = family.checkpoint_filter_fn(dict(image), backbone, **bilinear)
         return {key: tensor for key, tensor in fitted.items() if isinstance(tensor, Tensor)}
     except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]

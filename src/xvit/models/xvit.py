@@ -11,19 +11,18 @@ pixel_values ─▶ patches, class token, positions ─▶ + temporal position �
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.utils.checkpoint
 from huggingface_hub import HfApi
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from xvit import checkpoint
 from xvit.config import Attention, ClipSpec, Labels, ModelConfig
 from xvit.errors import XViTError, did_you_mean
 from xvit.models.attention import DividedAttention, LocalAttention, MixingAttention, SpatialAttention
-from xvit.models.backbone import build_backbone, complete_clip, config_of, mixing_layers
+from xvit.models.backbone import Backbone, build_backbone, complete_clip, config_of, mixing_layers
 from xvit.models.loading import LoadReport, load_start, load_tensors
 from xvit.models.temporal import Classifier, FrameProjection, TemporalAttention, TemporalMean, TemporalPosition
 
@@ -104,7 +103,8 @@ class XViT(nn.Module):
         self._check_input(pixel_values)
         B, T, _, height, width = pixel_values.shape
         backbone = self.backbone
-        x = backbone._pos_embed(backbone.patch_embed(pixel_values.flatten(0, 1)))
+        placed = backbone._pos_embed(backbone.patch_embed(pixel_values.flatten(0, 1)))
+        x, rope = placed if isinstance(placed, tuple) else (placed, None)  # rotary positions: Eva models have them
         x = x.unflatten(0, (B, T))  # (B, T, N, D)
         if self.temporal_position is not None:
             x = x + self.temporal_position(T).unsqueeze(2)
@@ -112,11 +112,12 @@ class XViT(nn.Module):
         if self.config.summary_tokens > 1:
             for attention in self.attentions:  # timm's blocks pass on tokens alone, not where they lie
                 attention.grid = backbone.patch_embed.dynamic_feat_size((height, width))
-        for block in backbone.blocks:
+        for layer, block in enumerate(backbone.blocks):
+            places: dict[str, Any] = {} if rope is None else {"rope": rope[layer] if backbone.rope_mixed else rope}
             if backbone.grad_checkpointing and torch.is_grad_enabled():
-                x = torch.utils.checkpoint.checkpoint(block, x, use_reentrant=False)
+                x = torch.utils.checkpoint.checkpoint(block, x, use_reentrant=False, **places)
             else:
-                x = block(x)
+                x = block(x, **places)
         tokens = backbone.norm(x)
         frames = backbone.forward_head(tokens.flatten(0, 1), pre_logits=True).unflatten(0, (B, T))  # (B, T, D)
         if self.frame_projection is not None:
@@ -143,6 +144,8 @@ class XViT(nn.Module):
         description = checkpoint.read_description(directory)
         try:
             with torch.device("meta"):  # no time spent on initial weights that are replaced at once
+                model = cls(description.model)
+            if len(dict(model.named_buffers())) > 0:  # rotary frequencies and the like, which are not in the file
                 model = cls(description.model)
         except XViTError as error:
             raise XViTError(f"{directory / checkpoint.CONFIG}: {error}") from None
@@ -197,7 +200,8 @@ class XViT(nn.Module):
 
         size = (image_size, image_size) if image_size else self.backbone.patch_embed.img_size
         clip = torch.empty(1, num_frames or self.config.num_frames, self.backbone.in_chans, *size, device="meta")
-        on_meta = {name: tensor.detach().to("meta") for name, tensor in self.state_dict().items()}
+        tensors = dict(self.named_parameters()) | dict(self.named_buffers())
+        on_meta = {name: tensor.detach().to("meta") for name, tensor in tensors.items()}
         training = self.training
         self.eval()  # without dropout, and on the meta device: CPU attention kernels go uncounted
         try:
@@ -246,7 +250,9 @@ class XViT(nn.Module):
             raise XViTError(f"pixel_values of shape {shape}: expected {channels} channels in the third dimension (C)")
         if shape[1] < 1:
             raise XViTError(f"pixel_values of shape {shape}: a clip needs at least 1 frame")
-        rows, columns = embed.feat_ratio(as_scalar=False)  # pixels a patch, of hybrid backbones too
+        rows, columns = cast(
+            tuple[int, int], embed.feat_ratio(as_scalar=False)
+        )  # pixels a patch, of hybrid backbones too
         if not embed.dynamic_img_pad and (shape[3] % rows or shape[4] % columns):
             raise XViTError(f"pixel_values of {shape[3]}x{shape[4]} pixels: not whole patches of {rows}x{columns}")
 
@@ -264,7 +270,7 @@ def usable_device(device: str | torch.device) -> torch.device:
 
 
 def create_model(
-    backbone: str | VisionTransformer,
+    backbone: str | Backbone,
     *,
     num_classes: int | dict[str, int],
     num_frames: int = 8,
