@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from xvit.data.annotations import Sample, find_videos, read_class_folders
+from xvit.data.annotations import Sample, find_videos, read_class_folders, read_label_names
 from xvit.errors import XViTError
 
 
@@ -104,3 +104,36 @@ def test_find_videos(tmp_path):
 def test_a_stretch_must_have_a_length(start, stop):
     with pytest.raises(XViTError, match="expected 0 <= start < stop"):
         Sample(path="a.mp4", label=0, id="a", start=start, stop=stop)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("labels.txt", "put down\n  take up \n\n", ["put down", "take up"]),
+        ("labels.json", '["b", "a"]', ["b", "a"]),
+        ("labels.json", '{"b": "1", "a": 0, "c": "2"}', ["a", "b", "c"]),
+    ],
+)
+def test_label_names(tmp_path, name, text, expected):
+    (tmp_path / name).write_text(text)
+    assert read_label_names(tmp_path / name) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("labels.txt", "", "no class names"),
+        ("labels.txt", "a\n\nb", "line 2 is empty"),
+        ("labels.txt", "a\nb\na", 'class "a" in lines 1 and 3'),
+        ("labels.json", "[1]", "expected a list of class names"),
+        ("labels.json", '"a"', "expected a list of class names"),
+        ("labels.json", '{"a": 0, "b": 2}', "numbers 0 to 1"),
+        ("labels.json", '{"a": 0, "b": [2]}', "numbers 0 to 1"),
+        ("labels.json", "{", "not readable"),
+    ],
+)
+def test_label_names_that_are_none(tmp_path, name, text, said):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(XViTError, match=said) as raised:
+        read_label_names(tmp_path / name)
+    assert name in str(raised.value)

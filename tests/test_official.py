@@ -1,12 +1,14 @@
 """The authors' checkpoints: golden values computed by their code, names both ways, files that are not theirs."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from xvit import load_official
+from xvit import XViT, load_official
+from xvit.cli import main
 from xvit.errors import XViTError
 from xvit.weights.official import our_name, their_name
 
@@ -81,6 +83,8 @@ def test_the_temporal_embedding_is_resized_linearly(state):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (lambda s: s.update({"base_model.patch_embed.proj.weight": torch.zeros(24, 768)}), "shapes that are not those"),
+        (lambda s: s.update({"base_model.temp_embed": torch.zeros(3)}), r"temp_embed \(3,\), expected \(1, 4, 24\)"),
         (lambda s: s.pop("base_model.blocks.1.attn.qkv.bias"), "1 missing: base_model.blocks.1.attn.qkv.bias"),
         (lambda s: s.pop("consensus.mlp_head.4.weight"), '"consensus.mlp_head.4.weight" is missing'),
         (lambda s: s.update({"base_model.other": torch.zeros(1)}), "1 not used: base_model.other"),
@@ -122,3 +126,37 @@ def test_files_that_are_not_theirs(tmp_path, capsys):
 def test_heads_that_shapes_do_not_tell_are_asked_for():
     with pytest.raises(XViTError, match="say how many heads"):
         load_official(GOLDEN, num_frames=4)
+
+
+@torch.no_grad()
+def test_the_command(tmp_path, state, golden, capsys):
+    """A .pth of theirs becomes a directory of ours with the same logits; frames and labels as said."""
+    torch.save({"model_state": state | {"new_fc.bias": torch.zeros(7)}}, tmp_path / "theirs.pth")
+    (tmp_path / "labels.json").write_text(json.dumps({f"class {i}": str(6 - i) for i in range(7)}))
+    words = ["import", str(tmp_path / "theirs.pth"), "--num-heads", "3", "--mixed", "0.25"]
+    clip = ["--clip.sampling", "strided", "--clip.stride", "16", "--labels", str(tmp_path / "labels.json")]
+    assert main([*words, "--num-frames", "4", "--output", str(tmp_path / "ours"), "--json", *clip]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["dropped"] == "new_fc.bias"
+    assert told["tensors"] == len(state)
+    model = XViT.from_pretrained(tmp_path / "ours")
+    torch.testing.assert_close(model(golden_clip()), golden["logits"], atol=1e-5, rtol=0)
+    assert model.labels == [f"class {6 - i}" for i in range(7)]
+    assert (model.clip.sampling, model.clip.stride, model.clip.mean) == ("strided", 16, (0.5, 0.5, 0.5))
+    assert len(model.provenance["source"]["sha256"]) == 64
+
+    longer = [*words, "--num-frames", "8", "--output", str(tmp_path / "longer")]
+    assert main([*longer, "--segment-frames", "4"]) == 0
+    assert "within segments of 4 frames" in capsys.readouterr().out
+    whole = load_official(GOLDEN, **(OPTIONS | {"num_frames": 8}), segment_frames=4)
+    assert torch.equal(XViT.from_pretrained(tmp_path / "longer")(golden_clip(8)), whole(golden_clip(8)))
+
+    (tmp_path / "few.txt").write_text("a\nb\n")
+    for more, said in [
+        (["--output", str(tmp_path / "longer")], "exists and is not an empty folder"),
+        (["--output", str(tmp_path / "new"), "--labels", str(tmp_path / "few.txt")], "few.txt: 2 class names, but"),
+        (["--output", str(tmp_path / "new"), "--labels", str(tmp_path / "none.txt")], "none.txt: not readable"),
+    ]:
+        assert main([*words, "--num-frames", "4", *more]) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

@@ -1,11 +1,9 @@
 """`xvit eval`: a trained model on labelled videos."""
 
-from pathlib import Path
-
 from jsonargparse import ArgumentParser, Namespace
 
 from xvit.cli import DONE, SOME_FAILED, terminal
-from xvit.cli.parsing import add_json, make_parser
+from xvit.cli.parsing import add_json, check_new_folder, make_parser
 from xvit.cli.parsing import parse as parse_words
 from xvit.config import DataConfig, EvalConfig
 from xvit.errors import VideoError, XViTError
@@ -50,9 +48,7 @@ def run(args: Namespace) -> int:
     from xvit.evaluation import evaluate, match_labels
     from xvit.inference import Predictor
 
-    output = Path(args.output) if args.output else None
-    if output and output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise XViTError(f"{output}: exists and is not an empty folder; choose another --output")
+    output = check_new_folder(args.output) if args.output else None
     predictor = Predictor(args.checkpoint, device=args.device)
     data = read_class_folders(args.data.root, val_fraction=args.data.val_fraction, seed=args.data.split_seed)
     samples = match_labels(data.val, data.classes, predictor.labels)

@@ -4,6 +4,7 @@ import dataclasses
 import re
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jsonargparse
@@ -55,6 +56,18 @@ def make_parser(command: str, usage: str, description: str, examples: str) -> js
 def add_json(parser: jsonargparse.ArgumentParser) -> None:
     """The option that all commands share."""
     parser.add_argument("--json", action="store_true", help="print the result as JSON, without decoration")
+
+
+def check_new_folder(path: str) -> Path:
+    """The folder that a command is to make.
+
+    Raises:
+        XViTError: something is there already.
+    """
+    folder = Path(path)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise XViTError(f"{folder}: exists and is not an empty folder; choose another --output")
+    return folder
 
 
 def parse(parser: jsonargparse.ArgumentParser, argv: list[str]) -> Namespace:

@@ -1,6 +1,7 @@
 """Which videos there are and what they show: one reader a format, each giving `Sample`s and class names."""
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -89,6 +90,43 @@ def read_class_folders(root: str | Path, *, val_fraction: float = 0.2, seed: int
         raise XViTError(f'{root}: only one class, "{classes[0]}": expected a folder for each of two or more')
     labels = {name: label for label, name in enumerate(classes)}
     return ClassFolders(_samples(root, train, labels), _samples(root, val, labels), classes)
+
+
+def read_label_names(path: str | Path) -> list[str]:
+    """Class names from a file, in the order of their numbers.
+
+    Args:
+        path: text with a name a line; or JSON: a list of names, or a mapping of names to numbers from 0 on (as
+            Something-Something's labels file is).
+
+    Raises:
+        XViTError: no such file, no names, names twice, numbers that are not 0, 1, 2, ...
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text) if path.suffix.lower() == ".json" else [line.strip() for line in text.splitlines()]
+    except (OSError, ValueError) as error:
+        raise XViTError(f"{path}: not readable as a file of class names: {' '.join(str(error).split())}") from None
+    if isinstance(found, dict):
+        numbers = {name: int(value) if str(value).isdecimal() else -1 for name, value in found.items()}
+        if sorted(numbers.values()) != list(range(len(numbers))):
+            raise XViTError(f"{path}: expected the classes to have the numbers 0 to {len(numbers) - 1}, each once")
+        found = sorted(numbers, key=lambda name: numbers[name])
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise XViTError(f"{path}: expected a list of class names, or a mapping of names to numbers")
+    while found and not found[-1]:
+        found.pop()  # empty lines at the end
+    seen: dict[str, int] = {}
+    for line, name in enumerate(found, start=1):
+        if not name:
+            raise XViTError(f"{path}: line {line} is empty: expected a class name")
+        if name in seen:
+            raise XViTError(f'{path}: class "{name}" in lines {seen[name]} and {line}')
+        seen[name] = line
+    if not found:
+        raise XViTError(f"{path}: no class names in it")
+    return found
 
 
 def find_videos(paths: Iterable[str | Path]) -> list[str]:

@@ -4,6 +4,7 @@ A file of theirs holds the model twice as long as the paper does: `base_model` i
 positions, `consensus` the temporal head and the classifier. All their names and ours are in `KEYS`.
 """
 
+import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from xvit.config import ModelConfig
 from xvit.errors import XViTError
+from xvit.models.loading import LoadReport
 from xvit.models.temporal import resize_positions
 from xvit.models.xvit import XViT
 
@@ -87,7 +89,7 @@ def load_official(
             0.5 for Something-Something.
 
     Returns:
-        The model, in eval mode.
+        The model, in eval mode, its `load_report` saying what became of their tensors.
 
     Raises:
         XViTError: not such a file, tensors missing, unknown, or of shapes that do not go together.
@@ -112,11 +114,26 @@ def load_official(
         raise XViTError(f'{path}: tensor "{their_name(error.args[0])}" is missing') from None
     except XViTError as error:
         raise XViTError(f"{path}: {error}") from None
-    if "temporal_position.weight" in tensors:
-        slots = tensors["temporal_position.weight"].squeeze(2)  # (1, slots, 1, D) -> (1, slots, D)
-        tensors["temporal_position.weight"] = _fill_slots(slots, num_frames, segment_frames)
+    except (IndexError, ValueError) as error:
+        raise XViTError(f"{path}: tensors of shapes that are not those of the authors' models ({error})") from None
+    resized = {}
+    if (slots := tensors.get("temporal_position.weight")) is not None and slots.ndim == 4:
+        slots = slots.squeeze(2)  # (1, slots, 1, D) -> (1, slots, D)
+        filled = _fill_slots(slots, num_frames, segment_frames)
+        if filled.shape != slots.shape:
+            resized = {"temporal_position.weight": (tuple(slots.shape), tuple(filled.shape))}
+        tensors["temporal_position.weight"] = filled
     _check(path, model, tensors, unknown)
     model.load_state_dict(tensors)
+    model.load_report = LoadReport(
+        source=str(path),
+        loaded=tuple(name for name in tensors if name not in resized),
+        resized=resized,
+        dropped=tuple(name for name in state if our_name(name) is None),
+    )
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    model.provenance = {"source": {"file": Path(path).name, "sha256": digest}}
     return model.eval()
 
 
