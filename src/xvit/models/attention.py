@@ -14,7 +14,7 @@ What the query at (t, s) attends to, frames from left to right, tokens from top 
     . . # . .    . # # # .      # # # # #     . . . . .     . . # . .   . . m . .    t - w, ..., or t + w
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,9 @@ from torch import Tensor, nn
 
 from xvit.errors import XViTError
 from xvit.models.mixing import MixInPlace, Share, by_segment, channel_shares, mix, temporal_offsets
+
+if TYPE_CHECKING:
+    from xvit.models.streaming import LayerMemory
 
 
 class SpatialAttention(Attention):
@@ -34,6 +37,9 @@ class SpatialAttention(Attention):
     """
 
     summary_tokens: int = 0
+    causal: bool = False  # summaries of this frame and those before alone, summary_frames in all
+    summary_frames: int = 0
+    memory: "LayerMemory | None" = None  # of a stream, while it runs the model
     num_prefix_tokens: int = 0
     grid: tuple[int, int] | None = None  # patches in height and width; summary_tokens > 1 needs it
 
@@ -56,6 +62,16 @@ class SpatialAttention(Attention):
         """
         if attn_mask is not None or is_causal:
             raise XViTError("attn_mask, is_causal: the attention over clips takes no mask")
+        parts = self.read(x, rope) if self.memory is None else self.memory.read(self, x, rope)
+        out = self.attend(*parts).flatten(-2)  # (B, T, N, h d)
+        out = self.norm(out)
+        if self.gate is not None:
+            out = out * self.gate(x).sigmoid()
+        out = self.proj_drop(self.proj(out))
+        return out
+
+    def read(self, x: Tensor, rope: Tensor | None = None) -> tuple[Tensor, ...]:
+        """What `attend` takes, of tokens x (B, T, N, D)."""
         q, k, v = self.project(x)
         summary_k, summary_v = self.k_norm(self.summarise(k)), self.summarise(v)
         # Keys are normalised and rotated in their own frame, before any mixing: each mixed channel is then a channel of
@@ -63,12 +79,7 @@ class SpatialAttention(Attention):
         q, k = self.q_norm(q), self.k_norm(k)
         if rope is not None:
             q, k = self.rotate(q, rope), self.rotate(k, rope)
-        out = self.attend(q, k, v, summary_k, summary_v).flatten(-2)  # (B, T, N, h d)
-        out = self.norm(out)
-        if self.gate is not None:
-            out = out * self.gate(x).sigmoid()
-        out = self.proj_drop(self.proj(out))
-        return out
+        return q, k, v, summary_k, summary_v
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of x (B, T, N, D), each (B, T, N, h, d)."""
@@ -87,23 +98,47 @@ class SpatialAttention(Attention):
 
         Args:
             q, k, v: (B, T, N, h, d).
-            summary_k, summary_v: (B, T R, h, d).
+            summary_k, summary_v: (B, T R, h, d); in a stream with those of frames before.
 
         Returns:
             (B, T, N, h, d).
         """
+        mask = None
         if self.summary_tokens:
             frames = q.shape[1]
+            mask = self.summary_mask(q, summary_k) if self.causal else None
             k = torch.cat([k, summary_k.unsqueeze(1).expand(-1, frames, -1, -1, -1)], dim=2)  # (B, T, N + T R, h, d)
             v = torch.cat([v, summary_v.unsqueeze(1).expand(-1, frames, -1, -1, -1)], dim=2)
-        out = self.scaled_dot_product(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1))
+        out = self.scaled_dot_product(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), mask)
         return out.unflatten(0, q.shape[:2])
 
-    def scaled_dot_product(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Softmax attention of q (B', M, h, d) over k and v (B', M', h, d), giving (B', M, h, d)."""
+    def summary_mask(self, q: Tensor, summary_k: Tensor) -> Tensor:
+        """Which keys the queries of each frame see in a causal model, (B T, 1, 1, N + T R): those of their own frame,
+        and the summaries of it and the frames before, `summary_frames` in all.
+        """
+        B, frames, N = q.shape[:3]
+        R = self.summary_tokens
+        owner = torch.arange(summary_k.shape[1], device=q.device) // R  # frame of each summary token
+        own = torch.arange(frames, device=q.device)[:, None] + summary_k.shape[1] // R - frames  # frame of each query
+        seen = (owner <= own) & (owner > own - self.summary_frames)  # (T, T R)
+        return torch.cat([seen.new_ones(frames, N), seen], dim=1).repeat(B, 1)[:, None, None]
+
+    def scaled_dot_product(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Softmax attention of q (B', M, h, d) over k and v (B', M', h, d), giving (B', M, h, d).
+
+        `mask` (B', 1, 1, M') is True where a key is seen; None for everywhere.
+
+        timm's flag `fused_attn` chooses between torch's fused kernels and the plain formula, whose weights can be seen.
+        """
         dropout = self.attn_drop.p if self.training else 0.0
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B', h, M, d): 5-D does not export to ONNX
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose(1, 2)
+        if self.fused_attn:
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout).transpose(1, 2)
+        scores = q * self.scale @ k.transpose(-2, -1)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf)
+        weights = scores.softmax(dim=-1)  # (B', h, M, M'), for a hook on attn_drop
+        return (self.attn_drop(weights) @ v).transpose(1, 2)
 
     def summarise(self, x: Tensor) -> Tensor:
         """Average keys or values (B, T, N, h, d) over an r x r grid of each frame's patches, giving (B, T R, h, d)."""
@@ -164,12 +199,16 @@ class MixingAttention(SpatialAttention):
         channels = self.head_dim if self.per_head else self.num_heads * self.head_dim
         self.shares = channel_shares(channels, fraction, offsets)
 
-    def forward(
-        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, rope: Tensor | None = None
-    ) -> Tensor:
+    def read(self, x: Tensor, rope: Tensor | None = None) -> tuple[Tensor, ...]:
+        if self.memory is not None:  # which mixes what it keeps
+            return super().read(x, rope)
         if self.mixed == "x":
             x = self.mix(x.unflatten(-1, (self.num_heads, -1))).flatten(-2)
-        return super().forward(x, attn_mask, is_causal, rope)
+        q, k, v, summary_k, summary_v = super().read(x, rope)
+        if not self.mixes_in_place:
+            k = self.mix(k) if self.mixed in ("keys_values", "keys") else k
+            v = self.mix(v) if self.mixed in ("keys_values", "values") else v
+        return q, k, v, summary_k, summary_v
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if not self.mixes_in_place:
@@ -180,12 +219,6 @@ class MixingAttention(SpatialAttention):
         qkv = MixInPlace.apply(qkv, mixed, groups, self.shares, self.replicate).view(*x.shape[:3], -1)
         q, k, v = qkv.unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(-3)
         return q, k, v
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, summary_k: Tensor, summary_v: Tensor) -> Tensor:
-        if not self.mixes_in_place:
-            k = self.mix(k) if self.mixed in ("keys_values", "keys") else k
-            v = self.mix(v) if self.mixed in ("keys_values", "values") else v
-        return super().attend(q, k, v, summary_k, summary_v)
 
     @property
     def mixes_in_place(self) -> bool:
@@ -199,6 +232,7 @@ class MixingAttention(SpatialAttention):
             and self.mixed != "x"
             and isinstance(self.k_norm, nn.Identity)
             and not self.summary_tokens
+            and self.memory is None
             and not torch.compiler.is_compiling()
         )
 
@@ -292,8 +326,8 @@ class EvaProjections:
             q, k, v = (layer(x) for layer in (self.q_proj, self.k_proj, self.v_proj))
         else:
             biases: list[Any] = [getattr(self, f"{name}_bias", None) for name in "qkv"]  # of EvaAttention
-            bias = self.qkv.bias if biases[0] is None else torch.cat(biases)
-            q, k, v = F.linear(x, self.qkv.weight, bias).chunk(3, dim=-1)
+            qkv = self.qkv(x)  # the module, not its weight: PEFT puts another in its place
+            q, k, v = (qkv if biases[0] is None else qkv + torch.cat(biases)).chunk(3, dim=-1)
         q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in (q, k, v))
         sharing = self.num_heads // k.shape[-2]  # heads to a key
         return q, k.repeat_interleave(sharing, dim=-2), v.repeat_interleave(sharing, dim=-2)

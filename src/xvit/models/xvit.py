@@ -24,6 +24,7 @@ from xvit.errors import XViTError, did_you_mean
 from xvit.models.attention import DividedAttention, LocalAttention, MixingAttention, SpatialAttention
 from xvit.models.backbone import Backbone, build_backbone, complete_clip, config_of, mixing_layers
 from xvit.models.loading import LoadReport, load_start, load_tensors
+from xvit.models.streaming import Stream
 from xvit.models.temporal import Classifier, FrameProjection, TemporalAttention, TemporalMean, TemporalPosition
 
 
@@ -100,11 +101,23 @@ class XViT(nn.Module):
 
     def forward_features(self, pixel_values: Tensor) -> Features:
         """Features of clips before the classifier; see `forward` for the input."""
+        x, rope = self.embed(pixel_values)
+        for layer, block in enumerate(self.backbone.blocks):
+            if self.backbone.grad_checkpointing and torch.is_grad_enabled():
+                places = self.places(layer, rope)
+                x = torch.utils.checkpoint.checkpoint(block, x, use_reentrant=False, **places)
+            else:
+                x = block(x, **self.places(layer, rope))
+        tokens, frames = self.pool(x)
+        return Features(tokens=tokens, frames=frames, clip=self.temporal_head(frames))
+
+    def embed(self, pixel_values: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Tokens (B, T, N, D) before the first block, and rotary positions where the backbone has them (`Eva`)."""
         self._check_input(pixel_values)
         B, T, _, height, width = pixel_values.shape
         backbone = self.backbone
         placed = backbone._pos_embed(backbone.patch_embed(pixel_values.flatten(0, 1)))
-        x, rope = placed if isinstance(placed, tuple) else (placed, None)  # rotary positions: Eva models have them
+        x, rope = placed if isinstance(placed, tuple) else (placed, None)
         x = x.unflatten(0, (B, T))  # (B, T, N, D)
         if self.temporal_position is not None:
             x = x + self.temporal_position(T).unsqueeze(2)
@@ -112,17 +125,32 @@ class XViT(nn.Module):
         if self.config.summary_tokens > 1:
             for attention in self.attentions:  # timm's blocks pass on tokens alone, not where they lie
                 attention.grid = backbone.patch_embed.dynamic_feat_size((height, width))
-        for layer, block in enumerate(backbone.blocks):
-            places: dict[str, Any] = {} if rope is None else {"rope": rope[layer] if backbone.rope_mixed else rope}
-            if backbone.grad_checkpointing and torch.is_grad_enabled():
-                x = torch.utils.checkpoint.checkpoint(block, x, use_reentrant=False, **places)
-            else:
-                x = block(x, **places)
-        tokens = backbone.norm(x)
-        frames = backbone.forward_head(tokens.flatten(0, 1), pre_logits=True).unflatten(0, (B, T))  # (B, T, D)
+        return x, rope
+
+    def places(self, layer: int, rope: Tensor | None) -> dict[str, Any]:
+        """What a block takes beside its tokens: the rotary positions, of each layer's own in some models."""
+        if rope is None:
+            return {}
+        return {"rope": rope[layer] if self.backbone.rope_mixed else rope}
+
+    def pool(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (B, T, N, D) after the last block: normalised, and one vector (B, T, D) a frame of them."""
+        tokens = self.backbone.norm(x)
+        frames = self.backbone.forward_head(tokens.flatten(0, 1), pre_logits=True).unflatten(0, x.shape[:2])
         if self.frame_projection is not None:
             frames = self.frame_projection(frames)
-        return Features(tokens=tokens, frames=frames, clip=self.temporal_head(frames))
+        return tokens, frames
+
+    def stream(self, *, every: int = 1) -> Stream:
+        """Run the model on endless video, a frame at a time: see `Stream`.
+
+        Args:
+            every: answer each frame, or each second, third, ... one.
+
+        Raises:
+            XViTError: a model that cannot be streamed exactly, with what to take instead.
+        """
+        return Stream(self, every=every)
 
     @classmethod
     def from_pretrained(
@@ -224,6 +252,8 @@ class XViT(nn.Module):
                 if not isinstance(attention, SpatialAttention):
                     continue
                 attention.summary_tokens = config.summary_tokens
+                attention.causal = config.direction == "causal"
+                attention.summary_frames = config.num_frames
                 attention.num_prefix_tokens = self.backbone.num_prefix_tokens
                 if isinstance(attention, MixingAttention):
                     attention.configure(
