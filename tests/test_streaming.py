@@ -14,7 +14,7 @@ SIZE = 16
 models = st.fixed_dictionaries(
     {
         "window": st.integers(0, 3),
-        "mixed_fraction": st.sampled_from([0.0, 0.5, 0.75, 1.0]),
+        "mixed_fraction": st.sampled_from([0.0, 0.75, 0.875, 1.0]),
         "mixed": st.sampled_from(["keys_values", "keys", "values", "x"]),
         "boundary_only": st.booleans(),
         "direction": st.sampled_from(["causal", "centered"]),
