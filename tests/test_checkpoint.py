@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 from small import CLASSES, CLIP, make_model
@@ -70,6 +72,47 @@ def test_several_tasks_and_no_fetching(tmp_path):
     found = load(tmp_path / "run")
     assert found.labels == labels
     assert not found.config.pretrained
+
+
+def test_what_a_directory_holds(saved):
+    """All of it readable by whoever can read the config, and a card whose head the Hub can read."""
+    assert {p.name for p in saved.iterdir()} == {
+        *("README.md", "config.json", "model.safetensors", "preprocessor_config.json")
+    }
+    assert len({path.stat().st_mode for path in saved.iterdir()}) == 1
+    _, head, text = (saved / "README.md").read_text().split("---\n", 2)
+    assert yaml.safe_load(head)["pipeline_tag"] == "video-classification"
+    assert "vit_tiny_patch16_224" in text
+    assert all(f"`{name}`" in text for name in CLASSES)
+    assert "| seed | 3 |" in text
+
+
+def test_upload_and_download(saved, tmp_path, monkeypatch):
+    """push_to_hub hands the Hub a whole directory; a name that is no local path is asked for there."""
+    uploaded = tmp_path / "hub"
+
+    class Api:
+        def create_repo(self, repo_id, **options):
+            assert (repo_id, options) == ("me/colours", {"private": True, "exist_ok": True})
+
+        def upload_folder(self, *, repo_id, folder_path, commit_message):
+            shutil.copytree(folder_path, uploaded)
+            return SimpleNamespace(commit_url="https://hub/me/colours/commit/1")
+
+    monkeypatch.setattr("xvit.models.xvit.HfApi", Api)
+    assert load(saved).push_to_hub("me/colours", private=True) == "https://hub/me/colours/commit/1"
+
+    def download(name, *, revision, allow_patterns):
+        assert (name, revision) == ("me/colours", "v2")
+        return str(uploaded)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checkpoint, "snapshot_download", download)
+    found = load("me/colours", revision="v2").state_dict()
+    assert all(torch.equal(tensor, found[name]) for name, tensor in make_model().state_dict().items())
+    (tmp_path / "me").mkdir()
+    with pytest.raises(XViTError, match=r"me/colours: no such checkpoint directory$"):  # a path, as its folder is there
+        load("me/colours", revision="v2")
 
 
 def test_labels_must_fit_the_classes(tmp_path):

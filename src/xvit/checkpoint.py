@@ -1,9 +1,10 @@
-"""A trained model on disk: a directory of model.safetensors, config.json and a model card, README.md. No pickle, and
-nothing in it is executed.
+"""A trained model on disk: a directory of model.safetensors, config.json, preprocessor_config.json and a model card,
+README.md. No pickle, and nothing in it is executed.
 
 config.json holds {"format", "model", "clip", "labels", "provenance"}: all that is needed to build the model again, to
 turn a video into its input, to name its outputs, and to know where it comes from. `XViT.save_pretrained` and
-`XViT.from_pretrained` are the way in and out; here is what they read and write.
+`XViT.from_pretrained` are the way in and out; here is what they read and write. preprocessor_config.json says of the
+clip once more what transformers' Auto classes look for there (`xvit.transformers`); nothing here reads it.
 """
 
 import json
@@ -27,8 +28,10 @@ from xvit.errors import XViTError, did_you_mean
 
 FORMAT = 1
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+PREPROCESSOR = "preprocessor_config.json"
+RESAMPLE = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers, which transformers keeps
 # What transformers writes beside our keys: it tells a reader of ours nothing.
-_OF_TRANSFORMERS = ("architectures", "dtype", "model_type", "transformers_version")
+OF_TRANSFORMERS = ("architectures", "dtype", "model_type", "transformers_version")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +76,9 @@ class Description:
 def write(directory: str | Path, description: Description, tensors: Mapping[str, Tensor]) -> None:
     """Write a checkpoint directory, replacing an older one whole: at no moment is there half of one.
 
+    preprocessor_config.json is always there too, so that the Auto classes of transformers can open the directory
+    whether or not transformers is installed where it was written.
+
     Args:
         directory: where; its parents are made.
         description: of the model.
@@ -82,7 +88,27 @@ def write(directory: str | Path, description: Description, tensors: Mapping[str,
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         save_file(state, beside / WEIGHTS, metadata={"format": "pt"})
         (beside / CONFIG).write_text(json.dumps(description.to_dict(), indent=2) + "\n", encoding="utf-8")
+        (beside / WEIGHTS).chmod((beside / CONFIG).stat().st_mode)  # safetensors lets nobody but the owner read
+        write_preprocessor(beside, description.clip)
         (beside / CARD).write_text(model_card(description.to_dict()), encoding="utf-8")
+
+
+def preprocessor(clip: ClipSpec) -> dict[str, Any]:
+    """The clip in the words of transformers, from which `xvit.transformers.XViTVideoProcessor` makes it again."""
+    return {
+        "num_frames": clip.num_frames,
+        "sampling": clip.sampling,
+        "stride": clip.stride,
+        "size": {"shortest_edge": clip.image_size},
+        "resample": RESAMPLE[clip.interpolation],
+        "image_mean": list(clip.mean),
+        "image_std": list(clip.std),
+    }
+
+
+def write_preprocessor(directory: Path, clip: ClipSpec) -> None:
+    """Write preprocessor_config.json."""
+    (directory / PREPROCESSOR).write_text(json.dumps(preprocessor(clip), indent=2) + "\n", encoding="utf-8")
 
 
 def find(source: str | Path, revision: str | None = None) -> Path:
@@ -168,13 +194,10 @@ def read_description(directory: Path) -> Description:
         raise XViTError(f"{path}: not readable as JSON: {error}") from None
     if not isinstance(values, dict) or not isinstance(values.get("format"), int):
         raise XViTError(f'{path}: not a config of an xvit checkpoint (no "format" number in it)')
-    if values["format"] > FORMAT:
-        raise XViTError(
-            f"{path}: of format {values['format']}, this version of xvit reads up to {FORMAT}: pip install -U xvit"
-        )
+    check_format(values["format"], path)
     expected = ("format", "model", "clip", "labels", "provenance")
     for key in values:
-        if key not in expected + _OF_TRANSFORMERS:
+        if key not in expected + OF_TRANSFORMERS:
             raise XViTError(f'{path}: unknown key "{key}".{did_you_mean(key, expected)} Known: {", ".join(expected)}')
     for key in expected:
         if key not in values:
@@ -193,6 +216,12 @@ def read_description(directory: Path) -> Description:
         return Description(model=model, clip=clip, labels=labels, provenance=provenance)
     except XViTError as error:
         raise XViTError(f"{path}: {error}") from None
+
+
+def check_format(number: int, source: str | Path) -> None:
+    """Raise `XViTError` for a format that is newer than this version of xvit."""
+    if number > FORMAT:
+        raise XViTError(f"{source}: of format {number}, this version of xvit reads up to {FORMAT}: pip install -U xvit")
 
 
 def _mapping(values: dict[str, Any], key: str, path: Path) -> dict[str, Any]:

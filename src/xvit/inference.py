@@ -91,7 +91,7 @@ class Predictor:
         check_range("temporal_views", temporal_views, 1)
         check_range("spatial_views", spatial_views, 1)
         if not isinstance(model, XViT):
-            model = XViT.from_pretrained(model, device=device or _default_device())
+            model = XViT.from_pretrained(model, device=device or default_device())
         elif device is not None:
             model.to(usable_device(device))
         self.model = model.eval()
@@ -174,6 +174,7 @@ def _by_task(value: Any) -> dict[Any, Any]:
     return value if isinstance(value, dict) else {None: value}
 
 
-def _default_device() -> torch.device:
+def default_device() -> torch.device:
+    """The accelerator, if there is one; else the CPU."""
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return found or torch.device("cpu")

@@ -1,5 +1,6 @@
 """The command line: `xvit COMMAND [options]`. Parses, calls, prints; one module a command, imported when it is used."""
 
+import logging
 import os
 import sys
 from dataclasses import dataclass
@@ -45,8 +46,15 @@ GROUPS: dict[str, dict[str, Command]] = {
         ),
         "eval": Command("evaluate", "measure a trained model on held-out videos"),
         "predict": Command("predict", "name what happens in videos"),
+        "features": Command(
+            "features",
+            "write feature vectors of videos to a file, from a trained model or an image model",
+            "Run the same command to go on where it stopped.",
+        ),
+        "probe": Command("probe", "measure such features: nearest neighbours and a linear layer"),
     },
     "models": {
+        "import": Command("import_official", "turn a checkpoint of the paper's authors into one of ours"),
         "info": Command("info", "parameters, multiply-adds and input of a model, before building it"),
     },
 }
@@ -66,6 +74,9 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a file name in bytes that are no text must not end a run of hours
             stream.reconfigure(errors="backslashreplace")
+    log = logging.getLogger("xvit")  # what a library keeps to itself, a command says: which weights were loaded
+    log.handlers = [logging.StreamHandler()]
+    log.setLevel(logging.INFO)
     command = None
     try:
         if answer := _overview(argv):

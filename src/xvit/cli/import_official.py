@@ -21,7 +21,7 @@ def parser() -> ArgumentParser:
         "import",
         "FILE --output DIR --num-frames T [--segment-frames N] [--mixed RHO] [--labels FILE] [--clip.sampling ...]",
         "Turn a checkpoint of the paper's authors (.pyth, .pth, .safetensors) into a checkpoint directory, whose\n"
-        "logits are theirs. Depth, widths, heads' layers, classes and slots of the temporal embedding are read off the\n"
+        "logits are theirs. Depth, widths, layers, classes and slots of the temporal embedding are read off the\n"
         "shapes; the options say what shapes cannot. Every tensor has to be used: what is missing or unknown is named.",
         "xvit import k600_16f.pyth --output k600 --num-frames 16 --segment-frames 8 --mixed 0.25\n"
         "xvit import ssv2_16f.pyth --output ssv2 --num-frames 16 --labels something-something-v2-labels.json",
