@@ -117,8 +117,8 @@ class ModelConfig:
             raise XViTError(f"summary_tokens={self.summary_tokens}: expected a square number (an r x r grid), or 0")
         if self.pretrained and self.checkpoint_path:
             raise XViTError(f"pretrained=True and checkpoint_path={self.checkpoint_path!r}: choose one of them")
-        if self.spatial_position == "sincos" and (self.pretrained or self.checkpoint_path):
-            raise XViTError("spatial_position='sincos': not with weights to start from, which bring their positions")
+        if self.spatial_position == "sincos" and self.pretrained:
+            raise XViTError("spatial_position='sincos' with pretrained=True: pretrained weights bring their positions")
         if self.temporal_position == "head" and self.temporal_head == "mean":
             raise XViTError("temporal_position='head' needs temporal_head='attention': a mean forgets positions")
 
