@@ -230,6 +230,8 @@ class TrainConfig:
         label_smoothing: share of the target spread over all classes.
         ema_decay: decay a step of the averaged weights that are evaluated and saved as best; 0 for none.
         eval_every: epochs between validations; the last epoch is always validated.
+        save_minutes: minutes between saves within an epoch of all that is needed to go on; each epoch's end is saved
+            too.
         precision: no (fp32), bf16 or fp16 mixed precision.
         compile: torch.compile the model.
         grad_checkpointing: recompute activations in the backward pass: less memory, about a third more time.
@@ -249,6 +251,7 @@ class TrainConfig:
     label_smoothing: float = 0.0
     ema_decay: float = 0.0
     eval_every: int = 1
+    save_minutes: float = 10.0
     precision: Literal["no", "bf16", "fp16"] = "no"
     compile: bool = False
     grad_checkpointing: bool = False
@@ -259,7 +262,7 @@ class TrainConfig:
         check_choice("precision", self.precision, ("no", "bf16", "fp16"))
         for name in ("epochs", "batch_size", "eval_every"):
             check_range(name, getattr(self, name), 1)
-        for name in ("lr", "weight_decay", "warmup_epochs", "clip_grad"):
+        for name in ("lr", "weight_decay", "warmup_epochs", "clip_grad", "save_minutes"):
             check_range(name, getattr(self, name), 0)
         check_range("label_smoothing", self.label_smoothing, 0, 1)
         check_range("ema_decay", self.ema_decay, 0, 1)

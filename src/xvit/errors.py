@@ -27,6 +27,19 @@ class VideoError(XViTError):
         return f"{self.path}: {self.reason}"
 
 
+class Stopped(KeyboardInterrupt):
+    """A stop from outside that was heard, and after which everything was saved.
+
+    Args:
+        text: how to go on.
+        exit_code: for the process: 130 after Ctrl-C, 143 after SIGTERM.
+    """
+
+    def __init__(self, text: str = "", *, exit_code: int) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """` Did you mean "x"?` for the known name nearest to `name`, or nothing. To be put behind an error's text."""
     near = get_close_matches(str(name), list(known), n=1)

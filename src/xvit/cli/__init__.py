@@ -92,7 +92,8 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return DONE
     except KeyboardInterrupt as interrupt:  # one of a training says itself how to go on
-        return _complain(str(interrupt) or f"stopped. {command.resume if command else ''}", INTERRUPTED)
+        code = getattr(interrupt, "exit_code", INTERRUPTED)
+        return _complain(str(interrupt) or f"stopped. {command.resume if command else ''}", code)
     except (XViTError, OSError) as error:
         return _complain(f"error: {' '.join(str(error).split())}", USER_ERROR)
 
@@ -130,7 +131,7 @@ def _overview(argv: list[str]) -> str:
 _COMMON = """\
 all commands
   --json       results as JSON on the standard output, nothing else there
-  exit codes   0 done; 1 some videos failed; 2 a mistake in what was given; 130 stopped by Ctrl-C
+  exit codes   0 done; 1 some videos failed; 2 a mistake in what was given; 130 stopped by Ctrl-C, 143 by SIGTERM
 
 an example
   xvit data motion --output videos --clips-per-class 250

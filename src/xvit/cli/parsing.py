@@ -130,6 +130,7 @@ _REPLACEMENTS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"<class '(\w+)'>", r"\1"),
     (r"Expected an? typing\.Literal\[(.*?)\]\. Got value: (.*)", lambda found: _choice(found[1], found[2])),
     (r"Expected an? (.+?)\. Got value: (.*)", r"expected \1, got \2"),
+    (r"Does not validate against any of the Union .*?\[(.+?), NoneType\].* Given value: (.*)", r"expected \1, got \2"),
 ]
 
 

@@ -5,6 +5,7 @@ Shapes: B videos, V = temporal_views x spatial_views test views, T frames, C = 3
 
 import math
 import shutil
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,17 +178,26 @@ class VideoDataset(Dataset[Item]):
 
 
 class EpochSampler(Sampler[int]):
-    """All samples of a `VideoDataset` in an order that is a function of its (seed, epoch)."""
+    """All samples of a `VideoDataset` in an order that is a function of its (seed, epoch).
+
+    Args:
+        dataset: the videos.
+
+    Attributes:
+        skip: how many samples the next pass leaves out, from its beginning; they are not read.
+    """
 
     def __init__(self, dataset: VideoDataset) -> None:
         self.dataset = dataset
+        self.skip = 0
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __iter__(self) -> Iterator[int]:
         order = np.random.default_rng([self.dataset.seed, self.dataset.epoch]).permutation(len(self.dataset))
-        return iter(order.tolist())
+        start, self.skip = self.skip, 0
+        return iter(order[start:].tolist())
 
 
 def make_loader(
@@ -226,8 +236,16 @@ def make_loader(
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
         prefetch_factor=_PREFETCH if workers else None,
+        worker_init_fn=_ignore_signals,
         generator=torch.Generator(),  # of its own, so that a pass over the data draws nothing from the global one
     )
+
+
+def _ignore_signals(worker: int) -> None:
+    """Ctrl-C reaches all processes of a terminal: whether and when to stop is for the main one to say, which still
+    needs its workers to finish what it has begun. They end with it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _stretch(sample: Sample, info: VideoInfo) -> tuple[int, int]:

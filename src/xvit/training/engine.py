@@ -1,10 +1,12 @@
 """Training: one loop, visible, in `fit`."""
 
 import math
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -20,7 +22,7 @@ from xvit.config import EvalConfig, ModelConfig, RunConfig, to_dict
 from xvit.data.annotations import ClassFolders, read_class_folders
 from xvit.data.dataset import VideoDataset, make_loader
 from xvit.data.transforms import normalize
-from xvit.errors import XViTError
+from xvit.errors import Stopped, XViTError
 from xvit.evaluation import Evaluation, evaluate
 from xvit.inference import Predictor
 from xvit.models.backbone import complete_clip
@@ -28,6 +30,7 @@ from xvit.models.xvit import XViT
 from xvit.training.log import Progress, TrainingLog
 from xvit.training.optim import build_optimizer, build_schedule
 from xvit.training.run import RunFolder
+from xvit.training.stopping import StopSignals
 
 __all__ = ["FitResult", "Progress", "check_recipe", "classification_loss", "fit"]
 
@@ -67,13 +70,13 @@ def fit(
     Args:
         config: the recipe. With num_classes 0 the model gets the data set's classes.
         output: folder of the run; see `xvit.training.run` for what is written there.
-        resume: go on with the run in `output`, from the last epoch that it finished, if there is one.
+        resume: go on with the run in `output`, from the last step that it saved, if there is one.
         on_progress: called after every step and every batch of a validation.
 
     Raises:
         XViTError: settings that do not go together, a folder in use, data that cannot be used, a loss that is not
             finite, an epoch without one video that could be read.
-        KeyboardInterrupt: as it came in; its text says how to go on.
+        Stopped: after Ctrl-C or SIGTERM: the step under way was finished and all is saved; its text says how to go on.
     """
     check_recipe(config)
     train = config.train
@@ -84,7 +87,8 @@ def fit(
     config = replace(config, model=model_config)
 
     set_seed(train.seed)
-    plain = XViT(config.model).to(accelerator.device)
+    start = replace(config.model, pretrained=False, checkpoint_path="") if folder.has_state else config.model
+    plain = XViT(start).to(accelerator.device)
     plain.clip, plain.labels = complete_clip(config.clip, plain.backbone), data.classes
     plain.set_grad_checkpointing(train.grad_checkpointing)
     ema = ModelEmaV3(plain, decay=train.ema_decay, use_warmup=True) if train.ema_decay else None
@@ -96,6 +100,7 @@ def fit(
         shuffle=True,
         pin_memory=accelerator.device.type == "cuda",
     )
+    order: Any = loader.sampler
     model, optimizer, loader = accelerator.prepare(plain, build_optimizer(plain, train), loader)
     steps = len(loader)  # of an epoch
     schedule = build_schedule(
@@ -107,44 +112,67 @@ def fit(
         folder, samples=data.train, position=position, epochs=train.epochs, steps=steps, on_progress=on_progress
     )
 
-    try:
-        while position.epoch < train.epochs:
-            loader.set_epoch(position.epoch)  # accelerate's, which hands it on to the data set
-            model.train()
-            for batch in log.epoch(loader):
-                if not len(batch["indices"]):
-                    continue  # not one video of it could be read
-                schedule.step_update(log.step)
-                # A worker's batches are contiguous, those of this process need not be; the last bits depend on it.
-                logits = model(normalize(batch["pixels"].contiguous(), plain.clip))
-                loss = classification_loss(logits, batch["labels"], train.label_smoothing)
-                accelerator.backward(loss)
-                grad_norm = accelerator.clip_grad_norm_(model.parameters(), train.clip_grad or math.inf)
-                optimizer.step()
-                optimizer.zero_grad()
-                if ema is not None:
-                    ema.update(plain, step=log.step + 1)
-                log.trained(loss, grad_norm, batch["indices"], optimizer.param_groups[0]["lr"])
+    def keep() -> None:
+        position.step, position.seconds = log.step, log.seconds
+        folder.save_state(accelerator, averaged, position)
 
-            position.epoch, position.step = position.epoch + 1, log.step
-            metrics: dict[str, float] = {}
-            if position.epoch % train.eval_every == 0 or position.epoch == train.epochs:
-                with accelerator.autocast():
-                    metrics = log.validated(_validate(averaged, data, config, log))
-                if not position.best or metrics["top1"] > position.best["top1"]:
-                    position.best, position.best_epoch = metrics, position.epoch
-                    _save(folder.best, averaged, config, data, metrics, position.epoch)
-            _save(folder.last, averaged, config, data, metrics, position.epoch)
-            position.seconds = log.seconds
-            folder.save_state(accelerator, averaged, position)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"stopped in epoch {position.epoch + 1} of {train.epochs}; {folder.path} keeps the {position.epoch} "
-            "before: go on with --resume"
-        ) from None
-    finally:
-        log.close()
-        accelerator.free_memory()
+    def on_validation(done: int, total: int) -> None:
+        log.validating(done, total)
+        signals.check()
+
+    kept_at = time.monotonic()
+    with StopSignals() as signals:
+        try:
+            while position.epoch < train.epochs:
+                loader.set_epoch(position.epoch)  # accelerate's, which hands it on to the data set
+                model.train()
+                done = log.step - position.epoch * steps  # of this epoch, before a resumption
+                order.skip = done * train.batch_size
+                for batch in log.epoch(loader, done):
+                    signals.check()
+                    if time.monotonic() - kept_at > 60 * train.save_minutes:
+                        keep()
+                        kept_at = time.monotonic()
+                    if not len(batch["indices"]):
+                        continue  # not one video of it could be read
+                    schedule.step_update(log.step)
+                    # A worker's batches are contiguous, those of this process need not be; the last bits depend on it.
+                    logits = model(normalize(batch["pixels"].contiguous(), plain.clip))
+                    loss = classification_loss(logits, batch["labels"], train.label_smoothing)
+                    accelerator.backward(loss)
+                    grad_norm = accelerator.clip_grad_norm_(model.parameters(), train.clip_grad or math.inf)
+                    optimizer.step()
+                    optimizer.zero_grad()
+                    if ema is not None:
+                        ema.update(plain, step=log.step + 1)
+                    log.trained(loss, grad_norm, batch["indices"], optimizer.param_groups[0]["lr"])
+
+                signals.check()
+                epoch = position.epoch + 1
+                metrics: dict[str, float] = {}
+                if epoch % train.eval_every == 0 or epoch == train.epochs:
+                    with accelerator.autocast():
+                        metrics = log.validated(_validate(averaged, data, config, on_validation))
+                    if not position.best or metrics["top1"] > position.best["top1"]:
+                        position.best, position.best_epoch = metrics, epoch
+                        _save(folder.best, averaged, config, data, metrics, epoch)
+                _save(folder.last, averaged, config, data, metrics, epoch)
+                position.epoch = epoch
+                keep()
+                kept_at = time.monotonic()
+        except Stopped as stop:
+            keep()
+            where = f"epoch {position.epoch + 1} of {train.epochs}, after step {log.step}"
+            told = f"stopped in {where}; {folder.path} keeps it: go on with --resume"
+            raise Stopped(told, exit_code=stop.exit_code) from None
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"stopped in epoch {position.epoch + 1} of {train.epochs}; {folder.path} keeps what was saved: "
+                "go on with --resume"
+            ) from None
+        finally:
+            log.close()
+            accelerator.free_memory()
     return FitResult(
         best=folder.best,
         last=folder.last,
@@ -221,14 +249,16 @@ def _accelerator(config: RunConfig) -> Accelerator:
     return accelerator
 
 
-def _validate(model: XViT, data: ClassFolders, config: RunConfig, log: TrainingLog) -> Evaluation:
+def _validate(
+    model: XViT, data: ClassFolders, config: RunConfig, on_progress: Callable[[int, int], None]
+) -> Evaluation:
     """One view a video: `xvit eval` takes those of the recipe."""
     return evaluate(
         Predictor(model),
         data.val,
         eval_config=EvalConfig(batch_size=config.eval.batch_size),
         workers=config.data.workers,
-        on_progress=log.validating,
+        on_progress=on_progress,
     )
 
 

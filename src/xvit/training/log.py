@@ -88,17 +88,22 @@ class TrainingLog:
         """Wall time of the run, with that before a resumption."""
         return time.perf_counter() - self._began
 
-    def epoch(self, loader: Iterable[Batch]) -> Iterator[Batch]:
+    def epoch(self, loader: Iterable[Batch], done: int = 0) -> Iterator[Batch]:
         """One epoch's batches: times the waiting for each, notes its bad videos, ends the step after it.
+
+        Args:
+            loader: gives the batches, without the first `done`.
+            done: batches of the epoch that were trained on before a resumption.
 
         Raises:
             XViTError: not one video of the epoch could be read; a loss that is not finite.
         """
         self._epoch += 1
-        trained, error = 0, None
+        trained, error = done, None
         self._start_row()
         waited = time.perf_counter()
-        for done, batch in enumerate(loader, start=1):
+        for batch in loader:
+            done += 1
             self._data_seconds += time.perf_counter() - waited
             for error in batch["errors"].values():
                 self.folder.note_bad(error)

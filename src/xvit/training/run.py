@@ -5,10 +5,11 @@ metrics.jsonl        a row every few steps, and a row a validation
 bad_videos.jsonl     the videos that could not be read, each once
 tensorboard/         the same numbers for TensorBoard
 best/ last/          checkpoints: `XViT.from_pretrained`
-state/epoch_00003/   all that is needed to go on after three epochs; only the newest is kept
+state/step_0000120/  all that is needed to go on after 120 steps; the newest two are kept
 """
 
 import json
+import logging
 import math
 import shutil
 from collections.abc import Mapping
@@ -18,7 +19,6 @@ from typing import Any
 
 import yaml
 from accelerate import Accelerator
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -26,16 +26,17 @@ from xvit.checkpoint import written_whole
 from xvit.config import RunConfig, from_dict, read_yaml, to_dict
 from xvit.errors import VideoError, XViTError
 
-_ANY = {"data.workers"}  # settings that may differ on resuming: they change nothing in the result
+_logger = logging.getLogger("xvit")
+_ANY = {"data.workers", "train.save_minutes"}  # settings that may differ on resuming: they change nothing in the result
 
 
 @dataclass
 class Position:
-    """Where a run stands, at the end of an epoch.
+    """Where a run stands, after a step.
 
     Args:
-        epoch: epochs done.
-        step: steps done.
+        epoch: epochs done, with their validation.
+        step: steps done, those of the current epoch included.
         seconds: wall time spent.
         best_epoch: of the best validation; 0 before the first.
         best: its metrics.
@@ -71,6 +72,8 @@ class RunFolder:
         else:
             self.path.mkdir(parents=True, exist_ok=True)
             _write_whole(self._config, yaml.safe_dump(to_dict(config), sort_keys=False))
+        for unfinished in self._states.glob(".step_*"):  # by a process that was killed
+            shutil.rmtree(unfinished)
         self._bad = {row["path"] for row in _keep_rows(self.path / "bad_videos.jsonl")}
 
     def append(self, row: Mapping[str, Any]) -> None:
@@ -98,37 +101,44 @@ class RunFolder:
             averaged: the model that is saved as best and last, another one than the trained or the same.
             position: where the run stands.
         """
-        with written_whole(self._states / f"epoch_{position.epoch:05d}") as beside:
+        with written_whole(self._states / f"step_{position.step:07d}") as beside:
             accelerator.save_state(str(beside))
             # not through accelerate, which would read it back as a pickle
             save_file(averaged.state_dict(), beside / "averaged.safetensors")
             (beside / "position.json").write_text(json.dumps(asdict(position)), encoding="utf-8")
-        for older in self._kept()[:-1]:
+        for older in self._kept()[:-2]:
             shutil.rmtree(older)
 
     def load_state(self, accelerator: Accelerator, averaged: nn.Module) -> Position:
-        """Restore the newest state, if any, and drop the rows that were written after it.
+        """Restore the newest state that is whole, if any, and drop the rows that were written after it.
 
         Raises:
-            XViTError: a damaged state.
+            XViTError: all of them are damaged.
         """
-        position = Position()
-        if kept := self._kept():
+        position, damage = Position(), ""
+        for state in reversed(self._kept()):
             try:
-                position = Position(**json.loads((kept[-1] / "position.json").read_text(encoding="utf-8")))
-                accelerator.load_state(str(kept[-1]), load_kwargs={"weights_only": True})
-                averaged.load_state_dict(load_file(kept[-1] / "averaged.safetensors"))
-            except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
-                raise XViTError(
-                    f"{kept[-1]}: damaged, this run cannot go on ({' '.join(str(error).split())[:200]}): "
-                    "start again with another --output"
-                ) from None
+                position = Position(**json.loads((state / "position.json").read_text(encoding="utf-8")))
+                accelerator.load_state(str(state), load_kwargs={"weights_only": True})
+                averaged.load_state_dict(load_file(state / "averaged.safetensors"))
+                break
+            except Exception as error:  # a damaged file can fail anywhere in three libraries
+                damage = f"{state}: damaged ({' '.join(str(error).split())[:200]})"
+                _logger.warning("%s: going on from the one before", damage)
+        else:
+            if damage:
+                raise XViTError(f"{damage}, and so is each before: this run cannot go on: take another --output")
         _keep_rows(self.path / "metrics.jsonl", up_to=position.step)
         return position
 
+    @property
+    def has_state(self) -> bool:
+        """Whether there is something to go on from."""
+        return bool(self._kept())
+
     def _kept(self) -> list[Path]:
         """The states that are there, oldest first; not those half written, whose names begin with a dot."""
-        return sorted(self._states.glob("epoch_*"))
+        return sorted(self._states.glob("step_*"))
 
     def _check_same_run(self, config: RunConfig, *, resume: bool) -> None:
         if not self._config.is_file():
