@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from small import CLASSES, CLIP, make_model
+from small import CLASSES, CLIP, described, make_model
 from xvit import XViT, checkpoint
 from xvit.errors import XViTError
 
@@ -72,6 +73,86 @@ def test_several_tasks_and_no_fetching(tmp_path):
     found = load(tmp_path / "run")
     assert found.labels == labels
     assert not found.config.pretrained
+
+
+@pytest.mark.parametrize(
+    "place", [("backbone_kwargs", "cache_dir"), ("backbone_kwargs",), ("num_classes",), ("layers",)]
+)
+@pytest.mark.parametrize("wrap", [lambda spec: spec, json.dumps, lambda spec: [spec], lambda spec: {"a": spec}])
+def test_a_config_runs_nothing(saved, tmp_path, place, wrap, capfd, monkeypatch):
+    """The parser of settings can make objects of any class; a file must not have it do so, nor import a module."""
+    (tmp_path / "module_of_theirs.py").write_text("print('run!')\nclass Thing: pass")
+    for name in ("module_of_theirs.Thing", "subprocess.Popen"):
+        spec = {"class_path": name, "init_args": {"args": f"touch {tmp_path}/pwned", "shell": True}}
+        model = json.loads((saved / "config.json").read_text())["model"]
+        inner = model
+        for key in place[:-1]:
+            inner = inner[key]
+        inner[place[-1]] = wrap(spec)
+        edit_config(saved, model=model)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        with suppress(XViTError):  # a string in a string's place is only a string
+            load(saved)
+    assert "run!" not in capfd.readouterr().out
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"backbone": None},
+        {"backbone_kwargs": None},
+        {"backbone_kwargs": {"num_heads": 0}},
+        {"backbone_kwargs": {"patch_size": 0}},
+        {"backbone_kwargs": {"img_size": [32]}},
+        {"backbone_kwargs": {"norm_layer": "none such"}},
+        {"backbone_kwargs": {"depth": 200000}},
+        {"backbone_kwargs": {"depth": 0}},
+        {"num_frames": 10**30},
+        {"temporal_layers": 200000},
+        {"window": 10**9},
+        {"classifier_hidden": 10**18},
+    ],
+)
+def test_settings_that_lead_nowhere_are_one_line(saved, change):
+    edit_config(saved, model=json.loads((saved / "config.json").read_text())["model"] | change)
+    one_line(saved)
+
+
+def test_a_deep_config(saved):
+    (saved / "config.json").write_text('{"format": 1, "model": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    assert "not readable as JSON" in one_line(saved)
+
+
+def test_other_types_of_numbers_in_a_file(saved):
+    pixels = torch.randn(1, 4, 3, 16, 16)
+    expected = load(saved)(pixels)
+    edit_weights(saved, lambda tensors: tensors.update({name: t.double() for name, t in tensors.items()}))
+    assert torch.equal(load(saved)(pixels), expected)
+    load(saved).bfloat16().save_pretrained(saved)
+    assert {tensor.dtype for tensor in load(saved).state_dict().values()} == {torch.float32}
+    edit_weights(saved, lambda tensors: tensors.update({"classifier.fc.bias": torch.zeros(3, dtype=torch.int8)}))
+    assert "classifier.fc.bias of torch.int8: expected floating point" in one_line(saved)
+
+
+def test_nothing_else_in_a_folder_is_lost(tmp_path):
+    model = described(make_model(), list(CLASSES))
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.txt").write_text("all of it")
+    with pytest.raises(XViTError, match=r"holds other things than a checkpoint \(thesis.txt\)"):
+        model.save_pretrained(tmp_path / "thesis")
+    with pytest.raises(XViTError, match="a file"):
+        model.save_pretrained(tmp_path / "thesis" / "thesis.txt")
+    assert (tmp_path / "thesis" / "thesis.txt").read_text() == "all of it"
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    model.save_pretrained(tmp_path / "link")
+    assert (tmp_path / "real" / "config.json").exists()
+    model.save_pretrained(tmp_path / "real")  # a checkpoint is replaced
+    model.provenance = {"date": object()}
+    with pytest.raises(XViTError, match="cannot hold"):
+        model.save_pretrained(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_what_a_directory_holds(saved):

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
 
 from small import CLASSES, described, make_model
 from test_backbones import FAMILIES
@@ -103,7 +105,12 @@ def test_a_built_model(caplog):
 @pytest.mark.parametrize(
     ("build", "said"),
     [
-        (lambda: timm.create_model(TINY, depth=1, drop_path_rate=0.5, act_layer="relu"), "they change its blocks"),
+        (
+            lambda: timm.create_model(TINY, depth=2, drop_path_rate=0.5),
+            r"its blocks differ\): if it was given drop rates",
+        ),
+        (lambda: changed(timm.create_model(TINY, depth=1)), "its norm differ"),
+        (lambda: VisionTransformer(depth=1), "not built by timm.create_model: give its name"),
         (lambda: timm.create_model("resnet18"), "a ResNet as backbone"),
         (lambda: timm.create_model("swin_tiny_patch4_window7_224"), "a SwinTransformer as backbone"),
     ],
@@ -113,11 +120,57 @@ def test_models_that_cannot_be_read_off(build, said):
         create_model(build(), num_classes=2)
 
 
-def test_options_that_cannot_be_read_off_can_be_said():
-    image = timm.create_model(TINY, depth=1, embed_dim=48, num_heads=4, act_layer="relu")
-    model = create_model(image, num_classes=2, backbone_kwargs={"act_layer": "relu"})
-    assert model.config.backbone_kwargs == {"act_layer": "relu", "depth": 1, "embed_dim": 48, "num_heads": 4}
+def test_drop_rates_of_a_built_model_can_be_said():
+    image = timm.create_model(TINY, depth=2, embed_dim=48, num_heads=4, act_layer="relu", drop_path_rate=0.5)
+    model = create_model(image, num_classes=2, backbone_kwargs={"drop_path_rate": 0.5})
+    options = {"act_layer": "relu", "depth": 2, "embed_dim": 48, "num_heads": 4, "drop_path_rate": 0.5}
+    assert model.config.backbone_kwargs.items() >= options.items()
     assert set(model.load_report.dropped) == {"backbone.head.weight", "backbone.head.bias"}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("vit_small_patch16_dinov3", {"rope_temperature": 3.0}),
+        ("vit_small_patch16_dinov3", {"rope_rotate_half": False}),
+        ("eva02_tiny_patch14_224", {"ref_feat_shape": 5}),
+        (TINY, {"pool_include_prefix": True, "global_pool": "avg"}),
+    ],
+)
+def test_settings_that_neither_names_nor_shapes_of_tensors_tell(name, options):
+    """timm remembers how it built a model: rebuilt without that, the features would be others."""
+    image, kwargs = image_model(name, **options)
+    model = create_model(image, num_classes=0, attention="spatial").eval()
+    clip = torch.randn(1, 2, 3, kwargs["img_size"], kwargs["img_size"])
+    with torch.no_grad():
+        torch.testing.assert_close(model.forward_features(clip).frames, frames_of(image, clip), atol=1e-5, rtol=1e-5)
+    assert all(model.config.backbone_kwargs[key] == value for key, value in options.items())
+
+
+def test_the_data_config_of_a_built_model_is_kept():
+    image = timm.create_model(TINY, depth=1, pretrained_cfg_overlay={"mean": (0.1, 0.2, 0.3), "tag": "mine"})
+    model = create_model(image, num_classes=2)
+    assert model.clip.mean == (0.1, 0.2, 0.3)
+    assert model.config.backbone == TINY
+
+
+def test_gray_pictures(tmp_path):
+    image, kwargs = image_model(TINY)
+    save_file(image.state_dict(), tmp_path / "image.safetensors")
+    gray = {**kwargs, "in_chans": 1}
+    model = create_model(TINY, num_classes=2, checkpoint_path=tmp_path / "image.safetensors", backbone_kwargs=gray)
+    expected = image.patch_embed.proj.weight.sum(dim=1, keepdim=True)
+    torch.testing.assert_close(model.backbone.patch_embed.proj.weight, expected)
+
+
+def test_what_of_the_image_model_starts_at_random_is_a_warning(tmp_path, caplog):
+    image, kwargs = image_model(TINY)
+    state = {name: tensor for name, tensor in image.state_dict().items() if name not in ("pos_embed", "norm.weight")}
+    save_file(state, tmp_path / "image.safetensors")
+    model = create_model(TINY, num_classes=2, checkpoint_path=tmp_path / "image.safetensors", backbone_kwargs=kwargs)
+    [record] = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert "backbone.pos_embed, backbone.norm" in record.getMessage()
+    assert {"backbone.pos_embed", "backbone.norm.weight"} <= set(model.load_report.new)
 
 
 def test_positions_and_patches_are_resized(tmp_path):
@@ -179,6 +232,11 @@ def test_what_does_not_fit_is_refused(tmp_path):
     save_file(state, tmp_path / "whole.safetensors")
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "whole.safetensors").read_bytes()[:3000])
     (tmp_path / "text.pth").write_text("hello")
+    shutil.copytree(tmp_path / "run", tmp_path / "half")
+    (tmp_path / "half" / "model.safetensors").write_bytes(b"cut")
+    save_file(
+        {k: v.long() if k == "cls_token" else v for k, v in state.items()}, tmp_path / "whole numbers.safetensors"
+    )
     torch.save([1, 2], tmp_path / "list.pth")
     for path, said, options in [
         ("part.safetensors", "4 tensors missing, first backbone.blocks.1.mlp.fc1.weight", {}),
@@ -188,8 +246,9 @@ def test_what_does_not_fit_is_refused(tmp_path):
         ("text.pth", "not a file of tensors alone|damaged", {}),
         ("list.pth", "damaged|cannot be fitted|not weights|tensors alone", {}),
         ("none.pth", "no such file or directory", {}),
-        ("run", "num_heads 2", {}),
-        ("run", "an XViT of backbone vit_tiny_patch16_224", {}),
+        ("run", r"an XViT of \[2\] heads in 2 layers, not \[3\] in 2", {}),
+        ("half", "damaged or cut off", {}),
+        ("whole numbers.safetensors", "torch.int64, torch.strided: expected a plain floating", {}),
     ]:
         with pytest.raises(XViTError, match=said) as raised:
             start(path, **options)
@@ -199,6 +258,11 @@ def test_what_does_not_fit_is_refused(tmp_path):
         start("whole.safetensors", pretrained=True)
     with pytest.raises(XViTError, match="brings its weights"):
         create_model(image, num_classes=2, pretrained=True)
+
+
+def changed(model):
+    model.norm = torch.nn.Identity()
+    return model
 
 
 class Hostile:

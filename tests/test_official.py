@@ -83,6 +83,12 @@ def test_the_temporal_embedding_is_resized_linearly(state):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (
+            lambda s: s.update({"base_model.blocks.999999.norm1.weight": torch.zeros(24)}),
+            r"blocks.3.norm1.weight. is miss",
+        ),
+        (lambda s: s.update({"base_model.norm.bias": torch.zeros(24, dtype=torch.int8)}), "torch.int8"),
+        (lambda s: s.update({"base_model.temp_embed": torch.zeros(1, 0, 1, 24)}), "temp_embed"),
         (lambda s: s.update({"base_model.patch_embed.proj.weight": torch.zeros(24, 768)}), "shapes that are not those"),
         (lambda s: s.update({"base_model.temp_embed": torch.zeros(3)}), r"temp_embed \(3,\), expected \(1, 4, 24\)"),
         (lambda s: s.pop("base_model.blocks.1.attn.qkv.bias"), "1 missing: base_model.blocks.1.attn.qkv.bias"),

@@ -90,9 +90,10 @@ def test_a_stream_is_the_model_on_all_frames_at_once(options, length, batch, dat
 
 
 @pytest.mark.parametrize("summary_tokens", [1, 4])
-@pytest.mark.parametrize("attention", ["mixing", "spatial"])
+@pytest.mark.parametrize("attention", ["keys_values", "x", "spatial"])
 def test_summaries_of_a_causal_model(attention, summary_tokens):
-    model = made(attention=attention, direction="causal", summary_tokens=summary_tokens, num_frames=3)
+    options = {"attention": "spatial"} if attention == "spatial" else {"mixed": attention}
+    model = made(**options, direction="causal", summary_tokens=summary_tokens, num_frames=3)
     video = torch.randn(2, 11, 3, SIZE, SIZE)
     frames, logits = offline(model, video)
     _, outputs = streamed(model, video, [1, 2, 7])

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import validate_repo_id
@@ -54,6 +55,11 @@ class Description:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for names in labels_by_task(self.labels).values():
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                raise XViTError(
+                    f"labels={self.labels!r:.200}: expected a list of class names, or a dict of tasks to lists"
+                )
         named: dict[str | None, int] = {task: len(names) for task, names in labels_by_task(self.labels).items()}
         if named != self.model.tasks:
             raise XViTError(f"labels for {_count(named)} classes, but a model of {_count(self.model.tasks)}")
@@ -83,11 +89,26 @@ def write(directory: str | Path, description: Description, tensors: Mapping[str,
         directory: where; its parents are made.
         description: of the model.
         tensors: its state, on any device.
+
+    Raises:
+        XViTError: the directory holds other things than a checkpoint, settings or provenance that JSON cannot hold.
     """
+    directory = Path(directory).resolve()
+    ours = {WEIGHTS, CONFIG, CARD, PREPROCESSOR}
+    if directory.exists() and not directory.is_dir():
+        raise XViTError(f"{directory}: a file; expected a directory for the checkpoint, or a new name")
+    if others := sorted(path.name for path in directory.glob("*") if path.name not in ours):
+        raise XViTError(f"{directory}: holds other things than a checkpoint ({others[0]}): take a directory of its own")
+    try:
+        config = json.dumps(description.to_dict(), indent=2) + "\n"
+    except (TypeError, ValueError) as error:
+        raise XViTError(f"settings or provenance that {CONFIG} cannot hold: {error}") from None
     with written_whole(directory) as beside:
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        state = {
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+        }
         save_file(state, beside / WEIGHTS, metadata={"format": "pt"})
-        (beside / CONFIG).write_text(json.dumps(description.to_dict(), indent=2) + "\n", encoding="utf-8")
+        (beside / CONFIG).write_text(config, encoding="utf-8")
         (beside / WEIGHTS).chmod((beside / CONFIG).stat().st_mode)  # safetensors lets nobody but the owner read
         write_preprocessor(beside, description.clip)
         (beside / CARD).write_text(model_card(description.to_dict()), encoding="utf-8")
@@ -190,7 +211,7 @@ def read_description(directory: Path) -> Description:
     path = directory / CONFIG
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise XViTError(f"{path}: not readable as JSON: {error}") from None
     if not isinstance(values, dict) or not isinstance(values.get("format"), int):
         raise XViTError(f'{path}: not a config of an xvit checkpoint (no "format" number in it)')
@@ -232,7 +253,7 @@ def _mapping(values: dict[str, Any], key: str, path: Path) -> dict[str, Any]:
 
 
 def read_tensors(directory: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """The tensors of a checkpoint directory, after a look at their names and shapes.
+    """The tensors of a checkpoint directory in float32, after a look at their names and shapes.
 
     Raises:
         XViTError: a damaged file; tensors missing, unexpected or of a wrong shape.
@@ -250,7 +271,10 @@ def read_tensors(directory: Path, expected: Mapping[str, tuple[int, ...]]) -> di
     if problems:
         raise XViTError(f"{path}: tensors do not fit the model of {CONFIG}: {'; '.join(problems)}")
     tensors: dict[str, Tensor] = load_file(path)
-    return tensors
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise XViTError(f"{path}: {name} of {tensor.dtype}: expected floating point")
+    return {name: tensor.float() for name, tensor in tensors.items()}
 
 
 def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -5,6 +5,7 @@ A recipe file holds one `RunConfig`; a checkpoint's config.json holds its `Model
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,8 @@ C = TypeVar("C")
 Attention = Literal["mixing", "spatial", "local", "joint", "divided"]
 ATTENTIONS: tuple[str, ...] = ("mixing", "spatial", "local", "joint", "divided")
 Labels = list[str] | dict[str, list[str]]
+# What a file may say of a backbone. Not Any: the parser would take a mapping with "class_path" for a class to be made.
+Plain = bool | int | float | str | None | list[bool | int | float | str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +91,7 @@ class ModelConfig:
     frame_projection: bool = False
     classifier_hidden: int = 0
     dropout: float = 0.0
-    backbone_kwargs: dict[str, Any] = field(default_factory=dict)
+    backbone_kwargs: dict[str, Plain] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_choice("attention", self.attention, ATTENTIONS)
@@ -106,13 +109,13 @@ class ModelConfig:
         for task, number in self.tasks.items():
             check_range("num_classes" if task is None else f'num_classes["{task}"]', number, 0)
         check_range("num_frames", self.num_frames, 1)
-        check_range("window", self.window, 0)
+        check_range("window", self.window, 0, 1000)
         check_range("mixed_fraction", self.mixed_fraction, 0, 1)
         check_range("dropout", self.dropout, 0, 1)
-        check_range("temporal_layers", self.temporal_layers, 1)
+        check_range("temporal_layers", self.temporal_layers, 1, 100)
         check_range("summary_tokens", self.summary_tokens, 0)
         check_range("segment_frames", self.segment_frames, 0)
-        check_range("classifier_hidden", self.classifier_hidden, 0)
+        check_range("classifier_hidden", self.classifier_hidden, 0, 1e6)
         if round(self.summary_tokens**0.5) ** 2 != self.summary_tokens:
             raise XViTError(f"summary_tokens={self.summary_tokens}: expected a square number (an r x r grid), or 0")
         if self.pretrained and self.checkpoint_path:
@@ -341,6 +344,7 @@ def from_dict(cls: type[C], values: Mapping[str, Any], source: str | Path) -> C:
         config: C = parser.instantiate(parser.parse_object({"config": dict(values)})).config
     except (XViTError, jsonargparse.ArgumentError) as error:
         reason = " ".join(str(error).replace('Parser key "config.', 'key "').split())
+        reason = re.sub(r"Does not validate against any of .* Given value: ", "not expected here: ", reason)
         raise XViTError(f"{source}: {reason}") from None
     return config
 
@@ -374,5 +378,7 @@ def _check_keys(cls: type, values: Any, where: str) -> None:
                 f"Known: {', '.join(sorted(fields))}"
             )
         inner = fields[key].type
+        if value is None:  # the parser would let it through, whatever is expected
+            raise XViTError(f'{where}: key "{key}" in {cls.__name__}: expected a value, got null')
         if isinstance(inner, type) and dataclasses.is_dataclass(inner):
             _check_keys(inner, value, where)

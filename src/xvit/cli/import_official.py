@@ -1,5 +1,6 @@
 """`xvit import`: the authors' released checkpoints become checkpoints of ours."""
 
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +40,9 @@ def parser() -> ArgumentParser:
     made.add_argument(
         "--mixed",
         metavar="RHO",
-        type=float,
-        default=0.5,
-        help="share of the channels from neighbouring frames: 0.25 for Kinetics, 0.5 for Something-Something",
+        type=str,
+        default="0.5",
+        help="share of the channels from neighbouring frames, as 0.25 (Kinetics), 0.5 (Something-Something), 1/3, ...",
     )
     made.add_argument(
         "--num-heads", metavar="H", type=int | None, default=None, help="attention heads; one for 64 channels if unset"
@@ -63,6 +64,10 @@ def parse(argv: list[str]) -> Namespace:
     args = parse_words(parser(), argv)
     names = [name for name in ClipSpec.__dataclass_fields__ if name not in ("num_frames", "image_size")]
     args.clip = ClipSpec(num_frames=args.num_frames, **{name: args.clip[name] for name in names})
+    try:
+        args.mixed = float(Fraction(args.mixed))
+    except (ValueError, ZeroDivisionError):
+        raise XViTError(f"--mixed: expected a share such as 0.25 or 1/3, got {args.mixed}") from None
     return args
 
 

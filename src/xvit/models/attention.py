@@ -334,5 +334,7 @@ class EvaProjections:
 
 
 EVA_SCHEMES: dict[str, type[SpatialAttention]] = {
-    name: type(f"Eva{scheme.__name__}", (EvaProjections, scheme), {}) for name, scheme in SCHEMES.items()
+    name: type(f"Eva{scheme.__name__}", (EvaProjections, scheme), {"__module__": __name__})
+    for name, scheme in SCHEMES.items()
 }
+globals().update({scheme.__name__: scheme for scheme in EVA_SCHEMES.values()})  # pickle looks for them here

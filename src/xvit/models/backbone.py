@@ -1,21 +1,23 @@
 """The image model of an XViT: timm builds it, with a scheme as its attention."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import timm
 import torch
 from timm.data import resolve_model_data_config
-from timm.layers import Attention, AttentionRope, Mlp, build_sincos2d_pos_embed
+from timm.layers import Attention, AttentionRope, build_sincos2d_pos_embed
+from timm.models import get_model_args
 from timm.models.eva import Eva, EvaAttention
 from timm.models.vision_transformer import VisionTransformer
 
 from xvit.config import ClipSpec, ModelConfig
-from xvit.errors import XViTError, did_you_mean
+from xvit.errors import XViTError, check_range, did_you_mean
 from xvit.models.attention import EVA_SCHEMES, SCHEMES
 
+_OF_LOADING = ("cache_dir", "device", "dtype", "feature_cfg", "pretrained_cfg", "pretrained_cfg_overlay")
 Backbone = VisionTransformer | Eva
 SUPPORTED = (
     "timm's VisionTransformer and Eva models with attention of the usual kinds (xvit info --backbones lists them)"
@@ -37,8 +39,13 @@ def build_backbone(config: ModelConfig) -> Backbone:
     }.items():
         if name in config.backbone_kwargs:
             raise XViTError(f"backbone_kwargs[{name!r}]: not here, {reason}")
+    for name in _OF_LOADING:
+        if name in config.backbone_kwargs:
+            raise XViTError(f"backbone_kwargs[{name!r}]: not here, it is no setting of the model")
     if config.backbone_kwargs.get("patch_drop_rate"):
         raise XViTError("backbone_kwargs['patch_drop_rate']: dropping patches would part a location's tokens in time")
+    depth: Any = config.backbone_kwargs.get("depth", 1)
+    check_range("backbone_kwargs['depth']", depth, 1, 1000)
     options: dict[str, Any] = {"dynamic_img_size": True, "num_classes": 0, **config.backbone_kwargs}
     plain = _on_meta(config.backbone, options)
     _check_takes_scheme(config.backbone, plain)
@@ -58,51 +65,35 @@ def config_of(model: Backbone, options: Mapping[str, Any]) -> tuple[str, dict[st
 
     Args:
         model: as timm.create_model gave it.
-        options: known of it beforehand, for what cannot be read off it.
+        options: over those that timm remembers of it.
 
     Raises:
-        XViTError: not a `VisionTransformer` or `Eva` of timm's, or built with options that cannot be read off it.
+        XViTError: not a `VisionTransformer` or `Eva` of timm's, one that timm did not build, or that was changed since.
     """
     if not isinstance(model, Backbone):
         raise XViTError(f"a {type(model).__name__} as backbone: expected a name, or one of {SUPPORTED}")
-    known: dict[str, Any] = model.pretrained_cfg or {}  # type: ignore[assignment]
-    name = ".".join(filter(None, (known.get("architecture"), known.get("tag"))))
-    options = dict(options)
+    known: dict[str, Any] = model.pretrained_cfg if hasattr(model, "pretrained_cfg") else {}  # type: ignore[assignment]
+    name, tag = known.get("architecture") or "", known.get("tag")
+    if not timm.is_model(name):
+        raise XViTError("the given model was not built by timm.create_model: give its name, and checkpoint_path")
+    name = f"{name}.{tag}" if tag and timm.is_model_pretrained(f"{name}.{tag}") else name
+    options = {key: value for key, value in get_model_args(model).items() if key != "num_classes"} | dict(options)
+    options = {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
     plain = _on_meta(name, options)
-    known_options = inspect.signature(type(model)).parameters
-    for option, read in _TRAITS.items():
-        if option in known_options and option not in options and read(model) != read(plain):
-            options[option] = read(model)
-    plain = _on_meta(name, options)
-    parts = [(repr(getattr(m, part, None)), part) for part in _PARTS for m in (model, plain)]
-    unlike = sorted({part for (one, part), (other, _) in zip(parts[::2], parts[1::2], strict=True) if one != other})
+    _check_takes_scheme(name, model)
+    unlike = [part for part in _PARTS if repr(getattr(model, part, None)) != repr(getattr(plain, part, None))]
     shapes, built = (
         {n: t.shape for n, t in m.state_dict().items() if not n.startswith("head.")} for m in (plain, model)
     )
     if unlike or shapes != built:
         raise XViTError(
-            f"the given {name} was built with options that cannot be read off it (they change its "
-            f"{', '.join(unlike) or 'tensors'}): hand the same ones over as backbone_kwargs={{...}}"
+            f"the given {name} is not as timm builds it (its {', '.join(unlike) or 'tensors'} differ): if it was given "
+            "drop rates, hand them over as backbone_kwargs={...}"
         )
     return name, options
 
 
-# What tells a model's options, and the parts that must be alike when they are the same.
-_TRAITS: dict[str, Callable[[Any], Any]] = {
-    "img_size": lambda model: tuple(model.patch_embed.img_size),
-    "patch_size": lambda model: tuple(model.patch_embed.patch_size),
-    "in_chans": lambda model: model.in_chans,
-    "embed_dim": lambda model: model.embed_dim,
-    "depth": lambda model: len(model.blocks),
-    "num_heads": lambda model: _attentions(model)[0].num_heads,
-    "mlp_ratio": lambda model: next(
-        (m.fc1.out_features / model.embed_dim for m in model.blocks.modules() if isinstance(m, Mlp)), None
-    ),
-    "global_pool": lambda model: model.global_pool,
-    "reg_tokens": lambda model: model.num_reg_tokens,
-    "num_reg_tokens": lambda model: 0 if model.reg_token is None else model.reg_token.shape[1],
-}
-_PARTS = ("patch_embed", "norm_pre", "blocks", "norm", "attn_pool", "fc_norm")
+_PARTS = ("patch_embed", "norm_pre", "blocks", "norm", "attn_pool", "fc_norm")  # whose settings a print shows
 
 
 def _on_meta(name: str, options: Mapping[str, Any]) -> Backbone:
@@ -175,8 +166,9 @@ def _create(name: str, **options: Any) -> Any:
         if "attn_layer" in str(error) or "weight_init" in str(error) or "dynamic_img_size" in str(error):
             raise XViTError(f"backbone={name!r}: not one of {SUPPORTED}") from None
         raise XViTError(f"backbone={name!r} with backbone_kwargs {options}: {error}.{hint}") from None
-    except (AssertionError, RuntimeError, ValueError, OSError) as error:
-        raise XViTError(f"backbone={name!r}: timm cannot build it: {' '.join(str(error).split())}") from None
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, ValueError, OSError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise XViTError(f"backbone={name!r} with backbone_kwargs {options}: timm cannot build it ({reason})") from None
 
 
 def _check_takes_scheme(name: str, plain: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError
-from timm.models import eva, load_state_dict, load_state_dict_from_hf, vision_transformer
+from timm.models import adapt_input_conv, eva, load_state_dict, load_state_dict_from_hf, vision_transformer
 from torch import Tensor
 
 from xvit import checkpoint
@@ -20,6 +20,7 @@ from xvit.models.backbone import Backbone
 from xvit.models.temporal import resize_positions
 
 _logger = logging.getLogger("xvit")
+_NOT_OF_IMAGES = ("backbone.head", "backbone.attn_pool", "backbone.blocks")  # a classifier's, or checked by themselves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,7 @@ def load_start(model: Any, config: ModelConfig) -> LoadReport:
             it in a shape that cannot be resized, an XViT of another backbone.
     """
     if Path(config.checkpoint_path).is_dir() and config.checkpoint_path:
-        source, state = config.checkpoint_path, _of_xvit(Path(config.checkpoint_path), config)
+        source, state = config.checkpoint_path, _of_xvit(Path(config.checkpoint_path), model, config)
         image = {name.removeprefix("backbone."): t for name, t in state.items() if name.startswith("backbone.")}
         rest = {name: tensor for name, tensor in state.items() if not name.startswith("backbone.")}
     else:
@@ -91,11 +92,18 @@ def load_tensors(
     fitted |= rest
     expected = model.state_dict()
     for key, tensor in rest.items():
-        if key.endswith("position.weight") and key in expected:
+        if key.endswith("position.weight") and key in expected and tensor.ndim == 3:
             fitted[key] = resize_positions(tensor, expected[key].shape[1])
     usable = {key: t for key, t in fitted.items() if key in expected and t.shape == expected[key].shape}
     new = tuple(key for key in expected if key not in usable)
     _check_blocks(source, new, fitted, expected)
+    for key, tensor in usable.items():
+        if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.is_meta:
+            raise XViTError(
+                f"{source}: {key} of {tensor.dtype}, {tensor.layout}: expected a plain floating-point tensor"
+            )
+    if lost := [key for key in new if key.startswith("backbone.") and not key.startswith(_NOT_OF_IMAGES)]:
+        _logger.warning("%s: starts at random, though part of the image model: %s", source, _grouped(lost))
     with torch.no_grad():
         for key, tensor in usable.items():
             expected[key].copy_(tensor)
@@ -118,15 +126,24 @@ def load_tensors(
 
 def _fit_image(backbone: Backbone, name: str, image: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
     """The tensors by timm's names, positions (bicubic) and patches resized to the backbone, by timm's own function."""
-    # These families were trained to be resized bilinearly: timm asks for it where it builds them.
-    bilinear: dict[str, Any] = (
-        {"interpolation": "bilinear", "antialias": False} if "flexi" in name or "radio" in name else {}
-    )
+    # What timm itself asks for where it builds these families: they were trained to be resized bilinearly, or their
+    # files have other names.
+    options: dict[str, Any] = {}
+    if "flexi" in name or "radio" in name:
+        options = {"interpolation": "bilinear", "antialias": False}
+    if name.startswith(("vit_base_patch16_radio_v3", "vit_huge_patch16_radio_v3")):
+        options["align_corners"] = True
+    if "deit3" in name:
+        options["adapt_layer_scale"] = True
     try:
         family = eva if isinstance(backbone, eva.Eva) else vision_transformer
-        fitted = family.checkpoint_filter_fn(dict(image), backbone, **bilinear)
+        stem = image.get("patch_embed.proj.weight")
+        if stem is not None and stem.ndim == 4 and stem.shape[1] != backbone.patch_embed.proj.weight.shape[1]:
+            stem = adapt_input_conv(backbone.in_chans, stem, base_chans=stem.shape[1])
+            image = {**image, "patch_embed.proj.weight": stem}
+        fitted = family.checkpoint_filter_fn(dict(image), backbone, **options)
         return {key: tensor for key, tensor in fitted.items() if isinstance(tensor, Tensor)}
-    except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # timm's functions on the names and shapes of any file
         reason = " ".join(str(error).split())[:200]
         raise XViTError(f"{source}: cannot be fitted to backbone {name}: {type(error).__name__}: {reason}") from None
 
@@ -177,14 +194,18 @@ def _of_hub(name: str) -> tuple[str, dict[str, Tensor]]:
         ) from None
 
 
-def _of_xvit(directory: Path, config: ModelConfig) -> dict[str, Tensor]:
+def _of_xvit(directory: Path, model: Any, config: ModelConfig) -> dict[str, Tensor]:
     found = checkpoint.find(directory)
+    checkpoint.tensor_shapes(found / checkpoint.WEIGHTS)  # which says what is wrong with a damaged file
     other = checkpoint.read_description(found).model
-    heads = [c.backbone_kwargs.get("num_heads") for c in (other, config)]
-    if other.backbone.split(".")[0] != config.backbone.split(".")[0] or heads[0] != heads[1]:
+    if other.backbone.split(".")[0] != config.backbone.split(".")[0]:
+        raise XViTError(f"{directory}: an XViT of backbone {other.backbone}, not of {config.backbone}")
+    with torch.device("meta"):  # weights to start from are not read: a description has none
+        theirs = [attention.num_heads for attention in type(model)(other).attentions]
+    ours = [attention.num_heads for attention in model.attentions]
+    if theirs != ours:  # the shapes would not tell
         raise XViTError(
-            f"{directory}: an XViT of backbone {other.backbone} (num_heads {heads[0] or 'its own'}), not of "
-            f"{config.backbone} (num_heads {heads[1] or 'its own'})"
+            f"{directory}: an XViT of {theirs[:1]} heads in {len(theirs)} layers, not {ours[:1]} in {len(ours)}"
         )
     return checkpoint.load_file(found / checkpoint.WEIGHTS)
 

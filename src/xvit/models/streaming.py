@@ -89,7 +89,10 @@ class LayerMemory:
             if self.ahead:
                 self.tensors[name] = seen[:, frames:].clone()
         if self.mixed == "x":
-            return attention.read(ready["x"].flatten(-2), rope)
+            q, k, v, *summaries = attention.read(ready["x"].flatten(-2), rope)
+            names = ("summary_k", "summary_v")
+            pairs = zip(names, summaries, strict=True)
+            return q, k, v, *(self._summaries(name, new, attention.summary_tokens) for name, new in pairs)
         return tuple(ready[name] for name in _PARTS)
 
     def _mix(self, name: str, seen: Tensor, frames: int) -> Tensor:

@@ -173,12 +173,17 @@ class XViT(nn.Module):
         try:
             with torch.device("meta"):  # no time spent on initial weights that are replaced at once
                 model = cls(description.model)
+            shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+            tensors = checkpoint.read_tensors(directory, shapes)
             if len(dict(model.named_buffers())) > 0:  # rotary frequencies and the like, which are not in the file
                 model = cls(description.model)
         except XViTError as error:
-            raise XViTError(f"{directory / checkpoint.CONFIG}: {error}") from None
-        shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-        model.load_state_dict(checkpoint.read_tensors(directory, shapes), assign=True)
+            where = "" if str(directory) in str(error) else f"{directory / checkpoint.CONFIG}: "
+            raise XViTError(f"{where}{error}") from None
+        except Exception as error:  # of torch and timm, where hostile settings lead
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise XViTError(f"{directory / checkpoint.CONFIG}: no model can be built of it ({reason})") from None
+        model.load_state_dict(tensors, assign=True)
         model.clip, model.labels, model.provenance = description.clip, description.labels, description.provenance
         return model.to(place).eval()
 
@@ -345,4 +350,5 @@ def create_model(
     model = XViT(config)
     if built is not None:
         model.load_report = load_tensors(model, config.backbone, built.state_dict(), {}, source=f"given {backbone}")
+        model.clip = complete_clip(ClipSpec(num_frames=num_frames), built)  # which may have a data config of its own
     return model

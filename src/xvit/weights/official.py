@@ -114,10 +114,10 @@ def load_official(
         raise XViTError(f'{path}: tensor "{their_name(error.args[0])}" is missing') from None
     except XViTError as error:
         raise XViTError(f"{path}: {error}") from None
-    except (IndexError, ValueError) as error:
+    except Exception as error:  # of torch and timm, where shapes of any file lead
         raise XViTError(f"{path}: tensors of shapes that are not those of the authors' models ({error})") from None
     resized = {}
-    if (slots := tensors.get("temporal_position.weight")) is not None and slots.ndim == 4:
+    if (slots := tensors.get("temporal_position.weight")) is not None and slots.ndim == 4 and slots.shape[1]:
         slots = slots.squeeze(2)  # (1, slots, 1, D) -> (1, slots, D)
         filled = _fill_slots(slots, num_frames, segment_frames)
         if filled.shape != slots.shape:
@@ -166,6 +166,11 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     state = {str(name): value for name, value in loaded.items()} if isinstance(loaded, Mapping) else {}
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise XViTError(f"{path}: expected a mapping model_state of tensors, as in the authors' released files")
+    for name, tensor in state.items():
+        if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.is_meta:
+            raise XViTError(
+                f'{path}: tensor "{name}" of {tensor.dtype}, {tensor.layout}: expected plain floating point'
+            )
     return {name: tensor.float() for name, tensor in state.items()}
 
 
@@ -173,6 +178,10 @@ def _read_config(
     tensors: Mapping[str, Tensor], *, num_frames: int, segment_frames: int, num_heads: int | None, mixed: float
 ) -> ModelConfig:
     dim, _, patch, _ = tensors["backbone.patch_embed.proj.weight"].shape
+    if num_heads is not None and (num_heads < 1 or dim % num_heads):
+        raise XViTError(f"num_heads={num_heads}: {dim} channels cannot be shared out evenly to so many heads")
+    if segment_frames and num_frames % segment_frames:
+        raise XViTError(f"segment_frames={segment_frames}: {num_frames} frames are not a whole number of segments")
     if num_heads is None and dim % 64:
         raise XViTError(f"{dim} channels are not a multiple of 64: say how many heads there are (num_heads)")
     grid = round((tensors["backbone.pos_embed"].shape[1] - 1) ** 0.5)
@@ -204,10 +213,11 @@ def _read_config(
 
 
 def _depth(tensors: Mapping[str, Tensor], blocks: str) -> int:
-    numbers = [int(name.removeprefix(f"{blocks}.").split(".")[0]) for name in tensors if name.startswith(f"{blocks}.")]
-    if not numbers:
-        raise KeyError(f"{blocks}.0.norm1.weight")
-    return max(numbers) + 1
+    numbers = {int(name.removeprefix(f"{blocks}.").split(".")[0]) for name in tensors if name.startswith(f"{blocks}.")}
+    for number in range(len(numbers) or 1):
+        if number not in numbers:
+            raise KeyError(f"{blocks}.{number}.norm1.weight")
+    return len(numbers)
 
 
 def _fill_slots(slots: Tensor, num_frames: int, segment_frames: int | None) -> Tensor:
