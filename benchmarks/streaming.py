@@ -101,11 +101,12 @@ def main() -> None:
     image = statistics.median(seconds["image model, 1 frame"])
     print(f"{args.backbone}, fp32, {args.threads} threads, torch {torch.__version__}, {args.rounds} interleaved rounds")
     print(f"one frame through timm's image model: {image:.4f} s\n")
-    print(f"{'T':>4} {'pushed frame':>13} {'over image model':>17} {'clip again / pushed frame':>26} {'state a layer':>15}")
+    heads = {"T": 4, "pushed frame": 13, "over image model": 17, "clip again / pushed frame": 26, "a layer's state": 16}
+    print(" ".join(f"{head:>{width}}" for head, width in heads.items()))
     for row in rows:
         print(
             f"{row['frames']:4} {row['pushed_frame_seconds']:11.4f} s {row['over_image_model']:17.3f} "
-            f"{row['clip_again_over_pushed_frame']:17.2f} (T = {row['frames']:2}) {row['layer_bytes'][0]:13,} B"
+            f"{row['clip_again_over_pushed_frame']:17.2f} (T = {row['frames']:2}) {row['layer_bytes'][0]:14,} B"
         )
     if memory:
         places = ", ".join(f"{resident / 1e6:.1f} MB at {done}" for done, resident in memory[:: len(memory) - 1])

@@ -145,7 +145,7 @@ def test_labels_are_matched_by_name():
     assert [CLASSES[sample.label] for sample in matched] == ["red", "blue"]
     with pytest.raises(XViTError, match=r'class "rad" is not one of the 3 .*\. Did you mean "red"\?'):
         match_labels(samples, ["rad", "blue"], list(CLASSES))
-    with pytest.raises(XViTError, match="several tasks"):
+    with pytest.raises(XViTError, match="a model of the tasks verb on videos with labels of one without a name"):
         match_labels(samples, ["red", "blue"], {"verb": ["red"]})
 
 

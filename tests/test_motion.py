@@ -1,5 +1,7 @@
 """The built-in data set: exact time reversal, files on disk, and no way to tell a pair's classes without the order."""
 
+import json
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 
 from xvit.data import motion
+from xvit.data.joined import write_joined
 from xvit.data.motion import CLASSES, PAIRS, encode, render, write_motion
 from xvit.errors import XViTError
 
@@ -198,3 +201,47 @@ def test_what_drifts_is_told_by_neighbouring_frames_alone(label: str, axis: int)
         return float((moved & bright[:, 1:]).sum())
 
     assert max(range(-8, 9), key=overlap) in (-1, -2, -3), "a pixel or two a frame, to the left or upwards"
+
+
+def test_joined_videos_are_their_clips_one_after_the_other(tmp_path: Path) -> None:
+    write_joined(tmp_path / "long", videos=2, clips=6, seed=5)
+    truth = json.loads((tmp_path / "long" / "segments.json").read_text())
+    assert list(truth) == ["0000.mp4", "0001.mp4"]
+    assert {path.name for path in (tmp_path / "long").iterdir()} == {*truth, "segments.json"}
+    T, seconds = motion.FRAMES, motion.FRAMES / motion.FPS
+    for video, segments in enumerate(truth.values()):
+        frames = read(tmp_path / "long" / f"{video:04d}.mp4")
+        assert len(frames) == 6 * T
+        assert [(s["start"], s["end"]) for s in segments] == [(i * seconds, (i + 1) * seconds) for i in range(6)]
+        labels = [segment["label"] for segment in segments]
+        assert set(labels) <= set(CLASSES)
+        assert all(a != b for a, b in pairwise(labels))
+        for place, label in enumerate(labels):  # to the pixel, the boundaries too: no frame refers to another
+            encode(render(label, np.random.default_rng([5, 2, video, place + 1])), tmp_path / "clip.mp4")
+            assert np.array_equal(frames[place * T : (place + 1) * T], read(tmp_path / "clip.mp4"))
+    with av.open(str(tmp_path / "long" / "0000.mp4")) as container:
+        times = [frame.time for frame in container.decode(video=0)]
+    np.testing.assert_allclose(times, np.arange(6 * T) / motion.FPS)
+
+
+def test_joined_videos_depend_on_seed_and_number_alone(tmp_path: Path) -> None:
+    for name, videos, seed in (("a", 1, 0), ("b", 3, 0), ("c", 1, 1)):
+        write_joined(tmp_path / name, videos=videos, clips=3, seed=seed)
+    a, b, c = (files(tmp_path / name) for name in "abc")
+    assert a.items() <= b.items()
+    assert len(set(b.values())) == 3
+    assert a != c
+    write_motion(tmp_path / "clips", clips_per_class=2, val_fraction=0.5)
+    clips = {read(path).tobytes() for path in (tmp_path / "clips").rglob("*.mp4")}
+    for path in (tmp_path / "b").glob("*.mp4"):
+        frames = read(path)
+        assert not clips & {frames[start : start + motion.FRAMES].tobytes() for start in range(0, 48, motion.FRAMES)}
+
+
+def test_joined_videos_that_cannot_be_made(tmp_path: Path) -> None:
+    for wrong in ({"videos": 0}, {"clips": 0}, {"seed": -1}):
+        with pytest.raises(XViTError, match=f"{next(iter(wrong))}="):
+            write_joined(tmp_path / "out", **({"videos": 1} | wrong))
+    write_joined(tmp_path / "out", videos=1, clips=1)
+    with pytest.raises(XViTError, match="not an empty folder"):
+        write_joined(tmp_path / "out", videos=1, clips=1)

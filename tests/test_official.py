@@ -139,7 +139,7 @@ def test_the_command(tmp_path, state, golden, capsys):
     """A .pth of theirs becomes a directory of ours with the same logits; frames and labels as said."""
     torch.save({"model_state": state | {"new_fc.bias": torch.zeros(7)}}, tmp_path / "theirs.pth")
     (tmp_path / "labels.json").write_text(json.dumps({f"class {i}": str(6 - i) for i in range(7)}))
-    words = ["import", str(tmp_path / "theirs.pth"), "--num-heads", "3", "--mixed", "0.25"]
+    words = ["import", str(tmp_path / "theirs.pth"), "--num-heads", "3", "--mixed", "1/4"]
     clip = ["--clip.sampling", "strided", "--clip.stride", "16", "--labels", str(tmp_path / "labels.json")]
     assert main([*words, "--num-frames", "4", "--output", str(tmp_path / "ours"), "--json", *clip]) == 0
     told = json.loads(capsys.readouterr().out)

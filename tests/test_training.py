@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -11,11 +12,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 from small import CLASSES, CLIP, make_model, recipe, write_videos
-from xvit.config import RunConfig, TrainConfig, from_dict, read_yaml
+from xvit.config import EvalConfig, RunConfig, TrainConfig, from_dict, read_yaml
 from xvit.data.annotations import read_class_folders
 from xvit.data.dataset import VideoDataset, make_loader
+from xvit.data.formats import read_data
 from xvit.data.transforms import normalize
 from xvit.errors import XViTError
+from xvit.evaluation import evaluate, match_labels
 from xvit.inference import Predictor
 from xvit.models.xvit import XViT, create_model
 from xvit.training import engine
@@ -353,3 +356,32 @@ def test_data_that_does_not_fit_is_told_before_the_folder_is_made(videos, tmp_pa
         fit(replace(config, data=replace(config.data, val_fraction=0.0)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     assert fit(recipe(videos, model={"num_classes": 3}, epochs=1), tmp_path / "run").epoch == 1
+
+
+def test_two_tasks_of_annotation_files(videos, tmp_path):
+    """EPIC-KITCHENS-100's CSV: stretches of videos, a verb and a noun each."""
+    header = "narration_id,participant_id,video_id,start_timestamp,stop_timestamp,verb_class,noun_class\n"
+    for split, number in (("train", 4), ("val", 2)):
+        lines = []
+        for label, name in enumerate(CLASSES):
+            for index in range(number):
+                video = f"P01_{split}{label}{index}"
+                shutil.copy(videos / split / name / f"{index}.mp4", tmp_path / f"{video}.MP4")
+                lines.append(f"{video}_0,P01,{video},00:00:00.00,00:00:00.50,{label},{int(label == 1)}\n")
+        (tmp_path / f"{split}.csv").write_text(header + "".join(lines))
+    (tmp_path / "verbs.txt").write_text("open\nclose\nwash\n")
+    (tmp_path / "nouns.txt").write_text("pan\nlid\n")
+    config = recipe(tmp_path, epochs=2)
+    files = {"train": str(tmp_path / "train.csv"), "val": str(tmp_path / "val.csv")}
+    names = (str(tmp_path / "verbs.txt"), str(tmp_path / "nouns.txt"))
+    config = replace(config, data=replace(config.data, format="epic", label_files=names, **files))
+    result = fit(config, tmp_path / "run")
+    model = XViT.from_pretrained(result.best)
+    assert model.labels == {"verb": ["open", "close", "wash"], "noun": ["pan", "lid"]}
+    assert model.provenance["data"]["train_videos_a_class"]["noun"] == {"pan": 8, "lid": 4}
+    assert str(tmp_path) not in json.dumps(dict(model.provenance))
+    data = read_data(config.data)
+    evaluated = evaluate(Predictor(model), match_labels(data.val, data.labels, model.labels), eval_config=EvalConfig())
+    assert evaluated.videos == 6
+    assert set(evaluated.tasks) == {"verb", "noun"}
+    assert evaluated.top1 == result.metrics["top1"]

@@ -119,6 +119,35 @@ def write_video(
     return Path(path)
 
 
+def write_picture(path: Path | str, picture: np.ndarray) -> None:
+    """Write a picture (H, W, 3) or (H, W), uint8, as PNG (exactly) or JPEG, whatever its extension says."""
+    png = Path(path).suffix == ".png"
+    context = av.CodecContext.create("png" if png else "mjpeg", "w")
+    context.height, context.width = picture.shape[:2]
+    context.pix_fmt = ("rgb24" if picture.ndim == 3 else "gray") if png else "yuvj444p"
+    context.time_base = Fraction(1, 25)
+    context.options = {} if png else {"qmin": "2", "qmax": "2"}
+    frame = av.VideoFrame.from_ndarray(picture, format="rgb24" if picture.ndim == 3 else "gray")
+    frame = frame.reformat(format=context.pix_fmt, dst_color_range="JPEG")
+    Path(path).write_bytes(b"".join(bytes(packet) for packet in [*context.encode(frame), *context.encode(None)]))
+
+
+def write_frames(
+    folder: Path,
+    *,
+    frames: int = 20,
+    name: str = "frame_{:010d}.jpg",
+    first: int = 1,
+    width: int = 96,
+    height: int = 64,
+) -> Path:
+    """Write a folder of barcode frames 0 ... frames - 1, whose files are numbered from `first` on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(frames):
+        write_picture(folder / name.format(first + number), barcode_frame(number, width=width, height=height))
+    return folder
+
+
 def write_audio(path: Path | str, *, seconds: float = 1.0) -> Path:
     """Write a file that holds sound only."""
     with av.open(str(path), "w") as container:

@@ -188,8 +188,20 @@ class ClipSpec:
 class DataConfig:
     """Where the videos are and how training varies them.
 
+    `xvit.data.formats.read_data` reads them.
+
     Args:
-        root: folder with train/<class>/*.mp4 and val/<class>/*.mp4, or <class>/*.mp4 to be split by `val_fraction`.
+        root: folder with train/<class>/*.mp4 and val/<class>/*.mp4, or <class>/*.mp4 to be split by `val_fraction`;
+            with another format, the folder that holds the videos. A folder of frames (frame_0001.jpg, ...) counts as
+            a video.
+        format: folders (as above), or what the annotation files are: list (`path label` lines), kinetics (its CSV),
+            ssv2 (Something-Something's JSON), epic (EPIC-KITCHENS-100's CSV).
+        train: annotation file of the training videos; not for folders.
+        val: annotation file of the held-out videos; not for folders.
+        label_files: class names, in the order of their numbers: one file, or for epic that of the verbs and that of
+            the nouns. Without, they are those that the annotations name.
+        fps: frames a second of folders of frames, where the annotations do not tell.
+        missing_tolerance: share of the annotated videos that may be missing; they are left out.
         val_fraction: share of each class kept for validation where the folder has no train and val of its own.
         split_seed: seed of that split.
         scale_jitter: smallest and largest short side before the training crop, relative to the view's size.
@@ -197,10 +209,16 @@ class DataConfig:
         workers: loader processes; 0 decodes in the main process.
 
     Raises:
-        XViTError: a value out of its range.
+        XViTError: a value out of its range or its choices.
     """
 
     root: str = ""
+    format: Literal["folders", "list", "kinetics", "ssv2", "epic"] = "folders"
+    train: str = ""
+    val: str = ""
+    label_files: tuple[str, ...] | str = ()
+    fps: float = 30.0
+    missing_tolerance: float = 0.0
     val_fraction: float = 0.2
     split_seed: int = 0
     scale_jitter: tuple[float, float] = (1.0, 1.25)
@@ -208,6 +226,11 @@ class DataConfig:
     workers: int = 2
 
     def __post_init__(self) -> None:
+        check_choice("format", self.format, ("folders", "list", "kinetics", "ssv2", "epic"))
+        check_range("fps", self.fps, 0.001)
+        check_range("missing_tolerance", self.missing_tolerance, 0, 1)
+        files = (self.label_files,) if isinstance(self.label_files, str) else tuple(self.label_files)
+        object.__setattr__(self, "label_files", tuple(file for file in files if file))
         check_range("val_fraction", self.val_fraction, 0, 1)
         check_range("horizontal_flip", self.horizontal_flip, 0, 1)
         check_range("workers", self.workers, 0)
@@ -311,6 +334,11 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+
+
+def by_task(value: Any) -> dict[Any, Any]:
+    """A value of each task; the only task of anything but a dict is named None."""
+    return value if isinstance(value, dict) else {None: value}
 
 
 def labels_by_task(labels: Labels) -> dict[str | None, list[str]]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
 
-from xvit.config import EvalConfig, Labels, labels_by_task
+from xvit.config import EvalConfig, Labels, by_task, labels_by_task
 from xvit.data.annotations import Sample
 from xvit.data.dataset import VideoDataset, make_loader
 from xvit.errors import VideoError, XViTError, did_you_mean
@@ -161,7 +161,7 @@ def evaluate(
         errors.update(batch["errors"])
         if len(batch["indices"]):
             indices.append(batch["indices"])
-            scores.append(_tasks(predictor.scores(batch["pixels"])))
+            scores.append(by_task(predictor.scores(batch["pixels"])))
         if on_progress is not None:
             on_progress(sum(map(len, indices)) + len(errors), len(samples))
     failures = [(errors[index].path, errors[index].reason) for index in sorted(errors)]
@@ -179,8 +179,8 @@ def evaluate(
     )
 
 
-def match_labels(samples: Sequence[Sample], classes: list[str], labels: Labels) -> list[Sample]:
-    """Samples labelled by the classes of their data set, labelled by the classes of a model of one task, by name.
+def match_labels(samples: Sequence[Sample], classes: Labels, labels: Labels) -> list[Sample]:
+    """Samples labelled by the classes of their data set, labelled by the classes of a model, by name.
 
     Args:
         samples: the videos.
@@ -188,20 +188,26 @@ def match_labels(samples: Sequence[Sample], classes: list[str], labels: Labels) 
         labels: the model's.
 
     Raises:
-        XViTError: a class that the model does not have.
+        XViTError: other tasks than the model's, a class that the model does not have.
     """
-    if isinstance(labels, dict):
-        raise XViTError(f"a model of several tasks ({', '.join(labels)}) on videos with one label each")
-    places = {name: index for index, name in enumerate(labels)}
-    for name in classes:
-        if name not in places:
-            raise XViTError(
-                f'class "{name}" is not one of the {len(labels)} that the model knows.{did_you_mean(name, labels)}'
-            )
-    return [
-        replace(sample, label=places[classes[sample.label]]) if isinstance(sample.label, int) else sample
-        for sample in samples
-    ]
+    theirs, ours = labels_by_task(classes), labels_by_task(labels)
+    if theirs.keys() != ours.keys():
+        known, found = (", ".join(map(str, filter(None, tasks))) or "one without a name" for tasks in (ours, theirs))
+        raise XViTError(f"a model of the tasks {known} on videos with labels of {found}")
+    places = {task: {name: index for index, name in enumerate(names)} for task, names in ours.items()}
+    for task, names in theirs.items():
+        for name in names:
+            if name not in places[task]:
+                hint = did_you_mean(name, ours[task])
+                raise XViTError(f'class "{name}" is not one of the {len(ours[task])} that the model knows.{hint}')
+
+    def matched(sample: Sample) -> Sample:
+        if sample.label is None:
+            return sample
+        found = {task: places[task][theirs[task][label]] for task, label in by_task(sample.label).items()}
+        return replace(sample, label=_plain(found))
+
+    return [matched(sample) for sample in samples]
 
 
 def _count(
@@ -216,7 +222,7 @@ def _count(
 ) -> Evaluation:
     """Turn scores, (videos, classes) a task, into the result."""
     names = labels_by_task(labels)
-    truths = {task: torch.tensor([_tasks(sample.label)[task] for sample in read]) for task in scores}  # (videos,)
+    truths = {task: torch.tensor([by_task(sample.label)[task] for sample in read]) for task in scores}  # (videos,)
     top = {task: scores[task].topk(min(5, len(names[task]))).indices for task in scores}  # (videos, up to 5)
     hits = {task: top[task] == truths[task][:, None] for task in scores}
     top1 = torch.stack([hit[:, 0] for hit in hits.values()]).all(dim=0)  # (videos,)
@@ -263,7 +269,7 @@ def _task_result(scores: Tensor, truth: Tensor, labels: list[str]) -> TaskResult
 def _check_labels(samples: Sequence[Sample], labels: Labels) -> None:
     names = labels_by_task(labels)
     for sample in samples:
-        label = _tasks(sample.label)
+        label = by_task(sample.label)
         if label.keys() != names.keys():
             raise XViTError(f"{sample.id}: labels of tasks {list(label)}, but the model's tasks are {list(names)}")
         for task, index in label.items():
@@ -271,10 +277,6 @@ def _check_labels(samples: Sequence[Sample], labels: Labels) -> None:
                 raise XViTError(f"{sample.id}: no label: only labelled videos can be evaluated")
             if not 0 <= index < len(names[task]):
                 raise XViTError(f"{sample.id}: label {index}, but the model has classes 0 to {len(names[task]) - 1}")
-
-
-def _tasks(value: Any) -> dict[Any, Any]:
-    return value if isinstance(value, dict) else {None: value}
 
 
 def _plain(by_task: dict[Any, Any]) -> Any:

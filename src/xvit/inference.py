@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xvit.config import labels_by_task
+from xvit.config import by_task, labels_by_task
 from xvit.data.annotations import Sample
 from xvit.data.dataset import VideoDataset
 from xvit.data.sampling import sample_indices
@@ -41,7 +41,7 @@ class Prediction:
     times: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        labels, scores = _by_task(self.labels), _by_task(self.scores)
+        labels, scores = by_task(self.labels), by_task(self.scores)
         if labels.keys() != scores.keys():
             raise XViTError(f"labels of tasks {list(labels)}, scores of tasks {list(scores)}: expected the same")
         for task in labels:
@@ -52,8 +52,8 @@ class Prediction:
 
     def __str__(self) -> str:
         lines = [f"{self.path}: {len(self.times)} frames, {self.times[0]:.2f} to {self.times[-1]:.2f} s"]
-        scores = _by_task(self.scores)
-        for task, labels in _by_task(self.labels).items():
+        scores = by_task(self.scores)
+        for task, labels in by_task(self.labels).items():
             if task is not None:
                 lines.append(f"  {task}")
             width = max(map(len, labels[:_SHOWN]))
@@ -119,7 +119,7 @@ class Predictor:
         scores = self.scores(item.pixels[None])  # (V, T, C, S, S) -> (1, V, T, C, S, S)
         times = self._times(path)
         if isinstance(scores, dict):
-            ranked = {task: _ranked(scores[task][0], names) for task, names in _by_task(self.labels).items()}
+            ranked = {task: _ranked(scores[task][0], names) for task, names in by_task(self.labels).items()}
             return Prediction(
                 path=str(path),
                 labels={task: labels for task, (labels, _) in ranked.items()},
@@ -168,10 +168,6 @@ def _mean_scores(logits: list[Tensor], B: int, V: int) -> Tensor:
 def _ranked(scores: Tensor, names: list[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:
     values, order = scores.sort(descending=True, stable=True)
     return tuple(names[i] for i in order.tolist()), tuple(values.tolist())
-
-
-def _by_task(value: Any) -> dict[Any, Any]:
-    return value if isinstance(value, dict) else {None: value}
 
 
 def default_device() -> torch.device:

@@ -39,6 +39,12 @@ GROUPS: dict[str, dict[str, Command]] = {
         "data motion": Command("data_motion", "write the built-in data set: short videos of moving shapes"),
     },
     "your videos": {
+        "data check": Command("data_check", "see whether each video of a data set is there, whole, long enough"),
+        "data resize": Command(
+            "data_resize",
+            "write smaller copies of videos, which training decodes faster",
+            "Run the same command to go on where it stopped.",
+        ),
         "train": Command(
             "train",
             "train a model on a folder of videos, by a recipe file",
@@ -46,6 +52,12 @@ GROUPS: dict[str, dict[str, Command]] = {
         ),
         "eval": Command("evaluate", "measure a trained model on held-out videos"),
         "predict": Command("predict", "name what happens in videos"),
+        "stream": Command("stream", "name what happens in a camera, an address or a pipe, as it goes on"),
+        "timeline": Command(
+            "timeline",
+            "find what happens when in long videos",
+            "Run the same command with another --output to start again.",
+        ),
         "features": Command(
             "features",
             "write feature vectors of videos to a file, from a trained model or an image model",

@@ -8,21 +8,30 @@ from jsonargparse import ArgumentParser, Namespace
 from xvit.cli import DONE, terminal
 from xvit.cli.parsing import add_json, make_parser
 from xvit.cli.parsing import parse as parse_words
+from xvit.errors import XViTError
 
 
 def parser() -> ArgumentParser:
     """The options."""
     made = make_parser(
         "data motion",
-        "--output DIR [--clips-per-class N] [--seed S]",
+        "--output DIR [--clips-per-class N | --joined N] [--seed S]",
         "Write the built-in data set: short videos of moving shapes, whose class is what happens over time. Each\n"
         "class has a time-reversed twin, so a model that is blind to the order of the frames reaches at most 50 %.\n"
-        "Layout: DIR/train/<class>/*.mp4 and DIR/val/<class>/*.mp4 (a fifth is held out).",
+        "Layout: DIR/train/<class>/*.mp4 and DIR/val/<class>/*.mp4 (a fifth is held out).\n\n"
+        "With --joined, instead: long videos, DIR/*.mp4, of 30 other clips each, one after the other, and when which\n"
+        "class begins and ends, DIR/segments.json: for `xvit timeline`.",
         "xvit data motion --output videos --clips-per-class 250\n"
+        "xvit data motion --output long --joined 3\n"
         "xvit train --config recipes/motion.yaml --data.root videos --output run",
     )
     made.add_argument("--output", metavar="DIR", type=str, required=True, help="folder to make")
-    made.add_argument("--clips-per-class", metavar="N", type=int, default=100, help="videos a class, 2 s each")
+    made.add_argument(
+        "--clips-per-class", metavar="N", type=int | None, default=None, help="videos a class, 2 s each; 100 if unset"
+    )
+    made.add_argument(
+        "--joined", metavar="N", type=int | None, default=None, help="write N long videos instead, 1 minute each"
+    )
     made.add_argument("--seed", metavar="S", type=int, default=0, help="another seed gives other videos")
     add_json(made)
     return made
@@ -30,16 +39,24 @@ def parser() -> ArgumentParser:
 
 def parse(argv: list[str]) -> Namespace:
     """Check the words after the command."""
-    return parse_words(parser(), argv)
+    args = parse_words(parser(), argv)
+    if args.joined is not None and args.clips_per_class is not None:
+        raise XViTError("--joined and --clips-per-class: choose one: long videos, or clips")
+    return args
 
 
 def run(args: Namespace) -> int:
     """Write the videos."""
+    from xvit.data.joined import write_joined
     from xvit.data.motion import CLASSES, write_motion
 
     start = time.perf_counter()
     with terminal.counter("writing videos", quiet=args.json) as advance:
-        write_motion(args.output, clips_per_class=args.clips_per_class, seed=args.seed, on_progress=advance)
+        if args.joined is not None:
+            write_joined(args.output, videos=args.joined, seed=args.seed, on_progress=advance)
+        else:
+            clips = 100 if args.clips_per_class is None else args.clips_per_class
+            write_motion(args.output, clips_per_class=clips, seed=args.seed, on_progress=advance)
     files = list(Path(args.output).rglob("*.mp4"))
     result = {
         "output": args.output,

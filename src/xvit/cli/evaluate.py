@@ -44,14 +44,16 @@ def parse(argv: list[str]) -> Namespace:
 
 def run(args: Namespace) -> int:
     """Evaluate."""
-    from xvit.data.annotations import read_class_folders
+    from xvit.data.formats import read_data
     from xvit.evaluation import evaluate, match_labels
     from xvit.inference import Predictor
 
     output = check_new_folder(args.output) if args.output else None
     predictor = Predictor(args.checkpoint, device=args.device)
-    data = read_class_folders(args.data.root, val_fraction=args.data.val_fraction, seed=args.data.split_seed)
-    samples = match_labels(data.val, data.classes, predictor.labels)
+    data = read_data(args.data)
+    if not data.val:
+        raise XViTError("--data.val: missing: the annotation file of the held-out videos. See `xvit eval --help`")
+    samples = match_labels(data.val, data.labels, predictor.labels)
     with terminal.counter("evaluating", quiet=args.json) as advance:
         result = evaluate(predictor, samples, eval_config=args.eval, workers=args.data.workers, on_progress=advance)
     if output:

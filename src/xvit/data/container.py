@@ -25,7 +25,7 @@ _METADATA: Any = {"metadata_errors": "replace"} if int(av.__version__.split(".")
 _INDEXED_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 _ONE_FRAME_A_PACKET = {"h264", "hevc", "vp9", "av1"}
 READ_ERRORS = (av.error.FFmpegError, ValueError, ArithmeticError, LookupError, MemoryError)  # seen on damaged files
-_MAX_ASPECT = 32  # resizing the short side of a picture of 2 x 60000 pixels would take gigabytes
+MAX_ASPECT = 32  # resizing the short side of a picture of 2 x 60000 pixels would take gigabytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +144,7 @@ class Scan:
         context, count = stream.codec_context, len(shown)
         if not shown or not context.width or not context.height:
             raise VideoError(path, "no frames in it")
-        if max(context.width, context.height) > _MAX_ASPECT * min(context.width, context.height):
+        if max(context.width, context.height) > MAX_ASPECT * min(context.width, context.height):
             raise VideoError(path, f"a picture of {context.width}x{context.height} pixels is no video")
         self.pts = sorted(pts for pts in shown if pts is not None)
         self.keys = sorted(pts for pts in keys if pts is not None)

@@ -146,7 +146,7 @@ class VideoDataset(Dataset[Item]):
             return first + sample_indices(self.spec, count, rng=rng)
 
         largest = math.ceil(self.spec.image_size * max(self.training.scale_jitter[1], 1))
-        clip = read_clip(sample.path, choose, short_side=largest)
+        clip = read_clip(sample.path, choose, short_side=largest, fps=sample.fps)
         with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's global generator
             torch.default_generator.manual_seed(torch_seed)
             pixels: torch.Tensor = self._transform(clip.frames)
@@ -160,7 +160,7 @@ class VideoDataset(Dataset[Item]):
                 [sample_indices(self.spec, count, view=view, views=views) for view in range(views)]
             )
 
-        clip = read_clip(sample.path, choose, short_side=self.spec.image_size)
+        clip = read_clip(sample.path, choose, short_side=self.spec.image_size, fps=sample.fps)
         clips = clip.frames.split(self.spec.num_frames)  # (views T, C, H, W) -> (T, C, H, W) each
         return torch.cat([eval_views(frames, self.spec, self.spatial_views) for frames in clips])
 

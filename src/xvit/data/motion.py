@@ -18,17 +18,19 @@ _right, _up, _down) a sum over each frame tells nothing: the other classes can b
 import math
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import av
 import numpy as np
 from numpy.random import Generator
 
 from xvit.errors import XViTError, check_choice, check_range
+
+J = TypeVar("J")
 
 SIZE = 48  # height and width, pixels
 FRAMES = 16
@@ -282,12 +284,9 @@ def write_motion(
     Raises:
         XViTError: a value out of its range; `output` is a file or holds something.
     """
-    output = Path(output)
     check_range("clips_per_class", clips_per_class, 1)
     check_range("seed", seed, 0)
     check_range("val_fraction", val_fraction, 0, 1)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise XViTError(f"{output}: exists and is not an empty folder; choose another one or remove it")
     held_out = round(clips_per_class * val_fraction)
     jobs = [
         (split, label, index)
@@ -295,20 +294,45 @@ def write_motion(
         for label in CLASSES
         for index in range(number)
     ]
+
+    def write(folder: Path, job: tuple[str, str, int]) -> None:
+        split, label, index = job
+        key = [seed, ("train", "val").index(split), CLASSES.index(label), index]
+        path = folder / split / label / f"{index:04d}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        encode(render(label, np.random.default_rng(key)), path)
+
+    fill_folder(output, jobs, write, on_progress=on_progress)
+
+
+def fill_folder(
+    output: str | Path,
+    jobs: Sequence[J],
+    write: Callable[[Path, J], None],
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Make a folder that appears when it is whole, not before, by jobs that run side by side.
+
+    Args:
+        output: the folder to make; may exist if it is empty.
+        jobs: what there is to write.
+        write: writes one of them, given the folder to write in.
+        on_progress: called with (jobs done, jobs in all) after each of them.
+
+    Raises:
+        XViTError: `output` is a file or holds something.
+    """
+    output = Path(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise XViTError(f"{output}: exists and is not an empty folder; choose another one or remove it")
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as unfinished:
         made = Path(unfinished, output.name)
-
-        def write(job: tuple[str, str, int]) -> None:
-            split, label, index = job
-            key = [seed, ("train", "val").index(split), CLASSES.index(label), index]
-            encode(render(label, np.random.default_rng(key)), made / split / label / f"{index:04d}.mp4")
-
-        for folder in {made / split / label for split, label, _ in jobs}:
-            folder.mkdir(parents=True)
+        made.mkdir()
         pool = ThreadPoolExecutor(os.cpu_count())  # numpy and the encoder let go of the interpreter's lock
         try:
-            for done, _ in enumerate(pool.map(write, jobs), start=1):
+            for done, _ in enumerate(pool.map(lambda job: write(made, job), jobs), start=1):
                 if on_progress is not None:
                     on_progress(done, len(jobs))
         finally:

@@ -8,9 +8,12 @@ One scan over the packets, which decodes nothing, counts the frames and finds th
 each frame (mp4, mov, mkv, webm), only what the wanted frames need is decoded: seek to the keyframe before, skip frames
 that no other frame refers to. Otherwise, and whenever that meets anything odd, frames are decoded in order and counted.
 
+A folder of extracted frames stands for a video everywhere: see `xvit.data.pictures`.
+
 Not done: pixels that are not square are not stretched (sample aspect ratio), interlaced fields are not separated.
 """
 
+import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +25,9 @@ import torch
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from xvit.data.container import READ_ERRORS, Scan, VideoInfo, open_video, probe, reasons
+from xvit.data import container as files
+from xvit.data.container import READ_ERRORS, Scan, VideoInfo, open_video, reasons
+from xvit.data.pictures import open_picture, scan_pictures
 from xvit.errors import VideoError, XViTError
 
 __all__ = ["VIDEO_EXTENSIONS", "Clip", "VideoInfo", "decode", "probe", "read_clip"]
@@ -40,7 +45,7 @@ class Clip:
     """Frames of one video.
 
     Args:
-        path: the file.
+        path: the file, or the folder of frames.
         frames: (T, C, H, W) uint8 RGB: a view of a (T, H, W, C) array, which is the layout quickest to resize.
         times: (T,) seconds from the video's first frame.
         indices: (T,) which frames of the video they are.
@@ -79,6 +84,19 @@ class Clip:
         )
 
 
+def probe(path: str | Path, *, fps: float | None = None) -> VideoInfo:
+    """Count the frames of a video and read its size and times, without decoding it.
+
+    Args:
+        path: the file, or a folder of frames.
+        fps: frames a second of a folder of frames, 30 if None; a file says it itself.
+
+    Raises:
+        VideoError: no such file, not a video, no frames.
+    """
+    return scan_pictures(path, fps)[0] if os.path.isdir(path) else files.probe(path)
+
+
 def decode(
     path: str | Path, indices: Sequence[int] | np.ndarray, *, short_side: int | None = None, strict: bool = True
 ) -> Clip:
@@ -92,22 +110,26 @@ def read_clip(
     *,
     short_side: int | None = None,
     strict: bool = True,
+    fps: float | None = None,
 ) -> Clip:
     """Open a video once, choose frames knowing how many there are, and read them.
 
     Args:
-        path: the file.
+        path: the file, or a folder of frames.
         choose: gives the wanted indices, in any order, repeats allowed; beyond the end the last frame is taken. It is
             asked a second time if decoding finds fewer frames than the file has packets.
         short_side: pixels wanted; pictures over twice as large are shrunk to it while their colours are converted.
         strict: False takes what can be had of a damaged file, packets that fail being left out and counted, so that
             the indices after them shift.
+        fps: frames a second of a folder of frames, 30 if None; a file says it itself.
 
     Raises:
-        VideoError: no such file, not a video, no frames; with `strict`, also a file that is cut short or frames that
-            cannot be decoded.
+        VideoError: no such file, not a video, no frames; a picture of a folder that cannot be decoded; with `strict`,
+            also a file that is cut short or frames that cannot be decoded.
         XViTError: no index, or a negative one.
     """
+    if os.path.isdir(path):
+        return _read_pictures(path, choose, short_side, fps)
     with open_video(path) as (container, stream):
         scan = Scan(path, container, stream)
         info = scan.info
@@ -127,10 +149,32 @@ def read_clip(
             info = replace(info, num_frames=pictures.seen, times=info.times[: pictures.seen])
             indices = _checked(choose(info))
             wanted = np.unique(np.minimum(indices, info.num_frames - 1))
+    return _clip(info, pictures, indices, wanted)
+
+
+def _read_pictures(
+    path: str | Path,
+    choose: Callable[[VideoInfo], Sequence[int] | np.ndarray],
+    short_side: int | None,
+    fps: float | None,
+) -> Clip:
+    info, names = scan_pictures(path, fps)
+    indices = _checked(choose(info))
+    wanted = np.unique(np.minimum(indices, info.num_frames - 1))
+    pictures = _Pictures(path, len(wanted), short_side)
+    for index in wanted.tolist():
+        frame = open_picture(names[index])
+        pictures.see(frame)
+        pictures.add(frame)
+    return _clip(info, pictures, indices, wanted)
+
+
+def _clip(info: VideoInfo, pictures: "_Pictures", indices: np.ndarray, wanted: np.ndarray) -> Clip:
+    """The clip of `indices`, from pictures of the `wanted` ones, which ascend without repeats."""
     shown = np.minimum(indices, info.num_frames - 1)
     array = pictures.array if np.array_equal(shown, wanted) else pictures.array[np.searchsorted(wanted, shown)]
     return Clip(
-        path=str(path),
+        path=info.path,
         frames=torch.from_numpy(array).permute(0, 3, 1, 2),  # (T, H, W, C) -> (T, C, H, W), a view
         times=info.times[shown],
         indices=shown,
@@ -138,6 +182,16 @@ def read_clip(
         repeated=int((indices >= info.num_frames).sum()),
         damaged=pictures.damaged,
     )
+
+
+def upright_rgb(frame: av.VideoFrame, short_side: int | None) -> np.ndarray:
+    """A decoded picture as (H, W, C) uint8, turned as it is to be shown; shrunk as `read_clip` says."""
+    width, height = frame.width, frame.height
+    if short_side is not None and min(width, height) > 2 * short_side:
+        scale = short_side / min(width, height)
+        width, height = round(width * scale), round(height * scale)
+    rgb = frame.reformat(width, height, format="rgb24", interpolation="BILINEAR", threads=1).to_ndarray()
+    return np.rot90(rgb, round(frame.rotation / 90))  # FFmpeg leaves the turning to the player
 
 
 def _checked(indices: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -169,12 +223,7 @@ class _Pictures:
         self.seen += 1
 
     def add(self, frame: av.VideoFrame) -> None:
-        width, height = frame.width, frame.height
-        if self.short_side is not None and min(width, height) > 2 * self.short_side:
-            scale = self.short_side / min(width, height)
-            width, height = round(width * scale), round(height * scale)
-        rgb = frame.reformat(width, height, format="rgb24", interpolation="BILINEAR", threads=1).to_ndarray()
-        rgb = np.rot90(rgb, round(frame.rotation / 90))  # (H, W, C); FFmpeg leaves the turning to the player
+        rgb = upright_rgb(frame, self.short_side)
         if self.filled == 0:
             self.array = np.empty((self.number, *rgb.shape), np.uint8)
         self.array[self.filled] = rgb

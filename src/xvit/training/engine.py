@@ -18,9 +18,9 @@ from timm.utils import ModelEmaV3
 from torch import Tensor
 
 import xvit
-from xvit.config import EvalConfig, ModelConfig, RunConfig, to_dict
-from xvit.data.annotations import ClassFolders, read_class_folders
+from xvit.config import EvalConfig, ModelConfig, RunConfig, by_task, labels_by_task, to_dict
 from xvit.data.dataset import VideoDataset, make_loader
+from xvit.data.formats import Data, read_data
 from xvit.data.transforms import normalize
 from xvit.errors import Stopped, XViTError
 from xvit.evaluation import Evaluation, evaluate
@@ -80,7 +80,7 @@ def fit(
     """
     check_recipe(config)
     train = config.train
-    data = read_class_folders(config.data.root, val_fraction=config.data.val_fraction, seed=config.data.split_seed)
+    data = read_data(config.data)
     model_config = _with_classes(config, data)
     accelerator = _accelerator(config)
     folder = RunFolder(output, config, resume=resume)
@@ -89,7 +89,7 @@ def fit(
     set_seed(train.seed)
     start = replace(config.model, pretrained=False, checkpoint_path="") if folder.has_state else config.model
     plain = XViT(start).to(accelerator.device)
-    plain.clip, plain.labels = complete_clip(config.clip, plain.backbone), data.classes
+    plain.clip, plain.labels = complete_clip(config.clip, plain.backbone), data.labels
     plain.set_grad_checkpointing(train.grad_checkpointing)
     ema = ModelEmaV3(plain, decay=train.ema_decay, use_warmup=True) if train.ema_decay else None
     dataset = VideoDataset(samples=data.train, spec=plain.clip, training=config.data, seed=train.seed)
@@ -223,11 +223,14 @@ def classification_loss(
     return F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
 
 
-def _with_classes(config: RunConfig, data: ClassFolders) -> ModelConfig:
+def _with_classes(config: RunConfig, data: Data) -> ModelConfig:
     """The model's config with the data set's number of classes."""
-    given, found = config.model.num_classes, len(data.classes)
+    given, named = config.model.num_classes, labels_by_task(data.labels)
+    found = {str(task): len(names) for task, names in named.items()} if None not in named else len(named[None])
     if given not in (0, found):
         raise XViTError(f"model.num_classes={given}, but {config.data.root} has {found} classes: leave it at 0")
+    if not data.train:
+        raise XViTError(f"{config.data.root}: no training videos")
     if not data.val:
         raise XViTError(f"{config.data.root}: no validation videos: give data.val_fraction or a val folder")
     return replace(config.model, num_classes=found)
@@ -249,9 +252,7 @@ def _accelerator(config: RunConfig) -> Accelerator:
     return accelerator
 
 
-def _validate(
-    model: XViT, data: ClassFolders, config: RunConfig, on_progress: Callable[[int, int], None]
-) -> Evaluation:
+def _validate(model: XViT, data: Data, config: RunConfig, on_progress: Callable[[int, int], None]) -> Evaluation:
     """One view a video: `xvit eval` takes those of the recipe."""
     return evaluate(
         Predictor(model),
@@ -262,15 +263,26 @@ def _validate(
     )
 
 
-def _save(
-    directory: Path, model: XViT, config: RunConfig, data: ClassFolders, metrics: dict[str, float], epoch: int
-) -> None:
+def _save(directory: Path, model: XViT, config: RunConfig, data: Data, metrics: dict[str, float], epoch: int) -> None:
     root = Path(config.data.root).resolve().name  # not where it lay: the checkpoint may be given to others
-    counts = Counter(data.classes[sample.label] for sample in data.train if isinstance(sample.label, int))
+    names = labels_by_task(data.labels)
+    counts = {task: dict(Counter(names[task][by_task(sample.label)[task]] for sample in data.train)) for task in names}
+    named = replace(
+        config.data,
+        root=root,
+        train=Path(config.data.train).name,
+        val=Path(config.data.val).name,
+        label_files=tuple(Path(file).name for file in config.data.label_files),
+    )
     start = replace(config.model, checkpoint_path=Path(config.model.checkpoint_path).name)
     model.provenance = {
-        "recipe": to_dict(replace(config, model=start, data=replace(config.data, root=root))),
-        "data": {"name": root, "train": len(data.train), "val": len(data.val), "train_videos_a_class": dict(counts)},
+        "recipe": to_dict(replace(config, model=start, data=named)),
+        "data": {
+            "name": root,
+            "train": len(data.train),
+            "val": len(data.val),
+            "train_videos_a_class": counts.get(None, counts),
+        },
         "metrics": metrics,
         "epoch": epoch,
         "seed": config.train.seed,
