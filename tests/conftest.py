@@ -8,6 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch, and for subproces
 import pytest
 import yaml
 
+from xvit.cli import main
 from xvit.config import ClipSpec, ModelConfig
 from xvit.data.motion import CLASSES, write_motion
 from xvit.models.backbone import complete_clip
@@ -51,3 +52,29 @@ def recipe(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
     path.write_text(yaml.safe_dump(TINY_RECIPE))
     return path
+
+
+@pytest.fixture
+def run(capfd):
+    """Run a command in this process."""
+
+    def run(*words) -> tuple[int, str, str]:
+        code = main([str(word) for word in words])
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def refused(run):
+    """Run a command that is the user's mistake: nothing on the standard output, one line on the other. The line."""
+
+    def refused(*words) -> str:
+        code, out, err = run(*words)
+        assert (code, out) == (2, "")
+        assert err.count("\n") == 1
+        assert err.startswith("xvit: error: ")
+        return err.removeprefix("xvit: error: ").strip()
+
+    return refused

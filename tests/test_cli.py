@@ -15,38 +15,12 @@ import timm
 import yaml
 
 from videos import truncate, write_audio, write_video
-from xvit.cli import COMMANDS, find_command, main
+from xvit.cli import COMMANDS, find_command
 from xvit.config import RunConfig, from_dict
 from xvit.data.motion import CLASSES
 
 ROOT = Path(__file__).parents[1]
 XVIT = [sys.executable, "-m", "xvit"]
-
-
-@pytest.fixture
-def run(capfd):
-    """Run a command in this process."""
-
-    def run(*words) -> tuple[int, str, str]:
-        code = main([str(word) for word in words])
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return run
-
-
-@pytest.fixture
-def refused(run):
-    """Run a command that is the user's mistake: nothing on the standard output, one line on the other. The line."""
-
-    def refused(*words) -> str:
-        code, out, err = run(*words)
-        assert (code, out) == (2, "")
-        assert err.count("\n") == 1
-        assert err.startswith("xvit: error: ")
-        return err.removeprefix("xvit: error: ").strip()
-
-    return refused
 
 
 @pytest.fixture

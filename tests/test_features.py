@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from small import CLASSES, CLIP, MODEL, described, make_model, write_video
-from xvit.cli import main
 from xvit.data.annotations import Sample
 from xvit.data.dataset import VideoDataset
 from xvit.data.transforms import normalize
@@ -51,29 +50,6 @@ def bad(tmp_path) -> str:
     path = tmp_path / "notes.mp4"
     path.write_text("not a video")
     return str(path)
-
-
-@pytest.fixture
-def run(capfd):
-    """Run a command in this process: exit code, standard output, standard error."""
-
-    def run(*words) -> tuple[int, str, str]:
-        code = main([str(word) for word in words])
-        return code, *capfd.readouterr()
-
-    return run
-
-
-@pytest.fixture
-def refused(run):
-    """Run a command that is the user's mistake: its one line."""
-
-    def refused(*words) -> str:
-        code, out, err = run(*words)
-        assert (code, out, err.count("\n")) == (2, "", 1)
-        return err
-
-    return refused
 
 
 def one_by_one(model, paths, level) -> np.ndarray:

@@ -8,7 +8,6 @@ import pytest
 
 from conftest import TINY_MODEL, TINY_RECIPE
 from videos import truncate, write_video
-from xvit.cli import main
 from xvit.cli.timeline import _clock
 from xvit.config import ClipSpec, ModelConfig
 from xvit.data.joined import write_joined
@@ -18,30 +17,6 @@ from xvit.models.xvit import XViT
 
 JSON_NAME = json.dumps("动作 $1_\udce9")[1:-1]
 LOW = ("--threshold", 0.05)  # with random weights all 12 classes are at about 1/12
-
-
-@pytest.fixture
-def run(capfd):
-    """Run a command in this process."""
-
-    def run(*words) -> tuple[int, str, str]:
-        code = main([str(word) for word in words])
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return run
-
-
-@pytest.fixture
-def refused(run):
-    """Run a command that is the user's mistake; its line."""
-
-    def refused(*words) -> str:
-        code, out, err = run(*words)
-        assert (code, out, err.count("\n")) == (2, "", 1), err
-        return err.removeprefix("xvit: error: ").strip()
-
-    return refused
 
 
 @pytest.fixture(scope="module")

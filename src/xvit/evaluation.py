@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
 
-from xvit.config import EvalConfig, Labels, by_task, labels_by_task
+from xvit.config import EvalConfig, Labels, by_task, labels_by_task, plain
 from xvit.data.annotations import Sample
 from xvit.data.dataset import VideoDataset, make_loader
 from xvit.errors import VideoError, XViTError, did_you_mean
@@ -205,7 +205,7 @@ def match_labels(samples: Sequence[Sample], classes: Labels, labels: Labels) -> 
         if sample.label is None:
             return sample
         found = {task: places[task][theirs[task][label]] for task, label in by_task(sample.label).items()}
-        return replace(sample, label=_plain(found))
+        return replace(sample, label=plain(found))
 
     return [matched(sample) for sample in samples]
 
@@ -232,9 +232,9 @@ def _count(
         SampleResult(
             id=sample.id,
             path=sample.path,
-            truth=_plain({task: names[task][int(truths[task][row])] for task in scores}),
-            prediction=_plain({task: names[task][int(top[task][row, 0])] for task in scores}),
-            score=_plain({task: float(scores[task][row].max()) for task in scores}),
+            truth=plain({task: names[task][int(truths[task][row])] for task in scores}),
+            prediction=plain({task: names[task][int(top[task][row, 0])] for task in scores}),
+            score=plain({task: float(scores[task][row].max()) for task in scores}),
         )
         for row, sample in enumerate(read)
     ]
@@ -277,7 +277,3 @@ def _check_labels(samples: Sequence[Sample], labels: Labels) -> None:
                 raise XViTError(f"{sample.id}: no label: only labelled videos can be evaluated")
             if not 0 <= index < len(names[task]):
                 raise XViTError(f"{sample.id}: label {index}, but the model has classes 0 to {len(names[task]) - 1}")
-
-
-def _plain(by_task: dict[Any, Any]) -> Any:
-    return by_task.get(None, by_task)

@@ -119,14 +119,14 @@ class Predictor:
         scores = self.scores(item.pixels[None])  # (V, T, C, S, S) -> (1, V, T, C, S, S)
         times = self._times(path)
         if isinstance(scores, dict):
-            ranked = {task: _ranked(scores[task][0], names) for task, names in by_task(self.labels).items()}
+            by_rank = {task: ranked(scores[task][0], names) for task, names in by_task(self.labels).items()}
             return Prediction(
                 path=str(path),
-                labels={task: labels for task, (labels, _) in ranked.items()},
-                scores={task: values for task, (_, values) in ranked.items()},
+                labels={task: labels for task, (labels, _) in by_rank.items()},
+                scores={task: values for task, (_, values) in by_rank.items()},
                 times=times,
             )
-        labels, values = _ranked(scores[0], labels_by_task(self.labels)[None])
+        labels, values = ranked(scores[0], labels_by_task(self.labels)[None])
         return Prediction(path=str(path), labels=labels, scores=values, times=times)
 
     @torch.inference_mode()
@@ -165,7 +165,8 @@ def _mean_scores(logits: list[Tensor], B: int, V: int) -> Tensor:
     return scores.unflatten(0, (B, V)).mean(dim=1)
 
 
-def _ranked(scores: Tensor, names: list[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+def ranked(scores: Tensor, names: list[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Names and scores (classes,), from the highest score down."""
     values, order = scores.sort(descending=True, stable=True)
     return tuple(names[i] for i in order.tolist()), tuple(values.tolist())
 

@@ -12,16 +12,16 @@ from collections import deque
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from xvit.config import labels_by_task
+from xvit.config import labels_by_task, plain
 from xvit.data.source import Frame, Notice, Tally
 from xvit.data.transforms import eval_views, normalize
 from xvit.errors import XViTError, check_range
+from xvit.inference import ranked
 from xvit.models.streaming import StreamOutput
 from xvit.models.xvit import XViT
 
@@ -204,7 +204,7 @@ class Live:
             labels: dict[str | None, tuple[str, ...]] = {}
             scores: dict[str | None, tuple[float, ...]] = {}
             for task, rows in by_task.items():
-                labels[task], scores[task] = _ranked(rows[place], self.names[task])
+                labels[task], scores[task] = ranked(rows[place], self.names[task])
             best = {task: names[0] if scores[task][0] >= self.threshold else None for task, names in labels.items()}
             lag = time.monotonic() - due
             self._lags.append(lag)
@@ -212,18 +212,8 @@ class Live:
             yield Scores(
                 frame=index,
                 time=moment,
-                label=_plain(best),
-                labels=_plain(labels),
-                scores=_plain(scores),
+                label=plain(best),
+                labels=plain(labels),
+                scores=plain(scores),
                 lag_seconds=lag,
             )
-
-
-def _plain(by_task: dict[str | None, Any]) -> Any:
-    """The value of the only task, or the dict of several."""
-    return by_task.get(None, by_task)
-
-
-def _ranked(scores: Tensor, names: list[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    values, order = torch.sort(scores, descending=True, stable=True)
-    return tuple(names[i] for i in order.tolist()), tuple(values.tolist())

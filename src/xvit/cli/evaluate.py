@@ -3,7 +3,7 @@
 from jsonargparse import ArgumentParser, Namespace
 
 from xvit.cli import DONE, SOME_FAILED, terminal
-from xvit.cli.parsing import add_json, check_new_folder, make_parser
+from xvit.cli.parsing import add_device, add_json, check_new_folder, make_parser
 from xvit.cli.parsing import parse as parse_words
 from xvit.config import DataConfig, EvalConfig
 from xvit.errors import VideoError, XViTError
@@ -24,9 +24,7 @@ def parser() -> ArgumentParser:
     made.add_argument(
         "--output", metavar="DIR", type=str | None, default=None, help="folder for the result, to be made"
     )
-    made.add_argument(
-        "--device", type=str | None, default=None, help="cpu, cuda, cuda:1, ...; the best there is if unset"
-    )
+    add_device(made)
     add_json(made)
     made.add_class_arguments(DataConfig, "data", skip={"scale_jitter", "horizontal_flip"})
     made.add_class_arguments(EvalConfig, "eval")

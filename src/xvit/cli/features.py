@@ -6,7 +6,7 @@ from typing import Literal
 from jsonargparse import ArgumentParser, Namespace
 
 from xvit.cli import DONE, SOME_FAILED, terminal
-from xvit.cli.parsing import add_json, make_parser
+from xvit.cli.parsing import add_device, add_json, make_parser
 from xvit.cli.parsing import parse as parse_words
 from xvit.config import ModelConfig
 from xvit.errors import XViTError, check_range
@@ -43,9 +43,7 @@ def parser() -> ArgumentParser:
     )
     made.add_argument("--batch-size", metavar="N", type=int, default=16, help="videos at a time")
     made.add_argument("--workers", metavar="N", type=int, default=2, help="loader processes; 0 decodes in this one")
-    made.add_argument(
-        "--device", type=str | None, default=None, help="cpu, cuda, cuda:1, ...; the best there is if unset"
-    )
+    add_device(made)
     add_json(made)
     made.add_class_arguments(ModelConfig, skip=_OF_CLASSES)
     made.set_defaults({"backbone": ""} | _AS_IMAGE_MODEL)

@@ -58,6 +58,13 @@ def add_json(parser: jsonargparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON, without decoration")
 
 
+def add_device(parser: jsonargparse.ArgumentParser) -> None:
+    """The option of commands that run a model."""
+    parser.add_argument(
+        "--device", type=str | None, default=None, help="cpu, cuda, cuda:1, ...; the best there is if unset"
+    )
+
+
 def check_new_folder(path: str) -> Path:
     """The folder that a command is to make.
 

@@ -6,7 +6,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.text import Text
 
 from xvit.cli import DONE, SOME_FAILED, terminal
-from xvit.cli.parsing import add_json, make_parser
+from xvit.cli.parsing import add_device, add_json, make_parser
 from xvit.cli.parsing import parse as parse_words
 from xvit.errors import VideoError, check_range
 
@@ -30,9 +30,7 @@ def parser() -> ArgumentParser:
     made.add_argument("--top", metavar="K", type=int, default=5, help="classes to show a video, the best ones")
     made.add_argument("--temporal-views", metavar="N", type=int, default=1, help="clips along each video")
     made.add_argument("--spatial-views", metavar="M", type=int, default=1, help="crops of each clip, 1 or 3")
-    made.add_argument(
-        "--device", type=str | None, default=None, help="cpu, cuda, cuda:1, ...; the best there is if unset"
-    )
+    add_device(made)
     add_json(made)
     return made
 

@@ -17,8 +17,9 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from xvit.cli import DONE, SOME_FAILED, terminal
-from xvit.cli.parsing import add_json, make_parser
+from xvit.cli.parsing import add_device, add_json, make_parser
 from xvit.cli.parsing import parse as parse_words
+from xvit.config import by_task
 from xvit.errors import check_range
 
 if TYPE_CHECKING:
@@ -63,9 +64,7 @@ def parser() -> ArgumentParser:
     made.add_argument(
         "--raw", metavar="WxH@RATE", type=str | None, default=None, help="the standard input is raw rgb24 pictures"
     )
-    made.add_argument(
-        "--device", type=str | None, default=None, help="cpu, cuda, cuda:1, ...; the best there is if unset"
-    )
+    add_device(made)
     add_json(made)
     return made
 
@@ -149,8 +148,8 @@ class _Lines:
 
     def answer(self, scores: "Scores") -> None:
         said = []
-        for task, labels in _by_task(scores.labels).items():
-            values, best = _by_task(scores.scores)[task], _by_task(scores.label)[task]
+        for task, labels in by_task(scores.labels).items():
+            values, best = by_task(scores.scores)[task], by_task(scores.label)[task]
             best_ones = zip(labels[: self.top], values[: self.top], strict=True)
             text = ", ".join(f"{label} {100 * value:.1f} %" for label, value in best_ones)
             nothing = "nothing of these: " if best is None else ""
@@ -187,17 +186,17 @@ class _Picture:
         self.history: deque[dict[tuple[Any, str], float]] = deque(maxlen=_HISTORY)
 
     def answer(self, scores: "Scores") -> None:
-        values = _by_task(scores.scores)
+        values = by_task(scores.scores)
         self.history.append(
             {
                 (task, label): value
-                for task, labels in _by_task(scores.labels).items()
+                for task, labels in by_task(scores.labels).items()
                 for label, value in zip(labels, values[task], strict=True)
             }
         )
         table = Table.grid(*[Column(no_wrap=True) for _ in range(4)], padding=(0, 2))
-        for task, labels in _by_task(scores.labels).items():
-            said = _by_task(scores.label)[task]
+        for task, labels in by_task(scores.labels).items():
+            said = by_task(scores.label)[task]
             title = "nothing of these" if said is None else said
             table.add_row(Text(f"{task}: {title}" if task else title, style="dim" if said is None else "bold"))
             for label, value in list(zip(labels, values[task], strict=True))[: self.top]:
@@ -224,10 +223,6 @@ class _Picture:
 
     def end(self, counts: "Counts") -> None:
         self.screen.console.print(_summary(counts))
-
-
-def _by_task(value: Any) -> dict[Any, Any]:
-    return value if isinstance(value, dict) else {None: value}
 
 
 def _summary(counts: "Counts") -> str:

@@ -8,7 +8,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.text import Text
 
 from xvit.cli import DONE, SOME_FAILED, terminal
-from xvit.cli.parsing import add_json, check_new_folder, make_parser
+from xvit.cli.parsing import add_device, add_json, check_new_folder, make_parser
 from xvit.cli.parsing import parse as parse_words
 from xvit.errors import VideoError, XViTError, check_range
 
@@ -67,9 +67,7 @@ def parser() -> ArgumentParser:
         "--leave", metavar="P", type=float | None, default=None, help="below which it ends; half of that if unset"
     )
     made.add_argument("--min-length", metavar="S", type=float, default=0.0, help="seconds; shorter ones are dropped")
-    made.add_argument(
-        "--device", type=str | None, default=None, help="cpu, cuda, cuda:1, ...; the best there is if unset"
-    )
+    add_device(made)
     add_json(made)
     return made
 

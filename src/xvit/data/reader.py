@@ -17,7 +17,8 @@ import torch
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from xvit.data.container import READ_ERRORS, open_video, reasons
+from xvit.data.container import MAX_ASPECT, READ_ERRORS, open_video, reasons
+from xvit.data.video import upright_rgb
 from xvit.errors import VideoError
 
 SCHEMES = ("http", "https", "rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "tcp")
@@ -31,7 +32,6 @@ _OPTIONS = {
 _ROOM = 4  # frames in the buffer: enough for those that a decoder gives at once, few enough not to lag behind
 _JUMP = 10.0  # seconds from one timestamp to the next beyond which they are not believed
 _PARTING = 0.5  # seconds that a reader gets to end
-_MAX_ASPECT = 32  # resizing the short side of a picture of 2 x 60000 pixels would take gigabytes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -335,11 +335,6 @@ class _Pipe:
 def _rgb(frame: av.VideoFrame, short_side: int | None) -> torch.Tensor:
     """(3, H, W) uint8, the same pixels as `xvit.data.video.decode` gives."""
     width, height = frame.width, frame.height
-    if max(width, height) > _MAX_ASPECT * min(width, height):
+    if max(width, height) > MAX_ASPECT * min(width, height):
         raise VideoError("", f"a picture of {width}x{height} pixels is no video")
-    if short_side is not None and min(width, height) > 2 * short_side:
-        scale = short_side / min(width, height)
-        width, height = round(width * scale), round(height * scale)
-    rgb = frame.reformat(width, height, format="rgb24", interpolation="BILINEAR", threads=1).to_ndarray()
-    turned: np.ndarray = np.rot90(rgb, round(frame.rotation / 90))  # (H, W, C)
-    return torch.from_numpy(np.ascontiguousarray(turned)).permute(2, 0, 1)
+    return torch.from_numpy(np.ascontiguousarray(upright_rgb(frame, short_side))).permute(2, 0, 1)
