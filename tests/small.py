@@ -61,7 +61,7 @@ def recipe(root: Path, *, model: dict | None = None, workers: int = 0, **train) 
     return RunConfig(
         model=replace(MODEL, **(model or {})),
         clip=CLIP,
-        data=DataConfig(root=str(root), workers=workers),
+        data=DataConfig(root=str(root), workers=workers, unreadable_tolerance=1.0),
         train=TrainConfig(**settings),
         eval=EvalConfig(batch_size=4),
     )

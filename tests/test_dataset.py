@@ -1,5 +1,6 @@
 import pickle
 from collections import namedtuple
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from xvit.errors import VideoError, XViTError
 
 SPEC = ClipSpec(num_frames=4, image_size=32, **COLOURS)
 PLAIN = DataConfig(scale_jitter=(1, 1), horizontal_flip=0)
-VARIED = DataConfig(scale_jitter=(1, 1.5), horizontal_flip=0.5)
+VARIED = DataConfig(scale_jitter=(1, 1.5), horizontal_flip=0.5, auto_augment="rand", erase=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +149,46 @@ def test_labels_of_several_tasks_and_unknown_ones(samples):
     assert batch["labels"].tolist() == [-1, 2]
     with pytest.raises(XViTError, match="the same for all"):
         VideoDataset(samples=labelled(1, {"verb": 1}), spec=SPEC)
+
+
+def test_a_mirrored_clip_gets_the_label_of_its_mirror_image(samples):
+    names = ["to the left", "still", "to the right"]
+    pairs = DataConfig(scale_jitter=(1, 1), flip_pairs=True)
+    several = {"way": names, "what": ["left", "hand"]}
+    labelled = replace(samples[1], label={"way": 2, "what": 0})
+
+    def items(training, sample, labels=None):
+        dataset = VideoDataset(samples=[sample], spec=SPEC, training=training, labels=labels)
+        for epoch in range(12):
+            dataset.set_epoch(epoch)
+            yield dataset[0]
+
+    always, never = (DataConfig(scale_jitter=(1, 1), horizontal_flip=share) for share in (1, 0))
+    seen = set()
+    for item, mirror, plain, two in zip(
+        items(pairs, samples[0], names),
+        items(always, samples[0]),
+        items(never, samples[0]),
+        items(pairs, labelled, several),
+        strict=True,
+    ):
+        mirrored = torch.equal(item.pixels, mirror.pixels)
+        assert mirrored or torch.equal(item.pixels, plain.pixels)
+        assert (item.label, mirror.label, plain.label) == (2 if mirrored else 0, 0, 0)
+        assert two.label == {"way": 0 if mirrored else 2, "what": 0}
+        seen.add(mirrored)
+    assert seen == {True, False}
+    assert {item.label for item in items(pairs, replace(samples[0], label=None), names)} == {None}
+    assert {item.label for item in items(pairs, replace(samples[0], label=1), names)} == {1}
+
+
+def test_flip_pairs_needs_a_pair(samples):
+    pairs = DataConfig(flip_pairs=True)
+    with pytest.raises(XViTError, match="needs the class names"):
+        VideoDataset(samples=samples, spec=SPEC, training=pairs)
+    with pytest.raises(XViTError, match="with left and right exchanged"):
+        VideoDataset(samples=samples, spec=SPEC, training=pairs, labels=["to the left", "still"])
+    assert VideoDataset(samples=samples, spec=SPEC, labels=["still"])[0].label == 0
 
 
 def test_a_stretch_of_a_video(samples):

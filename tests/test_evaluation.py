@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from small import CLASSES, CLIP, described, make_model, write_video, write_videos
-from xvit.config import EvalConfig
+from xvit.config import DataConfig, EvalConfig
 from xvit.data.annotations import Sample, read_class_folders
 from xvit.errors import XViTError
-from xvit.evaluation import Evaluation, TaskResult, evaluate, match_labels
+from xvit.evaluation import Evaluation, TaskResult, certificate, evaluate, match_labels
 from xvit.inference import Predictor
 
 
@@ -119,7 +119,13 @@ def test_a_real_model_workers_and_files(tmp_path):
         assert sample.prediction == prediction.labels[0]
         assert sample.score == pytest.approx(prediction.scores[0], abs=1e-6)
         assert sample.truth == sample.id.split("/")[1]
-    result.save(tmp_path / "result")
+    data_config = DataConfig(root="videos")
+    result.save(tmp_path / "result", of=certificate(predictor, data_config))
+    of = json.loads((tmp_path / "result" / "evaluation.json").read_text())["of"]
+    assert of["model"] == predictor.model.fingerprint()
+    assert of["clip"]["num_frames"] == CLIP.num_frames
+    assert of["data"]["root"] == "videos"
+    assert set(of["versions"]) == {"xvit", "torch", "timm"}
     values = json.loads((tmp_path / "result" / "evaluation.json").read_text())
     assert values["top1"] == result.top1
     assert values["tasks"]["label"]["confusion"] == result.tasks[None].confusion
@@ -152,7 +158,7 @@ def test_labels_are_matched_by_name():
 def test_an_evaluation_without_failures_prints_one_line():
     task = TaskResult(labels=["a"], top1=1.0, top5=1.0, per_class={"a": 1.0}, confusion=[[4]])
     result = Evaluation(
-        top1=0.5, top5=1.0, top1_of_all=0.5, loss=0.1, tasks={None: task}, videos=4, failures=[],
-        temporal_views=1, spatial_views=3, seconds=2.0, samples=[],
+        top1=0.5, top5=1.0, top1_of_all=0.5, loss=0.1, tasks={None: task}, expected=4, videos=4,
+        failures=[], temporal_views=1, spatial_views=3, seconds=2.0, samples=[],
     )  # fmt: skip
     assert str(result) == "top-1 50.00 %, top-5 100.00 % of 4 videos, 1x3 views, 2.0 s"

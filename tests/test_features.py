@@ -16,7 +16,7 @@ from xvit.data.annotations import Sample
 from xvit.data.dataset import VideoDataset
 from xvit.data.transforms import normalize
 from xvit.errors import XViTError
-from xvit.features.extract import extract, fingerprint
+from xvit.features.extract import extract
 from xvit.features.files import read
 from xvit.inference import Predictor
 
@@ -94,7 +94,7 @@ def test_features_are_those_of_the_model_video_by_video(level, workers, model, p
     found = read(output)
     np.testing.assert_allclose(found.values, expected, atol=1e-5)
     assert (found.paths, found.labels, found.level) == (tuple(paths), tuple(labels), level)
-    assert (found.clip, found.model) == (CLIP, fingerprint(model))
+    assert (found.clip, found.model) == (CLIP, model.fingerprint())
     assert (result.output, result.shape, result.failures) == (output, expected.shape, ())
     assert told == [(0, 9), (4, 9), (8, 9), (9, 9)]
     assert sorted(path.name for path in output.parent.iterdir()) == ["f.npy", "f.npy.json"]
@@ -277,8 +277,8 @@ def test_file_names_that_are_no_text(suffix, model, paths, tmp_path):
 
 def test_the_fingerprint_is_of_weights_and_settings(model, tmp_path):
     model.save_pretrained(tmp_path / "model")
-    assert fingerprint(type(model).from_pretrained(tmp_path / "model")) == fingerprint(model)
-    assert fingerprint(make_model(window=2)) != fingerprint(make_model(window=1))
+    assert type(model).from_pretrained(tmp_path / "model").fingerprint() == model.fingerprint()
+    assert make_model(window=2).fingerprint() != make_model(window=1).fingerprint()
 
 
 def test_commands_from_videos_to_accuracy(run, refused, paths, bad, tmp_path):

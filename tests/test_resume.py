@@ -21,7 +21,8 @@ def videos(tmp_path_factory):
     return write_videos(tmp_path_factory.mktemp("colours"))
 
 
-UNSTOPPED = {"model": {"dropout": 0.3}, "epochs": 3, "ema_decay": 0.9, "optimizer": "muon"}  # AdamW within
+# all that draws at random or keeps something from step to step; Muon has AdamW within
+UNSTOPPED = {"model": {"dropout": 0.3}, "mixup": 0.4, "cutmix": 1.0, "epochs": 3, "ema_decay": 0.9, "optimizer": "muon"}
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from torchvision.transforms.v2 import functional as F
 
 from small import COLOURS
 from xvit.config import ClipSpec, DataConfig
-from xvit.data.transforms import eval_views, normalize, train_transform
+from xvit.data.transforms import TrainTransform, eval_views, mirrored_classes, normalize
 from xvit.errors import XViTError
 
 T, S = 4, 32
@@ -35,12 +35,12 @@ def crop_of(pixels: torch.Tensor) -> tuple[float, float, float, float]:
 @pytest.mark.parametrize(("height", "width"), [(128, 200), (200, 128), (160, 160)])
 def test_training_crops_are_squares_spread_over_the_picture(height, width):
     jitter = (1.0, 1.5)
-    transform = train_transform(ClipSpec(image_size=S, **COLOURS), DataConfig(scale_jitter=jitter, horizontal_flip=0))
+    transform = TrainTransform(ClipSpec(image_size=S, **COLOURS), DataConfig(scale_jitter=jitter, horizontal_flip=0))
     frames = coordinates(height, width)
     torch.manual_seed(1)
     crops = []
     for _ in range(200):
-        pixels = transform(frames)
+        pixels, _ = transform(frames)
         assert pixels.shape == (T, 3, S, S)
         assert pixels.dtype == torch.uint8
         assert (pixels[:, :2] == pixels[:1, :2]).all(), "one draw serves the whole clip"
@@ -62,37 +62,121 @@ def test_training_crops_are_squares_spread_over_the_picture(height, width):
 
 
 def test_training_crops_reach_every_place():
-    transform = train_transform(ClipSpec(image_size=4, **COLOURS), DataConfig(scale_jitter=(2, 2), horizontal_flip=0))
+    transform = TrainTransform(ClipSpec(image_size=4, **COLOURS), DataConfig(scale_jitter=(2, 2), horizontal_flip=0))
     torch.manual_seed(0)
-    corners = [tuple(transform(coordinates(8, 10))[0, :2, 0, 0].tolist()) for _ in range(600)]
+    corners = [tuple(transform(coordinates(8, 10))[0][0, :2, 0, 0].tolist()) for _ in range(600)]
     assert set(corners) == {(top, left) for top in range(5) for left in range(7)}
     assert max(corners.count(corner) for corner in corners) < 3 * 600 / 35
 
 
 def test_training_crop_equals_resizing_the_same_square():
-    transform = train_transform(ClipSpec(image_size=S, **COLOURS), DataConfig(scale_jitter=(1, 1), horizontal_flip=0))
+    transform = TrainTransform(ClipSpec(image_size=S, **COLOURS), DataConfig(scale_jitter=(1, 1), horizontal_flip=0))
     frames = torch.randint(0, 256, (T, 3, 50, 50), dtype=torch.uint8)
     expected = F.resize(frames, [S, S], antialias=True)
-    assert (transform(frames) == expected).all()
+    assert (transform(frames)[0] == expected).all()
 
 
 def test_factors_below_one_take_the_whole_short_side():
-    transform = train_transform(
+    transform = TrainTransform(
         ClipSpec(image_size=S, **COLOURS), DataConfig(scale_jitter=(0.5, 0.9), horizontal_flip=0)
     )
-    _, _, tall, wide = crop_of(transform(coordinates(64, 100)))
+    _, _, tall, wide = crop_of(transform(coordinates(64, 100))[0])
     assert (round(tall), round(wide)) == (64, 64)
 
 
 @pytest.mark.parametrize(("probability", "low", "high"), [(0.0, 0, 0), (0.5, 70, 130), (1.0, 200, 200)])
 def test_mirroring(probability, low, high):
-    transform = train_transform(ClipSpec(image_size=S, **COLOURS), DataConfig(horizontal_flip=probability))
+    transform = TrainTransform(ClipSpec(image_size=S, **COLOURS), DataConfig(horizontal_flip=probability))
     torch.manual_seed(0)
-    clips = [transform(coordinates(40, 60)) for _ in range(200)]
+    clips, told = zip(*(transform(coordinates(40, 60)) for _ in range(200)), strict=True)
     mirrored = [clip[:, 1, :, 0] > clip[:, 1, :, -1] for clip in clips]
+    assert [bool(clip.all()) for clip in mirrored] == list(told)
     assert all(clip.all() or not clip.any() for clip in mirrored), "all frames or none"
     assert low <= sum(bool(clip.all()) for clip in mirrored) <= high
     assert all((clip[:, 0, 0] < clip[:, 0, -1]).all() for clip in clips), "never upside down"
+
+
+def varied(seed: int, frames: torch.Tensor, **data) -> torch.Tensor:
+    """A clip varied by the draws of a seed, not cropped and not mirrored unless told."""
+    settings = {"scale_jitter": (1, 1), "horizontal_flip": 0, **data}
+    torch.manual_seed(seed)
+    return TrainTransform(ClipSpec(image_size=S, **COLOURS), DataConfig(**settings))(frames)[0]
+
+
+CHANGES = {"auto": {"auto_augment": "auto"}, "rand": {"auto_augment": "rand"}, "erase": {"erase": 1.0}}
+
+
+@pytest.mark.parametrize("data", CHANGES.values(), ids=CHANGES)
+def test_one_draw_serves_the_whole_clip(data):
+    """Each frame of a clip is what it would be alone, with the same draws; and other draws give other clips."""
+    frames = torch.randint(0, 256, (T, 3, S, S), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    seen = []
+    for seed in range(40):
+        pixels = varied(seed, frames, **data)
+        assert pixels.shape == frames.shape
+        assert pixels.dtype == torch.uint8
+        assert torch.equal(pixels, torch.cat([varied(seed, frame[None], **data) for frame in frames]))
+        seen.append(pixels)
+    assert sum(not torch.equal(pixels, frames) for pixels in seen) > 20
+    assert len({bytes(pixels.numpy()) for pixels in seen}) > 10
+
+
+def test_without_changes_the_clip_stays():
+    frames = torch.randint(0, 256, (T, 3, S, S), dtype=torch.uint8)
+    assert torch.equal(varied(0, frames), frames)
+    # and those behind the crop leave its draws alone
+    crop = {"scale_jitter": (1, 2), "horizontal_flip": 0.5}
+    large = torch.randint(0, 256, (T, 3, 60, 50), dtype=torch.uint8)
+    for seed in range(10):
+        plain, erased = varied(seed, large, **crop), varied(seed, large, **crop, erase=1.0)
+        kept = (erased == plain).all(dim=1)
+        assert kept.float().mean() > 0.6
+        assert (erased.movedim(1, -1)[~kept] == 128).all()
+
+
+@pytest.mark.parametrize(("probability", "low", "high"), [(0.0, 0, 0), (0.5, 110, 190), (1.0, 300, 300)])
+def test_erased_boxes(probability, low, high):
+    frames = torch.zeros(T, 3, S, S, dtype=torch.uint8)
+    areas, aspects = [], []
+    for seed in range(300):
+        gone = varied(seed, frames, erase=probability) > 0
+        assert (gone == gone[:1, :1]).all(), "the same box in all frames and colours"
+        rows, columns = gone[0, 0].any(dim=1), gone[0, 0].any(dim=0)
+        assert torch.equal(gone[0, 0], rows[:, None] & columns), "one box"
+        if gone.any():
+            areas.append(float(gone.double().mean()))
+            aspects.append(float(rows.sum() / columns.sum()))
+    assert low <= len(areas) <= high
+    if areas:
+        assert 0.01 < min(areas) < 0.04  # 2 %, rounded to pixels: 4 x 4 of 32 x 32 are 1.6 %
+        assert 0.3 < max(areas) < 0.36
+        assert 0.2 < min(aspects) < 0.45
+        assert 2.2 < max(aspects) < 4
+
+
+def test_what_is_erased_has_the_mean_colour():
+    spec = ClipSpec(image_size=S, interpolation="bilinear", mean=(0.2, 0.5, 1.0), std=(0.25, 0.25, 0.25))
+    pixels, _ = TrainTransform(spec, DataConfig(erase=1.0))(torch.zeros(1, 3, S, S, dtype=torch.uint8))
+    rows, columns = torch.nonzero(pixels[0, 2], as_tuple=True)
+    assert pixels[0, :, rows[0], columns[0]].tolist() == [51, 128, 255]
+    assert normalize(pixels, spec)[0, :, rows[0], columns[0]].abs().max() < 0.01
+
+
+def test_mirrored_classes():
+    names = [
+        "Pushing [something] from left to right",
+        "Pushing [something] from right to left",
+        "Holding [something]",
+        "moving_left",
+        "Turning left",
+        "throwing leftovers right away",
+        "Left, then left",
+        "moving_right",
+        "Right, then right",
+        "turning right",
+    ]
+    assert mirrored_classes(names) == (1, 0, 2, 7, 4, 5, 8, 3, 6, 9)
+    assert mirrored_classes([]) == ()
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
@@ -102,7 +186,7 @@ def test_interpolation_is_the_spec_s_and_antialiased(interpolation):
     # torch's own resizing, of the float picture
     plain = torch.nn.functional.interpolate(frames.float(), (S, S), mode=interpolation, antialias=True)
     still = DataConfig(scale_jitter=(1, 1), horizontal_flip=0)
-    for pixels in (eval_views(frames, spec)[0], train_transform(spec, still)(frames)):
+    for pixels in (eval_views(frames, spec)[0], TrainTransform(spec, still)(frames)[0]):
         assert (pixels.float() - plain.clamp(0, 255)).abs().max() <= 1.5
 
 
@@ -141,3 +225,9 @@ def test_normalize():
     assert normalize(pixels, spec, "meta").device.type == "meta"
     with pytest.raises(XViTError, match=r"expected torch\.uint8"):
         normalize(values, spec)
+
+
+@pytest.mark.parametrize("values", [{"auto_augment": "rnd"}, {"erase": 1.5}, {"erase": -0.1}])
+def test_wrong_settings(values):
+    with pytest.raises(XViTError, match=f"{next(iter(values))}="):
+        DataConfig(**values)

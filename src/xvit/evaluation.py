@@ -2,16 +2,18 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
 
-from xvit.config import EvalConfig, Labels, by_task, labels_by_task, plain
+import xvit
+from xvit.config import DataConfig, EvalConfig, Labels, by_task, labels_by_task, plain, to_dict
 from xvit.data.annotations import Sample
 from xvit.data.dataset import VideoDataset, make_loader
 from xvit.errors import VideoError, XViTError, did_you_mean
@@ -73,6 +75,7 @@ class Evaluation:
         top1_of_all: top-1 with the videos that could not be read counted as wrong.
         loss: mean of -log(score of the right class), natural logarithm, summed over tasks.
         tasks: accuracy in each task; the only one is named None.
+        expected: number of videos asked for: read and failed.
         videos: number of videos that were read.
         failures: path and reason of each that was not.
         temporal_views: clips along each video.
@@ -86,6 +89,7 @@ class Evaluation:
     top1_of_all: float
     loss: float
     tasks: dict[str | None, TaskResult]
+    expected: int
     videos: int
     failures: list[tuple[str, str]]
     temporal_views: int
@@ -111,11 +115,17 @@ class Evaluation:
         values["tasks"] = {"label" if task is None else task: result for task, result in tasks.items()}
         return values
 
-    def save(self, directory: str | Path) -> None:
-        """Write evaluation.json, predictions.jsonl (a line a video), and for each task confusion.png, per_class.png."""
+    def save(self, directory: str | Path, *, of: Mapping[str, Any]) -> None:
+        """Write evaluation.json, predictions.jsonl (a line a video), and for each task confusion.png, per_class.png.
+
+        Args:
+            directory: made if it is not there.
+            of: what was measured, by `certificate`; put before the results in evaluation.json.
+        """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / "evaluation.json").write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        values = {"of": dict(of)} | self.to_dict()
+        (directory / "evaluation.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         rows = "".join(json.dumps(asdict(sample)) + "\n" for sample in self.samples)
         (directory / "predictions.jsonl").write_text(rows, encoding="utf-8")
         for task, result in self.tasks.items():
@@ -124,6 +134,17 @@ class Evaluation:
             plot_confusion(result.confusion, result.labels, directory / f"confusion{name}.png", title=title)
             known = {label: share for label, share in result.per_class.items() if share is not None}
             plot_per_class({task or "accuracy": known}, directory / f"per_class{name}.png")
+
+
+def certificate(predictor: Predictor, data: DataConfig) -> dict[str, Any]:
+    """What a result is of, so that it can be repeated: the model by its hash, its clips, the data, the versions."""
+    return {
+        "model": predictor.model.fingerprint(),
+        "clip": to_dict(predictor.clip),
+        "data": to_dict(data),
+        "device": str(predictor.device),
+        "versions": {"xvit": xvit.__version__, "torch": str(torch.__version__), "timm": timm.__version__},
+    }
 
 
 def evaluate(
@@ -244,6 +265,7 @@ def _count(
         top1_of_all=int(top1.sum()) / (len(read) + len(failures)),
         loss=torch.stack(losses).sum(dim=0).mean().item(),
         tasks={task: _task_result(scores[task], truths[task], names[task]) for task in scores},
+        expected=len(read) + len(failures),
         videos=len(read),
         failures=failures,
         temporal_views=temporal_views,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser, Namespace
 
 from xvit.cli import DONE, SOME_FAILED, terminal
-from xvit.cli.parsing import add_json, check_new_folder, make_parser
+from xvit.cli.parsing import TRAINING_ONLY, add_json, check_new_folder, make_parser
 from xvit.cli.parsing import parse as parse_words
 from xvit.config import DataConfig
 from xvit.errors import XViTError
@@ -42,7 +42,7 @@ def parser() -> ArgumentParser:
         "--num-frames", metavar="T", type=int, default=8, help="frames of a clip: a video of fewer is a problem"
     )
     add_json(made)
-    made.add_class_arguments(DataConfig, "data", skip={"scale_jitter", "horizontal_flip", "missing_tolerance"})
+    made.add_class_arguments(DataConfig, "data", skip={*TRAINING_ONLY, "missing_tolerance"})
     return made
 
 

@@ -3,7 +3,7 @@
 from jsonargparse import ArgumentParser, Namespace
 
 from xvit.cli import DONE, SOME_FAILED, terminal
-from xvit.cli.parsing import add_device, add_json, check_new_folder, make_parser
+from xvit.cli.parsing import TRAINING_ONLY, add_device, add_json, check_new_folder, make_parser
 from xvit.cli.parsing import parse as parse_words
 from xvit.config import DataConfig, EvalConfig
 from xvit.errors import VideoError, XViTError
@@ -26,7 +26,7 @@ def parser() -> ArgumentParser:
     )
     add_device(made)
     add_json(made)
-    made.add_class_arguments(DataConfig, "data", skip={"scale_jitter", "horizontal_flip"})
+    made.add_class_arguments(DataConfig, "data", skip=TRAINING_ONLY)
     made.add_class_arguments(EvalConfig, "eval")
     return made
 
@@ -43,7 +43,7 @@ def parse(argv: list[str]) -> Namespace:
 def run(args: Namespace) -> int:
     """Evaluate."""
     from xvit.data.formats import read_data
-    from xvit.evaluation import evaluate, match_labels
+    from xvit.evaluation import certificate, evaluate, match_labels
     from xvit.inference import Predictor
 
     output = check_new_folder(args.output) if args.output else None
@@ -55,7 +55,7 @@ def run(args: Namespace) -> int:
     with terminal.counter("evaluating", quiet=args.json) as advance:
         result = evaluate(predictor, samples, eval_config=args.eval, workers=args.data.workers, on_progress=advance)
     if output:
-        result.save(output)
+        result.save(output, of=certificate(predictor, args.data))
     if args.json:
         terminal.print_json(result.to_dict())
     else:

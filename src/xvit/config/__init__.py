@@ -199,8 +199,15 @@ class DataConfig:
         val_fraction: share of each class kept for validation where the folder has no train and val of its own.
         split_seed: seed of that split.
         scale_jitter: smallest and largest short side before the training crop, relative to the view's size.
-        horizontal_flip: probability of mirroring a training clip; 0 where left and right are different classes.
+        horizontal_flip: probability of mirroring a training clip; 0 where left and right are different classes, unless
+            `flip_pairs`.
+        flip_pairs: a mirrored clip gets the class whose name says left for right and right for left, such as "Pulling
+            [something] from right to left"; a class without such another keeps its own.
+        auto_augment: a random change of colours or geometry, the same for all frames of a training clip: none, auto
+            (AutoAugment's ImageNet policy) or rand (RandAugment: 2 operations of magnitude 9).
+        erase: probability of erasing a box of a training clip, the same in all frames: 2 % to a third of the picture.
         workers: loader processes; 0 decodes in the main process.
+        unreadable_tolerance: share of the training videos that may turn out unreadable; with more the training stops.
 
     Raises:
         XViTError: a value out of its range or its choices.
@@ -217,7 +224,11 @@ class DataConfig:
     split_seed: int = 0
     scale_jitter: tuple[float, float] = (1.0, 1.25)
     horizontal_flip: float = 0.5
+    flip_pairs: bool = False
+    auto_augment: Literal["none", "auto", "rand"] = "none"
+    erase: float = 0.0
     workers: int = 2
+    unreadable_tolerance: float = 0.1
 
     def __post_init__(self) -> None:
         check_choice("format", self.format, ("folders", "list", "kinetics", "ssv2", "epic"))
@@ -227,7 +238,10 @@ class DataConfig:
         object.__setattr__(self, "label_files", tuple(file for file in files if file))
         check_range("val_fraction", self.val_fraction, 0, 1)
         check_range("horizontal_flip", self.horizontal_flip, 0, 1)
+        check_choice("auto_augment", self.auto_augment, ("none", "auto", "rand"))
+        check_range("erase", self.erase, 0, 1)
         check_range("workers", self.workers, 0)
+        check_range("unreadable_tolerance", self.unreadable_tolerance, 0, 1)
         object.__setattr__(self, "scale_jitter", tuple(self.scale_jitter))
         low, high = self.scale_jitter
         if not 0 < low <= high:
@@ -244,10 +258,18 @@ class TrainConfig:
         optimizer: adamw, sgd (momentum 0.9), or muon (orthogonalised momentum for the matrices of the blocks, AdamW
             for the rest: fewer steps from scratch).
         lr: peak learning rate.
+        lr_batch: clips an update that `lr` is meant for: with more or fewer it is scaled in proportion; 0 to take it as
+            it is.
+        layer_decay: factor of the learning rate from each of the backbone's layers to the one before it; 1 for none.
+        freeze_backbone: train what comes after the image model alone.
+        accumulate: batches whose gradients make one update.
         weight_decay: on matrices only; biases, norms, tokens and positions are exempt.
         warmup_epochs: epochs of linear warm-up; a cosine to zero follows.
         clip_grad: largest gradient norm; 0 for no clipping.
         label_smoothing: share of the target spread over all classes.
+        mixup: alpha of mixup, which blends the clips of a batch in pairs, their labels alike; 0 for none.
+        cutmix: alpha of cutmix, which puts a box of one clip into another; 0 for none. With mixup too, each batch gets
+            one of the two, by chance.
         ema_decay: decay a step of the averaged weights that are evaluated and saved as best; 0 for none.
         eval_every: epochs between validations; the last epoch is always validated.
         save_minutes: minutes between saves within an epoch of all that is needed to go on; each epoch's end is saved
@@ -265,10 +287,16 @@ class TrainConfig:
     batch_size: int = 16
     optimizer: Literal["adamw", "sgd", "muon"] = "adamw"
     lr: float = 1e-3
+    lr_batch: int = 0
+    layer_decay: float = 1.0
+    freeze_backbone: bool = False
+    accumulate: int = 1
     weight_decay: float = 0.05
     warmup_epochs: float = 2.0
     clip_grad: float = 1.0
     label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
     ema_decay: float = 0.0
     eval_every: int = 1
     save_minutes: float = 10.0
@@ -280,11 +308,15 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_choice("optimizer", self.optimizer, ("adamw", "sgd", "muon"))
         check_choice("precision", self.precision, ("no", "bf16", "fp16"))
-        for name in ("epochs", "batch_size", "eval_every"):
+        check_range("lr_batch", self.lr_batch, 0)
+        check_range("layer_decay", self.layer_decay, 0, 1)
+        for name in ("epochs", "batch_size", "eval_every", "accumulate"):
             check_range(name, getattr(self, name), 1)
         for name in ("lr", "weight_decay", "warmup_epochs", "clip_grad", "save_minutes"):
             check_range(name, getattr(self, name), 0)
         check_range("label_smoothing", self.label_smoothing, 0, 1)
+        for name in ("mixup", "cutmix"):
+            check_range(name, getattr(self, name), 0)
         check_range("ema_decay", self.ema_decay, 0, 1)
 
 

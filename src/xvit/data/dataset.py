@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from xvit.config import ClipSpec, DataConfig
+from xvit.config import ClipSpec, DataConfig, Labels, by_task, labels_by_task, plain
 from xvit.data.annotations import Sample
 from xvit.data.sampling import sample_indices
-from xvit.data.transforms import eval_views, train_transform
+from xvit.data.transforms import TrainTransform, eval_views, mirrored_classes
 from xvit.data.video import VideoInfo, read_clip
 from xvit.errors import VideoError, XViTError, check_range
 
@@ -32,7 +32,7 @@ class Item:
 
     Args:
         index: of the sample in the data set.
-        label: of the sample.
+        label: of the sample; of its mirror image if it was mirrored and the data set has left and right pairs.
         pixels: (T, C, S, S) in training, (V, T, C, S, S) in testing, uint8; None for a bad video.
         error: what is wrong with the video.
     """
@@ -70,9 +70,11 @@ class VideoDataset(Dataset[Item]):
         seed: of the training's draws and of its order.
         temporal_views: testing: clips taken along the video.
         spatial_views: testing: crops along the longer side of each clip.
+        labels: the class names, which `training.flip_pairs` needs.
 
     Raises:
-        XViTError: no samples, a number out of its range, labels of one and of several tasks mixed.
+        XViTError: no samples, a number out of its range, labels of one and of several tasks mixed, `flip_pairs` without
+            class names or without a pair among them.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class VideoDataset(Dataset[Item]):
         seed: int = 0,
         temporal_views: int = 1,
         spatial_views: int = 1,
+        labels: Labels | None = None,
     ) -> None:
         if not samples:
             raise XViTError("samples=[]: expected at least one video")
@@ -100,7 +103,8 @@ class VideoDataset(Dataset[Item]):
         self.seed = seed
         self.temporal_views = temporal_views
         self.spatial_views = spatial_views
-        self._transform = None if training is None else train_transform(spec, training)
+        self._transform = None if training is None else TrainTransform(spec, training)
+        self._mirrored = _mirrored(labels) if training is not None and training.flip_pairs else None
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that live on see it change
 
     def __len__(self) -> int:
@@ -129,13 +133,18 @@ class VideoDataset(Dataset[Item]):
         """
         sample = self.samples[index]
         try:
-            pixels = self._test_views(sample) if self.training is None else self._training_clip(sample, index)
+            if self.training is None:
+                return Item(index=index, label=sample.label, pixels=self._test_views(sample))
+            pixels, mirrored = self._training_clip(sample, index)
         except VideoError as error:
             # A copy: the traceback of the original would keep all frames of the stack alive, with what they hold.
             return Item(index=index, label=sample.label, error=VideoError(error.path, error.reason))
-        return Item(index=index, label=sample.label, pixels=pixels)
+        label = sample.label
+        if mirrored and self._mirrored is not None and label is not None:
+            label = plain({task: self._mirrored[task][number] for task, number in by_task(label).items()})
+        return Item(index=index, label=label, pixels=pixels)
 
-    def _training_clip(self, sample: Sample, index: int) -> torch.Tensor:
+    def _training_clip(self, sample: Sample, index: int) -> tuple[torch.Tensor, bool]:
         assert self.training is not None
         assert self._transform is not None
         rng = np.random.default_rng([self.seed, self.epoch, index])
@@ -149,8 +158,7 @@ class VideoDataset(Dataset[Item]):
         clip = read_clip(sample.path, choose, short_side=largest, fps=sample.fps)
         with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's global generator
             torch.default_generator.manual_seed(torch_seed)
-            pixels: torch.Tensor = self._transform(clip.frames)
-        return pixels
+            return self._transform(clip.frames)
 
     def _test_views(self, sample: Sample) -> torch.Tensor:
         def choose(info: VideoInfo) -> np.ndarray:
@@ -255,6 +263,16 @@ def _stretch(sample: Sample, info: VideoInfo) -> tuple[int, int]:
     if first >= info.num_frames:
         raise VideoError(sample.path, f"starts at {sample.start:g} s, but ends at {info.duration:g} s")
     return first, max(last - first, 1)
+
+
+def _mirrored(labels: Labels | None) -> dict[str | None, tuple[int, ...]]:
+    """The class of each class's mirror image, of each task."""
+    if not labels:
+        raise XViTError("labels: missing: data.flip_pairs needs the class names")
+    mirrored = {task: mirrored_classes(names) for task, names in labels_by_task(labels).items()}
+    if all(found == tuple(range(len(found))) for found in mirrored.values()):
+        raise XViTError("data.flip_pairs=True: no class name is another's with left and right exchanged: leave it out")
+    return mirrored
 
 
 def _tasks(sample: Sample) -> frozenset[str]:

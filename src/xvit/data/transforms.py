@@ -1,8 +1,10 @@
-"""Clip -> views: resizing, cropping and mirroring on uint8 frames, one draw for the whole clip; normalisation last.
+"""Clip -> views: cropping, resizing and training's changes on uint8 frames, one draw for all; normalisation last.
 
 Shapes: V views, T frames, C = 3 colours (RGB), H x W the picture, S = spec.image_size.
 """
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +13,9 @@ from torchvision.transforms.v2 import functional as F
 
 from xvit.config import ClipSpec, DataConfig
 from xvit.errors import XViTError, check_range
+
+_OTHER_SIDE = {"left": "right", "right": "left", "Left": "Right", "Right": "Left"}
+_SIDES = re.compile(rf"(?<![A-Za-z])({'|'.join(_OTHER_SIDE)})(?![A-Za-z])")  # words, also of moving_left
 
 
 class RandomScaledCrop(v2.Transform):
@@ -52,17 +57,60 @@ class RandomScaledCrop(v2.Transform):
         )
 
 
-def train_transform(spec: ClipSpec, data: DataConfig) -> v2.Compose:
-    """Training's way from uint8 frames (T, C, H, W) to (T, C, S, S): scale jitter, crop, mirroring.
+class TrainTransform:
+    """Training's way from uint8 frames (T, C, H, W) to (T, C, S, S): scale jitter and crop, mirroring, a random change
+    of colours or geometry, erasing; each as `DataConfig` says, and drawn once for the whole clip.
+
+    What is erased, or comes in from outside the picture, has the mean colour: about zero once normalised, as if nothing
+    were there. (torchvision's noise, the other usual choice, is meant for normalised floats.)
 
     Randomness comes from torch's global generator: seed it (`VideoDataset` does, for each sample).
+
+    Args:
+        spec: size, interpolation and mean.
+        data: what is varied, and how much.
     """
-    return v2.Compose(
-        [
-            RandomScaledCrop(spec.image_size, scale_jitter=data.scale_jitter, interpolation=_interpolation(spec)),
-            v2.RandomHorizontalFlip(data.horizontal_flip),
-        ]
-    )
+
+    def __init__(self, spec: ClipSpec, data: DataConfig) -> None:
+        nothing = [round(255 * value) for value in spec.mean]
+        self.crop = RandomScaledCrop(
+            spec.image_size, scale_jitter=data.scale_jitter, interpolation=_interpolation(spec)
+        )
+        self.flip_probability = data.horizontal_flip
+        self.changes: list[v2.Transform] = []
+        if data.auto_augment != "none":
+            policy = {"auto": v2.AutoAugment, "rand": v2.RandAugment}[data.auto_augment]
+            self.changes.append(policy(interpolation=InterpolationMode.BILINEAR, fill=nothing))
+        if data.erase:
+            self.changes.append(v2.RandomErasing(data.erase, scale=(0.02, 1 / 3), ratio=(0.3, 1 / 0.3), value=nothing))
+
+    def __call__(self, frames: torch.Tensor) -> tuple[torch.Tensor, bool]:
+        """Vary a clip.
+
+        Args:
+            frames: (T, C, H, W) uint8.
+
+        Returns:
+            (T, C, S, S) uint8, and whether they are mirrored, which may change the label (`mirrored_classes`).
+        """
+        pixels = self.crop(frames)
+        mirrored = bool(torch.rand(1) < self.flip_probability)
+        if mirrored:
+            pixels = F.horizontal_flip(pixels)
+        for change in self.changes:
+            pixels = change(pixels)
+        return pixels, mirrored
+
+
+def mirrored_classes(names: Sequence[str]) -> tuple[int, ...]:
+    """The class of each class's mirrored clips: that named with left for right and right for left, else its own.
+
+    Args:
+        names: of the classes.
+    """
+    places = {name: place for place, name in enumerate(names)}
+    swapped = [_SIDES.sub(lambda found: _OTHER_SIDE[found[0]], name) for name in names]
+    return tuple(places.get(name, place) for place, name in enumerate(swapped))
 
 
 def eval_views(frames: torch.Tensor, spec: ClipSpec, spatial_views: int = 1) -> torch.Tensor:

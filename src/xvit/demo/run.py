@@ -24,7 +24,7 @@ from xvit.data.annotations import read_class_folders
 from xvit.data.motion import CLASSES, write_motion
 from xvit.demo.report import write_report
 from xvit.errors import XViTError
-from xvit.evaluation import evaluate, match_labels
+from xvit.evaluation import certificate, evaluate, match_labels
 from xvit.inference import Predictor
 from xvit.training.engine import fit
 from xvit.training.log import Progress
@@ -203,7 +203,7 @@ def _evaluate(folder: Path, recipe: RunConfig, listener: Listener) -> dict[str, 
         workers=recipe.data.workers,
         on_progress=lambda done, total: listener.counted("evaluating", done, total),
     )
-    result.save(folder / "evaluation")
+    result.save(folder / "evaluation", of=certificate(predictor, recipe.data))
     task = result.tasks[None]
     places = [task.labels.index(name) for name in CLASSES]  # pairs side by side
     confusion = [[task.confusion[row][column] for column in places] for row in places]

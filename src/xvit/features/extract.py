@@ -91,7 +91,7 @@ def extract(
     dataset = VideoDataset(samples=samples, spec=model.clip)
     check_range("batch_size", batch_size, 1)
     about: dict[str, Any] = {"format": FORMAT, "level": level}
-    about |= {"model": fingerprint(model.eval()), "clip": to_dict(model.clip)}
+    about |= {"model": model.eval().fingerprint(), "clip": to_dict(model.clip)}
     row, device = _row_shape(model, level), next(model.parameters()).device
     check_names(output, (len(names), *row), about | {"paths": names, "labels": classes})
     # The batch size too: how many videos go through the model at once decides on the last bits.
@@ -135,16 +135,6 @@ def check_output(output: str | Path) -> Path:
         if path.exists():
             raise XViTError(f"{path}: exists; choose another output, or remove it")
     return output
-
-
-def fingerprint(model: XViT) -> str:
-    """Hash of a model's settings and weights, on whatever device."""
-    settings = to_dict(model.config) | {"pretrained": False, "checkpoint_path": ""}  # where the weights came from
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
 
 
 class _Partial:

@@ -8,6 +8,8 @@ pixel_values ─▶ patches, class token, positions ─▶ + temporal position �
                               (B, T, D)                          (B, D)                           (B, classes)
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +21,7 @@ from huggingface_hub import HfApi
 from torch import Tensor, nn
 
 from xvit import checkpoint
-from xvit.config import Attention, ClipSpec, Labels, ModelConfig
+from xvit.config import Attention, ClipSpec, Labels, ModelConfig, to_dict
 from xvit.errors import XViTError, did_you_mean
 from xvit.models.attention import DividedAttention, LocalAttention, MixingAttention, SpatialAttention
 from xvit.models.backbone import Backbone, build_backbone, complete_clip, config_of, mixing_layers
@@ -212,6 +214,15 @@ class XViT(nn.Module):
             self.save_pretrained(Path(folder) / "model")
             commit = api.upload_folder(repo_id=repo_id, folder_path=Path(folder) / "model", commit_message=message)
         return str(commit.commit_url)
+
+    def fingerprint(self) -> str:
+        """Hash of the settings and weights, 16 letters, on whatever device; not of where the weights came from."""
+        settings = to_dict(self.config) | {"pretrained": False, "checkpoint_path": ""}
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()[:16]
 
     @property
     def description(self) -> checkpoint.Description:

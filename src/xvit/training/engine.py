@@ -28,7 +28,8 @@ from xvit.inference import Predictor
 from xvit.models.backbone import complete_clip
 from xvit.models.xvit import XViT
 from xvit.training.log import Progress, TrainingLog
-from xvit.training.optim import build_optimizer, build_schedule
+from xvit.training.mixing_labels import mix_batch
+from xvit.training.optim import build_optimizer, build_schedule, peak_rate
 from xvit.training.run import RunFolder
 from xvit.training.stopping import StopSignals
 
@@ -91,8 +92,11 @@ def fit(
     plain = XViT(start).to(accelerator.device)
     plain.clip, plain.labels = complete_clip(config.clip, plain.backbone), data.labels
     plain.set_grad_checkpointing(train.grad_checkpointing)
+    plain.backbone.requires_grad_(not train.freeze_backbone)
     ema = ModelEmaV3(plain, decay=train.ema_decay, use_warmup=True) if train.ema_decay else None
-    dataset = VideoDataset(samples=data.train, spec=plain.clip, training=config.data, seed=train.seed)
+    dataset = VideoDataset(
+        samples=data.train, spec=plain.clip, training=config.data, seed=train.seed, labels=data.labels
+    )
     loader = make_loader(
         dataset,
         batch_size=train.batch_size,
@@ -104,12 +108,18 @@ def fit(
     model, optimizer, loader = accelerator.prepare(plain, build_optimizer(plain, train), loader)
     steps = len(loader)  # of an epoch
     schedule = build_schedule(
-        optimizer, steps=steps * train.epochs, warmup_steps=round(steps * train.warmup_epochs), lr=train.lr
+        optimizer, steps=steps * train.epochs, warmup_steps=round(steps * train.warmup_epochs), lr=peak_rate(train)
     )
     averaged = plain if ema is None else ema.module
     position = folder.load_state(accelerator, averaged)
     log = TrainingLog(
-        folder, samples=data.train, position=position, epochs=train.epochs, steps=steps, on_progress=on_progress
+        folder,
+        samples=data.train,
+        position=position,
+        epochs=train.epochs,
+        steps=steps,
+        unreadable_tolerance=config.data.unreadable_tolerance,
+        on_progress=on_progress,
     )
 
     def keep() -> None:
@@ -120,32 +130,41 @@ def fit(
         log.validating(done, total)
         signals.check()
 
-    kept_at = time.monotonic()
+    kept_at, gathered = time.monotonic(), 0  # gathered: batches whose gradients wait for an update
     with StopSignals() as signals:
         try:
             while position.epoch < train.epochs:
                 loader.set_epoch(position.epoch)  # accelerate's, which hands it on to the data set
                 model.train()
-                done = log.step - position.epoch * steps  # of this epoch, before a resumption
-                order.skip = done * train.batch_size
-                for batch in log.epoch(loader, done):
-                    signals.check()
-                    if time.monotonic() - kept_at > 60 * train.save_minutes:
-                        keep()
-                        kept_at = time.monotonic()
-                    if not len(batch["indices"]):
-                        continue  # not one video of it could be read
-                    schedule.step_update(log.step)
-                    # A worker's batches are contiguous, those of this process need not be; the last bits depend on it.
-                    logits = model(normalize(batch["pixels"].contiguous(), plain.clip))
-                    loss = classification_loss(logits, batch["labels"], train.label_smoothing)
-                    accelerator.backward(loss)
-                    grad_norm = accelerator.clip_grad_norm_(model.parameters(), train.clip_grad or math.inf)
-                    optimizer.step()
-                    optimizer.zero_grad()
-                    if ema is not None:
-                        ema.update(plain, step=log.step + 1)
-                    log.trained(loss, grad_norm, batch["indices"], optimizer.param_groups[0]["lr"])
+                first = log.step - position.epoch * steps  # of this epoch, done before a resumption
+                order.skip = first * train.batch_size
+                for done, batch in enumerate(log.epoch(loader, first), start=first + 1):
+                    if not gathered:  # between two updates
+                        signals.check()
+                        if time.monotonic() - kept_at > 60 * train.save_minutes:
+                            keep()
+                            kept_at = time.monotonic()
+                    if len(batch["indices"]):  # some videos of it could be read
+                        schedule.step_update(log.step)
+                        # A worker's batches are contiguous, those of this process not always: the last bits differ
+                        pixels, labels = mix_batch(
+                            normalize(batch["pixels"].contiguous(), plain.clip),
+                            batch["labels"],
+                            config.model.num_classes,
+                            mixup=train.mixup,
+                            cutmix=train.cutmix,
+                        )
+                        loss = classification_loss(model(pixels), labels, train.label_smoothing)
+                        accelerator.backward(loss / train.accumulate)
+                        gathered += 1
+                        log.trained(loss, batch["indices"], max(group["lr"] for group in optimizer.param_groups))
+                    if gathered and (done % train.accumulate == 0 or done == steps):
+                        log.updated(accelerator.clip_grad_norm_(model.parameters(), train.clip_grad or math.inf))
+                        optimizer.step()
+                        optimizer.zero_grad()
+                        gathered = 0
+                        if ema is not None:
+                            ema.update(plain, step=log.step + 1)
 
                 signals.check()
                 epoch = position.epoch + 1
@@ -212,7 +231,7 @@ def classification_loss(
 
     Args:
         logits: (B, classes), or a dict of them.
-        labels: (B,) class indices, or a dict of them.
+        labels: (B,) class indices, or (B, classes) shares of the classes, or a dict of them.
         label_smoothing: share of the target spread over all classes.
     """
     if isinstance(logits, dict) and isinstance(labels, dict):

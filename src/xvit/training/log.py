@@ -57,6 +57,7 @@ class TrainingLog:
         position: where the run starts; `step` counts on from there.
         epochs: of the whole run.
         steps: of an epoch.
+        unreadable_tolerance: share of the samples whose videos may be unreadable.
         on_progress: told after every step and every batch of a validation.
     """
 
@@ -68,9 +69,11 @@ class TrainingLog:
         position: Position,
         epochs: int,
         steps: int,
+        unreadable_tolerance: float,
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
         self.folder, self.samples, self.epochs, self.steps = folder, samples, epochs, steps
+        self.unreadable_tolerance = unreadable_tolerance
         self.on_progress = on_progress
         self.step = position.step  # steps done, of all epochs
         self.metrics: dict[str, float] = {}  # of the latest validation
@@ -81,6 +84,7 @@ class TrainingLog:
         self._loss: float | None = None
         self._lr = 0.0
         self._clips_per_second: float | None = None
+        self._unreadable: set[str] = set()
         self._board = SummaryWriter(str(folder.path / "tensorboard"), purge_step=self.step + 1)
 
     @property
@@ -96,7 +100,8 @@ class TrainingLog:
             done: batches of the epoch that were trained on before a resumption.
 
         Raises:
-            XViTError: not one video of the epoch could be read; a loss that is not finite.
+            XViTError: not one video of the epoch could be read, or more than tolerated could not; a loss that is not
+                finite.
         """
         self._epoch += 1
         trained, error = done, None
@@ -107,6 +112,13 @@ class TrainingLog:
             self._data_seconds += time.perf_counter() - waited
             for error in batch["errors"].values():
                 self.folder.note_bad(error)
+                self._unreadable.add(error.path)
+            if len(self._unreadable) > self.unreadable_tolerance * len(self.samples):
+                raise XViTError(
+                    f"{len(self._unreadable)} of {len(self.samples)} training videos could not be read, more than "
+                    f"data.unreadable_tolerance={self.unreadable_tolerance:g}; {self.folder.path / 'bad_videos.jsonl'} "
+                    "names them"
+                )
             trained += len(batch["indices"])
             yield batch
             self.step += 1
@@ -117,10 +129,13 @@ class TrainingLog:
         if not trained:
             raise XViTError(f"epoch {self._epoch}: none of {len(self.samples)} videos could be read; the last: {error}")
 
-    def trained(self, loss: Tensor, grad_norm: Tensor, indices: Tensor, lr: float) -> None:
+    def updated(self, grad_norm: Tensor) -> None:
+        """Keep the gradients' norm of an update."""
+        self._norms.append(grad_norm)
+
+    def trained(self, loss: Tensor, indices: Tensor, lr: float) -> None:
         """Keep the results of the step under way, on the device where they are."""
         self._losses.append(loss.detach())
-        self._norms.append(grad_norm)
         self._indices.append(indices)
         self._steps.append(self.step + 1)
         self._lr = lr
@@ -163,7 +178,7 @@ class TrainingLog:
                 {
                     "loss": self._loss,
                     "lr": self._lr,
-                    "grad_norm": torch.stack(self._norms).mean().item(),
+                    "grad_norm": torch.stack(self._norms).mean().item() if self._norms else None,
                     "clips_per_second": round(self._clips_per_second, 3),
                     "data_seconds": round(self._data_seconds, 4),
                     "compute_seconds": round(seconds - self._data_seconds, 4),
@@ -183,7 +198,8 @@ class TrainingLog:
     def _write(self, stage: Literal["train", "eval"], epoch: float, values: dict[str, Any]) -> None:
         self.folder.append({"stage": stage, "epoch": epoch, "step": self.step, **values})
         for name, value in values.items():
-            self._board.add_scalar(f"{stage}/{name}", value, self.step)
+            if value is not None:
+                self._board.add_scalar(f"{stage}/{name}", value, self.step)
 
     def _tell(self, stage: Literal["train", "eval"], step: int, steps: int) -> None:
         if self.on_progress is not None:

@@ -25,9 +25,36 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     ]
 
 
+def peak_rate(config: TrainConfig, processes: int = 1) -> float:
+    """The peak learning rate, scaled to the clips of an update."""
+    clips = config.batch_size * config.accumulate * processes
+    return config.lr * clips / config.lr_batch if config.lr_batch else config.lr
+
+
+def by_layer(model: XViT, groups: list[dict[str, Any]], decay: float) -> list[dict[str, Any]]:
+    """Split the groups so that each layer of the backbone learns `decay` times as fast as the one after it, its patches
+    and positions as a layer before the first; what is not of the backbone, at the full rate. The schedule multiplies
+    each group's rate by its lr_scale."""
+    depth = len(model.backbone.blocks)
+
+    def layers_above(name: str) -> int:
+        if name.startswith("backbone.blocks."):
+            return depth - int(name.split(".")[2])
+        embeds = ("backbone.patch_embed", "backbone.pos_embed", "backbone.cls_token", "backbone.reg_token")
+        return depth + 1 if name.startswith((*embeds, "backbone.norm_pre")) else 0
+
+    above = {parameter: layers_above(name) for name, parameter in model.named_parameters()}
+    return [
+        {**group, "params": [p for p in group["params"] if above[p] == number], "lr_scale": decay**number}
+        for group in groups
+        for number in sorted({above[p] for p in group["params"]})
+    ]
+
+
 def build_optimizer(model: XViT, config: TrainConfig) -> Optimizer:
     """AdamW, SGD with Nesterov momentum 0.9, or Muon for all linear layers but the classifier's and AdamW for the rest;
     fused: one call for all parameters, not one each."""
+    lr = peak_rate(config)
     groups = parameter_groups(model, config.weight_decay)
     if config.optimizer == "muon":
         last = set(model.classifier.parameters())
@@ -41,10 +68,13 @@ def build_optimizer(model: XViT, config: TrainConfig) -> Optimizer:
                 "orthogonalize": True,
             }
         )
-        return Muon(groups, lr=config.lr, betas=(0.9, 0.98), fused=True)
+    if config.layer_decay < 1:
+        groups = by_layer(model, groups, config.layer_decay)
+    if config.optimizer == "muon":
+        return Muon(groups, lr=lr, betas=(0.9, 0.98), fused=True)
     if config.optimizer == "sgd":
-        return SGD(groups, lr=config.lr, momentum=0.9, nesterov=True, fused=True)
-    return AdamW(groups, lr=config.lr, fused=True)
+        return SGD(groups, lr=lr, momentum=0.9, nesterov=True, fused=True)
+    return AdamW(groups, lr=lr, fused=True)
 
 
 def build_schedule(optimizer: Optimizer, *, steps: int, warmup_steps: int, lr: float) -> CosineLRScheduler:
