@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -334,3 +335,25 @@ def test_ctrl_c_in_a_training_with_workers_then_resume(run, videos, recipe, tmp_
     assert run(*words, "--resume", "--data.workers=0")[::2] == (0, "")
     rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows if row["stage"] == "eval"] == [1, 2, 3]
+
+
+def test_a_training_with_an_unreadable_video_ends_with_1_and_says_where_it_is_named(run, videos, recipe, tmp_path):
+    shutil.copytree(videos, tmp_path / "videos")
+    next((tmp_path / "videos" / "train" / "moving_left").iterdir()).write_text("no video")
+    output = tmp_path / "run"
+    words = ["train", "--config", recipe, "--data.root", tmp_path / "videos", "--output", output, "--train.epochs=1"]
+    code, out, err = run(*words, "--json")
+    assert code == 1
+    assert json.loads(out)["bad_videos"] == 1
+    assert f"1 videos could not be read: {output / 'bad_videos.jsonl'} names them" in err
+    code, _, err = run(*words, "--resume", "--json")
+    assert code == 1
+    code, _, err = run(*words[:-2], tmp_path / "other", "--train.epochs=1", "--resume", "--json")
+    assert err.startswith(f"{tmp_path / 'other'}: nothing to go on with, so a new run begins\n")
+
+
+def test_a_model_that_cannot_be_streamed_is_named(refused, checkpoint, videos):
+    video = next((videos / "val" / "moving_left").iterdir())
+    text = refused("stream", video, "--checkpoint", checkpoint)
+    assert text.startswith(f"{checkpoint}: this model cannot be streamed: temporal_position='input'")
+    assert "recipes/motion-streaming.yaml" in text

@@ -131,8 +131,8 @@ def test_a_hostile_picture_gives_one_clear_line(what, extension, place, tmp_path
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        ([], "a folder, not a video file, and without pictures"),
-        (["a.txt"], "without pictures"),
+        ([], "a folder without videos or pictures of one"),
+        (["a.txt"], "without videos or pictures"),
         (["img_1.jpg", "flow_x_1.jpg"], 'several series, such as "flow_x_#" and "img_#"'),
         (["1.jpg", "cover.jpg"], 'several series, such as "#" and "cover"'),
     ],

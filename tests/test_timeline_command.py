@@ -117,7 +117,7 @@ def test_bad_videos_do_not_stop_the_others(run, streamable, tmp_path):
 
 def test_mistakes_are_explained_in_one_line(refused, long, checkpoint, streamable, tmp_path):
     words = ["timeline", long / "0000.mp4", "--checkpoint"]
-    assert refused(*words, checkpoint).startswith("stride: missing")
+    assert refused(*words, checkpoint).startswith("--stride: missing")
     assert "stride=0" in refused(*words, streamable, "--stride", 0)
     assert "leave=0.7" in refused(*words, streamable, "--leave", 0.7)
     assert "no such checkpoint" in refused(*words, tmp_path / "none")

@@ -238,7 +238,7 @@ def bad_files(folder: Path, whole: Path) -> dict[str, Path]:
 
 REASONS = {
     "missing": "no such file",
-    "folder": "a folder, not a video file",
+    "folder": "a folder without videos or pictures of one",
     "empty": r"an empty file \(0 bytes\)",
     "text": "not a readable video file, or cut short",
     "terminal": "not a readable video file, or cut short",

@@ -155,6 +155,8 @@ def find(source: str | Path, revision: str | None = None) -> Path:
     if missing:
         inner = next((name for name in ("best", "last") if (path / name / CONFIG).is_file()), None)
         hint = f'. It holds a training run: did you mean "{path / inner}"?' if inner else ""
+        if not inner and (path / "state").is_dir():
+            hint = ". It holds a training run that was stopped before its first checkpoint: go on with it by --resume"
         raise XViTError(f"{path}: not a checkpoint directory, {' and '.join(missing)} missing{hint}")
     return path
 

@@ -146,7 +146,7 @@ all commands
   exit codes   0 done; 1 some videos failed; 2 a mistake in what was given; 130 stopped by Ctrl-C, 143 by SIGTERM
 
 an example
-  xvit data motion --output videos --clips-per-class 250
+  xvit data motion --output videos --clips-per-class 340
   xvit train --config recipes/motion.yaml --data.root videos --output run
   xvit predict videos/val/moving_left --checkpoint run/best"""
 

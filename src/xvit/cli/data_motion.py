@@ -21,7 +21,7 @@ def parser() -> ArgumentParser:
         "Layout: DIR/train/<class>/*.mp4 and DIR/val/<class>/*.mp4 (a fifth is held out).\n\n"
         "With --joined, instead: long videos, DIR/*.mp4, of 30 other clips each, one after the other, and when which\n"
         "class begins and ends, DIR/segments.json: for `xvit timeline`.",
-        "xvit data motion --output videos --clips-per-class 250\n"
+        "xvit data motion --output videos --clips-per-class 340\n"
         "xvit data motion --output long --joined 3\n"
         "xvit train --config recipes/motion.yaml --data.root videos --output run",
     )

@@ -20,7 +20,7 @@ from xvit.cli import DONE, SOME_FAILED, terminal
 from xvit.cli.parsing import add_device, add_json, make_parser
 from xvit.cli.parsing import parse as parse_words
 from xvit.config import by_task
-from xvit.errors import check_range
+from xvit.errors import XViTError, check_range
 
 if TYPE_CHECKING:
     from xvit.data.source import Notice, Source
@@ -91,6 +91,13 @@ def run(args: Namespace) -> int:
         raw=args.raw,
     )
     model = Predictor(args.checkpoint, device=args.device).model
+    try:
+        model.stream()
+    except XViTError as error:
+        raise XViTError(
+            f"{args.checkpoint}: this model cannot be streamed: {error}, and train it again, as "
+            "recipes/motion-streaming.yaml does. `xvit timeline` takes any model"
+        ) from None
     live = Live(model, source, stride=args.stride, every=args.every, threshold=args.threshold)
     with _ctrl_c(source), _shown(args, live) as view, closing(iter(live)) as events:
         for event in events:

@@ -1,11 +1,12 @@
 """`xvit train`: a recipe and a folder of videos in, a trained model out."""
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from xvit.cli import DONE, terminal
+from xvit.cli import DONE, SOME_FAILED, terminal
 from xvit.cli.parsing import add_json, add_recipe, make_parser, parse_recipe
 from xvit.errors import XViTError
 
@@ -46,10 +47,14 @@ def run(args: Namespace) -> int:
     with terminal.progress(quiet=args.json) as shown:
         news = terminal.TrainingProgress(shown, "training", quiet=args.json)
         result = fit(args.recipe, args.output, resume=args.resume, on_progress=news)
+    bad = f"{result.bad_videos} videos could not be read: {Path(args.output, 'bad_videos.jsonl')} names them"
+    code = SOME_FAILED if result.bad_videos else DONE
+    if code:
+        print(f"xvit: {bad}", file=sys.stderr)
     if args.json:
         values = asdict(result)
         terminal.print_json(values | {"best": str(result.best), "last": str(result.last)})
-        return DONE
+        return code
     rows = {
         "best epoch": f"{result.epoch} of {args.recipe.train.epochs}",
         "top-1": f"{100 * result.metrics['top1']:.2f} % on held-out videos",
@@ -59,6 +64,4 @@ def run(args: Namespace) -> int:
     }
     out = terminal.console()
     out.print(terminal.pairs(rows))
-    if result.bad_videos:
-        out.print(f"{result.bad_videos} videos could not be read: {Path(args.output, 'bad_videos.jsonl')} names them")
-    return DONE
+    return code

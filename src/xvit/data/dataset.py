@@ -6,6 +6,7 @@ Shapes: B videos, V = temporal_views x spatial_views test views, T frames, C = 3
 import math
 import shutil
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -254,6 +255,9 @@ def _ignore_signals(worker: int) -> None:
     needs its workers to finish what it has begun. They end with it.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A main process that ends while a batch is on its way to it breaks the connection: nothing to print a traceback of.
+    default = sys.excepthook
+    sys.excepthook = lambda kind, error, trace: None if issubclass(kind, OSError) else default(kind, error, trace)
 
 
 def _stretch(sample: Sample, info: VideoInfo) -> tuple[int, int]:

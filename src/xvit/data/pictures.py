@@ -51,7 +51,7 @@ def scan_pictures(path: str | Path, fps: float | None = None) -> tuple[VideoInfo
     except OSError as error:
         raise VideoError(path, f"not a readable folder ({(error.strerror or 'no reason given').lower()})") from None
     if not names:
-        raise VideoError(path, "a folder, not a video file, and without pictures (frame_0000000001.jpg, ...)")
+        raise VideoError(path, "a folder without videos or pictures of one (frame_0000000001.jpg, ...)")
     # Of a TSN-like folder img_00001.jpg, flow_x_00001.jpg, ... no order makes a video.
     series = sorted({re.sub(r"[0-9]+", "#", os.path.splitext(name)[0]) for name in names})
     if len(series) > 1:

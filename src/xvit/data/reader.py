@@ -206,7 +206,8 @@ class Connection:
             reason = self.origin.silence
         except Exception as error:  # a thread that ends in silence would look like a source that stalls
             text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            reason = f"cannot be read to its end ({' '.join(str(text).lower().split())})"
+            hint = "; a pipe is read forwards: mpegts or matroska, not mp4" if self.origin.kind == "pipe" else ""
+            reason = f"cannot be read to its end ({' '.join(str(text).lower().split())}{hint})"
         with self._changed:
             if not self.closed and self.reason is None:
                 self.reason = reason

@@ -220,8 +220,8 @@ def _stride(model: XViT, stride: int | None) -> int:
         return stride
     if model.clip.sampling == "segments":
         raise XViTError(
-            f"stride: missing: the model was trained on {model.clip.num_frames} frames spread over whole videos; give "
-            f"the frames of such a video / {model.clip.num_frames}, so that it sees long ones at the same pace"
+            f"--stride: missing: the model was trained on {model.clip.num_frames} frames spread over whole videos. If "
+            f"those had about 10 x {model.clip.num_frames} frames, --stride 10 shows it long ones at the same pace"
         )
     return model.clip.stride
 

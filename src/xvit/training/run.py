@@ -70,6 +70,8 @@ class RunFolder:
         if self.path.exists() and any(self.path.iterdir()):
             self._check_same_run(config, resume=resume)
         else:
+            if resume:
+                _logger.info("%s: nothing to go on with, so a new run begins", self.path)
             self.path.mkdir(parents=True, exist_ok=True)
             _write_whole(self._config, yaml.safe_dump(to_dict(config), sort_keys=False))
         for unfinished in self._states.glob(".step_*"):  # by a process that was killed
@@ -151,7 +153,8 @@ class RunFolder:
             if before.get(key) != now.get(key) and key not in _ANY:
                 raise XViTError(
                     f"{self.path}: cannot go on with another recipe: {key} was {before.get(key)!r}, is now "
-                    f"{now.get(key)!r}: take the same, or another --output"
+                    f"{now.get(key)!r}: take the same, or start another run from it: --output OTHER "
+                    f"--model.checkpoint_path {self.last}"
                 )
 
 

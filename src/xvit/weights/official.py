@@ -145,7 +145,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise XViTError(f"{path}: no such file")
+        raise XViTError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
     try:
         loaded: object = (
             load_file(path)
@@ -154,9 +154,9 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         )
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
         raise XViTError(f"{path}: damaged, or not a checkpoint: {' '.join(str(error).split())[:200]}") from None
-    except Exception as error:  # pickle's own errors: whatever a hostile file holds is not run
+    except Exception:  # pickle's own errors: whatever a hostile file holds is not run
         raise XViTError(
-            f"{path}: holds more than tensors and plain values, which are not loaded ({type(error).__name__})"
+            f"{path}: not a PyTorch checkpoint, or one of more than tensors and plain values, which are not loaded"
         ) from None
     if isinstance(loaded, Mapping) and isinstance(loaded.get("model_state"), Mapping):
         loaded = loaded["model_state"]
