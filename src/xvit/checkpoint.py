@@ -182,7 +182,7 @@ def written_whole(directory: str | Path) -> Iterator[Path]:
     """An empty directory beside `directory`, to be filled; on leaving without an error it takes that name.
 
     An older `directory` is moved out of the way and deleted only when the new one stands. A reader that comes in the
-    instant between the two renames finds the older one through `_find`.
+    instant between the two renames finds the older one through `find`.
     """
     directory = Path(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
