@@ -1,10 +1,10 @@
 import pickle
+import time
 from collections import namedtuple
 from dataclasses import replace
 
 import pytest
 import torch
-from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as F
 
 from small import COLOURS
@@ -13,6 +13,7 @@ from xvit.config import ClipSpec, DataConfig
 from xvit.data import dataset as module
 from xvit.data.annotations import Sample
 from xvit.data.dataset import VideoDataset, make_loader
+from xvit.data.order import EpochSampler
 from xvit.data.sampling import sample_indices
 from xvit.data.video import decode
 from xvit.errors import VideoError, XViTError
@@ -87,15 +88,18 @@ def test_global_random_state_is_left_alone(samples):
     dataset = VideoDataset(samples=samples, spec=SPEC, training=VARIED)
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    batches(dataset, shuffle=True)
+    batches(dataset, order=EpochSampler(dataset))
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4")  # on fewer cores
+@pytest.mark.parametrize("workers", [1, 4])
 @pytest.mark.parametrize("training", [VARIED, None])
-def test_workers_change_nothing(training, samples):
+def test_workers_change_nothing(training, workers, samples):
     dataset = VideoDataset(samples=samples, spec=SPEC, training=training, spatial_views=1)
-    none = [batches(dataset, epoch=epoch, shuffle=training is not None) for epoch in (0, 1)]
-    loader = make_loader(dataset, batch_size=3, workers=2, shuffle=training is not None)
+    order = EpochSampler(dataset, repeats=2) if training else None
+    none = [batches(dataset, epoch=epoch, order=order) for epoch in (0, 1)]
+    loader = make_loader(dataset, batch_size=3, workers=workers, order=order)
     for epoch in (0, 1, 0):  # the workers live on, and are told of the epoch
         dataset.set_epoch(epoch)
         assert_equal(list(loader), none[epoch])
@@ -107,7 +111,7 @@ def test_order_is_a_permutation_drawn_from_seed_and_epoch(samples):
     def order(seed, epoch):
         dataset = VideoDataset(samples=samples, spec=SPEC, training=VARIED, seed=seed)
         dataset.set_epoch(epoch)
-        return list(make_loader(dataset, batch_size=3, shuffle=True).sampler)
+        return list(EpochSampler(dataset))
 
     orders = [order(seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
     assert all(sorted(one) == list(range(8)) for one in orders)
@@ -226,14 +230,25 @@ def test_dataset_survives_pickling(samples):
     assert torch.equal(copy[1].pixels, dataset[1].pixels)
 
 
-def test_accelerate_takes_the_loader(samples):
-    accelerate = pytest.importorskip("accelerate")
-    dataset = VideoDataset(samples=samples, spec=SPEC, training=VARIED)
-    loader = accelerate.Accelerator(cpu=True).prepare(make_loader(dataset, batch_size=3, shuffle=True))
-    assert isinstance(loader, DataLoader)
-    for epoch in (0, 1):
-        plain = batches(dataset, epoch=epoch, shuffle=True)
-        assert_equal(list(loader), plain)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_video_that_hangs_is_given_up(samples, monkeypatch, workers):
+    read = module.read_clip
+
+    def hang(path, *args, **options):
+        if path == samples[2].path:
+            time.sleep(5)
+        return read(path, *args, **options)
+
+    began = time.monotonic()
+    expected = batches(VideoDataset(samples=samples, spec=SPEC), batch_size=8)[0]
+    monkeypatch.setattr(module, "read_clip", hang)
+    seen = batches(VideoDataset(samples=samples, spec=SPEC, decode_timeout=0.5), batch_size=8, workers=workers)[0]
+    assert time.monotonic() - began < 5
+    assert seen["errors"].pop(2).reason == "not read within 0.5 s (data.decode_timeout)"
+    assert seen["errors"].keys() == expected["errors"].keys()
+    others = expected["indices"] != 2
+    assert torch.equal(seen["indices"], expected["indices"][others])
+    assert torch.equal(seen["pixels"], expected["pixels"][others])
 
 
 def test_too_little_shared_memory_is_said(samples, monkeypatch):

@@ -42,11 +42,11 @@ def test_layers_learn_at_falling_rates():
             assert group["lr"] == pytest.approx(naive_rate(step, 10, 4, 0.1) * group["lr_scale"])
 
 
-def test_the_rate_is_scaled_to_the_clips_of_an_update():
+def test_the_rate_is_scaled_to_the_clips_of_an_update(monkeypatch):
     assert peak_rate(TrainConfig(lr=0.03, batch_size=16)) == 0.03
-    assert peak_rate(TrainConfig(lr=0.03, lr_batch=128, batch_size=16, accumulate=2), processes=2) == pytest.approx(
-        0.015
-    )
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert peak_rate(TrainConfig(lr=0.03, lr_batch=128, batch_size=16, accumulate=2)) == pytest.approx(0.015)
+    monkeypatch.delenv("WORLD_SIZE")
     optimizer = build_optimizer(make_model(), TrainConfig(lr=0.03, lr_batch=128, batch_size=64))
     assert {group["lr"] for group in optimizer.param_groups} == {0.015}
 

@@ -103,7 +103,7 @@ def test_kills_at_random_moments(videos, unstopped, tmp_path):
     moments = random.Random(0)
     config = recipe(videos, **UNSTOPPED, save_minutes=0.0)
     kills = 0
-    for _ in range(60):
+    for _ in range(40):
         child = os.fork()
         if child == 0:
             try:
@@ -111,7 +111,7 @@ def test_kills_at_random_moments(videos, unstopped, tmp_path):
                 os._exit(0)
             except BaseException:
                 os._exit(1)
-        time.sleep(moments.uniform(0.05, 0.6))
+        time.sleep(moments.uniform(0.05, 0.3))
         os.kill(child, signal.SIGKILL)
         status = os.waitpid(child, 0)[1]
         if os.WIFEXITED(status):

@@ -15,6 +15,7 @@ from small import CLASSES, CLIP, make_model, recipe, write_videos
 from xvit.config import EvalConfig, RunConfig, TrainConfig, from_dict, read_yaml
 from xvit.data.annotations import read_class_folders
 from xvit.data.dataset import VideoDataset, make_loader
+from xvit.data.order import EpochSampler
 from xvit.data.formats import read_data
 from xvit.data.transforms import normalize
 from xvit.errors import XViTError
@@ -127,6 +128,19 @@ def test_the_loss_is_smoothed_and_summed_over_tasks():
     assert classification_loss(logits, labels, 0.3).item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_losses_of_tasks_are_weighted():
+    logits = {"verb": torch.randn(4, 3), "noun": torch.randn(4, 5), "tool": torch.randn(4, 2)}
+    labels = {task: torch.randint(part.shape[1], (4,)) for task, part in logits.items()}
+    alone = {task: classification_loss(logits[task], labels[task]) for task in logits}
+    weighted = classification_loss(logits, labels, 0.0, {"noun": 0.25, "tool": 0.0})
+    torch.testing.assert_close(weighted, alone["verb"] + 0.25 * alone["noun"])
+
+
+def test_a_weight_of_no_task_is_refused(videos, tmp_path):
+    with pytest.raises(XViTError, match='loss_weights: no task "verb": the data set has one without a name'):
+        fit(recipe(videos, loss_weights={"verb": 2.0}), tmp_path)
+
+
 # The loop
 
 
@@ -137,7 +151,7 @@ def naive_fit(config: RunConfig) -> tuple[dict[str, torch.Tensor], dict[str, tor
     torch.manual_seed(train.seed)
     model = XViT(replace(config.model, num_classes=3))
     dataset = VideoDataset(samples=data.train, spec=config.clip, training=config.data, seed=train.seed)
-    loader = make_loader(dataset, batch_size=train.batch_size, shuffle=True)
+    loader = make_loader(dataset, batch_size=train.batch_size, order=EpochSampler(dataset))
     steps, step = len(loader) * train.epochs, 0
     decayed = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)}
     parameters = dict(model.named_parameters())
@@ -310,9 +324,9 @@ def test_an_epoch_of_bad_videos_stops(tmp_path):
 def test_a_loss_that_is_no_number_stops_with_its_videos(videos, tmp_path, monkeypatch):
     seen = []
 
-    def poisoned(logits, labels, smoothing):
+    def poisoned(logits, labels, *settings):
         seen.append(len(labels))
-        return classification_loss(logits, labels, smoothing) * (math.nan if len(seen) == 5 else 1)
+        return classification_loss(logits, labels, *settings) * (math.nan if len(seen) == 5 else 1)
 
     monkeypatch.setattr(engine, "classification_loss", poisoned)
     with pytest.raises(XViTError, match=r"step 5 \(epoch 2\): the loss is nan") as caught:
@@ -321,7 +335,9 @@ def test_a_loss_that_is_no_number_stops_with_its_videos(videos, tmp_path, monkey
     dataset = VideoDataset(samples=read_class_folders(videos).train, spec=CLIP, training=recipe(videos).data)
     dataset.set_epoch(1)
     order = [
-        dataset.samples[i].id for batch in make_loader(dataset, batch_size=5, shuffle=True) for i in batch["indices"]
+        dataset.samples[i].id
+        for batch in make_loader(dataset, batch_size=5, order=EpochSampler(dataset))
+        for i in batch["indices"]
     ]
     assert named == order[5:10]
     kept = weights(tmp_path / "run" / "last")

@@ -153,6 +153,7 @@ def evaluate(
     *,
     eval_config: EvalConfig,
     workers: int = 0,
+    decode_timeout: float = DataConfig.decode_timeout,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Test a model on labelled videos.
@@ -162,6 +163,7 @@ def evaluate(
         samples: the videos; their labels index the model's classes (see `match_labels`).
         eval_config: views of each video, videos at a time.
         workers: loader processes; 0 decodes in this one.
+        decode_timeout: seconds after which a video that is still being read counts as failed; 0 for no limit.
         on_progress: called with the number of videos done and of all videos.
 
     Raises:
@@ -174,6 +176,7 @@ def evaluate(
         spec=predictor.clip,
         temporal_views=eval_config.temporal_views,
         spatial_views=eval_config.spatial_views,
+        decode_timeout=decode_timeout,
     )
     indices: list[Tensor] = []
     scores: list[dict[str | None, Tensor]] = []

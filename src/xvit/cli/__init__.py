@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 
-from xvit import __version__
+from xvit import __version__, processes
 from xvit.errors import XViTError, did_you_mean
 
 DONE, SOME_FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
@@ -21,11 +21,13 @@ class Command:
         module: name within xvit.cli.
         summary: what it does, in one line of the overview.
         resume: how to go on after Ctrl-C.
+        several: whether torchrun or accelerate launch may start it in several processes.
     """
 
     module: str
     summary: str
     resume: str = "Run the same command to start again."
+    several: bool = False
 
 
 # A new command is a module beside this file and a line here.
@@ -49,8 +51,9 @@ GROUPS: dict[str, dict[str, Command]] = {
             "train",
             "train a model on a folder of videos, by a recipe file",
             "Run the same command with --resume to go on.",
+            several=True,
         ),
-        "eval": Command("evaluate", "measure a trained model on held-out videos"),
+        "eval": Command("evaluate", "measure a trained model on held-out videos", several=True),
         "predict": Command("predict", "name what happens in videos"),
         "stream": Command("stream", "name what happens in a camera, an address or a pipe, as it goes on"),
         "timeline": Command(
@@ -88,13 +91,17 @@ def main(argv: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     log = logging.getLogger("xvit")  # what a library keeps to itself, a command says: which weights were loaded
     log.handlers = [logging.StreamHandler()]
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.INFO if processes.is_main() else logging.CRITICAL)
+    if not processes.is_main():
+        sys.stdout = open(os.devnull, "w")  # the first process tells what all have done
     command = None
     try:
         if answer := _overview(argv):
             print(answer)
             return DONE
         command, module, rest = find_command(argv)
+        if processes.count() > 1 and not command.several:
+            raise XViTError(f"xvit {' '.join(argv[: len(argv) - len(rest)])} runs in one process, without torchrun")
         code: int = module.run(module.parse(rest))
         sys.stdout.flush()  # here, where a closed pipe is caught, not in the interpreter's shutdown
         return code
@@ -152,5 +159,6 @@ an example
 
 
 def _complain(text: str, code: int) -> int:
-    print(f"xvit: {text.strip()}", file=sys.stderr)
+    if processes.is_main():  # the others were given the same
+        print(f"xvit: {text.strip()}", file=sys.stderr)
     return code

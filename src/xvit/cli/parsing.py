@@ -15,7 +15,16 @@ from xvit.config import RunConfig, from_dict, read_yaml, to_dict
 from xvit.errors import XViTError, did_you_mean
 
 # Settings of the data that only training reads.
-TRAINING_ONLY = {"scale_jitter", "horizontal_flip", "flip_pairs", "auto_augment", "erase", "unreadable_tolerance"}
+TRAINING_ONLY = {
+    "scale_jitter",
+    "horizontal_flip",
+    "flip_pairs",
+    "auto_augment",
+    "erase",
+    "unreadable_tolerance",
+    "class_balanced",
+    "repeats",
+}
 RECIPE_HELP = "recipe file (YAML); options given on the command line win over it"
 
 

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from xvit import processes
 from xvit.errors import VideoError
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def progress(*, quiet: bool = False) -> Iterator[Progress]:
         TimeRemainingColumn(),
         console=console(stderr=True),
         transient=True,
-        disable=quiet or not sys.stderr.isatty(),
+        disable=quiet or not sys.stderr.isatty() or not processes.is_main(),
     )
     with shown:
         yield shown
@@ -107,14 +108,14 @@ class TrainingProgress:
         if now.metrics != self.metrics:  # told with the first step after the validation
             self.metrics = now.metrics
             loss = "" if now.loss is None else f", training loss {now.loss:.3f}"
-            if not self.quiet:
+            if not self.quiet and processes.is_main():
                 top1 = f"top-1 {100 * now.metrics['top1']:.1f} % on held-out videos"
                 self.shown.console.print(f"{self.name}: epoch {now.epoch - 1} of {now.epochs}: {top1}{loss}")
 
 
 def report_failures(failed: Sequence[VideoError], total: int) -> None:
     """Name the videos that could not be used, on the standard error."""
-    if failed:
+    if failed and processes.is_main():
         print(f"xvit: {len(failed)} of {total} videos could not be read:", file=sys.stderr)
         for error in failed:
             print(f"  {error}", file=sys.stderr)

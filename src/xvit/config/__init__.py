@@ -208,6 +208,9 @@ class DataConfig:
         erase: probability of erasing a box of a training clip, the same in all frames: 2 % to a third of the picture.
         workers: loader processes; 0 decodes in the main process.
         unreadable_tolerance: share of the training videos that may turn out unreadable; with more the training stops.
+        decode_timeout: seconds after which a video that is still being read counts as unreadable; 0 for no limit.
+        class_balanced: draw the training videos with replacement, so that all classes come equally often.
+        repeats: repeated augmentation: how many clips of a video come in a row; an epoch then has fewer videos.
 
     Raises:
         XViTError: a value out of its range or its choices.
@@ -229,6 +232,9 @@ class DataConfig:
     erase: float = 0.0
     workers: int = 2
     unreadable_tolerance: float = 0.1
+    decode_timeout: float = 120.0
+    class_balanced: bool = False
+    repeats: int = 1
 
     def __post_init__(self) -> None:
         check_choice("format", self.format, ("folders", "list", "kinetics", "ssv2", "epic"))
@@ -242,6 +248,8 @@ class DataConfig:
         check_range("erase", self.erase, 0, 1)
         check_range("workers", self.workers, 0)
         check_range("unreadable_tolerance", self.unreadable_tolerance, 0, 1)
+        check_range("decode_timeout", self.decode_timeout, 0)
+        check_range("repeats", self.repeats, 1)
         object.__setattr__(self, "scale_jitter", tuple(self.scale_jitter))
         low, high = self.scale_jitter
         if not 0 < low <= high:
@@ -267,6 +275,7 @@ class TrainConfig:
         warmup_epochs: epochs of linear warm-up; a cosine to zero follows.
         clip_grad: largest gradient norm; 0 for no clipping.
         label_smoothing: share of the target spread over all classes.
+        loss_weights: weight of each task's loss, such as {"verb": 1.0, "noun": 0.5}; 1 for those left out.
         mixup: alpha of mixup, which blends the clips of a batch in pairs, their labels alike; 0 for none.
         cutmix: alpha of cutmix, which puts a box of one clip into another; 0 for none. With mixup too, each batch gets
             one of the two, by chance.
@@ -295,6 +304,7 @@ class TrainConfig:
     warmup_epochs: float = 2.0
     clip_grad: float = 1.0
     label_smoothing: float = 0.0
+    loss_weights: dict[str, float] = field(default_factory=dict)
     mixup: float = 0.0
     cutmix: float = 0.0
     ema_decay: float = 0.0
@@ -315,6 +325,8 @@ class TrainConfig:
         for name in ("lr", "weight_decay", "warmup_epochs", "clip_grad", "save_minutes"):
             check_range(name, getattr(self, name), 0)
         check_range("label_smoothing", self.label_smoothing, 0, 1)
+        for task, weight in self.loss_weights.items():
+            check_range(f'loss_weights["{task}"]', weight, 0)
         for name in ("mixup", "cutmix"):
             check_range(name, getattr(self, name), 0)
         check_range("ema_decay", self.ema_decay, 0, 1)

@@ -7,20 +7,24 @@ import math
 import shutil
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import TypedDict
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from xvit.config import ClipSpec, DataConfig, Labels, by_task, labels_by_task, plain
 from xvit.data.annotations import Sample
+from xvit.data.order import EpochSampler
 from xvit.data.sampling import sample_indices
 from xvit.data.transforms import TrainTransform, eval_views, mirrored_classes
-from xvit.data.video import VideoInfo, read_clip
+from xvit.data.video import Clip, VideoInfo, read_clip
 from xvit.errors import VideoError, XViTError, check_range
 
 _SHARED_MEMORY = Path("/dev/shm")  # Linux; elsewhere workers share batches in another way
@@ -72,6 +76,7 @@ class VideoDataset(Dataset[Item]):
         temporal_views: testing: clips taken along the video.
         spatial_views: testing: crops along the longer side of each clip.
         labels: the class names, which `training.flip_pairs` needs.
+        decode_timeout: seconds after which a video that is still being read counts as unreadable; 0 for no limit.
 
     Raises:
         XViTError: no samples, a number out of its range, labels of one and of several tasks mixed, `flip_pairs` without
@@ -88,6 +93,7 @@ class VideoDataset(Dataset[Item]):
         temporal_views: int = 1,
         spatial_views: int = 1,
         labels: Labels | None = None,
+        decode_timeout: float = DataConfig.decode_timeout,
     ) -> None:
         if not samples:
             raise XViTError("samples=[]: expected at least one video")
@@ -98,12 +104,14 @@ class VideoDataset(Dataset[Item]):
         for name, value in (("temporal_views", temporal_views), ("spatial_views", spatial_views)):
             check_range(name, value, 1)
         check_range("seed", seed, 0)
+        check_range("decode_timeout", decode_timeout, 0)
         self.samples = samples
         self.spec = spec
         self.training = training
         self.seed = seed
         self.temporal_views = temporal_views
         self.spatial_views = spatial_views
+        self.decode_timeout = decode_timeout
         self._transform = None if training is None else TrainTransform(spec, training)
         self._mirrored = _mirrored(labels) if training is not None and training.flip_pairs else None
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that live on see it change
@@ -129,14 +137,19 @@ class VideoDataset(Dataset[Item]):
     def __getitem__(self, index: int) -> Item:
         """Read one sample.
 
+        Args:
+            index: of the sample; in training, plus k times the number of samples for the k-th other clip of it in the
+                same epoch.
+
         Returns:
             its pixels, or the `VideoError` that its file raised.
         """
+        copy, index = divmod(index, len(self.samples))
         sample = self.samples[index]
         try:
             if self.training is None:
                 return Item(index=index, label=sample.label, pixels=self._test_views(sample))
-            pixels, mirrored = self._training_clip(sample, index)
+            pixels, mirrored = self._training_clip(sample, index, copy)
         except VideoError as error:
             # A copy: the traceback of the original would keep all frames of the stack alive, with what they hold.
             return Item(index=index, label=sample.label, error=VideoError(error.path, error.reason))
@@ -145,10 +158,10 @@ class VideoDataset(Dataset[Item]):
             label = plain({task: self._mirrored[task][number] for task, number in by_task(label).items()})
         return Item(index=index, label=label, pixels=pixels)
 
-    def _training_clip(self, sample: Sample, index: int) -> tuple[torch.Tensor, bool]:
+    def _training_clip(self, sample: Sample, index: int, copy: int) -> tuple[torch.Tensor, bool]:
         assert self.training is not None
         assert self._transform is not None
-        rng = np.random.default_rng([self.seed, self.epoch, index])
+        rng = np.random.default_rng([self.seed, self.epoch, index, copy])
         torch_seed = int(rng.integers(2**63))
 
         def choose(info: VideoInfo) -> np.ndarray:
@@ -156,7 +169,7 @@ class VideoDataset(Dataset[Item]):
             return first + sample_indices(self.spec, count, rng=rng)
 
         largest = math.ceil(self.spec.image_size * max(self.training.scale_jitter[1], 1))
-        clip = read_clip(sample.path, choose, short_side=largest, fps=sample.fps)
+        clip = self._read(sample, choose, short_side=largest)
         with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's global generator
             torch.default_generator.manual_seed(torch_seed)
             return self._transform(clip.frames)
@@ -169,9 +182,13 @@ class VideoDataset(Dataset[Item]):
                 [sample_indices(self.spec, count, view=view, views=views) for view in range(views)]
             )
 
-        clip = read_clip(sample.path, choose, short_side=self.spec.image_size, fps=sample.fps)
+        clip = self._read(sample, choose, short_side=self.spec.image_size)
         clips = clip.frames.split(self.spec.num_frames)  # (views T, C, H, W) -> (T, C, H, W) each
         return torch.cat([eval_views(frames, self.spec, self.spatial_views) for frames in clips])
+
+    def _read(self, sample: Sample, choose: Callable[[VideoInfo], np.ndarray], *, short_side: int) -> Clip:
+        read = partial(read_clip, sample.path, choose, short_side=short_side, fps=sample.fps)
+        return _in_time(read, sample.path, self.decode_timeout) if self.decode_timeout else read()
 
     def collate(self, items: list[Item]) -> Batch:
         """Join the good items; list the errors of the others."""
@@ -186,35 +203,12 @@ class VideoDataset(Dataset[Item]):
         )
 
 
-class EpochSampler(Sampler[int]):
-    """All samples of a `VideoDataset` in an order that is a function of its (seed, epoch).
-
-    Args:
-        dataset: the videos.
-
-    Attributes:
-        skip: how many samples the next pass leaves out, from its beginning; they are not read.
-    """
-
-    def __init__(self, dataset: VideoDataset) -> None:
-        self.dataset = dataset
-        self.skip = 0
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __iter__(self) -> Iterator[int]:
-        order = np.random.default_rng([self.dataset.seed, self.dataset.epoch]).permutation(len(self.dataset))
-        start, self.skip = self.skip, 0
-        return iter(order[start:].tolist())
-
-
 def make_loader(
     dataset: VideoDataset,
     *,
     batch_size: int,
     workers: int = 0,
-    shuffle: bool = False,
+    order: EpochSampler | None = None,
     drop_last: bool = False,
     pin_memory: bool = False,
 ) -> DataLoader[Item]:
@@ -224,7 +218,7 @@ def make_loader(
         dataset: what to read.
         batch_size: videos a batch, the bad ones included.
         workers: processes, of one torch thread each; 0 reads in this one.
-        shuffle: a new order each epoch.
+        order: which samples, when; all as they come by default.
         drop_last: leave out the last batch if it is not full.
         pin_memory: put batches where the way to a GPU is shortest.
 
@@ -238,7 +232,7 @@ def make_loader(
     return DataLoader(
         dataset,
         batch_size=batch_size,
-        sampler=EpochSampler(dataset) if shuffle else None,
+        sampler=order,
         num_workers=workers,
         collate_fn=dataset.collate,
         drop_last=drop_last,
@@ -258,6 +252,28 @@ def _ignore_signals(worker: int) -> None:
     # A main process that ends while a batch is on its way to it breaks the connection: nothing to print a traceback of.
     default = sys.excepthook
     sys.excepthook = lambda kind, error, trace: None if issubclass(kind, OSError) else default(kind, error, trace)
+
+
+def _in_time(read: Callable[[], Clip], path: str, seconds: float) -> Clip:
+    """What `read` returns, or a `VideoError` if it takes longer. A call that hangs in a library or in a file system
+    cannot be broken off: its thread is left behind, and ends with the process.
+    """
+    answers: SimpleQueue[Clip | BaseException] = SimpleQueue()
+
+    def work() -> None:
+        try:
+            answers.put(read())
+        except BaseException as error:
+            answers.put(error)
+
+    Thread(target=work, daemon=True).start()
+    try:
+        answer = answers.get(timeout=seconds)
+    except Empty:
+        raise VideoError(path, f"not read within {seconds:g} s (data.decode_timeout)") from None
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
 
 
 def _stretch(sample: Sample, info: VideoInfo) -> tuple[int, int]:

@@ -3,24 +3,26 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
+from accelerate.utils import send_to_device, set_seed
 from timm.utils import ModelEmaV3
 from torch import Tensor
 
 import xvit
+from xvit import processes
 from xvit.config import EvalConfig, ModelConfig, RunConfig, by_task, labels_by_task, to_dict
 from xvit.data.dataset import VideoDataset, make_loader
 from xvit.data.formats import Data, read_data
+from xvit.data.order import EpochSampler
 from xvit.data.transforms import normalize
 from xvit.errors import Stopped, XViTError
 from xvit.evaluation import Evaluation, evaluate
@@ -66,7 +68,9 @@ def fit(
 ) -> FitResult:
     """Train a model by a recipe.
 
-    On the CPU, a run that was stopped and resumed ends with the same weights, bit for bit, as one that was not.
+    On the CPU, a run that was stopped and resumed ends with the same weights, bit for bit, as one that was not. Started
+    in several processes (torchrun, accelerate launch), each trains on its share of a step's clips; the first one
+    writes.
 
     Args:
         config: the recipe. With num_classes 0 the model gets the data set's classes.
@@ -97,15 +101,16 @@ def fit(
     dataset = VideoDataset(
         samples=data.train, spec=plain.clip, training=config.data, seed=train.seed, labels=data.labels
     )
+    order = EpochSampler(dataset, class_balanced=config.data.class_balanced, repeats=config.data.repeats)
     loader = make_loader(
         dataset,
         batch_size=train.batch_size,
         workers=config.data.workers,
-        shuffle=True,
+        order=order,
         pin_memory=accelerator.device.type == "cuda",
     )
-    order: Any = loader.sampler
-    model, optimizer, loader = accelerator.prepare(plain, build_optimizer(plain, train), loader)
+    set_seed(train.seed, device_specific=True)  # the weights are the same in all processes, what is drawn now is not
+    model, optimizer = accelerator.prepare(plain, build_optimizer(plain, train))
     steps = len(loader)  # of an epoch
     schedule = build_schedule(
         optimizer, steps=steps * train.epochs, warmup_steps=round(steps * train.warmup_epochs), lr=peak_rate(train)
@@ -123,42 +128,48 @@ def fit(
     )
 
     def keep() -> None:
+        log.share_bad_videos()
         position.step, position.seconds = log.step, log.seconds
         folder.save_state(accelerator, averaged, position)
 
+    def step_loss(pixels: Tensor, labels: Tensor | dict[str, Tensor]) -> Tensor:
+        if not len(pixels):  # this process read none of its videos, but the others wait for its gradients
+            logits = model(pixels.new_zeros(1, *pixels.shape[1:]))
+            return 0 * torch.stack([part.sum() for part in by_task(logits).values()]).sum()
+        pixels, labels = mix_batch(pixels, labels, config.model.num_classes, mixup=train.mixup, cutmix=train.cutmix)
+        return classification_loss(model(pixels), labels, train.label_smoothing, train.loss_weights)
+
     def on_validation(done: int, total: int) -> None:
         log.validating(done, total)
-        signals.check()
+        if processes.count() == 1:  # several agree on a stop between two steps only
+            signals.check()
 
     kept_at, gathered = time.monotonic(), 0  # gathered: batches whose gradients wait for an update
     with StopSignals() as signals:
         try:
             while position.epoch < train.epochs:
-                loader.set_epoch(position.epoch)  # accelerate's, which hands it on to the data set
+                dataset.set_epoch(position.epoch)
                 model.train()
                 first = log.step - position.epoch * steps  # of this epoch, done before a resumption
                 order.skip = first * train.batch_size
                 for done, batch in enumerate(log.epoch(loader, first), start=first + 1):
                     if not gathered:  # between two updates
                         signals.check()
-                        if time.monotonic() - kept_at > 60 * train.save_minutes:
+                        if processes.largest(time.monotonic() - kept_at > 60 * train.save_minutes)[0]:
                             keep()
                             kept_at = time.monotonic()
-                    if len(batch["indices"]):  # some videos of it could be read
+                    update = done % train.accumulate == 0 or done == steps
+                    if len(batch["indices"]) or processes.count() > 1:  # some videos of it could be read
                         schedule.step_update(log.step)
                         # A worker's batches are contiguous, those of this process not always: the last bits differ
-                        pixels, labels = mix_batch(
-                            normalize(batch["pixels"].contiguous(), plain.clip),
-                            batch["labels"],
-                            config.model.num_classes,
-                            mixup=train.mixup,
-                            cutmix=train.cutmix,
-                        )
-                        loss = classification_loss(model(pixels), labels, train.label_smoothing)
-                        accelerator.backward(loss / train.accumulate)
+                        pixels = normalize(batch["pixels"].contiguous(), plain.clip, accelerator.device)
+                        labels = send_to_device(batch["labels"], accelerator.device)
+                        with nullcontext() if update else accelerator.no_sync(model):
+                            loss = step_loss(pixels, labels)
+                            accelerator.backward(loss / train.accumulate)
                         gathered += 1
                         log.trained(loss, batch["indices"], max(group["lr"] for group in optimizer.param_groups))
-                    if gathered and (done % train.accumulate == 0 or done == steps):
+                    if gathered and update:
                         log.updated(accelerator.clip_grad_norm_(model.parameters(), train.clip_grad or math.inf))
                         optimizer.step()
                         optimizer.zero_grad()
@@ -169,6 +180,8 @@ def fit(
                 signals.check()
                 epoch = position.epoch + 1
                 metrics: dict[str, float] = {}
+                if processes.count() > 1:
+                    keep()  # a validation of several processes cannot be stopped
                 if epoch % train.eval_every == 0 or epoch == train.epochs:
                     with accelerator.autocast():
                         metrics = log.validated(_validate(averaged, data, config, on_validation))
@@ -225,7 +238,10 @@ def check_recipe(config: RunConfig) -> None:
 
 
 def classification_loss(
-    logits: Tensor | dict[str, Tensor], labels: Tensor | dict[str, Tensor], label_smoothing: float = 0.0
+    logits: Tensor | dict[str, Tensor],
+    labels: Tensor | dict[str, Tensor],
+    label_smoothing: float = 0.0,
+    weights: Mapping[str, float] | None = None,
 ) -> Tensor:
     """Cross-entropy, the mean over the clips, summed over the tasks.
 
@@ -233,9 +249,13 @@ def classification_loss(
         logits: (B, classes), or a dict of them.
         labels: (B,) class indices, or (B, classes) shares of the classes, or a dict of them.
         label_smoothing: share of the target spread over all classes.
+        weights: of the tasks; 1 for those left out.
     """
     if isinstance(logits, dict) and isinstance(labels, dict):
-        losses = [classification_loss(logits[task], labels[task], label_smoothing) for task in logits]
+        weights = weights or {}
+        losses = [
+            weights.get(task, 1.0) * classification_loss(logits[task], labels[task], label_smoothing) for task in logits
+        ]
         return torch.stack(losses).sum()
     assert isinstance(logits, Tensor)
     assert isinstance(labels, Tensor)
@@ -248,6 +268,10 @@ def _with_classes(config: RunConfig, data: Data) -> ModelConfig:
     found = {str(task): len(names) for task, names in named.items()} if None not in named else len(named[None])
     if given not in (0, found):
         raise XViTError(f"model.num_classes={given}, but {config.data.root} has {found} classes: leave it at 0")
+    for task in config.train.loss_weights:
+        if task not in named:
+            tasks = ", ".join(filter(None, named)) or "one without a name"
+            raise XViTError(f'train.loss_weights: no task "{task}": the data set has {tasks}')
     if not data.train:
         raise XViTError(f"{config.data.root}: no training videos")
     if not data.val:
@@ -260,14 +284,14 @@ def _accelerator(config: RunConfig) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=True)
     try:
         accelerator = Accelerator(
-            mixed_precision=config.train.precision, dynamo_backend="inductor" if config.train.compile else "no"
+            cpu=processes.on_cpus(),
+            mixed_precision=config.train.precision,
+            dynamo_backend="inductor" if config.train.compile else "no",
         )
     except ValueError as error:
         raise XViTError(f"train.precision={config.train.precision!r}: not on this device: {error}") from None
     if config.train.precision == "fp16" and accelerator.device.type == "cpu":  # accelerate would train in fp32
         raise XViTError("train.precision='fp16': not on a CPU: take no or bf16")
-    if accelerator.num_processes > 1:
-        raise XViTError(f"{accelerator.num_processes} processes: training runs in one so far")
     return accelerator
 
 
@@ -278,11 +302,14 @@ def _validate(model: XViT, data: Data, config: RunConfig, on_progress: Callable[
         data.val,
         eval_config=EvalConfig(batch_size=config.eval.batch_size),
         workers=config.data.workers,
+        decode_timeout=config.data.decode_timeout,
         on_progress=on_progress,
     )
 
 
 def _save(directory: Path, model: XViT, config: RunConfig, data: Data, metrics: dict[str, float], epoch: int) -> None:
+    if not processes.is_main():
+        return
     root = Path(config.data.root).resolve().name  # not where it lay: the checkpoint may be given to others
     names = labels_by_task(data.labels)
     counts = {task: dict(Counter(names[task][by_task(sample.label)[task]] for sample in data.train)) for task in names}

@@ -4,12 +4,14 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from xvit import processes
 from xvit.data.annotations import Sample
 from xvit.data.dataset import Batch
 from xvit.errors import VideoError, XViTError
@@ -85,7 +87,10 @@ class TrainingLog:
         self._lr = 0.0
         self._clips_per_second: float | None = None
         self._unreadable: set[str] = set()
-        self._board = SummaryWriter(str(folder.path / "tensorboard"), purge_step=self.step + 1)
+        self._errors: list[VideoError] = []  # of this process, which the others have not been told of
+        self._board: SummaryWriter | None = None
+        if processes.is_main():
+            self._board = SummaryWriter(str(folder.path / "tensorboard"), purge_step=self.step + 1)
 
     @property
     def seconds(self) -> float:
@@ -111,14 +116,7 @@ class TrainingLog:
             done += 1
             self._data_seconds += time.perf_counter() - waited
             for error in batch["errors"].values():
-                self.folder.note_bad(error)
-                self._unreadable.add(error.path)
-            if len(self._unreadable) > self.unreadable_tolerance * len(self.samples):
-                raise XViTError(
-                    f"{len(self._unreadable)} of {len(self.samples)} training videos could not be read, more than "
-                    f"data.unreadable_tolerance={self.unreadable_tolerance:g}; {self.folder.path / 'bad_videos.jsonl'} "
-                    "names them"
-                )
+                self._errors.append(error)
             trained += len(batch["indices"])
             yield batch
             self.step += 1
@@ -126,8 +124,25 @@ class TrainingLog:
                 self._write_row(done)
             self._tell("train", done, self.steps)
             waited = time.perf_counter()
-        if not trained:
+        if not sum(processes.gather(trained)):
             raise XViTError(f"epoch {self._epoch}: none of {len(self.samples)} videos could be read; the last: {error}")
+
+    def share_bad_videos(self) -> None:
+        """Note the videos that could not be read, of all processes.
+
+        Raises:
+            XViTError: more than are tolerated.
+        """
+        errors, self._errors = self._errors, []
+        for error in chain.from_iterable(processes.gather(errors)):
+            self.folder.note_bad(error)
+            self._unreadable.add(error.path)
+        if len(self._unreadable) > self.unreadable_tolerance * len(self.samples):
+            raise XViTError(
+                f"{len(self._unreadable)} of {len(self.samples)} training videos could not be read, more than "
+                f"data.unreadable_tolerance={self.unreadable_tolerance:g}; {self.folder.path / 'bad_videos.jsonl'} "
+                "names them"
+            )
 
     def updated(self, grad_norm: Tensor) -> None:
         """Keep the gradients' norm of an update."""
@@ -154,7 +169,8 @@ class TrainingLog:
 
     def close(self) -> None:
         """Let TensorBoard's file be whole."""
-        self._board.close()
+        if self._board is not None:
+            self._board.close()
 
     def _start_row(self) -> None:
         self._losses: list[Tensor] = []
@@ -165,13 +181,22 @@ class TrainingLog:
         self._row_began = time.perf_counter()
 
     def _write_row(self, done: int) -> None:
-        if self._losses:
-            losses = torch.stack(self._losses).cpu()
-            for place in (~losses.isfinite()).nonzero().flatten().tolist()[:1]:
-                self._stop(self._steps[place], losses[place].item(), self._indices[place])
-            seconds = time.perf_counter() - self._row_began  # after the line above, which waits for the device
-            self._loss = losses.mean().item()
-            self._clips_per_second = sum(map(len, self._indices)) / seconds
+        self.share_bad_videos()
+        losses = torch.stack(self._losses).cpu() if self._losses else torch.empty(0)
+        places = (~losses.isfinite()).nonzero().flatten().tolist()
+        rows = processes.gather(
+            {
+                "losses": losses.tolist(),
+                "clips": sum(map(len, self._indices)),
+                "wrong": [(self._steps[place], losses[place].item(), self._ids(place)) for place in places[:1]],
+            }
+        )
+        for wrong in sorted(chain.from_iterable(row["wrong"] for row in rows))[:1]:
+            self._stop(*wrong)
+        if all_losses := list(chain.from_iterable(row["losses"] for row in rows)):
+            seconds = time.perf_counter() - self._row_began  # after the losses came, which waits for the device
+            self._loss = sum(all_losses) / len(all_losses)
+            self._clips_per_second = sum(row["clips"] for row in rows) / seconds
             self._write(
                 "train",
                 round(self._epoch - 1 + done / self.steps, 4),
@@ -187,8 +212,10 @@ class TrainingLog:
             )
         self._start_row()
 
-    def _stop(self, step: int, loss: float, indices: Tensor) -> None:
-        ids = ", ".join(self.samples[index].id for index in indices.tolist())
+    def _ids(self, place: int) -> str:
+        return ", ".join(self.samples[index].id for index in self._indices[place].tolist())
+
+    def _stop(self, step: int, loss: float, ids: str) -> None:
         kept = f"{self.folder.last} is from the epoch before" if self.folder.last.exists() else "no checkpoint yet"
         raise XViTError(
             f"step {step} (epoch {self._epoch}): the loss is {loss}, so training stops ({kept}). Try a lower train.lr, "
@@ -196,6 +223,8 @@ class TrainingLog:
         )
 
     def _write(self, stage: Literal["train", "eval"], epoch: float, values: dict[str, Any]) -> None:
+        if self._board is None:
+            return
         self.folder.append({"stage": stage, "epoch": epoch, "step": self.step, **values})
         for name, value in values.items():
             if value is not None:

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.optim import SGD, AdamW, Optimizer
 
+from xvit import processes
 from xvit.config import TrainConfig
 from xvit.models.xvit import XViT
 from xvit.training.muon import Muon
@@ -25,9 +26,9 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     ]
 
 
-def peak_rate(config: TrainConfig, processes: int = 1) -> float:
+def peak_rate(config: TrainConfig) -> float:
     """The peak learning rate, scaled to the clips of an update."""
-    clips = config.batch_size * config.accumulate * processes
+    clips = config.batch_size * config.accumulate * processes.count()
     return config.lr * clips / config.lr_batch if config.lr_batch else config.lr
 
 

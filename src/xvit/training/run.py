@@ -13,6 +13,7 @@ import logging
 import math
 import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from xvit import processes
 from xvit.checkpoint import written_whole
 from xvit.config import RunConfig, from_dict, read_yaml, to_dict
 from xvit.errors import VideoError, XViTError
@@ -37,6 +39,7 @@ class Position:
     Args:
         epoch: epochs done, with their validation.
         step: steps done, those of the current epoch included.
+        processes: that share the steps: other numbers make other steps.
         seconds: wall time spent.
         best_epoch: of the best validation; 0 before the first.
         best: its metrics.
@@ -44,6 +47,7 @@ class Position:
 
     epoch: int = 0
     step: int = 0
+    processes: int = field(default_factory=processes.count)
     seconds: float = 0.0
     best_epoch: int = 0
     best: dict[str, float] = field(default_factory=dict)
@@ -65,6 +69,18 @@ class RunFolder:
         self.path = Path(path)
         self.best, self.last, self._states = self.path / "best", self.path / "last", self.path / "state"
         self._config = self.path / "config.yaml"
+        self._bad: set[str] = set()
+        told = ""
+        if processes.is_main():
+            try:
+                self._open(config, resume=resume)
+            except (XViTError, OSError) as error:
+                told = str(error)
+        told = processes.gather(told)[0]
+        if told:
+            raise XViTError(told)
+
+    def _open(self, config: RunConfig, *, resume: bool) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise XViTError(f"{self.path}: a file; expected a folder for the run, or a new name")
         if self.path.exists() and any(self.path.iterdir()):
@@ -87,8 +103,9 @@ class RunFolder:
         """Add a video to bad_videos.jsonl, unless it is there."""
         if error.path not in self._bad:
             self._bad.add(error.path)
-            with (self.path / "bad_videos.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"path": error.path, "reason": error.reason}) + "\n")
+            if processes.is_main():
+                with (self.path / "bad_videos.jsonl").open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"path": error.path, "reason": error.reason}) + "\n")
 
     @property
     def bad_videos(self) -> int:
@@ -103,13 +120,20 @@ class RunFolder:
             averaged: the model that is saved as best and last, another one than the trained or the same.
             position: where the run stands.
         """
-        with written_whole(self._states / f"step_{position.step:07d}") as beside:
-            accelerator.save_state(str(beside))
-            # not through accelerate, which would read it back as a pickle
-            save_file(averaged.state_dict(), beside / "averaged.safetensors")
-            (beside / "position.json").write_text(json.dumps(asdict(position)), encoding="utf-8")
-        for older in self._kept()[:-2]:
-            shutil.rmtree(older)
+        with ExitStack() as stack:
+            beside = Path()
+            if processes.is_main():
+                beside = stack.enter_context(written_whole(self._states / f"step_{position.step:07d}"))
+            beside = processes.gather(beside)[0]
+            accelerator.save_state(str(beside))  # each process writes its random state
+            if processes.is_main():
+                # not through accelerate, which would read it back as a pickle
+                save_file(averaged.state_dict(), beside / "averaged.safetensors")
+                (beside / "position.json").write_text(json.dumps(asdict(position)), encoding="utf-8")
+            processes.wait()
+        if processes.is_main():
+            for older in self._kept()[:-2]:
+                shutil.rmtree(older)
 
     def load_state(self, accelerator: Accelerator, averaged: nn.Module) -> Position:
         """Restore the newest state that is whole, if any, and drop the rows that were written after it.
@@ -119,18 +143,26 @@ class RunFolder:
         """
         position, damage = Position(), ""
         for state in reversed(self._kept()):
+            position, damage = Position(), ""
             try:
                 position = Position(**json.loads((state / "position.json").read_text(encoding="utf-8")))
                 accelerator.load_state(str(state), load_kwargs={"weights_only": True})
                 averaged.load_state_dict(load_file(state / "averaged.safetensors"))
-                break
             except Exception as error:  # a damaged file can fail anywhere in three libraries
                 damage = f"{state}: damaged ({' '.join(str(error).split())[:200]})"
-                _logger.warning("%s: going on from the one before", damage)
-        else:
-            if damage:
-                raise XViTError(f"{damage}, and so is each before: this run cannot go on: take another --output")
-        _keep_rows(self.path / "metrics.jsonl", up_to=position.step)
+            if position.processes != processes.count():
+                raise XViTError(
+                    f"{self.path}: a run of {position.processes} processes cannot go on in {processes.count()}: "
+                    "take as many, or another --output"
+                )
+            damage = max(processes.gather(damage))
+            if not damage:
+                break
+            _logger.warning("%s: going on from the one before", damage)
+        if damage:
+            raise XViTError(f"{damage}, and so is each before: this run cannot go on: take another --output")
+        if processes.is_main():
+            _keep_rows(self.path / "metrics.jsonl", up_to=position.step)
         return position
 
     @property

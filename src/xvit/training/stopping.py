@@ -6,13 +6,15 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+from xvit import processes
 from xvit.errors import Stopped
 
 _logger = logging.getLogger("xvit")
 
 
 class StopSignals:
-    """While it is entered, the first SIGINT or SIGTERM is noted, for `check`; a second SIGINT breaks off at once.
+    """While it is entered, the first SIGINT or SIGTERM is noted, for `check`; a second SIGINT breaks off at once
+    (not in one of several processes: a terminal sends it to each, and what launched them hands it on).
 
     Outside the main thread, where Python takes no signals, it does nothing.
     """
@@ -34,12 +36,13 @@ class StopSignals:
             signal.signal(number, handler)
 
     def check(self) -> None:
-        """Raise `Stopped` if a signal came in."""
-        if self.received is not None:
-            raise Stopped(exit_code=128 + self.received)
+        """Raise `Stopped` if a signal came in, here or in another process: each must call it."""
+        received = processes.largest(self.received or 0)[0]
+        if received:
+            raise Stopped(exit_code=128 + received)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None and number == signal.SIGINT:
+        if self.received is not None and number == signal.SIGINT and processes.count() == 1:
             raise KeyboardInterrupt
         if self.received is None:
             _logger.info("stopping after this step, with all that was trained saved (Ctrl-C again: at once)")
