@@ -12,7 +12,6 @@ import resource
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 
 import timm
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from xvit import create_model
+from xvit.timing import interleaved
 
 VARIANTS = ("image model", "xvit mixing", "xvit spatial")
 Step = Callable[[], None]
@@ -64,19 +64,6 @@ def training(model: nn.Module, x: Tensor) -> Step:
 MODES = {"inference": inference, "training": training}
 
 
-def interleaved(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each step in each round, the steps taking turns, after one warm-up round."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(rounds + 1):
-        names = list(steps)
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:  # no model is always the first
-            start = time.perf_counter()
-            steps[name]()
-            if turn:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
 def peak_memory(variant: str, mode: str, args: argparse.Namespace) -> int:
     """Peak resident bytes of a process that takes three steps with this model alone."""
     command = [sys.executable, __file__, "--backbone", args.backbone, "--num-frames", str(args.num_frames)]
@@ -117,7 +104,7 @@ def main() -> None:
     for mode, make in MODES.items():
         tell(f"time, {mode}, {args.rounds} rounds")
         steps = {variant: make(*build(variant, args.backbone, args.num_frames)) for variant in VARIANTS}
-        seconds = interleaved(steps, args.rounds)
+        seconds = interleaved(steps, rounds=args.rounds)
         del steps
         for variant in VARIANTS:
             ratios = [a / b for a, b in zip(seconds[variant], seconds["image model"], strict=True)]

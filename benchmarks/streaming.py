@@ -15,9 +15,10 @@ from pathlib import Path
 import timm
 import torch
 
-from overhead import Step, interleaved, tell
+from overhead import Step, tell
 from xvit import create_model
 from xvit.models.streaming import Stream
+from xvit.timing import interleaved
 
 CLIPS = (8, 16)  # T
 SIZE = 224
@@ -80,7 +81,7 @@ def main() -> None:
     memory = memory_over(10_000) if sys.platform == "linux" else []
     tell(f"time, {args.rounds} rounds")
     steps, streams = steps_of(args.backbone)
-    seconds = interleaved(steps, args.rounds)
+    seconds = interleaved(steps, rounds=args.rounds)
 
     def ratio(one: str, other: str) -> float:
         return statistics.median(a / b for a, b in zip(seconds[one], seconds[other], strict=True))

@@ -15,8 +15,8 @@ from small import CLASSES, CLIP, make_model, recipe, write_videos
 from xvit.config import EvalConfig, RunConfig, TrainConfig, from_dict, read_yaml
 from xvit.data.annotations import read_class_folders
 from xvit.data.dataset import VideoDataset, make_loader
-from xvit.data.order import EpochSampler
 from xvit.data.formats import read_data
+from xvit.data.order import EpochSampler
 from xvit.data.transforms import normalize
 from xvit.errors import XViTError
 from xvit.evaluation import evaluate, match_labels

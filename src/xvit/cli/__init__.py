@@ -70,6 +70,11 @@ GROUPS: dict[str, dict[str, Command]] = {
     },
     "models": {
         "import": Command("import_official", "turn a checkpoint of the paper's authors into one of ours"),
+        "ablate": Command(
+            "ablate",
+            "train the rows of the paper's ablation tables on made videos, and print them beside its figures",
+            "Run the same command to go on where it stopped.",
+        ),
         "info": Command("info", "parameters, multiply-adds and input of a model, before building it"),
     },
 }
@@ -93,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
     log.handlers = [logging.StreamHandler()]
     log.setLevel(logging.INFO if processes.is_main() else logging.CRITICAL)
     if not processes.is_main():
-        sys.stdout = open(os.devnull, "w")  # the first process tells what all have done
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the first process tells what all have done
     command = None
     try:
         if answer := _overview(argv):

@@ -4,11 +4,12 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -78,9 +79,22 @@ def progress(*, quiet: bool = False) -> Iterator[Progress]:
 @contextmanager
 def counter(text: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
     """A function to be called with (done, in all), which draws a bar named `text`."""
+    with counters(quiet=quiet) as advance:
+        yield partial(advance, text)
+
+
+@contextmanager
+def counters(*, quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """A function to be called with (name, done, in all), which draws a bar for each name."""
     with progress(quiet=quiet) as shown:
-        task = shown.add_task(text, total=None)
-        yield lambda done, total: shown.update(task, completed=done, total=total)
+        tasks: dict[str, TaskID] = {}
+
+        def advance(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = shown.add_task(name, total=None)
+            shown.update(tasks[name], completed=done, total=total)
+
+        yield advance
 
 
 class TrainingProgress:

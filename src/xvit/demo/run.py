@@ -10,8 +10,7 @@ import importlib.resources
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,7 @@ from xvit.demo.report import write_report
 from xvit.errors import XViTError
 from xvit.evaluation import certificate, evaluate, match_labels
 from xvit.inference import Predictor
+from xvit.timing import interleaved, one_thread
 from xvit.training.engine import fit
 from xvit.training.log import Progress
 
@@ -75,18 +75,7 @@ def default_recipe() -> RunConfig:
         return from_dict(RunConfig, read_yaml(path), "recipes/motion.yaml")
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Small models gain little from threads, which wait for each other: beside other work they lose a lot."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-@_one_thread()
+@one_thread()
 def run_demo(
     output: str | Path,
     *,
@@ -242,11 +231,6 @@ def _time_models(output: Path) -> dict[str, float]:
     predictors = {key: Predictor(output / key / "last") for key in VARIANTS}
     clip = next(iter(predictors.values())).clip
     pixels = torch.zeros(1, 1, clip.num_frames, 3, clip.image_size, clip.image_size, dtype=torch.uint8)
-    taken: dict[str, list[float]] = {key: [] for key in predictors}
-    for turn in range(_TIMING_ROUNDS + _WARM_UP_ROUNDS):
-        for key, predictor in predictors.items():
-            start = time.perf_counter()
-            predictor.scores(pixels)
-            if turn >= _WARM_UP_ROUNDS:
-                taken[key].append(time.perf_counter() - start)
+    steps = {key: partial(predictor.scores, pixels) for key, predictor in predictors.items()}
+    taken = interleaved(steps, rounds=_TIMING_ROUNDS, warm_up=_WARM_UP_ROUNDS)
     return {key: round(1000 * statistics.median(seconds), 3) for key, seconds in taken.items()}

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from xvit.errors import XViTError
+from xvit.visualize.ablation import plot_ablation as plot_ablation
 from xvit.visualize.style import (
     COLORS,
     DPI,

@@ -1,0 +1,141 @@
+"""What is compared: the paper's ablations (section 4), with its figures, and the attention schemes.
+
+The paper's figures are top-1 in % on Something-Something v2 with ViT-B/16 and 8 frames: another task and another size
+of model. What can be compared is which row is above which.
+"""
+
+from dataclasses import dataclass
+
+from xvit.config import Plain
+
+MEAN: dict[str, Plain] = {"temporal_head": "mean", "temporal_position": "input"}
+# Changes of the recipe's model, by name. Each is trained once a seed, in how many tables it may stand.
+MODELS: dict[str, dict[str, Plain]] = {
+    "spatial": {"attention": "spatial"},
+    "mixing": {},
+    "spatial, mean": {"attention": "spatial", **MEAN},
+    "mixing, mean": MEAN,
+    "w = 2, mean": {"window": 2, **MEAN},
+    "w = 2, boundary only, mean": {"window": 2, "boundary_only": True, **MEAN},
+    "mixed x": {"mixed": "x"},
+    "mixed keys": {"mixed": "keys"},
+    "mixed values": {"mixed": "values"},
+    "rho = 25 %": {"mixed_fraction": 0.25},
+    "rho = 100 %": {"mixed_fraction": 1.0},
+    "local": {"attention": "local"},
+    "divided": {"attention": "divided"},
+    "joint": {"attention": "joint"},
+    "first half, mean": {"layers": "first_half", **MEAN},
+    "second half, mean": {"layers": "second_half", **MEAN},
+    "odd layers, mean": {"layers": "odd", **MEAN},
+    "2 temporal layers": {"temporal_layers": 2},
+    "3 temporal layers": {"temporal_layers": 3},
+    "summary, mean": {"summary_tokens": 1, **MEAN},
+    "summary": {"summary_tokens": 1},
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table.
+
+    Args:
+        name: what it is in this table.
+        model: its key in `MODELS`.
+        paper: the paper's top-1 in %, None where the paper has no such row.
+    """
+
+    name: str
+    model: str
+    paper: float | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """One of the paper's comparisons.
+
+    Args:
+        title: what varies, and what all rows share.
+        rows: its lines.
+    """
+
+    title: str
+    rows: tuple[Row, ...]
+
+
+TABLES: dict[str, Table] = {
+    "window": Table(
+        "Window (temporal mean)",
+        (
+            Row("w = 0", "spatial, mean", 44.2),
+            Row("w = 1", "mixing, mean", 61.6),
+            Row("w = 2", "w = 2, mean", 59.7),
+            Row("w = 2, boundary only", "w = 2, boundary only, mean", 59.6),
+        ),
+    ),
+    "mixed": Table(
+        "What is mixed (temporal attention)",
+        (
+            Row("nothing", "spatial", 55.6),
+            Row("x", "mixed x", 62.1),
+            Row("keys", "mixed keys", 62.1),
+            Row("values", "mixed values", 61.5),
+            Row("keys and values", "mixing", 63.4),
+        ),
+    ),
+    "fraction": Table(
+        "Mixed fraction (temporal attention)",
+        (
+            Row("0 %", "spatial", 55.6),
+            Row("25 %", "rho = 25 %", 63.3),
+            Row("50 %", "mixing", 63.4),
+            Row("100 %", "rho = 100 %", 60.7),
+        ),
+    ),
+    "schemes": Table(
+        "Attention scheme (temporal attention)",
+        (
+            Row("spatial", "spatial", 55.6),
+            Row("mixing", "mixing", 63.4),
+            Row("local", "local"),
+            Row("divided", "divided"),
+            Row("joint", "joint"),
+        ),
+    ),
+    "layers": Table(
+        "Mixing layers (temporal mean)",
+        (
+            Row("first half", "first half, mean", 60.7),
+            Row("second half", "second half, mean", 60.6),
+            Row("every odd one", "odd layers, mean", 60.3),
+            Row("all", "mixing, mean", 61.6),
+        ),
+    ),
+    "head": Table(
+        "Layers of temporal attention",
+        (
+            Row("0 (mean)", "mixing, mean", 61.6),
+            Row("1", "mixing", 63.4),
+            Row("2", "2 temporal layers", 63.4),
+            Row("3", "3 temporal layers", 63.4),
+        ),
+    ),
+    "summary": Table(
+        "Summary tokens and temporal attention (TA)",
+        (
+            Row("neither", "mixing, mean", 61.6),
+            Row("summary", "summary, mean", 62.9),
+            Row("both", "summary", 62.5),
+            Row("TA", "mixing", 63.4),
+        ),
+    ),
+}
+
+# What the paper finds: pairs (worse, better) of models.
+ORDERS: tuple[tuple[str, str], ...] = (
+    ("spatial, mean", "mixing, mean"),
+    ("spatial", "mixed keys"),
+    ("spatial", "mixed values"),
+    ("mixed keys", "mixing"),
+    ("mixed values", "mixing"),
+)

@@ -1,0 +1,83 @@
+"""`xvit ablate`: the paper's ablations, measured on the built-in data set."""
+
+import os
+
+from jsonargparse import ArgumentParser, Namespace
+
+from xvit.ablation.grid import TABLES
+from xvit.cli import DONE, terminal
+from xvit.cli.parsing import RECIPE_HELP, add_json, make_parser
+from xvit.cli.parsing import parse as parse_words
+from xvit.config import RunConfig, from_dict, read_yaml
+from xvit.errors import check_choice
+
+
+def parser() -> ArgumentParser:
+    """The options."""
+    made = make_parser(
+        "ablate",
+        "[--output DIR] [--config RECIPE] [--tables NAME ...] [--seeds N] [--jobs N]",
+        "Train the rows of the paper's ablation tables (window, what is mixed, how much, in which layers, temporal\n"
+        "head, summary tokens, attention schemes) on made videos over several seeds; print them beside the paper's\n"
+        "figures, with multiply-adds and the time of a clip. Writes ablation.json, ablation.md and ablation.png.\n"
+        "Run again, it goes on where it was stopped; with more tables or seeds only those are trained.\n"
+        f"tables: {', '.join(TABLES)}.",
+        "xvit ablate\nxvit ablate --output small --tables window mixed --seeds 1",
+    )
+    made.add_argument("--output", metavar="DIR", type=str, default="ablation", help="folder to make, or to go on in")
+    made.add_argument("--config", metavar="RECIPE", type=str | None, default=None, help=RECIPE_HELP)
+    made.add_argument(
+        "--tables", metavar="NAME", type=str, nargs="+", default=list(TABLES), help="which tables; all if unset"
+    )
+    made.add_argument("--seeds", metavar="N", type=int, default=3, help="trainings of each model")
+    made.add_argument(
+        "--jobs", metavar="N", type=int | None, default=None, help="trainings at a time; one a core if unset"
+    )
+    made.add_argument("--clips-per-class", metavar="N", type=int | None, default=None, help="videos a class")
+    add_json(made)
+    return made
+
+
+def parse(argv: list[str]) -> Namespace:
+    """Check the words after the command."""
+    args = parse_words(parser(), argv)
+    for name in args.tables:
+        check_choice("--tables", name, TABLES)
+    args.recipe = from_dict(RunConfig, read_yaml(args.config), args.config) if args.config else None
+    return args
+
+
+def run(args: Namespace) -> int:
+    """Run the ablation."""
+    from xvit.ablation.report import HEADS, NOTE, cells, orders, write_report
+    from xvit.ablation.run import CLIPS_PER_CLASS, run_ablation
+    from xvit.config import to_dict
+    from xvit.demo.run import default_recipe
+
+    recipe, clips_per_class = args.recipe or default_recipe(), args.clips_per_class or CLIPS_PER_CLASS
+    with terminal.counters(quiet=args.json) as advance:
+        measured = run_ablation(
+            args.output,
+            recipe=recipe,
+            tables=args.tables,
+            seeds=args.seeds,
+            jobs=args.jobs or os.cpu_count() or 1,
+            clips_per_class=clips_per_class,
+            on_progress=advance,
+        )
+    settings = {"recipe": to_dict(recipe), "clips_per_class": clips_per_class, "seeds": args.seeds}
+    report = write_report(args.output, args.tables, measured, settings)
+    if args.json:
+        terminal.print_json(report)
+        return DONE
+    out = terminal.console()
+    for name in args.tables:
+        shown = terminal.table(*HEADS, title=TABLES[name].title, numbers=(1, 2, 3, 4))
+        for line in cells(name, measured):
+            shown.add_row(*line)
+        out.print(shown)
+    out.print(NOTE)
+    for told in orders(measured):
+        out.print(f"  {told}")
+    out.print(f"written to {args.output}: ablation.md, ablation.json, ablation.png")
+    return DONE
