@@ -10,10 +10,9 @@ from xvit.data.annotations import (
     find_videos,
     read_class_folders,
     read_label_names,
-    read_list,
-    write_list,
 )
 from xvit.data.finder import VideoFinder
+from xvit.data.lists import read_list, write_list
 from xvit.errors import XViTError
 
 

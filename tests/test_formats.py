@@ -8,9 +8,10 @@ import pytest
 
 from test_annotations import ids, touch
 from xvit.config import DataConfig, from_dict
-from xvit.data.annotations import Sample, read_class_folders, read_list
+from xvit.data.annotations import Sample, read_class_folders
 from xvit.data.finder import VideoFinder
 from xvit.data.formats import Data, read_data, read_epic, read_kinetics, read_something
+from xvit.data.lists import read_list
 from xvit.errors import XViTError
 
 KINETICS = """label,youtube_id,time_start,time_end,split
@@ -82,7 +83,7 @@ def test_a_kinetics_file_of_all_splits(kinetics, tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", r"a.csv line 1: no column label\. Expected label, youtube_id, time_start, time_end"),
+        ("", r"a.csv line 1: no column youtube_id\. Expected youtube_id, time_start, time_end"),
         ("label,youtube_ids,time_start,time_end\n", r'line 1: no column youtube_id\. Did you mean "youtube_ids"\?'),
         ("label,youtube_id,time_start,time_end\n", "a.csv: no rows in it"),
         ("label,youtube_id,time_start,time_end\nx,a,0,10\nx,b,0\n", "a.csv line 3: no time_end"),
@@ -139,7 +140,7 @@ def test_something(tmp_path):
         "Holding something next to something",
         "Putting something",
     ]
-    with pytest.raises(XViTError, match=r"test.json: entries without a template: only labelled videos"):
+    with pytest.raises(XViTError, match=r"test.json: videos without a label: only labelled ones"):
         read_data(DataConfig(root=root, format="ssv2", train=test, label_files=files))
 
 

@@ -1,5 +1,6 @@
 """A video file in, a Prediction out; the same scores that evaluation counts."""
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xvit import processes
 from xvit.config import by_task, labels_by_task
 from xvit.data.annotations import Sample
 from xvit.data.dataset import VideoDataset
@@ -28,7 +30,7 @@ class Prediction:
     Args:
         path: the video.
         labels: names of all classes, from the highest score down.
-        scores: their scores, in [0, 1], adding up to 1.
+        scores: their scores, in [0, 1], adding up to 1 unless the model is multi-label.
         times: seconds of the frames looked at, ascending.
 
     Raises:
@@ -96,6 +98,7 @@ class Predictor:
             model.to(usable_device(device))
         self.model = model.eval()
         self.clip, self.labels = model.clip, model.labels
+        self.multi_label = model.config.multi_label
         self.device = next(self.model.parameters()).device
         self.temporal_views = temporal_views
         self.spatial_views = spatial_views
@@ -131,7 +134,7 @@ class Predictor:
 
     @torch.inference_mode()
     def scores(self, pixels: Tensor) -> Tensor | dict[str, Tensor]:
-        """Score clips: softmax over the classes, averaged over the views.
+        """Score clips: softmax over the classes (sigmoid of each, if multi-label), averaged over the views.
 
         Args:
             pixels: (B, V, T, C, S, S) uint8. Clips go through the model at most max(B, 8) at a time: more views take
@@ -150,19 +153,18 @@ class Predictor:
         chunks = pixels.flatten(0, 1).split(max(B, _CLIPS_AT_ONCE))  # (B, V, ...) -> (B V, ...)
         logits = [self.model(normalize(chunk, self.clip, self.device)) for chunk in chunks]
         if isinstance(logits[0], dict):
-            return {task: _mean_scores([chunk[task] for chunk in logits], B, V) for task in logits[0]}
-        return _mean_scores(logits, B, V)
+            return {task: self._mean_scores([chunk[task] for chunk in logits], B, V) for task in logits[0]}
+        return self._mean_scores(logits, B, V)
+
+    def _mean_scores(self, logits: list[Tensor], B: int, V: int) -> Tensor:
+        scores = self.model.probabilities(torch.cat(logits))  # (B V, classes)
+        return scores.unflatten(0, (B, V)).mean(dim=1)
 
     def _times(self, path: str | Path) -> tuple[float, ...]:
         """Seconds of the frames looked at, ascending."""
         times, views = probe(path).times, self.temporal_views
         chosen = [sample_indices(self.clip, len(times), view=view, views=views) for view in range(views)]
         return tuple(times[np.unique(np.concatenate(chosen))].tolist())
-
-
-def _mean_scores(logits: list[Tensor], B: int, V: int) -> Tensor:
-    scores = torch.cat(logits).float().softmax(dim=-1)  # (B V, classes)
-    return scores.unflatten(0, (B, V)).mean(dim=1)
 
 
 def ranked(scores: Tensor, names: list[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:
@@ -172,6 +174,8 @@ def ranked(scores: Tensor, names: list[str]) -> tuple[tuple[str, ...], tuple[flo
 
 
 def default_device() -> torch.device:
-    """The accelerator, if there is one; else the CPU."""
+    """The accelerator, if there is one; else the CPU. Of several processes on one machine, each has its own."""
+    if processes.count() > 1 and torch.accelerator.is_available():
+        return torch.device(str(torch.accelerator.current_accelerator()), int(os.environ.get("LOCAL_RANK", "0")))
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return found or torch.device("cpu")

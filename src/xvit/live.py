@@ -196,7 +196,7 @@ class Live:
 
     def _answers(self, output: StreamOutput) -> Generator[Scores, None, None]:
         logits = output.logits if isinstance(output.logits, dict) else {None: output.logits}
-        by_task = {task: rows[0].float().softmax(dim=-1).cpu() for task, rows in logits.items()}  # (m, classes)
+        by_task = {task: self.model.probabilities(rows[0]).cpu() for task, rows in logits.items()}  # (m, classes)
         for place, number in enumerate(output.indices):
             while self._waiting[0][0] < number:  # those between two answers
                 self._waiting.popleft()

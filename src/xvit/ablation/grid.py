@@ -5,12 +5,11 @@ of model. What can be compared is which row is above which.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
-from xvit.config import Plain
-
-MEAN: dict[str, Plain] = {"temporal_head": "mean", "temporal_position": "input"}
+MEAN: dict[str, Any] = {"temporal_head": "mean", "temporal_position": "input"}
 # Changes of the recipe's model, by name. Each is trained once a seed, in how many tables it may stand.
-MODELS: dict[str, dict[str, Plain]] = {
+MODELS: dict[str, dict[str, Any]] = {
     "spatial": {"attention": "spatial"},
     "mixing": {},
     "spatial, mean": {"attention": "spatial", **MEAN},

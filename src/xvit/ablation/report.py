@@ -22,7 +22,7 @@ NOTE = (
 
 def cells(table: str, measured: Mapping[str, Measured]) -> list[tuple[str, ...]]:
     """The lines of a table as texts, under `HEADS`."""
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for row in TABLES[table].rows:
         ours = measured[row.model]
         spread = "" if ours.spread is None else f" ± {100 * ours.spread:.1f}"

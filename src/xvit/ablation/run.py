@@ -145,10 +145,15 @@ def run_ablation(
             parameters=times[name][0],
             macs=times[name][1],
             milliseconds=statistics.median(times[name][2]),
-            quartiles=tuple(statistics.quantiles(times[name][2], n=4)[::2]),
+            quartiles=_quartiles(times[name][2]),
         )
         for name in wanted
     }
+
+
+def _quartiles(values: list[float]) -> tuple[float, float]:
+    first, _, third = statistics.quantiles(values, n=4)
+    return first, third
 
 
 def _settle(output: Path, settings: dict[str, Any]) -> None:
@@ -190,7 +195,7 @@ def _train(job: _Job) -> Trained:
     predictor, data = Predictor(job.folder / "last", device="cpu"), read_data(job.config.data)
     samples = match_labels(data.val, data.labels, predictor.labels)
     result = evaluate(predictor, samples, eval_config=job.config.eval)
-    done = Trained(top1=result.top1_of_all, videos=result.expected, seconds=round(time.perf_counter() - began, 1))
+    done = Trained(top1=result.metrics["top1"], videos=result.videos, seconds=round(time.perf_counter() - began, 1))
     _write_json(kept, asdict(done))
     for used in ("best", "state"):
         shutil.rmtree(job.folder / used)

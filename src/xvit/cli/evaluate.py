@@ -1,28 +1,56 @@
 """`xvit eval`: a trained model on labelled videos."""
 
-from jsonargparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
+from jsonargparse import ArgumentParser, Namespace
+from rich.table import Table
+
+from xvit import processes
 from xvit.cli import DONE, SOME_FAILED, terminal
 from xvit.cli.parsing import TRAINING_ONLY, add_device, add_json, check_new_folder, make_parser
 from xvit.cli.parsing import parse as parse_words
 from xvit.config import DataConfig, EvalConfig
 from xvit.errors import VideoError, XViTError
 
+if TYPE_CHECKING:
+    from xvit.evaluation import Evaluation, MultiLabelEvaluation
+
 
 def parser() -> ArgumentParser:
     """The options."""
     made = make_parser(
         "eval",
-        "--checkpoint DIR --data.root DIR [--output DIR] [--eval.temporal_views N] [--eval.spatial_views M]",
+        "--checkpoint DIR --data.root DIR [--output DIR] [--eval.temporal_views N] [--eval.spatial_views M]\n"
+        "                 [--submission FILE]",
         "Measure a trained model on DIR/val/<class>/*.mp4 (or the held-out part of DIR/<class>/*.mp4).\n"
         "Writes to the output, if given: evaluation.json, predictions.jsonl, pictures. A video that cannot be read is\n"
-        "named, never replaced; the exit code is then 1.",
+        "named, never replaced; the exit code is then 1. Under torchrun each process reads a part, and the result is\n"
+        "that of one. Videos without labels can be scored for a challenge: --submission.",
         "xvit eval --checkpoint run/best --data.root videos --output result\n"
-        "xvit eval --checkpoint run/best --data.root videos --eval.temporal_views 2 --eval.spatial_views 3 --json",
+        "xvit eval --checkpoint run/best --data.root videos --eval.temporal_views 2 --eval.spatial_views 3 --json\n"
+        "torchrun --nproc-per-node 8 -m xvit eval --checkpoint run/best --data.root videos\n"
+        "xvit eval --checkpoint run/best --data.root epic --data.format epic --data.val EPIC_100_test_timestamps.csv "
+        "--submission test.json --supervision 2 3 4",
     )
     made.add_argument("--checkpoint", metavar="DIR", type=str, required=True, help="a trained model")
     made.add_argument(
         "--output", metavar="DIR", type=str | None, default=None, help="folder for the result, to be made"
+    )
+    made.add_argument(
+        "--submission",
+        metavar="FILE",
+        type=str | None,
+        default=None,
+        help="write scores for a challenge: .json for EPIC-KITCHENS-100, .csv for the five best classes of each video",
+    )
+    made.add_argument(
+        "--supervision",
+        metavar="LEVEL",
+        type=int,
+        nargs=3,
+        default=[],
+        help="of an EPIC submission: levels of pretraining, training labels, training data",
     )
     add_device(made)
     add_json(made)
@@ -43,7 +71,9 @@ def parse(argv: list[str]) -> Namespace:
 def run(args: Namespace) -> int:
     """Evaluate."""
     from xvit.data.formats import read_data
-    from xvit.evaluation import certificate, evaluate, match_labels
+    from xvit.evaluation import certificate, match_labels, measure, score
+    from xvit.evaluation.results import check_labels
+    from xvit.evaluation.submission import write_submission
     from xvit.inference import Predictor
 
     output = check_new_folder(args.output) if args.output else None
@@ -52,27 +82,61 @@ def run(args: Namespace) -> int:
     if not data.val:
         raise XViTError("--data.val: missing: the annotation file of the held-out videos. See `xvit eval --help`")
     samples = match_labels(data.val, data.labels, predictor.labels)
+    labelled = any(sample.label is not None for sample in samples)
+    if labelled:
+        check_labels(samples, predictor.labels, multi_label=predictor.multi_label)
+    elif not args.submission:
+        raise XViTError(
+            f"{args.data.val}: no labels in it, so nothing to measure: score the videos by --submission FILE"
+        )
     with terminal.counter("evaluating", quiet=args.json) as advance:
-        result = evaluate(predictor, samples, eval_config=args.eval, workers=args.data.workers, on_progress=advance)
-    if output:
-        result.save(output, of=certificate(predictor, args.data))
+        scored = score(
+            predictor,
+            samples,
+            eval_config=args.eval,
+            workers=args.data.workers,
+            decode_timeout=args.data.decode_timeout,
+            on_progress=advance,
+        )
+    result = measure(scored) if labelled else None
+    if processes.is_main():
+        if args.submission:
+            write_submission(args.submission, scored, supervision=tuple(args.supervision))
+        if output and result:
+            result.save(output, of=certificate(predictor, args.data))
     if args.json:
-        terminal.print_json(result.to_dict())
+        told = result.to_dict() if result else {"expected": scored.expected, "failures": scored.failures}
+        terminal.print_json(told | ({"submission": args.submission} if args.submission else {}))
     else:
         out = terminal.console()
-        for task, counted in result.tasks.items():
-            if len(result.tasks) > 1:
-                out.print(str(task))
-            shown = terminal.table("class", "top-1", "most often taken for", numbers=(1,))
-            for row, (name, share) in enumerate(counted.per_class.items()):
-                wrong = [(0 if column == row else count, column) for column, count in enumerate(counted.confusion[row])]
-                count, column = max(wrong)
-                other = f"{counted.labels[column]} ({count})" if count else ""
-                shown.add_row(name, "" if share is None else f"{100 * share:.1f} %", other)
-            out.print(shown)
-        out.print(str(result))
-        if output:
-            out.print(f"written to {output}")
-    failed = [VideoError(path, reason) for path, reason in result.failures]
+        for table in _tables(result) if result else ():
+            out.print(table)
+        out.print(str(result or f"{len(scored.samples)} videos scored; they have no labels"))
+        for written in filter(None, (output if result else None, args.submission)):
+            out.print(f"written to {written}")
+    failed = [VideoError(path, reason) for path, reason in scored.failures]
     terminal.report_failures(failed, len(samples))
     return SOME_FAILED if failed else DONE
+
+
+def _tables(result: "Evaluation | MultiLabelEvaluation") -> Iterator[Table]:
+    """A line a class."""
+    from xvit.evaluation import MultiLabelEvaluation
+
+    if isinstance(result, MultiLabelEvaluation):
+        shown = terminal.table("class", "average precision", numbers=(1,))
+        for name, precision in result.average_precision.items():
+            shown.add_row(name, "" if precision is None else f"{100 * precision:.1f} %")
+        yield shown
+        return
+    for task, counted in result.tasks.items():
+        title = None if task is None else f"{task}: top-1 {100 * counted.top1:.1f} %, top-5 {100 * counted.top5:.1f} %"
+        shown = terminal.table("class", "top-1", "most often taken for", title=title, numbers=(1,))
+        for row, (name, share) in enumerate(counted.per_class.items()):
+            wrong = [(0 if column == row else count, column) for column, count in enumerate(counted.confusion[row])]
+            count, column = max(wrong)
+            other = f"{counted.labels[column]} ({count})" if count else ""
+            shown.add_row(name, "" if share is None else f"{100 * share:.1f} %", other)
+        mean = 100 * counted.mean_class_accuracy
+        shown.caption, shown.caption_justify = f"mean class accuracy {mean:.2f} %", "left"
+        yield shown

@@ -123,8 +123,15 @@ class TrainingProgress:
             self.metrics = now.metrics
             loss = "" if now.loss is None else f", training loss {now.loss:.3f}"
             if not self.quiet and processes.is_main():
-                top1 = f"top-1 {100 * now.metrics['top1']:.1f} % on held-out videos"
-                self.shown.console.print(f"{self.name}: epoch {now.epoch - 1} of {now.epochs}: {top1}{loss}")
+                name, value = next(iter(shares_of(now.metrics).items()))
+                told = f"{name} {value} on held-out videos{loss}"
+                self.shown.console.print(f"{self.name}: epoch {now.epoch - 1} of {now.epochs}: {told}")
+
+
+def shares_of(metrics: Mapping[str, float]) -> dict[str, str]:
+    """The shares among the figures of a validation, with their names, as texts; what is judged by first."""
+    names = {"top1": "top-1", "top5": "top-5", "map": "mAP"}
+    return {names[key]: f"{100 * value:.1f} %" for key, value in metrics.items() if key in names}
 
 
 def report_failures(failed: Sequence[VideoError], total: int) -> None:

@@ -58,8 +58,7 @@ def run(args: Namespace) -> int:
         return code
     rows = {
         "best epoch": f"{result.epoch} of {args.recipe.train.epochs}",
-        "top-1": f"{100 * result.metrics['top1']:.2f} % on held-out videos",
-        "top-5": f"{100 * result.metrics['top5']:.2f} %",
+        **terminal.shares_of(result.metrics),
         "time": f"{result.seconds:.0f} s",
         "checkpoint": result.best,
     }

@@ -26,6 +26,8 @@ class ModelConfig:
         backbone: name of a timm `VisionTransformer`, such as vit_base_patch16_224.
         num_classes: number of classes; {"verb": 97, "noun": 300} for several tasks; 0 for features only
             (in training, 0 is replaced by what the data set holds).
+        multi_label: the classes do not exclude each other: each has a score of its own (sigmoid), and a video may have
+            several of them, or none. In training it is set by what the data set holds.
         num_frames: T, frames a clip; other numbers run too, with interpolated temporal positions.
         pretrained: start from timm's image weights (Hugging Face Hub or its local cache).
         checkpoint_path: start from this instead: image weights (.safetensors, .pth, .pt, .bin) of the backbone, in
@@ -64,6 +66,7 @@ class ModelConfig:
 
     backbone: str = "vit_base_patch16_224"
     num_classes: int | dict[str, int] = 0
+    multi_label: bool = False
     num_frames: int = 8
     pretrained: bool = False
     checkpoint_path: str = ""
@@ -110,6 +113,8 @@ class ModelConfig:
         check_range("summary_tokens", self.summary_tokens, 0)
         check_range("segment_frames", self.segment_frames, 0)
         check_range("classifier_hidden", self.classifier_hidden, 0, 1e6)
+        if self.multi_label and isinstance(self.num_classes, dict):
+            raise XViTError("multi_label=True with several tasks: expected one number of classes")
         if round(self.summary_tokens**0.5) ** 2 != self.summary_tokens:
             raise XViTError(f"summary_tokens={self.summary_tokens}: expected a square number (an r x r grid), or 0")
         if self.pretrained and self.checkpoint_path:
@@ -192,6 +197,8 @@ class DataConfig:
             ssv2 (Something-Something's JSON), epic (EPIC-KITCHENS-100's CSV).
         train: annotation file of the training videos; not for folders.
         val: annotation file of the held-out videos; not for folders.
+        multi_label: a video may have several classes, or none; for the format list, whose lines are then a path and any
+            number of labels: `path label label` or `path label;label`.
         label_files: class names, in the order of their numbers: one file, or for epic that of the verbs and that of
             the nouns. Without, they are those that the annotations name.
         fps: frames a second of folders of frames, where the annotations do not tell.
@@ -220,6 +227,7 @@ class DataConfig:
     format: Literal["folders", "list", "kinetics", "ssv2", "epic"] = "folders"
     train: str = ""
     val: str = ""
+    multi_label: bool = False
     label_files: tuple[str, ...] | str = ()
     fps: float = 30.0
     missing_tolerance: float = 0.0
@@ -238,6 +246,10 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_choice("format", self.format, ("folders", "list", "kinetics", "ssv2", "epic"))
+        if self.multi_label and self.format != "list":
+            raise XViTError(
+                f"multi_label=True with format={self.format!r}: only the format list has several labels a video"
+            )
         check_range("fps", self.fps, 0.001)
         check_range("missing_tolerance", self.missing_tolerance, 0, 1)
         files = (self.label_files,) if isinstance(self.label_files, str) else tuple(self.label_files)

@@ -1,6 +1,6 @@
-"""Which videos there are and what they show: class folders, lists of `path label` lines, files of class names.
+"""Which videos there are and what they show: samples, class folders, files of class names.
 
-Each reader gives `Sample`s and class names. Those of published data sets are in `xvit.data.formats`.
+Lists of `path label` lines are read by `xvit.data.lists`, published data sets by `xvit.data.formats`.
 """
 
 import csv
@@ -8,17 +8,18 @@ import hashlib
 import io
 import json
 import os
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from xvit.config import Labels
-from xvit.data.finder import VideoFinder, check_folder, has_extension, rate_of
+from xvit.config import Labels, by_task, plain
+from xvit.data.finder import check_folder
 from xvit.data.pictures import is_picture
 from xvit.data.video import VIDEO_EXTENSIONS
-from xvit.errors import XViTError, check_range, did_you_mean
+from xvit.errors import XViTError, check_range
+
+Label = int | tuple[int, ...] | dict[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,8 @@ class Sample:
 
     Args:
         path: the file, or the folder of its frames.
-        label: index of the class; for several tasks {"verb": 3, "noun": 7}; None where it is not known.
+        label: index of the class; for several tasks {"verb": 3, "noun": 7}; for classes that do not exclude each other
+            (3, 7), which may be empty; None where it is not known.
         id: its name in results and reports: the path relative to the data set's root.
         start: seconds from the beginning; None for the beginning.
         stop: seconds from the beginning; None for the end.
@@ -38,7 +40,7 @@ class Sample:
     """
 
     path: str
-    label: int | dict[str, int] | None
+    label: Label | None
     id: str
     start: float | None = None
     stop: float | None = None
@@ -48,6 +50,22 @@ class Sample:
         start = 0.0 if self.start is None else self.start
         if start < 0 or (self.stop is not None and self.stop <= start):
             raise XViTError(f"{self.id}: from {self.start} to {self.stop} s: expected 0 <= start < stop")
+
+
+def numbers_of(label: Label | None, task: str | None = None) -> tuple[int, ...]:
+    """The classes that a label names, in a task (None for the only one)."""
+    number = by_task(label).get(task)
+    return () if number is None else number if isinstance(number, tuple) else (number,)
+
+
+def renumbered(label: Label | None, numbers: Mapping[str | None, Sequence[int]]) -> Label | None:
+    """A label in another numbering of the classes: `numbers` of each task, whose only one is named None."""
+    if label is None:
+        return None
+    if isinstance(label, tuple):
+        return tuple(numbers[None][number] for number in label)
+    renamed: Label = plain({task: numbers[task][number] for task, number in by_task(label).items()})
+    return renamed
 
 
 class ClassFolders(NamedTuple):
@@ -111,83 +129,6 @@ class Listing(NamedTuple):
     labels: Labels
     missing: list[str]
     missing_rows: int
-
-
-def read_list(
-    path: str | Path, videos: VideoFinder, *, labels: list[str] | None = None, fps: float | None = None
-) -> Listing:
-    """Read lines of `path label`, as PySlowFast's, MMAction2's and VideoMAE's lists are.
-
-    What separates the two is a tab, a comma or a space, the last one of the line, and the same in all lines. Either may
-    stand in double quotes. A first line that names the columns is left out. Labels are numbers from 0 on, or names.
-    Between a folder of frames and its label their number may stand.
-
-    Args:
-        path: the list.
-        videos: where the paths lead.
-        labels: class names; without, those of the list, sorted, or its numbers.
-        fps: frames a second of folders of frames.
-
-    Raises:
-        XViTError: no such file, no lines, a line that is none, a label that is no class.
-    """
-    lines = {
-        number: line
-        for number, line in enumerate(read_text(path).replace("\r\n", "\n").split("\n"), start=1)
-        if line.strip()
-    }
-    known = set(labels or ())
-    separator = max("\t, ", key=lambda separator: sum(_fit(line, separator, known) for line in lines.values()))
-    rows = {number: _split(line, separator) for number, line in lines.items()}
-    first = next(iter(rows), 0)
-    header = rows[first] if rows else None
-    if header and header[1].lower() in _HEADERS and not has_extension(header[0]) and header[1] not in known:
-        del rows[first]
-    if not rows:
-        raise XViTError(f"{path}: no videos in it: expected lines of a path and a label")
-    found: dict[int, tuple[str, str]] = {}
-    for number, row in rows.items():
-        if row is None:
-            raise XViTError(
-                f"{path} line {number}: {lines[number]!r}: expected a path and a label, {_NAMES[separator]}"
-            )
-        found[number] = row
-    numbers, names = _label_numbers(path, {number: label for number, (_, label) in found.items()}, labels)
-    samples, missing = [], []
-    for number, (name, _) in found.items():
-        place = videos.at(name)
-        if place is None and (counted := re.fullmatch(rf"(.+?)\s*{separator}\s*[0-9]+", name)):
-            place = videos.at(counted[1])
-        if place is None:
-            missing.append(name)
-        else:
-            samples.append(Sample(path=place, label=numbers[number], id=name, fps=rate_of(place, fps)))
-    return Listing(samples, names, list(dict.fromkeys(missing)), len(missing))
-
-
-def write_list(path: str | Path, samples: Sequence[Sample], root: str | Path) -> None:
-    """Write what `read_list` reads: paths relative to the root where they lie in it, a tab, the label's number.
-
-    Args:
-        path: the file.
-        samples: whole videos with one label each.
-        root: folder of the videos.
-
-    Raises:
-        XViTError: a stretch of a video, no label or one of several tasks, a line break in a name.
-    """
-    lines = []
-    for sample in samples:
-        if not isinstance(sample.label, int) or (sample.start, sample.stop) != (None, None):
-            raise XViTError(f"{sample.id}: a list holds whole videos with one label each")
-        inside = os.path.relpath(sample.path, root)
-        name = os.path.abspath(sample.path) if inside.startswith("..") else Path(inside).as_posix()
-        if "\n" in name:
-            raise XViTError(f"{name!r}: a list cannot hold a line break in a name")
-        if name != name.strip() or name.startswith('"'):
-            name = '"{}"'.format(name.replace('"', '""'))
-        lines.append(f"{name}\t{sample.label}\n")
-    Path(path).write_text("".join(lines), encoding="utf-8", errors="surrogateescape", newline="")
 
 
 def read_text(path: str | Path) -> str:
@@ -261,65 +202,6 @@ def find_videos(paths: Iterable[str | Path]) -> list[str]:
             videos += here or [folder] * any(map(is_picture, names))
         found += sorted(videos) or [os.fspath(path)]
     return found
-
-
-_HEADERS = {"label", "labels", "label_id", "class", "class_id", "classname", "class_name", "category", "target"}
-_NAMES = {"\t": "with a tab between them", ",": "with a comma between them", " ": "with a space between them"}
-_MAX_CLASSES = 100_000  # a larger number is a mistake, and would take the memory of as many names
-
-
-def _split(line: str, separator: str) -> tuple[str, str] | None:
-    """Path and label of a line; None for a line that is none."""
-    quoted = re.fullmatch(rf'(.*){separator}\s*("(?:[^"]|"")*")\s*', line)
-    name, label = (quoted[1], quoted[2]) if quoted else line.rstrip().rpartition(separator)[::2]
-    name, label = (
-        text[1:-1].replace('""', '"') if len(text) > 1 and text[0] == text[-1] == '"' else text
-        for text in (name.strip(), label.strip())
-    )
-    return (name, label) if name and label else None
-
-
-def _fit(line: str, separator: str, known: set[str]) -> int:
-    """How well a line reads with a separator."""
-    row = _split(line, separator)
-    if row is None:
-        return -1
-    return 2 * (_is_number(row[1]) or row[1] in known) + has_extension(row[0])
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdecimal()
-
-
-def _label_numbers(
-    path: str | Path, found: dict[int, str], labels: list[str] | None
-) -> tuple[dict[int, int], list[str]]:
-    """The label of each line as a number, and the class names.
-
-    Args:
-        path: the file, for the error's text.
-        found: the label of each line as it stands there.
-        labels: class names, if they are known.
-    """
-    numeric = sum(map(_is_number, found.values()))
-    if not labels and numeric == 0:
-        labels = sorted(set(found.values()))
-    places = {name: place for place, name in enumerate(labels or ())}
-    most = len(places) or _MAX_CLASSES
-    numbers: dict[int, int] = {}
-    for line, label in found.items():
-        if _is_number(label) and 2 * numeric >= len(found):
-            if len(label) > 9 or int(label) >= most:
-                raise XViTError(f"{path} line {line}: label {label}: expected a number from 0 to {most - 1}")
-            numbers[line] = int(label)
-        elif label in places:
-            numbers[line] = places[label]
-        elif places:
-            near = did_you_mean(label, places)
-            raise XViTError(f'{path} line {line}: label "{label}" is not one of the {len(places)} classes.{near}')
-        else:
-            raise XViTError(f'{path} line {line}: label "{label}": expected a number from 0, as in other lines')
-    return numbers, labels or [str(number) for number in range(max(numbers.values()) + 1)]
 
 
 def _read_classes(folder: Path) -> dict[str, list[Path]]:

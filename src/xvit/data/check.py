@@ -8,14 +8,16 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from xvit.config import DataConfig, labels_by_task
-from xvit.data.annotations import Sample, read_text, write_list
+from xvit.data.annotations import Sample, numbers_of, read_text
 from xvit.data.formats import Data
 from xvit.data.frames import FrameReader
+from xvit.data.lists import write_list
 from xvit.data.parallel import check_stop, run_all
 from xvit.data.video import decode, probe, read_clip
 from xvit.errors import VideoError, check_range
@@ -97,11 +99,7 @@ class Report:
         for task, names in labels_by_task(self.data.labels).items():
             found[task] = {}
             for part, samples in parts.items():
-                labels = [
-                    sample.label.get(task or "") if isinstance(sample.label, dict) else sample.label
-                    for sample in samples
-                ]
-                counted = Counter(labels)
+                counted = Counter(chain.from_iterable(numbers_of(sample.label, task) for sample in samples))
                 if samples:
                     found[task][part] = {name: counted[place] for place, name in enumerate(names)}
         return found

@@ -13,14 +13,14 @@ from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from xvit.config import ClipSpec, DataConfig, Labels, by_task, labels_by_task, plain
-from xvit.data.annotations import Sample
+from xvit.config import ClipSpec, DataConfig, Labels, labels_by_task
+from xvit.data.annotations import Label, Sample, renumbered
 from xvit.data.order import EpochSampler
 from xvit.data.sampling import sample_indices
 from xvit.data.transforms import TrainTransform, eval_views, mirrored_classes
@@ -43,7 +43,7 @@ class Item:
     """
 
     index: int
-    label: int | dict[str, int] | None
+    label: Label | None
     pixels: torch.Tensor | None = None
     error: VideoError | None = None
 
@@ -52,7 +52,8 @@ class Batch(TypedDict):
     """What the loader gives. B counts the good videos only, and may be 0.
 
     `pixels` is (B, T, C, S, S) or (B, V, T, C, S, S) uint8, for `xvit.data.transforms.normalize`; `labels` (B,) int64,
-    one such tensor a task where there are several, -1 for an unknown label; `indices` (B,) int64 into the samples;
+    one such tensor a task where there are several, -1 for an unknown label, (B, classes) float of 0 and 1 where classes
+    do not exclude each other; `indices` (B,) int64 into the samples;
     `errors` the bad videos by their indices.
     """
 
@@ -75,7 +76,7 @@ class VideoDataset(Dataset[Item]):
         seed: of the training's draws and of its order.
         temporal_views: testing: clips taken along the video.
         spatial_views: testing: crops along the longer side of each clip.
-        labels: the class names, which `training.flip_pairs` needs.
+        labels: the class names, which `training.flip_pairs` needs, and samples with several labels.
         decode_timeout: seconds after which a video that is still being read counts as unreadable; 0 for no limit.
 
     Raises:
@@ -97,8 +98,10 @@ class VideoDataset(Dataset[Item]):
     ) -> None:
         if not samples:
             raise XViTError("samples=[]: expected at least one video")
-        if len({_tasks(sample) for sample in samples}) > 1:
+        if len({_kind(sample) for sample in samples}) > 1:
             raise XViTError("samples: some have other tasks than others; expected the same for all")
+        if isinstance(samples[0].label, tuple) and not labels:
+            raise XViTError("labels: missing: samples with several labels each need the class names")
         if spec.left_open:
             raise XViTError(f"spec: no {', '.join(spec.left_open)}: take `XViT.clip`, or `complete_clip` it")
         for name, value in (("temporal_views", temporal_views), ("spatial_views", spatial_views)):
@@ -112,6 +115,7 @@ class VideoDataset(Dataset[Item]):
         self.temporal_views = temporal_views
         self.spatial_views = spatial_views
         self.decode_timeout = decode_timeout
+        self.labels = labels
         self._transform = None if training is None else TrainTransform(spec, training)
         self._mirrored = _mirrored(labels) if training is not None and training.flip_pairs else None
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that live on see it change
@@ -154,8 +158,8 @@ class VideoDataset(Dataset[Item]):
             # A copy: the traceback of the original would keep all frames of the stack alive, with what they hold.
             return Item(index=index, label=sample.label, error=VideoError(error.path, error.reason))
         label = sample.label
-        if mirrored and self._mirrored is not None and label is not None:
-            label = plain({task: self._mirrored[task][number] for task, number in by_task(label).items()})
+        if mirrored and self._mirrored is not None:
+            label = renumbered(label, self._mirrored)
         return Item(index=index, label=label, pixels=pixels)
 
     def _training_clip(self, sample: Sample, index: int, copy: int) -> tuple[torch.Tensor, bool]:
@@ -194,13 +198,23 @@ class VideoDataset(Dataset[Item]):
         """Join the good items; list the errors of the others."""
         good = [item for item in items if item.pixels is not None]
         pixels = [item.pixels for item in good]
-        first = self.samples[0].label
         return Batch(
             pixels=default_collate(pixels) if pixels else torch.empty((0, *self.item_shape), dtype=torch.uint8),
-            labels={task: _labels(good, task) for task in first} if isinstance(first, dict) else _labels(good),
+            labels=self._targets([item.label for item in good]),
             indices=torch.tensor([item.index for item in good], dtype=torch.int64),
             errors={item.index: item.error for item in items if item.error is not None},
         )
+
+    def _targets(self, labels: list[Any]) -> torch.Tensor | dict[str, torch.Tensor]:
+        kind = self.samples[0].label  # of all samples alike
+        if isinstance(kind, dict):
+            return {task: _numbers([label[task] for label in labels]) for task in kind}
+        if isinstance(kind, tuple):
+            there = torch.zeros(len(labels), len(labels_by_task(self.labels or [])[None]))
+            for row, numbers in zip(there, labels, strict=True):
+                row[list(numbers)] = 1
+            return there
+        return _numbers(labels)
 
 
 def make_loader(
@@ -295,13 +309,13 @@ def _mirrored(labels: Labels | None) -> dict[str | None, tuple[int, ...]]:
     return mirrored
 
 
-def _tasks(sample: Sample) -> frozenset[str]:
-    return frozenset(sample.label) if isinstance(sample.label, dict) else frozenset()
+def _kind(sample: Sample) -> Any:
+    if isinstance(sample.label, dict):
+        return frozenset(sample.label)
+    return tuple if isinstance(sample.label, tuple) else None
 
 
-def _labels(items: list[Item], task: str | None = None) -> torch.Tensor:
-    """(B,) labels of a task, or of the only one (None)."""
-    labels = [item.label[task] if isinstance(item.label, dict) and task else item.label for item in items]
+def _numbers(labels: list[int | None]) -> torch.Tensor:
     return torch.tensor([-1 if label is None else label for label in labels], dtype=torch.int64)
 
 

@@ -1,7 +1,7 @@
 """The annotation files of published data sets, and `read_data`, which reads any data set by its `DataConfig`.
 
     folders   root/train/<class>/*.mp4, ...                          xvit.data.annotations.read_class_folders
-    list      lines of `path label`                                  xvit.data.annotations.read_list
+    list      lines of `path label`                                  xvit.data.lists.read_list
     kinetics  label,youtube_id,time_start,time_end,split             read_kinetics
     ssv2      [{"id": "78687", "template": "Holding [something]"}]   read_something
     epic      narration_id,video_id,start_timestamp,verb_class,...   read_epic: two labels, stretches of long videos
@@ -24,10 +24,10 @@ from xvit.data.annotations import (
     Sample,
     read_class_folders,
     read_label_names,
-    read_list,
     read_text,
 )
 from xvit.data.finder import VideoFinder, rate_of
+from xvit.data.lists import read_list, read_multi_label_list
 from xvit.errors import XViTError, did_you_mean
 
 EPIC_CLASSES = {"verb": 97, "noun": 300}
@@ -90,6 +90,7 @@ def read_kinetics(
     path: str | Path, videos: VideoFinder, *, part: str = "", labels: list[str] | None = None, fps: float | None = None
 ) -> Listing:
     """Read one of Kinetics' CSV files: columns label, youtube_id, time_start and time_end in seconds, and split.
+    Those of test sets have no label.
 
     A row's video is `<id>_<start>_<end>`, times of six digits, else `<id>`, which is taken for the cut clip too. Of
     several such the one in a folder named like the class is taken, with spaces or underscores.
@@ -104,22 +105,22 @@ def read_kinetics(
     Raises:
         XViTError: no such file, no such columns, a row that cannot be used, an unknown class.
     """
-    rows = list(_read_csv(path, ("label", "youtube_id", "time_start", "time_end")))
+    rows = list(_read_csv(path, ("youtube_id", "time_start", "time_end"), labels=("label",)))
     splits = {"train": {"train"}, "val": {"val", "validate", "validation"}}.get(part, set())
     if any(row.get("split") in splits for _, row in rows):
         rows = [(where, row) for where, row in rows if row.get("split") in splits]
-    names = labels or sorted({row["label"] for _, row in rows})
+    names = labels or sorted({row["label"] for _, row in rows if "label" in row})
     places = {name: place for place, name in enumerate(names)}
     samples, missing = [], []
     for where, row in rows:
         start, stop = (_seconds(where, column, row[column]) for column in ("time_start", "time_end"))
         if stop <= start:
             raise XViTError(f"{where}: from {row['time_start']} to {row['time_end']} s: expected start < end")
-        label = _place(where, "label", row["label"], places)
+        label = _place(where, "label", row["label"], places) if "label" in row else None
         name = f"{row['youtube_id']}_{int(start):06d}_{int(stop):06d}"
         found = videos.named(name) or videos.named(row["youtube_id"])
         if found:
-            place = min(found, key=lambda found: _folder(found) != _plain(row["label"]))
+            place = min(found, key=lambda found: _folder(found) != _plain(row.get("label", "")))
             samples.append(Sample(path=place, label=label, id=name, fps=rate_of(place, fps)))
         else:
             missing.append(name)
@@ -171,7 +172,8 @@ def read_something(
 def read_epic(
     path: str | Path, videos: VideoFinder, *, labels: Mapping[str, list[str]] | None = None, fps: float | None = None
 ) -> Listing:
-    """Read one of EPIC-KITCHENS-100's CSV files: each row a stretch of a long video, with a verb and a noun.
+    """Read one of EPIC-KITCHENS-100's CSV files: each row a stretch of a long video, with a verb and a noun, or
+    without, in those of test sets.
 
     The rate of a folder of frames is that of the file's own frame numbers (50 or 60 a second), where it has them.
 
@@ -185,7 +187,7 @@ def read_epic(
         XViTError: no such file, no such columns, a row that cannot be used, a number that is no class.
     """
     names = dict(labels or {task: [str(number) for number in range(K)] for task, K in EPIC_CLASSES.items()})
-    rows = list(_read_csv(path, _EPIC))
+    rows = list(_read_csv(path, _EPIC, labels=[f"{task}_class" for task in names]))
     rates = _epic_rates(rows)
     samples: list[Sample] = []
     missing: list[str] = []
@@ -193,17 +195,23 @@ def read_epic(
         start, stop = (_clock(where, column, row[column]) for column in ("start_timestamp", "stop_timestamp"))
         if stop <= start:
             raise XViTError(f"{where}: from {row['start_timestamp']} to {row['stop_timestamp']}: expected start < stop")
-        label = {task: _number(where, f"{task}_class", row[f"{task}_class"], len(names[task])) for task in names}
+        label = {
+            task: _number(where, f"{task}_class", row[f"{task}_class"], len(names[task]))
+            for task in names
+            if f"{task}_class" in row
+        }
         found = [place for place in videos.named(row["video_id"]) if "flow" not in Path(place).parent.name]
         if found:
             rate = rate_of(found[0], rates.get(row["video_id"], fps))
-            samples.append(Sample(path=found[0], label=label, id=row["narration_id"], start=start, stop=stop, fps=rate))
+            samples.append(
+                Sample(path=found[0], label=label or None, id=row["narration_id"], start=start, stop=stop, fps=rate)
+            )
         else:
             missing.append(row["video_id"])
     return Listing(samples, names, list(dict.fromkeys(missing)), len(missing))
 
 
-_EPIC = ("narration_id", "participant_id", "video_id", "start_timestamp", "stop_timestamp", "verb_class", "noun_class")
+_EPIC = ("narration_id", "participant_id", "video_id", "start_timestamp", "stop_timestamp")
 
 
 def _read_labels(config: DataConfig) -> Labels | None:
@@ -219,14 +227,16 @@ def _read_labels(config: DataConfig) -> Labels | None:
 
 def _read_part(config: DataConfig, part: str, path: str, videos: VideoFinder, labels: Any) -> Listing:
     if config.format == "kinetics":
-        return read_kinetics(path, videos, part=part, labels=labels, fps=config.fps)
-    if config.format == "epic":
-        return read_epic(path, videos, labels=labels, fps=config.fps)
-    if config.format == "list":
-        return read_list(path, videos, labels=labels, fps=config.fps)
-    listing = read_something(path, videos, labels=labels, fps=config.fps)
+        listing = read_kinetics(path, videos, part=part, labels=labels, fps=config.fps)
+    elif config.format == "epic":
+        listing = read_epic(path, videos, labels=labels, fps=config.fps)
+    elif config.format == "list":
+        read = read_multi_label_list if config.multi_label else read_list
+        listing = read(path, videos, labels=labels, fps=config.fps)
+    else:
+        listing = read_something(path, videos, labels=labels, fps=config.fps)
     if part == "train" and any(sample.label is None for sample in listing.samples):
-        raise XViTError(f"{path}: entries without a template: only labelled videos can be trained on")
+        raise XViTError(f"{path}: videos without a label: only labelled ones can be trained on")
     return listing
 
 
@@ -243,11 +253,17 @@ def _check_missing(path: str, listing: Listing, config: DataConfig) -> None:
         raise XViTError(f"{told}. To go on without them: data.missing_tolerance={share:g}")
 
 
-def _read_csv(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """The rows of a CSV file with a head, each with its place for an error's text. Columns must be there and filled."""
+def _read_csv(
+    path: str | Path, columns: Sequence[str], *, labels: Sequence[str] = ()
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """The rows of a CSV file with a head, each with its place for an error's text. Columns must be there and filled;
+    those of labels too, unless there is none of them.
+    """
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
     empty = True
     try:
+        if any(label in (reader.fieldnames or ()) for label in labels):
+            columns = (*columns, *labels)
         for column in columns:
             if column not in (reader.fieldnames or ()):
                 near = did_you_mean(column, reader.fieldnames or ())

@@ -23,7 +23,7 @@ from xvit.data.annotations import read_class_folders
 from xvit.data.motion import CLASSES, write_motion
 from xvit.demo.report import write_report
 from xvit.errors import XViTError
-from xvit.evaluation import certificate, evaluate, match_labels
+from xvit.evaluation import Evaluation, certificate, evaluate, match_labels
 from xvit.inference import Predictor
 from xvit.timing import interleaved, one_thread
 from xvit.training.engine import fit
@@ -192,6 +192,7 @@ def _evaluate(folder: Path, recipe: RunConfig, listener: Listener) -> dict[str, 
         workers=recipe.data.workers,
         on_progress=lambda done, total: listener.counted("evaluating", done, total),
     )
+    assert isinstance(result, Evaluation)  # of one label a video
     result.save(folder / "evaluation", of=certificate(predictor, recipe.data))
     task = result.tasks[None]
     places = [task.labels.index(name) for name in CLASSES]  # pairs side by side

@@ -101,6 +101,10 @@ class XViT(nn.Module):
         logits: Tensor | dict[str, Tensor] = self.classifier(self.forward_features(pixel_values).clip)
         return logits
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Scores of classes in [0, 1], float32: softmax, which adds up to 1, or sigmoid of a multi-label model."""
+        return logits.float().sigmoid() if self.config.multi_label else logits.float().softmax(dim=-1)
+
     def forward_features(self, pixel_values: Tensor) -> Features:
         """Features of clips before the classifier; see `forward` for the input."""
         x, rope = self.embed(pixel_values)

@@ -162,7 +162,7 @@ def _iterate(
         past = max(indices[-1] - window + 1, 0) - first  # what comes next begins no earlier
         del recent[:past]
         first += past
-        yield middles, logits.float().softmax(dim=-1).cpu().numpy()
+        yield middles, model.probabilities(logits).cpu().numpy()
 
 
 def _streamed(stream: Stream, prepared: Iterator[Tensor]) -> Iterator[Answers]:
@@ -231,5 +231,9 @@ def _check(model: XViT) -> None:
         raise XViTError("the model is in training mode: call eval() first")
     if isinstance(model.labels, dict):
         raise XViTError(f"a model of several tasks ({', '.join(model.labels)}): a timeline shows the classes of one")
+    if model.config.multi_label:
+        raise XViTError(
+            "a multi-label model: a timeline shows one class at a time; `xvit stream` tells the scores of all"
+        )
     if not model.labels:
         raise XViTError("a model without classes has no scores: take one that was trained on labelled videos")

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import timm
@@ -20,12 +21,13 @@ from torch import Tensor
 import xvit
 from xvit import processes
 from xvit.config import EvalConfig, ModelConfig, RunConfig, by_task, labels_by_task, to_dict
+from xvit.data.annotations import numbers_of
 from xvit.data.dataset import VideoDataset, make_loader
 from xvit.data.formats import Data, read_data
 from xvit.data.order import EpochSampler
 from xvit.data.transforms import normalize
 from xvit.errors import Stopped, XViTError
-from xvit.evaluation import Evaluation, evaluate
+from xvit.evaluation import Evaluation, MultiLabelEvaluation, evaluate
 from xvit.inference import Predictor
 from xvit.models.backbone import complete_clip
 from xvit.models.xvit import XViT
@@ -43,9 +45,9 @@ class FitResult:
     """A finished training.
 
     Args:
-        best: the checkpoint with the highest validation top-1.
+        best: the checkpoint with the highest validation top-1, or mean average precision.
         last: the checkpoint after the last epoch.
-        metrics: best's on the validation videos: top1, top5, val_loss.
+        metrics: best's on the validation videos: top1, top5, val_loss; of a multi-label model map, val_loss.
         epoch: best's, from 1.
         seconds: wall time, with that before a resumption.
         bad_videos: different videos that could not be read; bad_videos.jsonl names them.
@@ -137,7 +139,13 @@ def fit(
             logits = model(pixels.new_zeros(1, *pixels.shape[1:]))
             return 0 * torch.stack([part.sum() for part in by_task(logits).values()]).sum()
         pixels, labels = mix_batch(pixels, labels, config.model.num_classes, mixup=train.mixup, cutmix=train.cutmix)
-        return classification_loss(model(pixels), labels, train.label_smoothing, train.loss_weights)
+        return classification_loss(
+            model(pixels),
+            labels,
+            train.label_smoothing,
+            train.loss_weights,
+            multi_label=config.model.multi_label,
+        )
 
     def on_validation(done: int, total: int) -> None:
         log.validating(done, total)
@@ -185,7 +193,8 @@ def fit(
                 if epoch % train.eval_every == 0 or epoch == train.epochs:
                     with accelerator.autocast():
                         metrics = log.validated(_validate(averaged, data, config, on_validation))
-                    if not position.best or metrics["top1"] > position.best["top1"]:
+                    judged = next(iter(metrics))  # top1, or map
+                    if not position.best or metrics[judged] > position.best[judged]:
                         position.best, position.best_epoch = metrics, epoch
                         _save(folder.best, averaged, config, data, metrics, epoch)
                 _save(folder.last, averaged, config, data, metrics, epoch)
@@ -242,13 +251,16 @@ def classification_loss(
     labels: Tensor | dict[str, Tensor],
     label_smoothing: float = 0.0,
     weights: Mapping[str, float] | None = None,
+    *,
+    multi_label: bool = False,
 ) -> Tensor:
-    """Cross-entropy, the mean over the clips, summed over the tasks.
+    """Cross-entropy, the mean over the clips, summed over the tasks. Multi-label: binary cross-entropy of each class,
+    the mean over clips and classes.
 
     Args:
         logits: (B, classes), or a dict of them.
         labels: (B,) class indices, or (B, classes) shares of the classes, or a dict of them.
-        label_smoothing: share of the target spread over all classes.
+        label_smoothing: share of the target spread over all classes; multi-label, over yes and no.
         weights: of the tasks; 1 for those left out.
     """
     if isinstance(logits, dict) and isinstance(labels, dict):
@@ -259,6 +271,9 @@ def classification_loss(
         return torch.stack(losses).sum()
     assert isinstance(logits, Tensor)
     assert isinstance(labels, Tensor)
+    if multi_label:
+        smoothed = labels * (1 - label_smoothing) + label_smoothing / 2
+        return F.binary_cross_entropy_with_logits(logits.float(), smoothed)
     return F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
 
 
@@ -276,7 +291,7 @@ def _with_classes(config: RunConfig, data: Data) -> ModelConfig:
         raise XViTError(f"{config.data.root}: no training videos")
     if not data.val:
         raise XViTError(f"{config.data.root}: no validation videos: give data.val_fraction or a val folder")
-    return replace(config.model, num_classes=found)
+    return replace(config.model, num_classes=found, multi_label=config.data.multi_label)
 
 
 def _accelerator(config: RunConfig) -> Accelerator:
@@ -295,7 +310,9 @@ def _accelerator(config: RunConfig) -> Accelerator:
     return accelerator
 
 
-def _validate(model: XViT, data: Data, config: RunConfig, on_progress: Callable[[int, int], None]) -> Evaluation:
+def _validate(
+    model: XViT, data: Data, config: RunConfig, on_progress: Callable[[int, int], None]
+) -> Evaluation | MultiLabelEvaluation:
     """One view a video: `xvit eval` takes those of the recipe."""
     return evaluate(
         Predictor(model),
@@ -312,7 +329,10 @@ def _save(directory: Path, model: XViT, config: RunConfig, data: Data, metrics: 
         return
     root = Path(config.data.root).resolve().name  # not where it lay: the checkpoint may be given to others
     names = labels_by_task(data.labels)
-    counts = {task: dict(Counter(names[task][by_task(sample.label)[task]] for sample in data.train)) for task in names}
+    counts: dict[str | None, dict[str, int]] = {}
+    for task in names:
+        numbers = Counter(chain.from_iterable(numbers_of(sample.label, task) for sample in data.train))
+        counts[task] = {names[task][number]: count for number, count in numbers.items()}
     named = replace(
         config.data,
         root=root,

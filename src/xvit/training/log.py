@@ -15,7 +15,7 @@ from xvit import processes
 from xvit.data.annotations import Sample
 from xvit.data.dataset import Batch
 from xvit.errors import VideoError, XViTError
-from xvit.evaluation import Evaluation
+from xvit.evaluation import Evaluation, MultiLabelEvaluation
 from xvit.training.run import Position, RunFolder
 
 _ROW_STEPS = 20  # at most so many steps a row; each row waits for the device once
@@ -35,7 +35,7 @@ class Progress:
         lr: learning rate.
         clips_per_second: of the latest row; None before the first.
         bad_videos: different videos that could not be read so far.
-        metrics: of the latest validation: top1, top5, val_loss; empty before the first.
+        metrics: of the latest validation: top1, top5, val_loss, or map, val_loss; empty before the first.
     """
 
     stage: Literal["train", "eval"]
@@ -159,11 +159,11 @@ class TrainingLog:
         """Tell that so many videos of a validation are done."""
         self._tell("eval", done, total)
 
-    def validated(self, result: Evaluation) -> dict[str, float]:
+    def validated(self, result: Evaluation | MultiLabelEvaluation) -> dict[str, float]:
         """Write the row of a validation; its metrics are returned."""
         for path, reason in result.failures:
             self.folder.note_bad(VideoError(path, reason))
-        self.metrics = {"top1": result.top1, "top5": result.top5, "val_loss": result.loss}
+        self.metrics = result.metrics
         self._write("eval", self._epoch, self.metrics | {"failed": len(result.failures)})
         return self.metrics
 
@@ -184,19 +184,14 @@ class TrainingLog:
         self.share_bad_videos()
         losses = torch.stack(self._losses).cpu() if self._losses else torch.empty(0)
         places = (~losses.isfinite()).nonzero().flatten().tolist()
-        rows = processes.gather(
-            {
-                "losses": losses.tolist(),
-                "clips": sum(map(len, self._indices)),
-                "wrong": [(self._steps[place], losses[place].item(), self._ids(place)) for place in places[:1]],
-            }
-        )
-        for wrong in sorted(chain.from_iterable(row["wrong"] for row in rows))[:1]:
-            self._stop(*wrong)
-        if all_losses := list(chain.from_iterable(row["losses"] for row in rows)):
+        wrong = [(self._steps[place], losses[place].item(), self._ids(place)) for place in places[:1]]
+        for first in sorted(chain.from_iterable(processes.gather(wrong)))[:1]:
+            self._stop(*first)
+        clips = sum(processes.gather(sum(map(len, self._indices))))
+        if all_losses := list(chain.from_iterable(processes.gather(losses.tolist()))):
             seconds = time.perf_counter() - self._row_began  # after the losses came, which waits for the device
             self._loss = sum(all_losses) / len(all_losses)
-            self._clips_per_second = sum(row["clips"] for row in rows) / seconds
+            self._clips_per_second = clips / seconds
             self._write(
                 "train",
                 round(self._epoch - 1 + done / self.steps, 4),

@@ -21,7 +21,7 @@ def mix_batch(
 
     Args:
         pixels: (B, T, C, H, W) float.
-        labels: (B,) class indices, or a dict of them.
+        labels: (B,) class indices, or (B, classes) shares, or a dict of either.
         num_classes: number of classes, or a dict of them.
         mixup: alpha of mixup, the blending of whole clips; 0 for none.
         cutmix: alpha of cutmix, a box of one clip, through all its frames, in the other; 0 for none. With both, one of
@@ -41,7 +41,12 @@ def mix_batch(
     mixed, shares = mix(pixels.flatten(1, 2), places)  # (B, T C, H, W): without frames, as torchvision expects
     mixed = mixed.view_as(pixels)
     if isinstance(labels, dict) and isinstance(num_classes, dict):
-        return mixed, {task: shares @ F.one_hot(labels[task], num_classes[task]).float() for task in labels}
+        return mixed, {task: shares @ _shares(labels[task], num_classes[task]) for task in labels}
     assert isinstance(labels, Tensor)
     assert isinstance(num_classes, int)
-    return mixed, shares @ F.one_hot(labels, num_classes).float()
+    return mixed, shares @ _shares(labels, num_classes)
+
+
+def _shares(labels: Tensor, num_classes: int) -> Tensor:
+    """(B, classes) shares of what may be (B,) class indices."""
+    return labels if labels.ndim == 2 else F.one_hot(labels, num_classes).float()

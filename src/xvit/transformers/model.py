@@ -62,9 +62,10 @@ class XViTConfig(transformers.PreTrainedConfig):
         checkpoint.check_format(format, "XViTConfig")
         fields = {name: others.pop(name) for name in ModelConfig.__dataclass_fields__ if name in others}
         self.model = from_dict(ModelConfig, {**(model or {}), **fields}, "XViTConfig")
-        if not isinstance(self.model.num_classes, int):
+        if not isinstance(self.model.num_classes, int) or self.model.multi_label:
             raise XViTError(
-                f"num_classes={self.model.num_classes}: models of one task only; open those of several with xvit.XViT"
+                f"num_classes={self.model.num_classes}, multi_label={self.model.multi_label}: models of one task only, "
+                "with one label a video; open others with xvit.XViT"
             )
         self.clip = from_dict(ClipSpec, {"num_frames": self.model.num_frames, **(clip or {})}, "XViTConfig")
         if self.clip.left_open:

@@ -1,7 +1,6 @@
-"""Testing a model on labelled videos: every video counted once, the unreadable ones named."""
+"""How right the scores of labelled videos are, and the files that say so."""
 
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,10 +12,12 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
 
 import xvit
+from xvit import processes
 from xvit.config import DataConfig, EvalConfig, Labels, by_task, labels_by_task, plain, to_dict
 from xvit.data.annotations import Sample
-from xvit.data.dataset import VideoDataset, make_loader
-from xvit.errors import VideoError, XViTError, did_you_mean
+from xvit.errors import XViTError
+from xvit.evaluation.multi_label import MultiLabelEvaluation, measure_multi_label
+from xvit.evaluation.scores import Scored, score
 from xvit.inference import Predictor
 from xvit.visualize import plot_confusion, plot_per_class
 
@@ -71,7 +72,8 @@ class Evaluation:
 
     Args:
         top1: share of the read videos named rightly; with several tasks, in all of them at once.
-        top5: the same among the five highest scores (of each task).
+        top5: share of those whose class is among the five highest; with several tasks, whose combination of classes is
+            among the five highest products of scores.
         top1_of_all: top-1 with the videos that could not be read counted as wrong.
         loss: mean of -log(score of the right class), natural logarithm, summed over tasks.
         tasks: accuracy in each task; the only one is named None.
@@ -103,6 +105,11 @@ class Evaluation:
         if self.failures:
             text += f"; {len(self.failures)} could not be read, with them as wrong top-1 {100 * self.top1_of_all:.2f} %"
         return f"{text}, {self.seconds:.1f} s"
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The figures that a training follows; the first tells which checkpoint is the best."""
+        return {"top1": self.top1, "top5": self.top5, "val_loss": self.loss}
 
     def to_dict(self) -> dict[str, Any]:
         """All but the samples' predictions, as plain values for JSON."""
@@ -143,6 +150,7 @@ def certificate(predictor: Predictor, data: DataConfig) -> dict[str, Any]:
         "clip": to_dict(predictor.clip),
         "data": to_dict(data),
         "device": str(predictor.device),
+        "processes": processes.count(),
         "versions": {"xvit": xvit.__version__, "torch": str(torch.__version__), "timm": timm.__version__},
     }
 
@@ -155,8 +163,8 @@ def evaluate(
     workers: int = 0,
     decode_timeout: float = DataConfig.decode_timeout,
     on_progress: Callable[[int, int], None] | None = None,
-) -> Evaluation:
-    """Test a model on labelled videos.
+) -> Evaluation | MultiLabelEvaluation:
+    """Test a model on labelled videos: `score` them and `measure` the scores, which see.
 
     Args:
         predictor: the model.
@@ -169,113 +177,67 @@ def evaluate(
     Raises:
         XViTError: samples without a label or with one that the model does not have; not one video can be read.
     """
-    _check_labels(samples, predictor.labels)
-    started = time.perf_counter()
-    dataset = VideoDataset(
-        samples=samples,
-        spec=predictor.clip,
-        temporal_views=eval_config.temporal_views,
-        spatial_views=eval_config.spatial_views,
+    check_labels(samples, predictor.labels, multi_label=predictor.multi_label)
+    scored = score(
+        predictor,
+        samples,
+        eval_config=eval_config,
+        workers=workers,
         decode_timeout=decode_timeout,
+        on_progress=on_progress,
     )
-    indices: list[Tensor] = []
-    scores: list[dict[str | None, Tensor]] = []
-    errors: dict[int, VideoError] = {}
-    for batch in make_loader(dataset, batch_size=eval_config.batch_size, workers=workers):
-        errors.update(batch["errors"])
-        if len(batch["indices"]):
-            indices.append(batch["indices"])
-            scores.append(by_task(predictor.scores(batch["pixels"])))
-        if on_progress is not None:
-            on_progress(sum(map(len, indices)) + len(errors), len(samples))
-    failures = [(errors[index].path, errors[index].reason) for index in sorted(errors)]
-    if not indices:
-        raise XViTError(f"none of {len(samples)} videos could be read; the first: {': '.join(failures[0])}")
-    read = [samples[index] for index in torch.cat(indices).tolist()]
-    return _count(
-        read,
-        {task: torch.cat([part[task] for part in scores]).cpu() for task in scores[0]},
-        predictor.labels,
-        failures=failures,
-        temporal_views=eval_config.temporal_views,
-        spatial_views=eval_config.spatial_views,
-        seconds=time.perf_counter() - started,
-    )
+    return measure(scored)
 
 
-def match_labels(samples: Sequence[Sample], classes: Labels, labels: Labels) -> list[Sample]:
-    """Samples labelled by the classes of their data set, labelled by the classes of a model, by name.
-
-    Args:
-        samples: the videos.
-        classes: the data set's class names, which the samples' labels index.
-        labels: the model's.
-
-    Raises:
-        XViTError: other tasks than the model's, a class that the model does not have.
-    """
-    theirs, ours = labels_by_task(classes), labels_by_task(labels)
-    if theirs.keys() != ours.keys():
-        known, found = (", ".join(map(str, filter(None, tasks))) or "one without a name" for tasks in (ours, theirs))
-        raise XViTError(f"a model of the tasks {known} on videos with labels of {found}")
-    places = {task: {name: index for index, name in enumerate(names)} for task, names in ours.items()}
-    for task, names in theirs.items():
-        for name in names:
-            if name not in places[task]:
-                hint = did_you_mean(name, ours[task])
-                raise XViTError(f'class "{name}" is not one of the {len(ours[task])} that the model knows.{hint}')
-
-    def matched(sample: Sample) -> Sample:
-        if sample.label is None:
-            return sample
-        found = {task: places[task][theirs[task][label]] for task, label in by_task(sample.label).items()}
-        return replace(sample, label=plain(found))
-
-    return [matched(sample) for sample in samples]
-
-
-def _count(
-    read: list[Sample],
-    scores: dict[str | None, Tensor],
-    labels: Labels,
-    *,
-    failures: list[tuple[str, str]],
-    temporal_views: int,
-    spatial_views: int,
-    seconds: float,
-) -> Evaluation:
-    """Turn scores, (videos, classes) a task, into the result."""
-    names = labels_by_task(labels)
+def measure(scored: Scored) -> Evaluation | MultiLabelEvaluation:
+    """Compare the scores of labelled videos with their labels."""
+    if isinstance(scored.samples[0].label, tuple):
+        return measure_multi_label(scored)
+    read, scores, names = scored.samples, scored.scores, labels_by_task(scored.labels)
     truths = {task: torch.tensor([by_task(sample.label)[task] for sample in read]) for task in scores}  # (videos,)
-    top = {task: scores[task].topk(min(5, len(names[task]))).indices for task in scores}  # (videos, up to 5)
-    hits = {task: top[task] == truths[task][:, None] for task in scores}
-    top1 = torch.stack([hit[:, 0] for hit in hits.values()]).all(dim=0)  # (videos,)
-    top5 = torch.stack([hit.any(dim=1) for hit in hits.values()]).all(dim=0)
+    best = {task: scores[task].argmax(dim=1) for task in scores}  # (videos,)
+    rank = _rank(scores, truths)
     losses = [-scores[task].gather(1, truths[task][:, None]).clamp_min(1e-12).log() for task in scores]
     results = [
         SampleResult(
             id=sample.id,
             path=sample.path,
             truth=plain({task: names[task][int(truths[task][row])] for task in scores}),
-            prediction=plain({task: names[task][int(top[task][row, 0])] for task in scores}),
+            prediction=plain({task: names[task][int(best[task][row])] for task in scores}),
             score=plain({task: float(scores[task][row].max()) for task in scores}),
         )
         for row, sample in enumerate(read)
     ]
     return Evaluation(
-        top1=top1.float().mean().item(),
-        top5=top5.float().mean().item(),
-        top1_of_all=int(top1.sum()) / (len(read) + len(failures)),
+        top1=(rank < 1).float().mean().item(),
+        top5=(rank < 5).float().mean().item(),
+        top1_of_all=int((rank < 1).sum()) / scored.expected,
         loss=torch.stack(losses).sum(dim=0).mean().item(),
         tasks={task: _task_result(scores[task], truths[task], names[task]) for task in scores},
-        expected=len(read) + len(failures),
+        expected=scored.expected,
         videos=len(read),
-        failures=failures,
-        temporal_views=temporal_views,
-        spatial_views=spatial_views,
-        seconds=seconds,
+        failures=scored.failures,
+        temporal_views=scored.temporal_views,
+        spatial_views=scored.spatial_views,
+        seconds=scored.seconds,
         samples=results,
     )
+
+
+def _rank(scores: dict[str | None, Tensor], truths: dict[str | None, Tensor]) -> Tensor:
+    """How many classes come before the right one, (videos,). With several tasks the classes are all combinations of
+    theirs, such as EPIC-KITCHENS' actions, and the score of one is the product of the scores.
+    """
+    ranks = []
+    for row in range(len(next(iter(scores.values())))):
+        joint, right = torch.ones(1), 0
+        for task, values in scores.items():
+            joint = torch.outer(joint, values[row]).flatten()
+            right = right * values.shape[1] + int(truths[task][row])
+        above = joint > joint[right]
+        above[:right] |= joint[:right] == joint[right]  # of equal ones the first counts as the better
+        ranks.append(int(above.sum()))
+    return torch.tensor(ranks)
 
 
 def _task_result(scores: Tensor, truth: Tensor, labels: list[str]) -> TaskResult:
@@ -291,14 +253,25 @@ def _task_result(scores: Tensor, truth: Tensor, labels: list[str]) -> TaskResult
     return TaskResult(labels=labels, top1=top1, top5=top5, per_class=per_class, confusion=confusion.tolist())
 
 
-def _check_labels(samples: Sequence[Sample], labels: Labels) -> None:
+def check_labels(samples: Sequence[Sample], labels: Labels, *, multi_label: bool) -> None:
+    """See that each sample has labels that index the model's classes.
+
+    Raises:
+        XViTError: one has not.
+    """
     names = labels_by_task(labels)
     for sample in samples:
         label = by_task(sample.label)
         if label.keys() != names.keys():
             raise XViTError(f"{sample.id}: labels of tasks {list(label)}, but the model's tasks are {list(names)}")
-        for task, index in label.items():
-            if index is None:
+        for task, found in label.items():
+            if found is None:
                 raise XViTError(f"{sample.id}: no label: only labelled videos can be evaluated")
-            if not 0 <= index < len(names[task]):
-                raise XViTError(f"{sample.id}: label {index}, but the model has classes 0 to {len(names[task]) - 1}")
+            if isinstance(found, tuple) != multi_label:
+                known = "several labels" if multi_label else "one label"
+                raise XViTError(f"{sample.id}: label {found}: the model is for {known} a video: data.multi_label")
+            for index in found if isinstance(found, tuple) else (found,):
+                if not 0 <= index < len(names[task]):
+                    raise XViTError(
+                        f"{sample.id}: label {index}, but the model has classes 0 to {len(names[task]) - 1}"
+                    )
