@@ -324,9 +324,9 @@ def test_an_epoch_of_bad_videos_stops(tmp_path):
 def test_a_loss_that_is_no_number_stops_with_its_videos(videos, tmp_path, monkeypatch):
     seen = []
 
-    def poisoned(logits, labels, *settings):
+    def poisoned(logits, labels, *settings, **options):
         seen.append(len(labels))
-        return classification_loss(logits, labels, *settings) * (math.nan if len(seen) == 5 else 1)
+        return classification_loss(logits, labels, *settings, **options) * (math.nan if len(seen) == 5 else 1)
 
     monkeypatch.setattr(engine, "classification_loss", poisoned)
     with pytest.raises(XViTError, match=r"step 5 \(epoch 2\): the loss is nan") as caught:

@@ -4,6 +4,7 @@ Shapes: B videos, V = temporal_views x spatial_views test views, T frames, C = 3
 """
 
 import math
+import os
 import shutil
 import signal
 import sys
@@ -268,23 +269,42 @@ def _ignore_signals(worker: int) -> None:
     sys.excepthook = lambda kind, error, trace: None if issubclass(kind, OSError) else default(kind, error, trace)
 
 
+class _Reader:
+    """A thread that reads videos, one after the other: a new one for each would keep memory of its own."""
+
+    def __init__(self) -> None:
+        self.process = os.getpid()
+        self._calls: SimpleQueue[Callable[[], Clip]] = SimpleQueue()
+        self._answers: SimpleQueue[Clip | BaseException] = SimpleQueue()
+        Thread(target=self._work, daemon=True).start()
+
+    def __call__(self, read: Callable[[], Clip], seconds: float) -> Clip | BaseException:
+        self._calls.put(read)
+        return self._answers.get(timeout=seconds)
+
+    def _work(self) -> None:
+        while True:
+            try:
+                self._answers.put(self._calls.get()())
+            except BaseException as error:
+                self._answers.put(error)
+
+
+_idle: list[_Reader] = []  # to be taken out and, with its answer, put back
+
+
 def _in_time(read: Callable[[], Clip], path: str, seconds: float) -> Clip:
     """What `read` returns, or a `VideoError` if it takes longer. A call that hangs in a library or in a file system
     cannot be broken off: its thread is left behind, and ends with the process.
     """
-    answers: SimpleQueue[Clip | BaseException] = SimpleQueue()
-
-    def work() -> None:
-        try:
-            answers.put(read())
-        except BaseException as error:
-            answers.put(error)
-
-    Thread(target=work, daemon=True).start()
+    reader = _idle.pop() if _idle else _Reader()
+    if reader.process != os.getpid():  # a fork has no threads
+        reader = _Reader()
     try:
-        answer = answers.get(timeout=seconds)
+        answer = reader(read, seconds)
     except Empty:
         raise VideoError(path, f"not read within {seconds:g} s (data.decode_timeout)") from None
+    _idle.append(reader)
     if isinstance(answer, BaseException):
         raise answer
     return answer
