@@ -1,6 +1,7 @@
 """The ablation on a scale of seconds: its grid, going on after a stop, its tables."""
 
 import json
+import shutil
 import statistics
 from dataclasses import replace
 
@@ -9,8 +10,8 @@ import torch
 import yaml
 
 from xvit.ablation import run as module
-from xvit.ablation.grid import MODELS, ORDERS, TABLES
-from xvit.ablation.report import cells, orders
+from xvit.ablation.grid import MODELS, ORDERS, PAPER, TABLES
+from xvit.ablation.report import cells, note, orders
 from xvit.ablation.run import Measured, run_ablation
 from xvit.config import RunConfig, from_dict
 from xvit.errors import XViTError
@@ -55,7 +56,7 @@ def test_each_model_of_the_grid_can_be_built():
     base = replace(base, backbone="vit_tiny_patch16_224", num_frames=4, num_classes=3, backbone_kwargs=sizes)
     macs, configs = {}, {}
     for name, changes in MODELS.items():
-        configs[name] = replace(base, **changes)
+        configs[name] = replace(base, **PAPER | changes)
         model = XViT(configs[name]).eval()
         assert model(torch.rand(1, 4, 3, 32, 32)).shape == (1, 3)
         macs[name] = model.macs(image_size=32)
@@ -64,6 +65,29 @@ def test_each_model_of_the_grid_can_be_built():
     assert {macs[name] for name in same} == {macs["mixing"]}
     assert macs["mixing"] < macs["local"] < macs["joint"]
     assert macs["mixing, mean"] < macs["mixing"] < macs["2 temporal layers"] < macs["3 temporal layers"]
+
+
+def test_a_recipe_of_other_settings_changes_no_row():
+    other = {"window": 2, "mixed": "x", "temporal_head": "mean", "summary_tokens": 1, "temporal_position": "none"}
+    recipes = [RunConfig(), RunConfig(model=replace(RunConfig().model, **other))]
+    for name in MODELS:
+        first, second = (module._config(recipe, name, 0).model for recipe in recipes)
+        assert first == second
+
+
+def test_window_0_and_fraction_0_are_spatial_attention():
+    sizes = {"embed_dim": 16, "depth": 2, "num_heads": 2, "img_size": 32}
+    base = replace(RunConfig().model, backbone="vit_tiny_patch16_224", num_frames=4, num_classes=3)
+    base = replace(base, backbone_kwargs=sizes)
+    clip, weights, logits = torch.rand(2, 4, 3, 32, 32), None, []
+    for changes in ({"attention": "spatial"}, {"window": 0}, {"mixed_fraction": 0.0}, {}):
+        model = XViT(replace(base, **changes)).eval()
+        weights = weights or model.state_dict()
+        model.load_state_dict(weights)
+        logits.append(model(clip))
+    spatial, *same, mixing = logits
+    assert all(torch.allclose(spatial, other, atol=1e-6) for other in same)
+    assert not torch.allclose(spatial, mixing, atol=1e-4)
 
 
 def test_the_tables_name_models_of_the_grid_and_all_of_them():
@@ -94,10 +118,34 @@ def test_other_settings_and_damaged_files_are_refused(ablation, tiny, tmp_path):
         run_ablation(output, **options | {"tables": ("windows",)})
     result = output / "mixing" / "seed_0" / "result.json"
     text = result.read_text()
-    result.write_text('{"top1": 0.5}')
-    with pytest.raises(XViTError, match=r"result.json: damaged .*: delete .*seed_0 to train it again"):
-        run_ablation(output, **options)
+    wrong = ['{"top1": 0.5}', "null", "{", *(text.replace(text.split(",")[0], f'{{"top1": {t}') for t in WRONG)]
+    for damage in wrong:
+        result.write_text(damage)
+        with pytest.raises(XViTError, match=r"result.json: damaged .*: delete .*seed_0 to train it again"):
+            run_ablation(output, **options)
     result.write_text(text)
+    settings = output / "settings.json"
+    text = settings.read_text()
+    for damage in ("null", "{}", '{"recipe": 3, "clips_per_class": 3}', "{"):
+        settings.write_text(damage)
+        with pytest.raises(XViTError, match=r"settings.json: damaged"):
+            run_ablation(output, **options)
+    settings.write_text(text)
+
+
+def test_a_moved_folder_of_an_older_version_is_the_same_ablation(ablation, tmp_path, monkeypatch):
+    output, options, result = ablation
+    moved = tmp_path / "moved"
+    shutil.copytree(output, moved)
+    settings = json.loads((moved / "settings.json").read_text())
+    del settings["recipe"]["train"]["save_minutes"]  # as if it had come later
+    (moved / "settings.json").write_text(json.dumps(settings))
+    monkeypatch.setattr(module, "fit", None)  # nothing is trained
+    again = run_ablation(moved, seeds=2, **options)
+    assert {name: one.top1 for name, one in again.items()} == {name: one.top1 for name, one in result.items()}
+
+
+WRONG = ('"0.5"', "NaN", "7", "true", "null")
 
 
 def made(*top1: float) -> Measured:
@@ -109,17 +157,21 @@ def test_a_line_holds_mean_and_spread_and_the_papers_figure():
     lines = cells("fraction", {row.model: made(*top1) for row in TABLES["fraction"].rows})
     spread = 100 * statistics.stdev(top1)
     assert lines[2] == ("50 %", f"60.0 ± {spread:.1f}", "63.4", "2.0", "3.00 [2.50, 3.50]")
-    alone = cells("fraction", {row.model: made(0.5) for row in TABLES["fraction"].rows})
-    assert alone[0][1] == "50.0"  # one seed: no spread
+    alone = {row.model: made(0.5) for row in TABLES["fraction"].rows}
+    assert cells("fraction", alone)[0][1] == "50.0"
+    assert note(alone).endswith("One seed: no spread.")
+    both = cells("summary", {row.model: made(*top1) for row in TABLES["summary"].rows})[2]
+    assert both[2] == "62.5 (K400: 78.0)"
 
 
 @pytest.mark.parametrize(
     ("worse", "better", "told"),
     [
-        ((0.1, 0.2), (0.3, 0.4), "seen: each seed"),
-        ((0.1, 0.35), (0.3, 0.4), "seen in the means only"),
-        ((0.3, 0.3), (0.3, 0.3), "NOT seen"),
-        ((0.5, 0.6), (0.3, 0.4), "NOT seen"),
+        ((0.1, 0.2), (0.3, 0.4), ": seen: here 15.0 % and 35.0 %; the difference, +20.0, is beyond the spread, 10.0"),
+        ((0.1, 0.4), (0.3, 0.4), ": seen: here 25.0 % and 35.0 %; the difference, +10.0, is within the spread, 22.4"),
+        ((0.3, 0.3), (0.3, 0.3), ": NOT seen: here 30.0 % and 30.0 %; the difference, +0.0, is within"),
+        ((0.5, 0.6), (0.3, 0.4), ": NOT seen: here 55.0 % and 35.0 %; the difference, -20.0, is beyond"),
+        ((0.5,), (0.6,), ": seen: here 50.0 % and 60.0 %; one seed: no spread"),
     ],
 )
 def test_an_order_is_seen_or_said_not_to_be(worse, better, told):
@@ -137,6 +189,7 @@ def test_the_command(run, recipe, tmp_path):
     assert code == 0, err
     assert "the paper's, %" in out
     assert "w = 2, boundary only" in out
+    assert "4 of 4 trainings done, about 0 min left" in err
     assert "[spatial, mean]" in out
     report = json.loads((tmp_path / "out" / "ablation.json").read_text())
     assert report["settings"]["seeds"] == 1

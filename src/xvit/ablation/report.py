@@ -1,6 +1,7 @@
 """The tables of an ablation: ours measured, the paper's beside them and marked as the paper's."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,15 +10,21 @@ from typing import Any
 import torch
 
 import xvit
-from xvit.ablation.grid import ORDERS, TABLES
+from xvit.ablation.grid import ORDERS, TABLES, Row
 from xvit.ablation.run import Measured
 from xvit.visualize import plot_ablation
 
 HEADS = ("", "top-1 here, %", "the paper's, %", "10⁶ MACs", "ms a clip")
 NOTE = (
     "Top-1 on held-out videos of the built-in data set, mean ± standard deviation over the seeds. The paper's figures "
-    "are of ViT-B/16 on Something-Something v2: compare which row is above which, not the numbers."
+    "are of ViT-B/16 on Something-Something v2 (K400: Kinetics-400): compare which row is above which, not the numbers."
 )
+
+
+def note(measured: Mapping[str, Measured]) -> str:
+    """What the tables' figures are, and of how many seeds."""
+    seeds = len(next(iter(measured.values())).top1)
+    return f"{NOTE} {f'{seeds} seeds.' if seeds > 1 else 'One seed: no spread.'}"
 
 
 def cells(table: str, measured: Mapping[str, Measured]) -> list[tuple[str, ...]]:
@@ -31,12 +38,18 @@ def cells(table: str, measured: Mapping[str, Measured]) -> list[tuple[str, ...]]
             (
                 row.name,
                 f"{100 * ours.mean:.1f}{spread}",
-                "" if row.paper is None else f"{row.paper:.1f}",
+                _papers(row),
                 f"{ours.macs / 1e6:.1f}",
                 f"{ours.milliseconds:.2f} [{low:.2f}, {high:.2f}]",
             )
         )
     return lines
+
+
+def _papers(row: Row) -> str:
+    if row.paper is None:
+        return ""
+    return f"{row.paper:.1f}" if row.kinetics is None else f"{row.paper:.1f} (K400: {row.kinetics:.1f})"
 
 
 def orders(measured: Mapping[str, Measured]) -> list[str]:
@@ -46,13 +59,15 @@ def orders(measured: Mapping[str, Measured]) -> list[str]:
 
 def _compared(worse: str, better: str, measured: Mapping[str, Measured]) -> str:
     one, other = measured[worse], measured[better]
-    if max(one.top1) < min(other.top1):
-        seen = "seen: each seed of the one is below each of the other"
-    elif one.mean < other.mean:
-        seen = "seen in the means only"
+    seen = "seen" if one.mean < other.mean else "NOT seen"
+    if one.spread is None or other.spread is None:
+        beside = "one seed: no spread"
     else:
-        seen = "NOT seen"
-    return f"[{worse}] {100 * one.mean:.1f} % below [{better}] {100 * other.mean:.1f} %, as in the paper: {seen}"
+        spread = math.hypot(one.spread, other.spread)  # of the difference of two trainings
+        within = "within" if abs(other.mean - one.mean) <= spread else "beyond"
+        beside = f"the difference, {100 * (other.mean - one.mean):+.1f}, is {within} the spread, {100 * spread:.1f}"
+    means = f"here {100 * one.mean:.1f} % and {100 * other.mean:.1f} %"
+    return f"the paper's [{worse}] below [{better}]: {seen}: {means}; {beside}"
 
 
 def write_report(
@@ -70,9 +85,8 @@ def write_report(
         What ablation.json holds.
     """
     output = Path(output)
-    seeds = len(next(iter(measured.values())).top1)
     versions = {"xvit": xvit.__version__, "torch": str(torch.__version__)}
-    lines = [f"{NOTE} {seeds} {'seed' if seeds == 1 else 'seeds'}; torch {torch.__version__}.", ""]
+    lines = [f"{note(measured)} xvit {xvit.__version__}, torch {torch.__version__}.", ""]
     for table in tables:
         lines += [f"**{TABLES[table].title}**", "", f"| {' | '.join(HEADS)} |", f"|{'---|' * len(HEADS)}"]
         lines += [f"| {' | '.join(line)} |" for line in cells(table, measured)]

@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
-from xvit.ablation.grid import MODELS, TABLES
-from xvit.config import RunConfig, to_dict
+from xvit.ablation.grid import MODELS, PAPER, TABLES
+from xvit.config import RunConfig, from_dict, to_dict
 from xvit.data.formats import read_data
 from xvit.data.motion import write_motion
 from xvit.data.parallel import check_stop, run_all
@@ -45,11 +45,19 @@ class Trained:
             these very videos).
         videos: held-out videos.
         seconds: of the training.
+
+    Raises:
+        XViTError: a value out of its range.
     """
 
     top1: float
     videos: int
     seconds: float
+
+    def __post_init__(self) -> None:
+        check_range("top1", self.top1, 0, 1)
+        check_range("videos", self.videos, 1)
+        check_range("seconds", self.seconds, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +134,7 @@ def run_ablation(
     # One validation, after the last epoch; the loader in the training's own process, which has a core for itself
     data = replace(recipe.data, root=str(videos), workers=0)
     recipe = replace(recipe, data=data, train=replace(recipe.train, eval_every=recipe.train.epochs))
-    _settle(output, {"recipe": to_dict(recipe), "clips_per_class": clips_per_class})
+    _settle(output, recipe, clips_per_class)
     if not videos.exists():  # they appear when all are written
         write_motion(videos, clips_per_class=clips_per_class, seed=0, on_progress=partial(tell, "writing videos"))
 
@@ -136,8 +144,12 @@ def run_ablation(
         for seed in range(seeds)  # all models of a seed first: stopped early, the tables are complete
         for name in wanted
     }
-    trained = run_all(_train, list(planned.values()), workers=jobs, on_progress=partial(tell, "training"))
-    top1 = {key: result.top1 for key, result in zip(planned, trained, strict=True)}
+    trained = {key: _kept(job) for key, job in planned.items()}  # before hours are spent on the others
+    missing = [key for key, result in trained.items() if result is None]
+    advance = partial(tell, "training")
+    new = run_all(_train, [planned[key] for key in missing], workers=jobs, on_progress=advance)
+    trained |= dict(zip(missing, new, strict=True))
+    top1 = {key: result.top1 for key, result in trained.items() if result is not None}
     times = _time(output, wanted, partial(tell, "timing"))
     return {
         name: Measured(
@@ -156,47 +168,59 @@ def _quartiles(values: list[float]) -> tuple[float, float]:
     return first, third
 
 
-def _settle(output: Path, settings: dict[str, Any]) -> None:
+def _settle(output: Path, recipe: RunConfig, clips_per_class: int) -> None:
     """Begin an ablation in this folder, or see that it holds one with these settings."""
     path = output / _SETTINGS
     if path.is_file():
         try:
             known = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            # as a recipe: one of an older version lacks settings that have come since
+            before = (_anywhere(from_dict(RunConfig, known["recipe"], path)), known["clips_per_class"])
+        except (ValueError, TypeError, KeyError) as error:
             raise XViTError(f"{path}: damaged ({error}); choose another folder") from None
-        if known != settings:
+        if before != (_anywhere(recipe), clips_per_class):
             raise XViTError(f"{output}: an ablation with other settings ({_SETTINGS} has them); choose another folder")
         return
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise XViTError(f"{output}: not empty, and not an ablation to go on with; choose another folder")
     output.mkdir(parents=True, exist_ok=True)
-    _write_json(path, settings)
+    _write_json(path, {"recipe": to_dict(recipe), "clips_per_class": clips_per_class})
+
+
+def _anywhere(recipe: RunConfig) -> RunConfig:
+    """The recipe without the place of the videos: the folder may be moved, or named in another way."""
+    return replace(recipe, data=replace(recipe.data, root=""))
 
 
 def _config(recipe: RunConfig, name: str, seed: int) -> RunConfig:
-    return replace(recipe, model=replace(recipe.model, **MODELS[name]), train=replace(recipe.train, seed=seed))
+    model = replace(recipe.model, **PAPER | MODELS[name])
+    return replace(recipe, model=model, train=replace(recipe.train, seed=seed))
 
 
 def _folder_name(model: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", model.replace("%", "percent")).strip("_")
 
 
+def _kept(job: _Job) -> Trained | None:
+    """The result of a training that an earlier run finished."""
+    kept = job.folder / _RESULT
+    if not kept.is_file():
+        return None
+    try:
+        return Trained(**json.loads(kept.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise XViTError(f"{kept}: damaged ({error}): delete {job.folder} to train it again") from None
+
+
 @one_thread()
 def _train(job: _Job) -> Trained:
-    """One training, or what an earlier run of it left."""
-    kept = job.folder / _RESULT
-    if kept.is_file():
-        try:
-            return Trained(**json.loads(kept.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise XViTError(f"{kept}: damaged ({error}): delete {job.folder} to train it again") from None
     began = time.perf_counter()
     fit(job.config, job.folder, resume=True, on_progress=lambda news: check_stop())
     predictor, data = Predictor(job.folder / "last", device="cpu"), read_data(job.config.data)
     samples = match_labels(data.val, data.labels, predictor.labels)
     result = evaluate(predictor, samples, eval_config=job.config.eval)
     done = Trained(top1=result.metrics["top1"], videos=result.videos, seconds=round(time.perf_counter() - began, 1))
-    _write_json(kept, asdict(done))
+    _write_json(job.folder / _RESULT, asdict(done))
     for used in ("best", "state"):
         shutil.rmtree(job.folder / used)
     return done

@@ -1,12 +1,14 @@
 """`xvit ablate`: the paper's ablations, measured on the built-in data set."""
 
 import os
+import sys
+import time
 
 from jsonargparse import ArgumentParser, Namespace
 
 from xvit.ablation.grid import TABLES
 from xvit.cli import DONE, terminal
-from xvit.cli.parsing import RECIPE_HELP, add_json, make_parser
+from xvit.cli.parsing import add_json, make_parser
 from xvit.cli.parsing import parse as parse_words
 from xvit.config import RunConfig, from_dict, read_yaml
 from xvit.errors import check_choice
@@ -16,7 +18,7 @@ def parser() -> ArgumentParser:
     """The options."""
     made = make_parser(
         "ablate",
-        "[--output DIR] [--config RECIPE] [--tables NAME ...] [--seeds N] [--jobs N]",
+        "[--output DIR] [--config RECIPE] [--tables NAME ...] [--seeds N] [--jobs N] [--clips-per-class N]",
         "Train the rows of the paper's ablation tables (window, what is mixed, how much, in which layers, temporal\n"
         "head, summary tokens, attention schemes) on made videos over several seeds; print them beside the paper's\n"
         "figures, with multiply-adds and the time of a clip. Writes ablation.json, ablation.md and ablation.png.\n"
@@ -25,7 +27,9 @@ def parser() -> ArgumentParser:
         "xvit ablate\nxvit ablate --output small --tables window mixed --seeds 1",
     )
     made.add_argument("--output", metavar="DIR", type=str, default="ablation", help="folder to make, or to go on in")
-    made.add_argument("--config", metavar="RECIPE", type=str | None, default=None, help=RECIPE_HELP)
+    made.add_argument(
+        "--config", metavar="RECIPE", type=str | None, default=None, help="recipe file; recipes/motion.yaml if unset"
+    )
     made.add_argument(
         "--tables", metavar="NAME", type=str, nargs="+", default=list(TABLES), help="which tables; all if unset"
     )
@@ -49,19 +53,32 @@ def parse(argv: list[str]) -> Namespace:
 
 def run(args: Namespace) -> int:
     """Run the ablation."""
-    from xvit.ablation.report import HEADS, NOTE, cells, orders, write_report
+    from xvit.ablation.report import HEADS, cells, note, orders, write_report
     from xvit.ablation.run import CLIPS_PER_CLASS, run_ablation
     from xvit.config import to_dict
     from xvit.demo.run import default_recipe
 
-    recipe, clips_per_class = args.recipe or default_recipe(), args.clips_per_class or CLIPS_PER_CLASS
-    with terminal.counters(quiet=args.json) as advance:
+    recipe = args.recipe or default_recipe()
+    clips_per_class = CLIPS_PER_CLASS if args.clips_per_class is None else args.clips_per_class
+    jobs = (os.cpu_count() or 1) if args.jobs is None else args.jobs
+    with terminal.counters(quiet=args.json) as bars:
+        began = time.monotonic()
+
+        def advance(name: str, done: int, total: int) -> None:
+            nonlocal began
+            bars(name, done, total)
+            if name == "writing videos":
+                began = time.monotonic()
+            elif name == "training" and not args.json:  # of a minute or two each: a line for each, in a log too
+                left = (time.monotonic() - began) / done * (total - done)
+                print(f"{done} of {total} trainings done, about {left / 60:.0f} min left", file=sys.stderr)
+
         measured = run_ablation(
             args.output,
             recipe=recipe,
             tables=args.tables,
             seeds=args.seeds,
-            jobs=args.jobs or os.cpu_count() or 1,
+            jobs=jobs,
             clips_per_class=clips_per_class,
             on_progress=advance,
         )
@@ -76,7 +93,7 @@ def run(args: Namespace) -> int:
         for line in cells(name, measured):
             shown.add_row(*line)
         out.print(shown)
-    out.print(NOTE)
+    out.print(note(measured))
     for told in orders(measured):
         out.print(f"  {told}")
     out.print(f"written to {args.output}: ablation.md, ablation.json, ablation.png")

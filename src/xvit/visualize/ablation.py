@@ -1,14 +1,15 @@
-"""Tables of an ablation as small pictures side by side."""
+"""Tables of an ablation as small pictures: ours, and beside them the paper's figures on a scale of their own."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from xvit.visualize.style import COLORS, DPI, INK, PALE, plain_axes, save
 
-_COLUMNS = 3
+_COLUMNS = 2
 
 
 def plot_ablation(panels: Mapping[str, Sequence[tuple[str, Sequence[float], float | None]]], path: str | Path) -> None:
@@ -20,24 +21,30 @@ def plot_ablation(panels: Mapping[str, Sequence[tuple[str, Sequence[float], floa
     """
     columns = min(_COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(4.4 * columns, 2.3 * rows + 0.4), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(6.0 * columns, 2.3 * rows + 0.4), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    everywhere = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in everywhere[len(panels) :]:
-        axes.set_axis_off()
-    for axes, (title, lines) in zip(everywhere, panels.items(), strict=False):
-        plain_axes(axes)
+    parts = figure.subfigures(rows, columns, squeeze=False).ravel()
+    for part, (title, lines) in zip(parts, panels.items(), strict=False):
+        here, beside = part.subplots(1, 2, width_ratios=(2, 1), sharey=True)
         for place, (_, ours, paper) in enumerate(lines):
-            axes.plot([sum(ours) / len(ours)], [place], "|", color=COLORS[0], markersize=16, markeredgewidth=2)
-            axes.plot(ours, [place] * len(ours), "o", color=COLORS[0], markersize=5, alpha=0.6)
+            here.plot([sum(ours) / len(ours)], [place], "|", color=COLORS[0], markersize=16, markeredgewidth=2)
+            here.plot(ours, [place] * len(ours), "o", color=COLORS[0], markersize=5, alpha=0.6)
             if paper is not None:
-                axes.plot([paper], [place], "D", color=COLORS[1], markersize=5, markerfacecolor="white")
-        axes.set_yticks(range(len(lines)), [name for name, _, _ in lines])
-        axes.set(ylim=(len(lines) - 0.4, -0.6), xlabel="top-1, %")
-        axes.set_title(title, fontsize=10, color=INK)
-        axes.grid(axis="x", color=PALE)
-    first = everywhere[0]
-    first.plot([], [], "o", color=COLORS[0], label="here, built-in data: a seed; bar: the mean")
-    first.plot([], [], "D", color=COLORS[1], markerfacecolor="white", label="the paper's, SSv2, ViT-B/16")
-    figure.legend(*first.get_legend_handles_labels(), loc="outside upper left", ncols=2, frameon=False, fontsize=9)
+                beside.plot([paper], [place], "D", color=COLORS[1], markersize=5, markerfacecolor="white")
+        for axes, label in ((here, "top-1 here, %"), (beside, "the paper's, %")):
+            plain_axes(axes)
+            axes.set_xlabel(label, fontsize=9)
+            axes.margins(x=0.12)
+            axes.xaxis.set_major_locator(MaxNLocator(5 if axes is here else 3))
+            axes.grid(axis="x", color=PALE)
+        here.set_yticks(range(len(lines)), [name for name, _, _ in lines])
+        here.set_ylim(len(lines) - 0.4, -0.6)
+        beside.tick_params(axis="y", length=0, labelleft=False)
+        if not beside.has_data():
+            beside.set_visible(False)
+        part.suptitle(title, fontsize=10, color=INK)
+    key = parts[0].axes[0]
+    key.plot([], [], "o", color=COLORS[0], label="here, built-in data: a seed; bar: the mean")
+    key.plot([], [], "D", color=COLORS[1], markerfacecolor="white", label="the paper's, SSv2, ViT-B/16 (other scale)")
+    figure.legend(*key.get_legend_handles_labels(), loc="outside upper left", ncols=2, frameon=False, fontsize=9)
     save(figure, path)
