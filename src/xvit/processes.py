@@ -50,7 +50,7 @@ def largest(*values: int) -> tuple[int, ...]:
     import torch
     import torch.distributed
 
-    numbers = torch.tensor(values)
+    numbers = torch.tensor([int(value) for value in values])
     torch.distributed.all_reduce(numbers, torch.distributed.ReduceOp.MAX, group=_group())
     return tuple(numbers.tolist())
 

@@ -1,7 +1,7 @@
 """How right the scores are where a video may have several classes, or none."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -67,14 +67,20 @@ class MultiLabelEvaluation:
             of: what was measured, by `certificate`; put before the results in evaluation.json.
         """
         directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        values = {"of": dict(of)} | self.to_dict()
-        (directory / "evaluation.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        rows = "".join(json.dumps(sample) + "\n" for sample in self.samples)
-        (directory / "predictions.jsonl").write_text(rows, encoding="utf-8")
         known = {label: value for label, value in self.average_precision.items() if value is not None}
         if known:
             plot_per_class({"average precision": known}, directory / "per_class.png")
+        write_numbers(directory, {"of": dict(of)} | self.to_dict(), self.samples)
+
+
+def write_numbers(directory: Path, values: Mapping[str, Any], samples: Iterable[Mapping[str, Any]]) -> None:
+    """Write predictions.jsonl, a line a video, and evaluation.json, each whole or not at all."""
+    directory.mkdir(parents=True, exist_ok=True)
+    rows = "".join(json.dumps(sample) + "\n" for sample in samples)
+    for name, text in (("predictions.jsonl", rows), ("evaluation.json", json.dumps(values, indent=2) + "\n")):
+        beside = directory / f".{name}"
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(directory / name)
 
 
 def measure_multi_label(scored: Scored) -> MultiLabelEvaluation:

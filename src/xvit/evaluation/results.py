@@ -1,6 +1,5 @@
 """How right the scores of labelled videos are, and the files that say so."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from xvit import processes
 from xvit.config import DataConfig, EvalConfig, Labels, by_task, labels_by_task, plain, to_dict
 from xvit.data.annotations import Sample
 from xvit.errors import XViTError
-from xvit.evaluation.multi_label import MultiLabelEvaluation, measure_multi_label
+from xvit.evaluation.multi_label import MultiLabelEvaluation, measure_multi_label, write_numbers
 from xvit.evaluation.scores import Scored, score
 from xvit.inference import Predictor
 from xvit.visualize import plot_confusion, plot_per_class
@@ -130,17 +129,13 @@ class Evaluation:
             of: what was measured, by `certificate`; put before the results in evaluation.json.
         """
         directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        values = {"of": dict(of)} | self.to_dict()
-        (directory / "evaluation.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        rows = "".join(json.dumps(asdict(sample)) + "\n" for sample in self.samples)
-        (directory / "predictions.jsonl").write_text(rows, encoding="utf-8")
         for task, result in self.tasks.items():
             name = "" if task is None else f"_{task}"
             title = f"top-1 {100 * result.top1:.1f} %"
             plot_confusion(result.confusion, result.labels, directory / f"confusion{name}.png", title=title)
             known = {label: share for label, share in result.per_class.items() if share is not None}
             plot_per_class({task or "accuracy": known}, directory / f"per_class{name}.png")
+        write_numbers(directory, {"of": dict(of)} | self.to_dict(), map(asdict, self.samples))
 
 
 def certificate(predictor: Predictor, data: DataConfig) -> dict[str, Any]:
