@@ -78,7 +78,7 @@ def test_what_cannot_be_written(name, options, message, tmp_path):
     both = scored(tasks, {"verb": list("abc"), "noun": list("abc")})
     with pytest.raises(XViTError, match=r"supervision=\(\): expected EPIC's three levels"):
         write_submission(tmp_path / "test.json", both)
-    with pytest.raises(XViTError, match="for a single task, not verb, noun"):
+    with pytest.raises(XViTError, match="for a single task, not noun, verb"):
         write_submission(tmp_path / "test.csv", both)
     assert not list(tmp_path.iterdir())
 

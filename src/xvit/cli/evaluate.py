@@ -73,7 +73,7 @@ def run(args: Namespace) -> int:
     from xvit.data.formats import read_data
     from xvit.evaluation import certificate, match_labels, measure, score
     from xvit.evaluation.results import check_labels
-    from xvit.evaluation.submission import write_submission
+    from xvit.evaluation.submission import check_submission, write_submission
     from xvit.inference import Predictor
 
     output = check_new_folder(args.output) if args.output else None
@@ -89,6 +89,8 @@ def run(args: Namespace) -> int:
         raise XViTError(
             f"{args.data.val}: no labels in it, so nothing to measure: score the videos by --submission FILE"
         )
+    if args.submission:
+        check_submission(args.submission, predictor.labels, supervision=tuple(args.supervision))
     with terminal.counter("evaluating", quiet=args.json) as advance:
         scored = score(
             predictor,

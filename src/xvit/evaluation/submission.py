@@ -9,12 +9,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xvit.config import labels_by_task
+from xvit.config import Labels, labels_by_task
 from xvit.errors import XViTError
 from xvit.evaluation.scores import Scored
 
 _ACTIONS = 100  # of EPIC-KITCHENS: so many combinations of a verb and a noun are told, those with the highest scores
 _CLASSES = 5  # of the CSV
+
+
+def check_submission(path: str | Path, labels: Labels, *, supervision: tuple[int, ...] = ()) -> None:
+    """See that `write_submission` can write such a file, before hours are spent on the scores.
+
+    Args:
+        path: .json for EPIC-KITCHENS-100's action recognition challenge, .csv for a single task.
+        labels: the model's.
+        supervision: EPIC's levels of supervision.
+
+    Raises:
+        XViTError: another ending, other tasks than the format has, no levels of supervision for EPIC.
+    """
+    tasks, kind = set(labels_by_task(labels)), Path(path).suffix
+    found = ", ".join(sorted(filter(None, tasks))) or "one without a name"
+    if kind not in (".json", ".csv"):
+        raise XViTError(f"{path}: expected a name that ends with .json (EPIC-KITCHENS-100) or .csv (id, best classes)")
+    if kind == ".csv" and tasks != {None}:
+        raise XViTError(f"{path}: a submission as CSV is for a single task, not {found}: take a name with .json")
+    if kind == ".json" and tasks != {"verb", "noun"}:
+        raise XViTError(f"{path}: a submission to EPIC-KITCHENS needs the tasks verb and noun, not {found}")
+    if kind == ".json" and len(supervision) != 3:
+        raise XViTError(f"supervision={supervision}: expected EPIC's three levels: pretraining, labels, data")
 
 
 def write_submission(path: str | Path, scored: Scored, *, supervision: tuple[int, ...] = ()) -> None:
@@ -28,11 +51,10 @@ def write_submission(path: str | Path, scored: Scored, *, supervision: tuple[int
         supervision: EPIC's levels of supervision (pretraining, training labels, training data), which its JSON holds.
 
     Raises:
-        XViTError: another ending, other tasks than the format has, no levels of supervision for EPIC.
+        XViTError: as `check_submission`.
     """
+    check_submission(path, scored.labels, supervision=supervision)
     path = Path(path)
-    if path.suffix not in (".json", ".csv"):
-        raise XViTError(f"{path}: expected a name that ends with .json (EPIC-KITCHENS-100) or .csv (id, best classes)")
     text = _epic(scored, supervision) if path.suffix == ".json" else _best_classes(scored)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}")
@@ -41,10 +63,6 @@ def write_submission(path: str | Path, scored: Scored, *, supervision: tuple[int
 
 
 def _epic(scored: Scored, supervision: tuple[int, ...]) -> str:
-    if set(scored.scores) != {"verb", "noun"}:
-        raise XViTError(f"a submission to EPIC-KITCHENS needs the tasks verb and noun, not {_tasks(scored)}")
-    if len(supervision) != 3:
-        raise XViTError(f"supervision={supervision}: expected EPIC's three levels: pretraining, labels, data")
     verbs, nouns = scored.scores["verb"], scored.scores["noun"]
     results = {
         sample.id: {"verb": _numbered(verb), "noun": _numbered(noun), "action": _actions(verb, noun)}
@@ -66,8 +84,6 @@ def _actions(verb: Tensor, noun: Tensor) -> dict[str, float]:
 
 
 def _best_classes(scored: Scored) -> str:
-    if set(scored.scores) != {None}:
-        raise XViTError(f"a submission as CSV is for a single task, not {_tasks(scored)}: take a name with .json")
     names = labels_by_task(scored.labels)[None]
     values, places = scored.scores[None].topk(min(_CLASSES, len(names)))
     text = io.StringIO()
@@ -77,7 +93,3 @@ def _best_classes(scored: Scored) -> str:
         pairs = [(names[place], f"{value:.6f}") for place, value in zip(best, row, strict=True)]
         rows.writerow([sample.id, *(word for pair in pairs for word in pair)])
     return text.getvalue()
-
-
-def _tasks(scored: Scored) -> str:
-    return ", ".join(task or "one without a name" for task in scored.scores)
