@@ -83,7 +83,7 @@ def test_the_numbers_are_those_counted_by_hand(video, bad):
     assert task.mean_class_accuracy == pytest.approx(sum(share for share in shares if share is not None) / 7)
     assert (task.top1, task.top5) == pytest.approx((result.top1, result.top5))
     assert result.videos == 11
-    assert [path for path, _ in result.failures] == [bad]
+    assert [failure[:2] for failure in result.failures] == [("bad", bad)]
     assert told == [(4, 12), (8, 12), (12, 12)]
     assert [sample.id for sample in result.samples] == [sample.id for sample in samples if sample.id != "bad"]
     assert [sample.prediction for sample in result.samples] == [names[int(row.argmax())] for row in table]
@@ -127,11 +127,12 @@ def test_a_real_model_workers_and_files(tmp_path):
         assert sample.score == pytest.approx(prediction.scores[0], abs=1e-6)
         assert sample.truth == sample.id.split("/")[1]
     data_config = DataConfig(root="videos")
-    result.save(tmp_path / "result", of=certificate(predictor, data_config))
+    result.save(tmp_path / "result", of=certificate(predictor, data_config, checkpoint="run/best"))
     of = json.loads((tmp_path / "result" / "evaluation.json").read_text())["of"]
     assert of["model"] == predictor.model.fingerprint()
     assert of["clip"]["num_frames"] == CLIP.num_frames
     assert of["data"]["root"] == "videos"
+    assert (of["checkpoint"], of["precision"], of["device"], of["processes"]) == ("run/best", "float32", "cpu", 1)
     assert set(of["versions"]) == {"xvit", "torch", "timm"}
     values = json.loads((tmp_path / "result" / "evaluation.json").read_text())
     assert values["top1"] == result.top1

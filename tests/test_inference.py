@@ -12,7 +12,7 @@ from xvit.data.sampling import sample_indices
 from xvit.data.transforms import eval_views, normalize
 from xvit.data.video import decode, probe
 from xvit.errors import VideoError, XViTError
-from xvit.inference import Prediction, Predictor
+from xvit.inference import Prediction, Predictor, default_device
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +113,16 @@ def test_wrong_numbers_and_shapes(predictor):
         predictor.scores(torch.zeros(1, 4, 3, 16, 16, dtype=torch.uint8))
     with pytest.raises(XViTError, match="no such checkpoint"):
         Predictor("nowhere")
+
+
+def test_each_process_has_an_accelerator_of_its_own(monkeypatch):
+    assert default_device() == torch.device("cpu")
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
+    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda: torch.device("cuda"))
+    assert default_device() == torch.device("cuda")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert default_device() == torch.device("cuda:3")
 
 
 PREDICTION = Prediction(path="a.mp4", labels=("up", "down"), scores=(0.75, 0.25), times=(0.0, 0.5))

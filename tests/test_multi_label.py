@@ -38,6 +38,8 @@ def listed(tmp_path: Path, text: str, **options):
         "a.mp4\t0\t2\nb c.mp4\t1\nd.mp4\n",
         "a.mp4\t0;2\nb c.mp4\t1\nd.mp4\t\n",
         "a.mp4 2;0;2\n\nb c.mp4 1\nd.mp4\n",  # no label twice
+        'path,labels\na.mp4,"0;2"\n"b c.mp4",1\nd.mp4,\n',  # as spreadsheets write it
+        '"a.mp4" 0 2\n"b c.mp4" 1\n"d.mp4"\n',
     ],
 )
 def test_lists(text, tmp_path):
@@ -72,7 +74,7 @@ def test_names_and_videos_that_are_not_there(tmp_path):
 
 
 def test_a_written_list_is_read_again(tmp_path):
-    labels = {"a.mp4": (0, 2), "b c.mp4": (1,)}
+    labels = {"a.mp4": (0, 2), "b c.mp4": (1,), " d.mp4": (), '"e", f.mp4': (0, 1)}
     for name in labels:
         (tmp_path / name).write_bytes(b"video")
     samples = [Sample(path=str(tmp_path / name), label=label, id=name) for name, label in labels.items()]
@@ -126,7 +128,7 @@ def test_average_precision(seed, videos, classes):
             samples=samples,
             scores={None: torch.tensor(scores)},
             labels=names,
-            failures=[("bad.mp4", "no video")],
+            failures=[("bad", "bad.mp4", "no video")],
             temporal_views=1,
             spatial_views=1,
             seconds=1.0,

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from small import CLASSES, described, make_model, write_video, write_videos
+from xvit.cli import INTERRUPTED, USER_ERROR, _complain
 from xvit.data.annotations import Sample
 from xvit.errors import XViTError
 from xvit.evaluation.scores import Scored
@@ -23,7 +24,7 @@ def scored(scores, labels) -> Scored:
         samples=[Sample(path=f"{i}.mp4", label=None, id=f"P01_{i}") for i in range(rows)],
         scores=scores,
         labels=labels,
-        failures=[("bad.mp4", "no video")],
+        failures=[("bad", "bad.mp4", "no video")],
         temporal_views=1,
         spatial_views=1,
         seconds=0.0,
@@ -93,11 +94,23 @@ def test_videos_without_labels(run, refused, tmp_path):
     words = ["eval", "--checkpoint", tmp_path / "model", "--data.root", tmp_path / "videos", "--data.workers", "0"]
     ssv2 = [*words, "--data.format", "ssv2", "--data.val", tmp_path / "test.json"]
     assert "no labels in it" in refused(*ssv2)
-    code, out, err = run(*ssv2, "--submission", tmp_path / "out.csv")
+    code, out, err = run(*ssv2, "--submission", tmp_path / "out.csv", "--output", tmp_path / "result")
     assert code == 1
-    assert "2 videos scored; they have no labels" in out
+    assert "2 videos scored, 1x1 views; 1 could not be read" in out
+    assert "they have no labels" in out
     assert "1.mp4" in err
-    assert [line.split(",")[0] for line in (tmp_path / "out.csv").read_text().splitlines()] == ["id", "0", "2"]
+    best = {row["id"]: row for row in csv.DictReader((tmp_path / "out.csv").read_text().splitlines())}
+    assert list(best) == ["0", "2"]
+    said = [json.loads(line) for line in (tmp_path / "result" / "predictions.jsonl").read_text().splitlines()]
+    assert [(row["id"], row["prediction"]) for row in said] == [(i, row["class_1"]) for i, row in best.items()]
+    assert [row["score"] for row in said] == pytest.approx(
+        [float(row["score_1"]) for row in best.values()], abs=1e-6
+    )
+    values = json.loads((tmp_path / "result" / "evaluation.json").read_text())
+    assert (values["expected"], values["videos"]) == (3, 2)
+    assert [failure[:2] for failure in values["failures"]] == [["1", str(tmp_path / "videos" / "1.mp4")]]
+    assert values["of"]["checkpoint"] == str(tmp_path / "model")
+    assert "top1" not in values
     tasks = {"verb": [str(i) for i in range(97)], "noun": [str(i) for i in range(300)]}
     model = make_model({task: len(names) for task, names in tasks.items()})
     described(model, tasks).save_pretrained(tmp_path / "epic")
@@ -137,6 +150,22 @@ def test_two_processes_measure_what_one_does(tmp_path, run):
     ]
     assert [row["id"] for row in rows[0]] == [row["id"] for row in rows[1]]
     assert rows[0] == rows[1]
+
+
+def test_what_only_another_process_meets_is_told(capsys, monkeypatch):
+    """What all meet, the first one tells; the launcher ends the others while they wait."""
+    waited = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    monkeypatch.setenv("RANK", "1")
+    assert _complain("error: no such file", USER_ERROR) == USER_ERROR
+    assert capsys.readouterr().err == "xvit: process 1: error: no such file\n"
+    assert len(waited) == 1
+    assert _complain("stopped.", INTERRUPTED) == INTERRUPTED
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("RANK", "0")
+    _complain("error: no such file", USER_ERROR)
+    assert capsys.readouterr().err == "xvit: error: no such file\n"
+    assert len(waited) == 1
 
 
 def test_other_commands_refuse_several_processes(run, monkeypatch, tmp_path):

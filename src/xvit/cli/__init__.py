@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import time
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
@@ -11,6 +12,7 @@ from xvit import __version__, processes
 from xvit.errors import XViTError, did_you_mean
 
 DONE, SOME_FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
+_LAUNCHER_SECONDS = 5.0  # within which torchrun ends all processes after the first has failed
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,10 @@ an example
 
 
 def _complain(text: str, code: int) -> int:
-    if processes.is_main():  # the others were given the same
-        print(f"xvit: {text.strip()}", file=sys.stderr)
+    if not processes.is_main():
+        if code != USER_ERROR:  # stopped, as the first one, which says so
+            return code
+        time.sleep(_LAUNCHER_SECONDS)  # a mistake of all ends this one here: the launcher stops what the first one left
+        text = f"process {processes.number()}: {text}"
+    print(f"xvit: {text.strip()}", file=sys.stderr)
     return code

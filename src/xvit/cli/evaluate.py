@@ -14,7 +14,7 @@ from xvit.config import DataConfig, EvalConfig
 from xvit.errors import VideoError, XViTError
 
 if TYPE_CHECKING:
-    from xvit.evaluation import Evaluation, MultiLabelEvaluation
+    from xvit.evaluation import Evaluation, MultiLabelEvaluation, Scored
 
 
 def parser() -> ArgumentParser:
@@ -85,9 +85,10 @@ def run(args: Namespace) -> int:
     labelled = any(sample.label is not None for sample in samples)
     if labelled:
         check_labels(samples, predictor.labels, multi_label=predictor.multi_label)
-    elif not args.submission:
+    elif not args.submission and not output:
         raise XViTError(
-            f"{args.data.val}: no labels in it, so nothing to measure: score the videos by --submission FILE"
+            f"{args.data.val}: no labels in it, so nothing to measure: give --submission FILE or --output DIR for the "
+            "scores"
         )
     if args.submission:
         check_submission(args.submission, predictor.labels, supervision=tuple(args.supervision))
@@ -100,31 +101,32 @@ def run(args: Namespace) -> int:
             decode_timeout=args.data.decode_timeout,
             on_progress=advance,
         )
-    result = measure(scored) if labelled else None
+    result = measure(scored) if labelled else scored
     if processes.is_main():
         if args.submission:
             write_submission(args.submission, scored, supervision=tuple(args.supervision))
-        if output and result:
-            result.save(output, of=certificate(predictor, args.data))
+        if output:
+            result.save(output, of=certificate(predictor, args.data, checkpoint=args.checkpoint))
     if args.json:
-        told = result.to_dict() if result else {"expected": scored.expected, "failures": scored.failures}
-        terminal.print_json(told | ({"submission": args.submission} if args.submission else {}))
+        terminal.print_json(result.to_dict() | ({"submission": args.submission} if args.submission else {}))
     else:
         out = terminal.console()
-        for table in _tables(result) if result else ():
+        for table in _tables(result):
             out.print(table)
-        out.print(str(result or f"{len(scored.samples)} videos scored; they have no labels"))
-        for written in filter(None, (output if result else None, args.submission)):
+        out.print(str(result))
+        for written in filter(None, (output, args.submission)):
             out.print(f"written to {written}")
-    failed = [VideoError(path, reason) for path, reason in scored.failures]
+    failed = [VideoError(path, reason) for _, path, reason in scored.failures]
     terminal.report_failures(failed, len(samples))
     return SOME_FAILED if failed else DONE
 
 
-def _tables(result: "Evaluation | MultiLabelEvaluation") -> Iterator[Table]:
-    """A line a class."""
-    from xvit.evaluation import MultiLabelEvaluation
+def _tables(result: "Evaluation | MultiLabelEvaluation | Scored") -> Iterator[Table]:
+    """A line a class; none of videos without labels."""
+    from xvit.evaluation import MultiLabelEvaluation, Scored
 
+    if isinstance(result, Scored):
+        return
     if isinstance(result, MultiLabelEvaluation):
         shown = terminal.table("class", "average precision", numbers=(1,))
         for name, precision in result.average_precision.items():

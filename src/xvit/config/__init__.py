@@ -351,7 +351,7 @@ class EvalConfig:
     Args:
         temporal_views: clips taken along the video.
         spatial_views: crops along the longer side of each: 1 (the centre) or 3.
-        batch_size: videos at a time.
+        batch_size: videos at a time; so many, with all their views, are in memory for each batch that is being read.
 
     Raises:
         XViTError: a value out of its range.

@@ -73,6 +73,7 @@ def read_multi_label_list(
 
     Between them are tabs, commas or spaces, the same in all lines; between labels a semicolon may stand as well. Where
     a path ends and labels begin is seen by what is there: the path is the longest beginning of a line that is a video.
+    Either may stand in double quotes. A first line that names the columns is left out.
 
     Args:
         path: the list.
@@ -88,16 +89,23 @@ def read_multi_label_list(
         raise XViTError(f"{path}: no videos in it: expected lines of a path and its labels")
     separator = max("\t, ", key=lambda sep: sum(_peel(line, sep, videos)[0] is not None for line in lines.values()))
     rows = {number: _peel(line, separator, videos) for number, line in lines.items()}
+    first = next(iter(rows))
+    place, name, heads = rows[first]
+    if place is None and not has_extension(name) and heads and heads[0].lower() in _HEADERS - set(labels or ()):
+        del rows[first]
     told = [(number, label) for number, (_, _, its_labels) in rows.items() for label in its_labels]
     if not told:
         raise XViTError(f"{path}: no labels in it: expected lines of a path and its labels, {_NAMES[separator]}")
     numbers, names = _label_numbers(path, told, labels)
+    classes: dict[int, set[int]] = {number: set() for number in rows}
+    for (number, _), found in zip(told, numbers, strict=True):
+        classes[number].add(found)
     samples, missing = [], []
     for number, (place, name, _) in rows.items():
-        label = tuple(sorted({found for found, (line, _) in zip(numbers, told, strict=True) if line == number}))
         if place is None:
             missing.append(name)
         else:
+            label = tuple(sorted(classes[number]))
             samples.append(Sample(path=place, label=label, id=name, fps=rate_of(place, fps)))
     return Listing(samples, names, list(dict.fromkeys(missing)), len(missing))
 
@@ -130,12 +138,16 @@ def write_list(path: str | Path, samples: Sequence[Sample], root: str | Path) ->
 
 def _peel(line: str, separator: str, videos: VideoFinder) -> tuple[str | None, str, list[str]]:
     """Where the video is, its name, and its labels; None and a guess where there is no video."""
-    words = [word.strip() for word in line.split(separator)]
-    names = [separator.join(words[:cut]) for cut in range(len(words), 0, -1)]
-    name = next((name for name in names if videos.at(name)), None)
-    name = name or next((name for name in names if has_extension(name)), words[0])
-    labels = separator.join(words)[len(name) :].replace(separator, ";").split(";")
-    return videos.at(name), name, [label.strip() for label in labels if label.strip()]
+    if quoted := re.match(rf'"((?:[^"]|"")*)"\s*({separator}|$)', line):
+        name, rest = quoted[1].replace('""', '"'), line[quoted.end() :]
+    else:
+        words = [word.strip() for word in line.split(separator)]
+        names = [separator.join(words[:cut]) for cut in range(len(words), 0, -1)]
+        name = next((name for name in names if videos.at(name)), "")
+        name = name or next((name for name in names if has_extension(name)), words[0])
+        rest = separator.join(words)[len(name) :]
+    labels = [label.strip().strip('"').strip() for label in rest.replace(separator, ";").split(";")]
+    return videos.at(name), name, [label for label in labels if label]
 
 
 def _split(line: str, separator: str) -> tuple[str, str] | None:

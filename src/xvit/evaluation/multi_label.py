@@ -1,7 +1,6 @@
 """How right the scores are where a video may have several classes, or none."""
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import torch
 from torchmetrics.functional.classification import binary_average_precision
 
 from xvit.config import labels_by_task
-from xvit.evaluation.scores import Scored
+from xvit.evaluation.scores import Scored, write_numbers
 from xvit.visualize import plot_per_class
 
 
@@ -19,12 +18,12 @@ class MultiLabelEvaluation:
     """The result of a test of a model of several labels a video.
 
     Args:
-        mean_average_precision: mAP: the mean over the classes that some video has.
+        mean_average_precision: mAP: the mean over the classes that some video has; 0 without one.
         average_precision: of each class; None for one that no video has.
         loss: mean binary cross-entropy over videos and classes, natural logarithm.
         expected: number of videos asked for: read and failed.
         videos: number of videos that were read.
-        failures: path and reason of each that was not.
+        failures: id, path and reason of each that was not.
         temporal_views: clips along each video.
         spatial_views: crops of each clip.
         seconds: wall time of the test.
@@ -36,7 +35,7 @@ class MultiLabelEvaluation:
     loss: float
     expected: int
     videos: int
-    failures: list[tuple[str, str]]
+    failures: list[tuple[str, str, str]]
     temporal_views: int
     spatial_views: int
     seconds: float
@@ -71,16 +70,6 @@ class MultiLabelEvaluation:
         if known:
             plot_per_class({"average precision": known}, directory / "per_class.png")
         write_numbers(directory, {"of": dict(of)} | self.to_dict(), self.samples)
-
-
-def write_numbers(directory: Path, values: Mapping[str, Any], samples: Iterable[Mapping[str, Any]]) -> None:
-    """Write predictions.jsonl, a line a video, and evaluation.json, each whole or not at all."""
-    directory.mkdir(parents=True, exist_ok=True)
-    rows = "".join(json.dumps(sample) + "\n" for sample in samples)
-    for name, text in (("predictions.jsonl", rows), ("evaluation.json", json.dumps(values, indent=2) + "\n")):
-        beside = directory / f".{name}"
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(directory / name)
 
 
 def measure_multi_label(scored: Scored) -> MultiLabelEvaluation:

@@ -15,8 +15,8 @@ from xvit import processes
 from xvit.config import DataConfig, EvalConfig, Labels, by_task, labels_by_task, plain, to_dict
 from xvit.data.annotations import Sample
 from xvit.errors import XViTError
-from xvit.evaluation.multi_label import MultiLabelEvaluation, measure_multi_label, write_numbers
-from xvit.evaluation.scores import Scored, score
+from xvit.evaluation.multi_label import MultiLabelEvaluation, measure_multi_label
+from xvit.evaluation.scores import Scored, score, write_numbers
 from xvit.inference import Predictor
 from xvit.visualize import plot_confusion, plot_per_class
 
@@ -78,7 +78,7 @@ class Evaluation:
         tasks: accuracy in each task; the only one is named None.
         expected: number of videos asked for: read and failed.
         videos: number of videos that were read.
-        failures: path and reason of each that was not.
+        failures: id, path and reason of each that was not.
         temporal_views: clips along each video.
         spatial_views: crops of each clip.
         seconds: wall time of the test.
@@ -92,7 +92,7 @@ class Evaluation:
     tasks: dict[str | None, TaskResult]
     expected: int
     videos: int
-    failures: list[tuple[str, str]]
+    failures: list[tuple[str, str, str]]
     temporal_views: int
     spatial_views: int
     seconds: float
@@ -138,13 +138,21 @@ class Evaluation:
         write_numbers(directory, {"of": dict(of)} | self.to_dict(), map(asdict, self.samples))
 
 
-def certificate(predictor: Predictor, data: DataConfig) -> dict[str, Any]:
-    """What a result is of, so that it can be repeated: the model by its hash, its clips, the data, the versions."""
+def certificate(predictor: Predictor, data: DataConfig, *, checkpoint: str | Path = "") -> dict[str, Any]:
+    """What a result is of, so that it can be repeated: the model by its hash, its clips, the data, the versions.
+
+    Args:
+        predictor: the model.
+        data: where the videos are.
+        checkpoint: where the model came from, if it came from a file.
+    """
     return {
+        "checkpoint": str(checkpoint),
         "model": predictor.model.fingerprint(),
         "clip": to_dict(predictor.clip),
         "data": to_dict(data),
         "device": str(predictor.device),
+        "precision": str(next(predictor.model.parameters()).dtype).removeprefix("torch."),
         "processes": processes.count(),
         "versions": {"xvit": xvit.__version__, "torch": str(torch.__version__), "timm": timm.__version__},
     }

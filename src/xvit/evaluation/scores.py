@@ -1,14 +1,17 @@
 """What a model says of each of many videos, shared out among the processes."""
 
+import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from xvit import processes
-from xvit.config import DataConfig, EvalConfig, Labels, by_task, labels_by_task
+from xvit.config import DataConfig, EvalConfig, Labels, by_task, labels_by_task, plain
 from xvit.data.annotations import Sample, renumbered
 from xvit.data.dataset import VideoDataset, make_loader
 from xvit.errors import VideoError, XViTError, did_you_mean
@@ -23,7 +26,7 @@ class Scored:
         samples: those that could be read, in the order in which they were given.
         scores: of each task, (samples, classes) in [0, 1]; the only task is named None.
         labels: the model's class names.
-        failures: path and reason of each that could not be read.
+        failures: id, path and reason of each that could not be read.
         temporal_views: clips along each video.
         spatial_views: crops of each clip.
         seconds: wall time.
@@ -32,7 +35,7 @@ class Scored:
     samples: list[Sample]
     scores: dict[str | None, Tensor]
     labels: Labels
-    failures: list[tuple[str, str]]
+    failures: list[tuple[str, str, str]]
     temporal_views: int
     spatial_views: int
     seconds: float
@@ -41,6 +44,36 @@ class Scored:
     def expected(self) -> int:
         """How many videos were given."""
         return len(self.samples) + len(self.failures)
+
+    def __str__(self) -> str:
+        views = f"{self.temporal_views}x{self.spatial_views} views"
+        failed = f"; {len(self.failures)} could not be read" if self.failures else ""
+        return f"{len(self.samples)} videos scored, {views}{failed}, {self.seconds:.1f} s; they have no labels"
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the scores, as plain values for JSON."""
+        names = ("expected", "failures", "temporal_views", "spatial_views", "seconds")
+        return {"videos": len(self.samples)} | {name: getattr(self, name) for name in names}
+
+    def save(self, directory: str | Path, *, of: Mapping[str, Any]) -> None:
+        """Write evaluation.json and predictions.jsonl (a line a video) of videos without labels.
+
+        Args:
+            directory: made if it is not there.
+            of: what was scored, by `certificate`; put before the results in evaluation.json.
+        """
+        names = labels_by_task(self.labels)
+        best = {task: values.max(dim=1) for task, values in self.scores.items()}  # values and indices, (samples,)
+        rows = (
+            {
+                "id": sample.id,
+                "path": sample.path,
+                "prediction": plain({task: names[task][int(found.indices[row])] for task, found in best.items()}),
+                "score": plain({task: float(found.values[row]) for task, found in best.items()}),
+            }
+            for row, sample in enumerate(self.samples)
+        )
+        write_numbers(Path(directory), {"of": dict(of)} | self.to_dict(), rows)
 
 
 def score(
@@ -91,9 +124,9 @@ def score(
     gathered = processes.gather((places, parts, errors))
     places = [place for its_places, _, _ in gathered for place in its_places]
     errors = {place: error for _, _, its_errors in gathered for place, error in its_errors.items()}
-    failures = [(errors[place].path, errors[place].reason) for place in sorted(errors)]
+    failures = [(samples[place].id, errors[place].path, errors[place].reason) for place in sorted(errors)]
     if not places:
-        raise XViTError(f"none of {len(samples)} videos could be read; the first: {': '.join(failures[0])}")
+        raise XViTError(f"none of {len(samples)} videos could be read; the first: {errors[min(errors)]}")
     rows = [part for _, its_parts, _ in gathered for part in its_parts]
     order = torch.tensor(places).argsort()
     return Scored(
@@ -132,3 +165,13 @@ def match_labels(samples: Sequence[Sample], classes: Labels, labels: Labels) -> 
                 raise XViTError(f'class "{name}" is not one of the {len(ours[task])} that the model knows.{hint}')
     numbers = {task: [places[task][name] for name in names] for task, names in theirs.items()}
     return [replace(sample, label=renumbered(sample.label, numbers)) for sample in samples]
+
+
+def write_numbers(directory: Path, values: Mapping[str, Any], samples: Iterable[Mapping[str, Any]]) -> None:
+    """Write predictions.jsonl, a line a video, and evaluation.json, each whole or not at all."""
+    directory.mkdir(parents=True, exist_ok=True)
+    rows = "".join(json.dumps(sample) + "\n" for sample in samples)
+    for name, text in (("predictions.jsonl", rows), ("evaluation.json", json.dumps(values, indent=2) + "\n")):
+        beside = directory / f".{name}"
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(directory / name)

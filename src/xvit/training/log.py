@@ -161,7 +161,7 @@ class TrainingLog:
 
     def validated(self, result: Evaluation | MultiLabelEvaluation) -> dict[str, float]:
         """Write the row of a validation; its metrics are returned."""
-        for path, reason in result.failures:
+        for _, path, reason in result.failures:
             self.folder.note_bad(VideoError(path, reason))
         self.metrics = result.metrics
         self._write("eval", self._epoch, self.metrics | {"failed": len(result.failures)})

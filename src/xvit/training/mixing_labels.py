@@ -28,7 +28,7 @@ def mix_batch(
             them is drawn.
 
     Returns:
-        (B, T, C, H, W) float, and (B, classes) shares of the classes that sum to 1, or a dict of them. With neither
+        (B, T, C, H, W) float, and (B, classes) shares of the classes, that sum to 1 unless those given do not, or a dict. With neither
         mixup nor cutmix: what was given, and nothing is drawn.
     """
     if not mixup and not cutmix:
