@@ -112,7 +112,7 @@ def bad_videos(root: Path) -> tuple[list[tuple[str, str, str]], list[str]]:
     told = json.loads((result / "evaluation.json").read_text())
     named = {
         "train": {row["path"] for row in map(json.loads, (run / "bad_videos.jsonl").read_text().splitlines())},
-        "val": {path for path, _ in told["failures"]},
+        "val": {path for _, path, _ in told["failures"]},
     }
     rows = []
     for part, files in spoiled.items():

@@ -103,9 +103,7 @@ def test_videos_without_labels(run, refused, tmp_path):
     assert list(best) == ["0", "2"]
     said = [json.loads(line) for line in (tmp_path / "result" / "predictions.jsonl").read_text().splitlines()]
     assert [(row["id"], row["prediction"]) for row in said] == [(i, row["class_1"]) for i, row in best.items()]
-    assert [row["score"] for row in said] == pytest.approx(
-        [float(row["score_1"]) for row in best.values()], abs=1e-6
-    )
+    assert [row["score"] for row in said] == pytest.approx([float(row["score_1"]) for row in best.values()], abs=1e-6)
     values = json.loads((tmp_path / "result" / "evaluation.json").read_text())
     assert (values["expected"], values["videos"]) == (3, 2)
     assert [failure[:2] for failure in values["failures"]] == [["1", str(tmp_path / "videos" / "1.mp4")]]

@@ -28,8 +28,8 @@ def mix_batch(
             them is drawn.
 
     Returns:
-        (B, T, C, H, W) float, and (B, classes) shares of the classes, that sum to 1 unless those given do not, or a dict. With neither
-        mixup nor cutmix: what was given, and nothing is drawn.
+        (B, T, C, H, W) float, and (B, classes) shares of the classes, which sum to 1 unless those given do not, or a
+        dict of them. With neither mixup nor cutmix: what was given, and nothing is drawn.
     """
     if not mixup and not cutmix:
         return pixels, labels
