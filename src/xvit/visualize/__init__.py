@@ -253,7 +253,7 @@ def plot_data(
         bars.grid(axis="y", color=PALE)
     bars.set_title(title, loc="left", color=INK, fontsize=11)
     if len(parts) > 1:
-        bars.legend(frameon=False, fontsize=9, loc="lower right" if named else "upper right")
+        legend_above(figure, bars)
     for row, (name, numbers) in enumerate(values.items()):
         axes = figure.add_subplot(grid[row, 1])
         plain_axes(axes)
