@@ -241,8 +241,8 @@ def test_mixing_in_place_has_the_values_and_gradients_of_the_pure_function(optio
         torch.testing.assert_close(ours, expected, atol=1e-9, rtol=1e-9)
 
 
-def test_a_mask_is_refused():
-    with pytest.raises(XViTError, match="takes no mask"):
+def test_a_causal_mask_is_refused():
+    with pytest.raises(XViTError, match="takes no causal mask"):
         MixingAttention(D, num_heads=H)(torch.zeros(1, 1, 2, D), is_causal=True)
 
 

@@ -127,6 +127,7 @@ def _facts(model: "XViT", image_size: int | None = None) -> dict[str, Any]:
     paper = PAPER_MACS.get((config.backbone.split(".")[0], config.num_frames))
     plain = (config.attention, config.summary_tokens, height, width) == ("mixing", 0, 224, 224)
     if paper and plain and not config.backbone_kwargs:
+        facts["macs_1x3_views_all_tokens"] = 3 * model.macs(image_size=image_size, all_tokens=True)
         facts["paper_macs_1x3_views"] = paper
     return facts
 
@@ -135,7 +136,10 @@ def _show(facts: dict[str, Any]) -> None:
     frames, channels, height, width = facts["input"]
     tokens, prefix = facts["tokens_per_frame"], facts["prefix_tokens"]
     paper = facts.get("paper_macs_1x3_views")
-    beside = f"   (the paper gives {_count(paper)})" if paper else ""
+    beside = ""
+    if paper:
+        whole = _count(facts["macs_1x3_views_all_tokens"])
+        beside = f"   (the paper gives {_count(paper)}; {whole} with all tokens of the last layer)"
     rows = {
         "checkpoint": facts.get("checkpoint"),
         "backbone": facts["backbone"],

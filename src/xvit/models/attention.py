@@ -44,26 +44,36 @@ class SpatialAttention(Attention):
     grid: tuple[int, int] | None = None  # patches in height and width; summary_tokens > 1 needs it
 
     def forward(
-        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, rope: Tensor | None = None
+        self,
+        x: Tensor,
+        attn_mask: Tensor | None = None,
+        is_causal: bool = False,
+        rope: Tensor | None = None,
+        *,
+        class_token_only: bool = False,
     ) -> Tensor:
         """Attend.
 
         Args:
             x: tokens (B, T, N, D), already normalised by the block.
-            rope: rotary positions of a frame's patches, for models that have them; the same for all frames.
-            attn_mask: not supported; timm's blocks hand it over.
+            attn_mask: added to the scores of the keys at each location, (B, N), the same in all frames: what merged
+                tokens weigh. timm's blocks hand it over.
             is_causal: not supported; timm's blocks hand it over.
+            rope: rotary positions of a frame's patches, for models that have them; the same for all frames.
+            class_token_only: of each frame, let its first token alone attend, to all tokens.
 
         Returns:
-            The projected result, (B, T, N, D).
+            The projected result, (B, T, N, D), or (B, T, 1, D) of the first tokens alone.
 
         Raises:
-            XViTError: a mask was given.
+            XViTError: a causal mask was asked for.
         """
-        if attn_mask is not None or is_causal:
-            raise XViTError("attn_mask, is_causal: the attention over clips takes no mask")
-        parts = self.read(x, rope) if self.memory is None else self.memory.read(self, x, rope)
-        out = self.attend(*parts).flatten(-2)  # (B, T, N, h d)
+        if is_causal:
+            raise XViTError("is_causal: the attention over clips takes no causal mask; see direction='causal'")
+        q, k, v, summary_k, summary_v = self.read(x, rope) if self.memory is None else self.memory.read(self, x, rope)
+        if class_token_only:
+            q, x = q[:, :, :1], x[:, :, :1]
+        out = self.attend(q, k, v, summary_k, summary_v, attn_mask).flatten(-2)  # (B, T, N, h d)
         out = self.norm(out)
         if self.gate is not None:
             out = out * self.gate(x).sigmoid()
@@ -93,40 +103,44 @@ class SpatialAttention(Attention):
         turned = apply_rot_embed_cat(patches.transpose(2, 3), rope, half=half).transpose(2, 3).type_as(x)
         return torch.cat([prefix, turned], dim=2)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, summary_k: Tensor, summary_v: Tensor) -> Tensor:
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, summary_k: Tensor, summary_v: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
         """Attend within each frame, and to the summaries of all.
 
         Args:
-            q, k, v: (B, T, N, h, d).
+            q: (B, T, M, h, d), of all N tokens of a frame or of the first.
+            k, v: (B, T, N, h, d).
             summary_k, summary_v: (B, T R, h, d); in a stream with those of frames before.
+            bias: added to the scores, (B, N); not with summaries.
 
         Returns:
-            (B, T, N, h, d).
+            (B, T, M, h, d).
         """
-        mask = None
+        frames = q.shape[1]
+        mask = None if bias is None else bias.repeat_interleave(frames, dim=0)[:, None, None]  # (B T, 1, 1, N)
         if self.summary_tokens:
-            frames = q.shape[1]
-            mask = self.summary_mask(q, summary_k) if self.causal else None
+            mask = self.summary_mask(k, summary_k) if self.causal else None
             k = torch.cat([k, summary_k.unsqueeze(1).expand(-1, frames, -1, -1, -1)], dim=2)  # (B, T, N + T R, h, d)
             v = torch.cat([v, summary_v.unsqueeze(1).expand(-1, frames, -1, -1, -1)], dim=2)
         out = self.scaled_dot_product(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), mask)
         return out.unflatten(0, q.shape[:2])
 
-    def summary_mask(self, q: Tensor, summary_k: Tensor) -> Tensor:
+    def summary_mask(self, k: Tensor, summary_k: Tensor) -> Tensor:
         """Which keys the queries of each frame see in a causal model, (B T, 1, 1, N + T R): those of their own frame,
         and the summaries of it and the frames before, `summary_frames` in all.
         """
-        B, frames, N = q.shape[:3]
+        B, frames, N = k.shape[:3]
         R = self.summary_tokens
-        owner = torch.arange(summary_k.shape[1], device=q.device) // R  # frame of each summary token
-        own = torch.arange(frames, device=q.device)[:, None] + summary_k.shape[1] // R - frames  # frame of each query
+        owner = torch.arange(summary_k.shape[1], device=k.device) // R  # frame of each summary token
+        own = torch.arange(frames, device=k.device)[:, None] + summary_k.shape[1] // R - frames  # frame of each query
         seen = (owner <= own) & (owner > own - self.summary_frames)  # (T, T R)
         return torch.cat([seen.new_ones(frames, N), seen], dim=1).repeat(B, 1)[:, None, None]
 
     def scaled_dot_product(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """Softmax attention of q (B', M, h, d) over k and v (B', M', h, d), giving (B', M, h, d).
 
-        `mask` (B', 1, 1, M') is True where a key is seen; None for everywhere.
+        `mask` (B', 1, 1, M') is True where a key is seen, or a number that is added to its scores; None for neither.
 
         timm's flag `fused_attn` chooses between torch's fused kernels and the plain formula, whose weights can be seen.
         """
@@ -136,7 +150,7 @@ class SpatialAttention(Attention):
             return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout).transpose(1, 2)
         scores = q * self.scale @ k.transpose(-2, -1)
         if mask is not None:
-            scores = scores.masked_fill(~mask, -torch.inf)
+            scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
         weights = scores.softmax(dim=-1)  # (B', h, M, M'), for a hook on attn_drop
         return (self.attn_drop(weights) @ v).transpose(1, 2)
 
@@ -250,7 +264,9 @@ class LocalAttention(SpatialAttention):
 
     window: int = 1
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, summary_k: Tensor, summary_v: Tensor) -> Tensor:
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, summary_k: Tensor, summary_v: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
         T, w = q.shape[1], self.window
         frames = []
         for t in range(T):
@@ -262,7 +278,9 @@ class LocalAttention(SpatialAttention):
 class JointAttention(SpatialAttention):
     """Every token attends to all T N tokens of the clip: O(T^2 S^2)."""
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, summary_k: Tensor, summary_v: Tensor) -> Tensor:
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, summary_k: Tensor, summary_v: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
         out = self.scaled_dot_product(q.flatten(1, 2), k.flatten(1, 2), v.flatten(1, 2))
         return out.unflatten(1, q.shape[1:3])
 
@@ -289,13 +307,20 @@ class DividedAttention(SpatialAttention):
         nn.init.zeros_(self.temporal_proj.bias)
 
     def forward(
-        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, rope: Tensor | None = None
+        self,
+        x: Tensor,
+        attn_mask: Tensor | None = None,
+        is_causal: bool = False,
+        rope: Tensor | None = None,
+        *,
+        class_token_only: bool = False,
     ) -> Tensor:
         B, _, N, _ = x.shape
         through_time = x.transpose(1, 2).flatten(0, 1)  # (B N, T, D)
         through_time = self.temporal_proj(self.temporal(through_time))
         through_time = through_time.unflatten(0, (B, N)).transpose(1, 2)  # (B, T, N, D)
-        return through_time + super().forward(x + through_time, attn_mask, is_causal, rope)
+        out = super().forward(x + through_time, attn_mask, is_causal, rope, class_token_only=class_token_only)
+        return through_time[:, :, : out.shape[2]] + out
 
 
 SCHEMES: dict[str, type[SpatialAttention]] = {

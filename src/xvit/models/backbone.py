@@ -11,7 +11,8 @@ from timm.data import resolve_model_data_config
 from timm.layers import Attention, AttentionRope, build_sincos2d_pos_embed
 from timm.models import get_model_args
 from timm.models.eva import Eva, EvaAttention
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor
 
 from xvit.config import ClipSpec, ModelConfig
 from xvit.errors import XViTError, check_range, did_you_mean
@@ -22,6 +23,23 @@ Backbone = VisionTransformer | Eva
 SUPPORTED = (
     "timm's VisionTransformer and Eva models with attention of the usual kinds (xvit info --backbones lists them)"
 )
+
+
+class LastBlock(Block):
+    """timm's block, which can leave out what nobody reads after the last layer where the class tokens alone are pooled:
+    the attention, projection and MLP of all others. Their keys and values are all that is needed of them.
+    """
+
+    def forward(
+        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, *, class_token_only: bool = False
+    ) -> Tensor:
+        """Tokens (B, T, N, D) to (B, T, N, D), or to each frame's first alone, (B, T, 1, D)."""
+        if not class_token_only:
+            out: Tensor = super().forward(x, attn_mask, is_causal)
+            return out
+        first = self.attn(self.norm1(x), attn_mask, is_causal, class_token_only=True)
+        first = x[:, :, :1] + self.drop_path1(self.ls1(first))
+        return first + self.drop_path2(self.ls2(self.mlp(self.norm2(first))))
 
 
 def build_backbone(config: ModelConfig) -> Backbone:
@@ -47,6 +65,8 @@ def build_backbone(config: ModelConfig) -> Backbone:
     depth: Any = config.backbone_kwargs.get("depth", 1)
     check_range("backbone_kwargs['depth']", depth, 1, 1000)
     options: dict[str, Any] = {"dynamic_img_size": True, "num_classes": 0, **config.backbone_kwargs}
+    if config.tubelet > 1:
+        options["in_chans"] = options.get("in_chans", 3) * config.tubelet
     plain = _on_meta(config.backbone, options)
     _check_takes_scheme(config.backbone, plain)
     if isinstance(plain, Eva):  # takes no attn_layer
@@ -55,6 +75,8 @@ def build_backbone(config: ModelConfig) -> Backbone:
             attention.__class__ = EVA_SCHEMES[config.attention]
     else:
         backbone = _create(config.backbone, attn_layer=SCHEMES[config.attention], **options)
+    if type(backbone.blocks[-1]) is Block and backbone.global_pool == "token" and backbone.attn_pool is None:
+        backbone.blocks[-1].__class__ = LastBlock
     if config.spatial_position == "sincos":
         _set_sincos_positions(backbone)
     return backbone
@@ -140,6 +162,17 @@ def mixing_layers(layers: str | tuple[int, ...], depth: int) -> set[int]:
         if not 0 <= layer < depth:
             raise XViTError(f"layers={layers}: layer {layer} of a backbone with layers 0 to {depth - 1}")
     return set(layers)
+
+
+def check_can_merge(config: ModelConfig, backbone: Backbone) -> None:
+    """Raise `XViTError` if tokens of the model cannot be merged."""
+    given = f"merge_tokens={config.merge_tokens}"
+    if config.attention not in ("mixing", "spatial"):
+        raise XViTError(f"{given} with attention={config.attention!r}: expected 'mixing' or 'spatial'")
+    if config.summary_tokens:
+        raise XViTError(f"{given} with summary_tokens={config.summary_tokens}: merged patches are no grid to summarise")
+    if not isinstance(backbone.blocks[-1], LastBlock):
+        raise XViTError(f"{given} with backbone={config.backbone!r}: only for plain blocks whose class token is pooled")
 
 
 def _set_sincos_positions(backbone: Backbone) -> None:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from xvit.errors import XViTError, check_range
 from xvit.models.attention import MixingAttention, SpatialAttention
+from xvit.models.backbone import LastBlock
 
 if TYPE_CHECKING:
     from xvit.models.xvit import XViT
@@ -36,6 +37,7 @@ _PARTS = ("q", "k", "v", "summary_k", "summary_v")
 # What a block's attention reads, of the block's input: asked for before the block runs, where frames wait.
 _ATTENTION_INPUT: dict[type[nn.Module], Callable[[Any, Tensor], Tensor]] = {
     Block: lambda block, x: block.norm1(x),
+    LastBlock: lambda block, x: block.norm1(x),
     EvaBlock: lambda block, x: block.norm1(x),
     ResPostBlock: lambda block, x: x,
     EvaBlockPostNorm: lambda block, x: x,
@@ -255,7 +257,7 @@ class Stream:
 
     def _layer(self, layer: int, block: Any, x: Tensor | None, rope: Tensor | None, *, ended: bool) -> Tensor | None:
         """One block over the frames that wait no longer; None for no frame."""
-        places = self.model.places(layer, rope)
+        places = self.model.places(layer, rope, class_token_only=self.model.class_token_only)
         memories = self._memories[layer]
         ahead = max((memory.ahead for memory in memories), default=0)
         if ahead:
@@ -324,6 +326,11 @@ def _check_streamable(model: "XViT") -> None:
         raise XViTError(
             "temporal_position='input': a frame's place in the clip enters before the first layer, and changes as the "
             "window moves on; take temporal_position='head' or 'none'"
+        )
+    if config.tubelet > 1 or config.merge_tokens:
+        raise XViTError(
+            f"tubelet={config.tubelet}, merge_tokens={config.merge_tokens}: a stream takes frames one by one, and "
+            "tokens merge by all frames of a clip; take tubelet=1, merge_tokens=0"
         )
     if config.segment_frames:
         raise XViTError(

@@ -24,8 +24,17 @@ from xvit import checkpoint
 from xvit.config import Attention, ClipSpec, Labels, ModelConfig, to_dict
 from xvit.errors import XViTError, did_you_mean
 from xvit.models.attention import DividedAttention, LocalAttention, MixingAttention, SpatialAttention
-from xvit.models.backbone import Backbone, build_backbone, complete_clip, config_of, mixing_layers
+from xvit.models.backbone import (
+    Backbone,
+    LastBlock,
+    build_backbone,
+    check_can_merge,
+    complete_clip,
+    config_of,
+    mixing_layers,
+)
 from xvit.models.loading import LoadReport, load_start, load_tensors
+from xvit.models.merging import merge_alike
 from xvit.models.streaming import Stream
 from xvit.models.temporal import Classifier, FrameProjection, TemporalAttention, TemporalMean, TemporalPosition
 
@@ -34,7 +43,8 @@ class Features(NamedTuple):
     """What the model knows of a clip before the classifier."""
 
     tokens: Tensor  # (B, T, N, D), after the backbone's last norm, prefix tokens first
-    frames: Tensor  # (B, T, D), what timm's own pooling gives each frame (and the frame projection, if there is one)
+    # (B, T, D), what timm's own pooling gives each frame (and the frame projection, if there is one); T / 2 of tubelets
+    frames: Tensor
     clip: Tensor  # (B, D)
 
 
@@ -45,6 +55,9 @@ class XViT(nn.Module):
         config: backbone, scheme, head; see `ModelConfig`.
 
     Attributes:
+        class_token_only: leave out what nobody reads: of the last block's tokens, all but the class tokens, where those
+            alone are pooled. The same logits for less work, so it is on wherever it can be; `forward_features`, which
+            gives all tokens, does not look at it.
         clip: how a video becomes `pixel_values`: at first T segments, the rest as the image model was trained.
         labels: names of the classes, a dict of such lists for several tasks; at first their numbers.
         provenance: what is known of where the weights come from, plain values; kept in checkpoints.
@@ -59,8 +72,9 @@ class XViT(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = build_backbone(config)
+        self.class_token_only = isinstance(self.backbone.blocks[-1], LastBlock)
         self._configure_attention()
-        dim, T = self.backbone.num_features, config.num_frames
+        dim, T = self.backbone.num_features, config.num_frames // config.tubelet
         self.temporal_position = TemporalPosition(T, dim) if config.temporal_position == "input" else None
         if config.temporal_head == "attention":
             self.temporal_head: nn.Module = TemporalAttention(
@@ -73,12 +87,17 @@ class XViT(nn.Module):
             self.temporal_head = TemporalMean()
         self.frame_projection = FrameProjection(dim) if config.frame_projection else None
         self.classifier = Classifier(dim, config.tasks, hidden=config.classifier_hidden, dropout=config.dropout)
-        self.clip: ClipSpec = complete_clip(ClipSpec(num_frames=T), self.backbone)
+        self.clip: ClipSpec = complete_clip(ClipSpec(num_frames=config.num_frames), self.backbone)
         numbers = {task: [str(number) for number in range(classes)] for task, classes in config.tasks.items()}
         self.labels: Labels = numbers[None] if None in numbers else {str(task): n for task, n in numbers.items()}
         self.provenance: Mapping[str, Any] = {}
         starts = config.pretrained or config.checkpoint_path
         self.load_report: LoadReport | None = load_start(self, config) if starts else None
+
+    @property
+    def channels(self) -> int:
+        """C, colours of a frame."""
+        return int(self.backbone.in_chans) // self.config.tubelet
 
     @property
     def attentions(self) -> list[SpatialAttention]:
@@ -98,7 +117,8 @@ class XViT(nn.Module):
         Raises:
             XViTError: a wrong shape.
         """
-        logits: Tensor | dict[str, Tensor] = self.classifier(self.forward_features(pixel_values).clip)
+        x = self.encode(*self.embed(pixel_values), class_token_only=self.class_token_only)
+        logits: Tensor | dict[str, Tensor] = self.classifier(self.temporal_head(self.pool(x)[1]))
         return logits
 
     def probabilities(self, logits: Tensor) -> Tensor:
@@ -107,14 +127,7 @@ class XViT(nn.Module):
 
     def forward_features(self, pixel_values: Tensor) -> Features:
         """Features of clips before the classifier; see `forward` for the input."""
-        x, rope = self.embed(pixel_values)
-        for layer, block in enumerate(self.backbone.blocks):
-            if self.backbone.grad_checkpointing and torch.is_grad_enabled():
-                places = self.places(layer, rope)
-                x = torch.utils.checkpoint.checkpoint(block, x, use_reentrant=False, **places)
-            else:
-                x = block(x, **self.places(layer, rope))
-        tokens, frames = self.pool(x)
+        tokens, frames = self.pool(self.encode(*self.embed(pixel_values)))
         return Features(tokens=tokens, frames=frames, clip=self.temporal_head(frames))
 
     def embed(self, pixel_values: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -122,7 +135,9 @@ class XViT(nn.Module):
         self._check_input(pixel_values)
         B, T, _, height, width = pixel_values.shape
         backbone = self.backbone
-        placed = backbone._pos_embed(backbone.patch_embed(pixel_values.flatten(0, 1)))
+        T //= self.config.tubelet  # from here on a tubelet is a frame, its pixels one above the other as channels
+        pictures = pixel_values.reshape(B * T, -1, height, width)
+        placed = backbone._pos_embed(backbone.patch_embed(pictures))
         x, rope = placed if isinstance(placed, tuple) else (placed, None)
         x = x.unflatten(0, (B, T))  # (B, T, N, D)
         if self.temporal_position is not None:
@@ -133,8 +148,28 @@ class XViT(nn.Module):
                 attention.grid = backbone.patch_embed.dynamic_feat_size((height, width))
         return x, rope
 
-    def places(self, layer: int, rope: Tensor | None) -> dict[str, Any]:
-        """What a block takes beside its tokens: the rotary positions, of each layer's own in some models."""
+    def encode(self, x: Tensor, rope: Tensor | None = None, *, class_token_only: bool = False) -> Tensor:
+        """Tokens (B, T, N, D) through all blocks; `class_token_only` gives each frame's first alone, (B, T, 1, D)."""
+        backbone, merged = self.backbone, self.config.merge_tokens
+        sizes = None
+        for layer, block in enumerate(backbone.blocks):
+            more = self.places(layer, rope, class_token_only=class_token_only)
+            if sizes is not None:
+                more["attn_mask"] = sizes.log()
+            if backbone.grad_checkpointing and torch.is_grad_enabled():
+                x = torch.utils.checkpoint.checkpoint(block, x, use_reentrant=False, **more)
+            else:
+                x = block(x, **more)
+            if merged and layer + 1 < len(backbone.blocks):
+                x, sizes = merge_alike(x, sizes, merged, num_prefix_tokens=backbone.num_prefix_tokens)
+        return x
+
+    def places(self, layer: int, rope: Tensor | None, *, class_token_only: bool = False) -> dict[str, Any]:
+        """What a block takes beside its tokens: the rotary positions, of each layer's own in some models; in the last
+        one, that the class tokens alone are wanted.
+        """
+        if class_token_only and layer + 1 == len(self.backbone.blocks):
+            return {"class_token_only": True}
         if rope is None:
             return {}
         return {"rope": rope[layer] if self.backbone.rope_mixed else rope}
@@ -237,26 +272,29 @@ class XViT(nn.Module):
         """Recompute each block's activations in the backward pass: less memory for about a third more time."""
         self.backbone.set_grad_checkpointing(enable)
 
-    def macs(self, *, num_frames: int | None = None, image_size: int | None = None) -> int:
+    def macs(self, *, num_frames: int | None = None, image_size: int | None = None, all_tokens: bool = False) -> int:
         """Exact multiply-adds of one clip through the model (what the literature calls FLOPs; 1 MAC = 2 FLOPs).
 
         Args:
             num_frames: T; the config's by default.
             image_size: H = W in pixels; the backbone's by default.
+            all_tokens: count the last layer in full, as the paper does, where `class_token_only` spares most of it.
         """
         from torch.utils.flop_counter import FlopCounterMode
 
         size = (image_size, image_size) if image_size else self.backbone.patch_embed.img_size
-        clip = torch.empty(1, num_frames or self.config.num_frames, self.backbone.in_chans, *size, device="meta")
+        clip = torch.empty(1, num_frames or self.config.num_frames, self.channels, *size, device="meta")
         tensors = dict(self.named_parameters()) | dict(self.named_buffers())
         on_meta = {name: tensor.detach().to("meta") for name, tensor in tensors.items()}
-        training = self.training
+        training, class_token_only = self.training, self.class_token_only
+        self.class_token_only = class_token_only and not all_tokens
         self.eval()  # without dropout, and on the meta device: CPU attention kernels go uncounted
         try:
             with FlopCounterMode(display=False) as counter, torch.no_grad():
                 torch.func.functional_call(self, on_meta, (clip,))
         finally:
             self.train(training)
+            self.class_token_only = class_token_only
         return int(counter.get_total_flops()) // 2
 
     def _configure_attention(self) -> None:
@@ -266,6 +304,8 @@ class XViT(nn.Module):
                 f"summary_tokens={config.summary_tokens}: not with attention={config.attention!r}, whose queries see "
                 "other frames' tokens themselves"
             )
+        if config.merge_tokens:
+            check_can_merge(config, self.backbone)
         mixed = mixing_layers(config.layers, len(self.backbone.blocks))
         for layer, block in enumerate(self.backbone.blocks):
             for attention in block.modules():
@@ -273,7 +313,7 @@ class XViT(nn.Module):
                     continue
                 attention.summary_tokens = config.summary_tokens
                 attention.causal = config.direction == "causal"
-                attention.summary_frames = config.num_frames
+                attention.summary_frames = config.num_frames // config.tubelet
                 attention.num_prefix_tokens = self.backbone.num_prefix_tokens
                 if isinstance(attention, MixingAttention):
                     attention.configure(
@@ -284,7 +324,7 @@ class XViT(nn.Module):
                         direction=config.direction,
                         grouping=config.grouping,
                         edges=config.edges,
-                        segment_frames=config.segment_frames,
+                        segment_frames=config.segment_frames // config.tubelet,
                     )
                 elif isinstance(attention, LocalAttention):
                     attention.window = config.window
@@ -295,11 +335,13 @@ class XViT(nn.Module):
         shape = tuple(pixel_values.shape)
         if len(shape) != 5:
             raise XViTError(f"pixel_values of shape {shape}: expected 5 dimensions (B, T, C, H, W)")
-        embed, channels = self.backbone.patch_embed, self.backbone.in_chans
+        embed, channels, tubelet = self.backbone.patch_embed, self.channels, self.config.tubelet
         if shape[2] != channels:
             raise XViTError(f"pixel_values of shape {shape}: expected {channels} channels in the third dimension (C)")
         if shape[1] < 1:
             raise XViTError(f"pixel_values of shape {shape}: a clip needs at least 1 frame")
+        if shape[1] % tubelet:
+            raise XViTError(f"pixel_values of shape {shape}: expected whole tubelets of {tubelet} frames")
         rows, columns = cast(
             tuple[int, int], embed.feat_ratio(as_scalar=False)
         )  # pixels a patch, of hybrid backbones too

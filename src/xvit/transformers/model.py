@@ -206,7 +206,9 @@ class XViTForVideoClassification(transformers.PreTrainedModel):
             weights = []
             hooks += [layer.attn_drop.register_forward_hook(partial(_keep, weights)) for layer in self.xvit.attentions]
         try:
-            logits = self.xvit(pixel_values)
+            # With all tokens in the last layer, if somebody looks at them.
+            xvit = self.xvit
+            logits = xvit.classifier(xvit.forward_features(pixel_values).clip) if hooks else xvit(pixel_values)
         finally:
             for hook in hooks:
                 hook.remove()
