@@ -30,6 +30,7 @@ from xvit.errors import XViTError, did_you_mean
 FORMAT = 1
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 PREPROCESSOR = "preprocessor_config.json"
+EXPORTED = "export.json"  # in place of the weights, in the directory of an exported model (`xvit.exported`)
 RESAMPLE = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers, which transformers keeps
 # What transformers writes beside our keys: it tells a reader of ours nothing.
 OF_TRANSFORMERS = ("architectures", "dtype", "model_type", "transformers_version")
@@ -152,6 +153,8 @@ def find(source: str | Path, revision: str | None = None) -> Path:
     if not path.is_dir():
         raise XViTError(f"{path}: a file; expected a checkpoint directory holding {WEIGHTS} and {CONFIG}")
     missing = [name for name in (WEIGHTS, CONFIG) if not (path / name).is_file()]
+    if WEIGHTS in missing and (path / EXPORTED).is_file():
+        raise XViTError(f"{path}: an exported model, which xvit predict and eval run; expected the checkpoint itself")
     if missing:
         inner = next((name for name in ("best", "last") if (path / name / CONFIG).is_file()), None)
         hint = f'. It holds a training run: did you mean "{path / inner}"?' if inner else ""
@@ -190,7 +193,11 @@ def written_whole(directory: str | Path) -> Iterator[Path]:
     if beside.exists():
         shutil.rmtree(beside)  # left by a process that was killed
     beside.mkdir()
-    yield beside
+    try:
+        yield beside
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
     if directory.exists():
         if older.exists():
             shutil.rmtree(older)

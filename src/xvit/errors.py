@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,19 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """` Did you mean "x"?` for the known name nearest to `name`, or nothing. To be put behind an error's text."""
     near = get_close_matches(str(name), list(known), n=1)
     return f' Did you mean "{near[0]}"?' if near else ""
+
+
+def needed(module: str, *, extra: str) -> Any:
+    """A module of an optional extra of xvit.
+
+    Raises:
+        XViTError: it is not installed.
+    """
+    try:
+        return import_module(module)
+    except ImportError:
+        name = module.split(".")[0].replace("sklearn", "scikit-learn")
+        raise XViTError(f"{name} is not installed: pip install 'xvit[{extra}]'") from None
 
 
 def check_choice(field: str, value: Any, choices: Iterable[str]) -> None:

@@ -17,6 +17,7 @@ from xvit.data.sampling import sample_indices
 from xvit.data.transforms import normalize
 from xvit.data.video import probe
 from xvit.errors import XViTError, check_range
+from xvit.exported import ExportedModel, is_exported, read_manifest
 from xvit.models.xvit import XViT, usable_device
 
 _CLIPS_AT_ONCE = 8
@@ -72,11 +73,13 @@ class Predictor:
     """A trained model, ready for video files.
 
     Args:
-        model: a checkpoint directory, its name on the Hugging Face Hub, or a model (which is put in eval mode).
+        model: a checkpoint directory, its name on the Hugging Face Hub, the directory of an exported model
+            (`xvit export`), or a model (which is put in eval mode).
         device: where the model runs, such as cuda:1; by default the accelerator if there is one, for a model where it
             is.
         temporal_views: clips taken along the video.
         spatial_views: crops along the longer side of each clip. The scores of all views are averaged.
+        trust: open an exported torch.export program, which can hold any code.
 
     Raises:
         XViTError: not a checkpoint, no such device, a number out of its range.
@@ -84,22 +87,23 @@ class Predictor:
 
     def __init__(
         self,
-        model: str | Path | XViT,
+        model: str | Path | XViT | ExportedModel,
         *,
         device: str | torch.device | None = None,
         temporal_views: int = 1,
         spatial_views: int = 1,
+        trust: bool = False,
     ) -> None:
         check_range("temporal_views", temporal_views, 1)
         check_range("spatial_views", spatial_views, 1)
-        if not isinstance(model, XViT):
-            model = XViT.from_pretrained(model, device=device or default_device())
-        elif device is not None:
+        if not isinstance(model, XViT | ExportedModel):
+            model = open_model(model, device=device, trust=trust)
+        elif device is not None and isinstance(model, XViT):
             model.to(usable_device(device))
-        self.model = model.eval()
+        self.model = model.eval() if isinstance(model, XViT) else model
         self.clip, self.labels = model.clip, model.labels
         self.multi_label = model.config.multi_label
-        self.device = next(self.model.parameters()).device
+        self.device = model.device
         self.temporal_views = temporal_views
         self.spatial_views = spatial_views
 
@@ -151,7 +155,7 @@ class Predictor:
         B, V = pixels.shape[:2]
         pixels = pixels.contiguous()  # whatever process made them: the last bits depend on the memory's layout
         chunks = pixels.flatten(0, 1).split(max(B, _CLIPS_AT_ONCE))  # (B, V, ...) -> (B V, ...)
-        logits = [self.model(normalize(chunk, self.clip, self.device)) for chunk in chunks]
+        logits: list[Any] = [self.model(normalize(chunk, self.clip, self.device)) for chunk in chunks]
         if isinstance(logits[0], dict):
             return {task: self._mean_scores([chunk[task] for chunk in logits], B, V) for task in logits[0]}
         return self._mean_scores(logits, B, V)
@@ -165,6 +169,16 @@ class Predictor:
         times, views = probe(path).times, self.temporal_views
         chosen = [sample_indices(self.clip, len(times), view=view, views=views) for view in range(views)]
         return tuple(times[np.unique(np.concatenate(chosen))].tolist())
+
+
+def open_model(
+    source: str | Path, *, device: str | torch.device | None = None, trust: bool = False
+) -> XViT | ExportedModel:
+    """A trained model or an exported one, whichever is there; see `Predictor`."""
+    if not is_exported(source):
+        return XViT.from_pretrained(source, device=device or default_device())
+    on_cpu = read_manifest(Path(source)).format == "openvino"
+    return ExportedModel(source, device=device or ("cpu" if on_cpu else default_device()), trust=trust)
 
 
 def ranked(scores: Tensor, names: list[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:

@@ -27,6 +27,7 @@ from xvit.data.parallel import check_stop, run_all
 from xvit.errors import XViTError, check_choice, check_range
 from xvit.evaluation import evaluate, match_labels
 from xvit.inference import Predictor
+from xvit.models.xvit import XViT
 from xvit.timing import interleaved, one_thread
 from xvit.training.engine import fit
 
@@ -230,20 +231,20 @@ def _time(
     output: Path, models: Sequence[str], tell: Callable[[int, int], None]
 ) -> dict[str, tuple[int, int, list[float]]]:
     """Parameters, multiply-adds, and milliseconds of one clip in each of some rounds in which all models take turns."""
-    predictors = {name: Predictor(output / _folder_name(name) / "seed_0" / "last", device="cpu") for name in models}
+    read = {name: XViT.from_pretrained(output / _folder_name(name) / "seed_0" / "last") for name in models}
     tell(0, len(models))
-    clip = next(iter(predictors.values())).clip
+    clip = next(iter(read.values())).clip
     pixels = torch.zeros(1, 1, clip.num_frames, 3, clip.image_size, clip.image_size, dtype=torch.uint8)
-    steps = {name: partial(predictor.scores, pixels) for name, predictor in predictors.items()}
+    steps = {name: partial(Predictor(model).scores, pixels) for name, model in read.items()}
     seconds = interleaved(steps, rounds=_ROUNDS, warm_up=_WARM_UP)
     tell(len(models), len(models))
     return {
         name: (
-            sum(parameter.numel() for parameter in predictor.model.parameters()),
-            predictor.model.macs(image_size=clip.image_size),
+            sum(parameter.numel() for parameter in model.parameters()),
+            model.macs(image_size=clip.image_size),
             [1000 * second for second in seconds[name]],
         )
-        for name, predictor in predictors.items()
+        for name, model in read.items()
     }
 
 

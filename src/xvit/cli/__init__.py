@@ -72,6 +72,9 @@ GROUPS: dict[str, dict[str, Command]] = {
     },
     "models": {
         "import": Command("import_official", "turn a checkpoint of the paper's authors into one of ours"),
+        "export": Command(
+            "export", "write a trained model for ONNX Runtime, OpenVINO or torch.export, and compare them"
+        ),
         "ablate": Command(
             "ablate",
             "train the rows of the paper's ablation tables on made videos, and print them beside its figures",

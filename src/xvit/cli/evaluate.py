@@ -8,7 +8,7 @@ from rich.table import Table
 
 from xvit import processes
 from xvit.cli import DONE, SOME_FAILED, terminal
-from xvit.cli.parsing import TRAINING_ONLY, add_device, add_json, check_new_folder, make_parser
+from xvit.cli.parsing import TRAINING_ONLY, add_device, add_json, add_trust, check_new_folder, make_parser
 from xvit.cli.parsing import parse as parse_words
 from xvit.config import DataConfig, EvalConfig
 from xvit.errors import VideoError, XViTError
@@ -33,7 +33,7 @@ def parser() -> ArgumentParser:
         "xvit eval --checkpoint run/best --data.root epic --data.format epic --data.val EPIC_100_test_timestamps.csv "
         "--submission test.json --supervision 2 3 4",
     )
-    made.add_argument("--checkpoint", metavar="DIR", type=str, required=True, help="a trained model")
+    made.add_argument("--checkpoint", metavar="DIR", type=str, required=True, help="a trained or an exported model")
     made.add_argument(
         "--output", metavar="DIR", type=str | None, default=None, help="folder for the result, to be made"
     )
@@ -53,6 +53,7 @@ def parser() -> ArgumentParser:
         help="of an EPIC submission: levels of pretraining, training labels, training data",
     )
     add_device(made)
+    add_trust(made)
     add_json(made)
     made.add_class_arguments(DataConfig, "data", skip=TRAINING_ONLY)
     made.add_class_arguments(EvalConfig, "eval")
@@ -77,7 +78,7 @@ def run(args: Namespace) -> int:
     from xvit.inference import Predictor
 
     output = check_new_folder(args.output) if args.output else None
-    predictor = Predictor(args.checkpoint, device=args.device)
+    predictor = Predictor(args.checkpoint, device=args.device, trust=args.trust)
     data = read_data(args.data)
     if not data.val:
         raise XViTError("--data.val: missing: the annotation file of the held-out videos. See `xvit eval --help`")

@@ -74,15 +74,15 @@ def run(args: Namespace) -> int:
 
     from xvit.data.annotations import find_videos
     from xvit.features.extract import check_output, extract
-    from xvit.inference import Predictor, default_device
-    from xvit.models.xvit import XViT
+    from xvit.inference import default_device
+    from xvit.models.xvit import XViT, usable_device
 
     check_output(args.output)
     if args.checkpoint is None:
         torch.manual_seed(0)  # so that the same command gives the same features, whatever is untrained
-        model = Predictor(XViT(args.model), device=args.device or default_device()).model
+        model = XViT(args.model).to(usable_device(args.device or default_device())).eval()
     else:
-        model = Predictor(args.checkpoint, device=args.device).model
+        model = XViT.from_pretrained(args.checkpoint, device=args.device or default_device())
     paths = find_videos(args.videos)
     with terminal.counter("extracting", quiet=args.json) as advance:
         result = extract(

@@ -76,6 +76,15 @@ def add_device(parser: jsonargparse.ArgumentParser) -> None:
     )
 
 
+def add_trust(parser: jsonargparse.ArgumentParser) -> None:
+    """The option of commands that run exported models."""
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="open a model exported as a torch.export program, which can hold any code: only if you know its maker",
+    )
+
+
 def check_new_folder(path: str) -> Path:
     """The folder that a command is to make.
 

@@ -6,7 +6,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.text import Text
 
 from xvit.cli import DONE, SOME_FAILED, terminal
-from xvit.cli.parsing import add_device, add_json, make_parser
+from xvit.cli.parsing import add_device, add_json, add_trust, make_parser
 from xvit.cli.parsing import parse as parse_words
 from xvit.errors import VideoError, check_range
 
@@ -26,11 +26,12 @@ def parser() -> ArgumentParser:
         "xvit predict videos/ --checkpoint run/best --json > predictions.json",
     )
     made.add_argument("videos", metavar="VIDEO_OR_FOLDER", nargs="+", type=str, help="files, or folders at any depth")
-    made.add_argument("--checkpoint", metavar="DIR", type=str, required=True, help="a trained model")
+    made.add_argument("--checkpoint", metavar="DIR", type=str, required=True, help="a trained or an exported model")
     made.add_argument("--top", metavar="K", type=int, default=5, help="classes to show a video, the best ones")
     made.add_argument("--temporal-views", metavar="N", type=int, default=1, help="clips along each video")
     made.add_argument("--spatial-views", metavar="M", type=int, default=1, help="crops of each clip, 1 or 3")
     add_device(made)
+    add_trust(made)
     add_json(made)
     return made
 
@@ -52,6 +53,7 @@ def run(args: Namespace) -> int:
         device=args.device,
         temporal_views=args.temporal_views,
         spatial_views=args.spatial_views,
+        trust=args.trust,
     )
     paths = find_videos(args.videos)
     predictions: list[Prediction] = []

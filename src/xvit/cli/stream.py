@@ -79,8 +79,9 @@ def parse(argv: list[str]) -> Namespace:
 def run(args: Namespace) -> int:
     """Answer until the source ends or Ctrl-C."""
     from xvit.data.source import Source
-    from xvit.inference import Predictor
+    from xvit.inference import default_device
     from xvit.live import Live, Scores
+    from xvit.models.xvit import XViT
 
     source = Source(
         args.source,
@@ -90,7 +91,7 @@ def run(args: Namespace) -> int:
         max_frames=args.max_frames,
         raw=args.raw,
     )
-    model = Predictor(args.checkpoint, device=args.device).model
+    model = XViT.from_pretrained(args.checkpoint, device=args.device or default_device())
     try:
         model.stream()
     except XViTError as error:

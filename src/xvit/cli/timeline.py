@@ -89,14 +89,15 @@ def parse(argv: list[str]) -> Namespace:
 def run(args: Namespace) -> int:
     """Score one video after the other."""
     from xvit.data.annotations import find_videos
-    from xvit.inference import Predictor
+    from xvit.inference import default_device
+    from xvit.models.xvit import XViT
     from xvit.timeline.files import read_truth
     from xvit.timeline.metrics import Judged, measure
     from xvit.timeline.scores import score_video
     from xvit.timeline.segments import find_segments
 
     output = None if args.output is None else check_new_folder(args.output)
-    model = Predictor(args.checkpoint, device=args.device).model
+    model = XViT.from_pretrained(args.checkpoint, device=args.device or default_device())
     paths = find_videos(args.videos)
     folders = _folders(paths, output)
     truth = None if args.truth is None else read_truth(args.truth, list(model.labels))

@@ -24,7 +24,8 @@ from xvit.data.motion import CLASSES, write_motion
 from xvit.demo.report import write_report
 from xvit.errors import XViTError
 from xvit.evaluation import Evaluation, certificate, evaluate, match_labels
-from xvit.inference import Predictor
+from xvit.inference import Predictor, default_device
+from xvit.models.xvit import XViT
 from xvit.timing import interleaved, one_thread
 from xvit.training.engine import fit
 from xvit.training.log import Progress
@@ -183,7 +184,8 @@ def _train(folder: Path, variant: Variant, recipe: RunConfig, listener: Listener
 
 def _evaluate(folder: Path, recipe: RunConfig, listener: Listener) -> dict[str, Any]:
     """Test the weights of the last epoch: the best one was chosen by these very videos."""
-    predictor = Predictor(folder / "last")
+    model = XViT.from_pretrained(folder / "last", device=default_device())
+    predictor = Predictor(model)
     data = read_class_folders(recipe.data.root)
     result = evaluate(
         predictor,
@@ -204,8 +206,8 @@ def _evaluate(folder: Path, recipe: RunConfig, listener: Listener) -> dict[str, 
         "videos": result.videos,
         "per_class": {name: task.per_class[name] for name in CLASSES},
         "confusion": confusion,
-        "parameters": sum(parameter.numel() for parameter in predictor.model.parameters()),
-        "macs": predictor.model.macs(image_size=predictor.clip.image_size),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "macs": model.macs(image_size=model.clip.image_size),
     }
 
 

@@ -152,7 +152,7 @@ def certificate(predictor: Predictor, data: DataConfig, *, checkpoint: str | Pat
         "clip": to_dict(predictor.clip),
         "data": to_dict(data),
         "device": str(predictor.device),
-        "precision": str(next(predictor.model.parameters()).dtype).removeprefix("torch."),
+        "precision": predictor.model.precision,
         "processes": processes.count(),
         "versions": {"xvit": xvit.__version__, "torch": str(torch.__version__), "timm": timm.__version__},
     }

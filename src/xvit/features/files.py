@@ -8,7 +8,6 @@ import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +15,7 @@ import numpy as np
 from safetensors import safe_open
 
 from xvit.config import ClipSpec, from_dict
-from xvit.errors import XViTError, check_choice, did_you_mean
+from xvit.errors import XViTError, check_choice, did_you_mean, needed
 
 Level = Literal["clip", "frames", "tokens"]
 LEVELS: tuple[str, ...] = ("clip", "frames", "tokens")
@@ -100,7 +99,7 @@ def check_format(path: Path) -> None:
         known = ", ".join(_FORMATS)
         raise XViTError(f"{path}: expected a name that ends in one of {known}.{did_you_mean(path.suffix, _FORMATS)}")
     if path.suffix == ".parquet":
-        needed("pyarrow")
+        needed("pyarrow", extra="features")
 
 
 def check_names(path: Path, shape: tuple[int, ...], about: Mapping[str, Any]) -> None:
@@ -130,19 +129,6 @@ def write(path: Path, raw: Path, shape: tuple[int, ...], about: Mapping[str, Any
 def sidecars(path: Path) -> list[Path]:
     """What lies beside a file of features: NAME.json of a .npy, nothing of the other formats."""
     return [path.with_name(f"{path.name}.json")] if path.suffix == ".npy" else []
-
-
-def needed(module: str) -> Any:
-    """A module of the extra `features`.
-
-    Raises:
-        XViTError: it is not installed.
-    """
-    try:
-        return import_module(module)
-    except ImportError:
-        name = module.split(".")[0].replace("sklearn", "scikit-learn")
-        raise XViTError(f"{name} is not installed: pip install 'xvit[features]'") from None
 
 
 def _header(shape: tuple[int, ...], about: Mapping[str, Any]) -> bytes:
@@ -178,7 +164,7 @@ def _read_npy(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
 
 
 def _write_parquet(path: Path, raw: Path, shape: tuple[int, ...], about: Mapping[str, Any]) -> None:
-    arrow, parquet = needed("pyarrow"), needed("pyarrow.parquet")
+    arrow, parquet = needed("pyarrow", extra="features"), needed("pyarrow.parquet", extra="features")
     width, rows = math.prod(shape[1:]), _rows(shape)
     told = {key: value for key, value in about.items() if key not in ("paths", "labels")} | {"shape": shape[1:]}
     columns = [("path", arrow.string()), ("label", arrow.string()), (_TENSOR, arrow.list_(arrow.float32()))]
@@ -193,7 +179,7 @@ def _write_parquet(path: Path, raw: Path, shape: tuple[int, ...], about: Mapping
 
 
 def _read_parquet(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
-    with needed("pyarrow.parquet").ParquetFile(path) as file:
+    with needed("pyarrow.parquet", extra="features").ParquetFile(path) as file:
         about = json.loads(file.schema_arrow.metadata[_KEY.encode()])
         shape = (file.metadata.num_rows, *about.pop("shape"))
         values = np.empty((shape[0], math.prod(shape[1:])), np.float32)

@@ -206,14 +206,19 @@ class Stream:
 
     def state(self) -> dict[str, Tensor]:
         """All that is remembered, as tensors by name: to be saved (safetensors takes it), or loaded elsewhere."""
+        numbers = [self._answered, int(self._ended), *(self._shape or ())]
+        named = {name: tensor.contiguous() for name, tensor in self.tensors().items()}
+        return named | {"numbers": torch.tensor(numbers)}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is remembered of the frames, by name; B is the first dimension of each."""
         named = {f"waiting.{layer}": tensor for layer, tensor in enumerate(self._waiting) if tensor is not None}
         for layer, memories in enumerate(self._memories):
             for place, memory in enumerate(memories):
                 named |= {f"layer.{layer}.{place}.{name}": tensor for name, tensor in memory.tensors.items()}
         if self._ring is not None:
             named["ring"] = self._ring
-        numbers = [self._answered, int(self._ended), *(self._shape or ())]
-        return {name: tensor.contiguous() for name, tensor in named.items()} | {"numbers": torch.tensor(numbers)}
+        return named
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Go on from a `state` of the same model.
@@ -224,17 +229,21 @@ class Stream:
         self.reset()
         try:
             answered, ended, *shape = state["numbers"].tolist()
-            for name, tensor in state.items():
-                kind, _, rest = name.partition(".")
-                if kind == "waiting":
-                    self._waiting[int(rest)] = tensor
-                elif kind == "layer":
-                    layer, place, inner = rest.split(".")
-                    self._memories[int(layer)][int(place)].tensors[inner] = tensor
+            self.load_tensors(state)
         except (KeyError, IndexError, ValueError) as error:
             raise XViTError(f"not a state of a stream of this model ({type(error).__name__}: {error})") from None
-        self._ring = state.get("ring")
         self._answered, self._ended, self._shape = answered, bool(ended), tuple(shape) or None
+
+    def load_tensors(self, named: Mapping[str, Tensor]) -> None:
+        """Remember what `tensors` gave, in a stream that was just made or reset."""
+        for name, tensor in named.items():
+            kind, _, rest = name.partition(".")
+            if kind == "waiting":
+                self._waiting[int(rest)] = tensor
+            elif kind == "layer":
+                layer, place, inner = rest.split(".")
+                self._memories[int(layer)][int(place)].tensors[inner] = tensor
+        self._ring = named.get("ring")
 
     @property
     def layer_bytes(self) -> list[int]:

@@ -95,6 +95,16 @@ class XViT(nn.Module):
         self.load_report: LoadReport | None = load_start(self, config) if starts else None
 
     @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def precision(self) -> str:
+        """Of the weights, such as float32."""
+        return str(next(self.parameters()).dtype).removeprefix("torch.")
+
+    @property
     def channels(self) -> int:
         """C, colours of a frame."""
         return int(self.backbone.in_chans) // self.config.tubelet

@@ -1,0 +1,258 @@
+"""Making the program: torch.export, from it ONNX, from that OpenVINO, and integers by NNCF."""
+
+import copy
+import io
+import itertools
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from xvit.config import labels_by_task
+from xvit.errors import XViTError, needed
+from xvit.exported import PROGRAMS, Manifest
+from xvit.models.loading import load_tensors
+from xvit.models.xvit import XViT
+
+Tell = Callable[[str, int, int], None]
+_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class WholeClips(nn.Module):
+    """A model of clips (B, T, C, H, W) in float32, whatever it computes in: a list of its tasks' logits."""
+
+    def __init__(self, model: XViT, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.model, self.dtype = model.to(dtype), dtype
+
+    def forward(self, pixel_values: Tensor) -> list[Tensor]:
+        return _answers(self.model(pixel_values.to(self.dtype)))
+
+
+class StreamingStep(nn.Module):
+    """A frame of a stream (B, 1, C, H, W) and what is remembered of those before: logits, and what is to remember."""
+
+    def __init__(self, model: XViT, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.names = list(state_of(model))
+        self.model, self.dtype = model.to(dtype), dtype
+
+    def forward(self, pixel_values: Tensor, state: list[Tensor]) -> list[Tensor]:
+        stream = self.model.stream()
+        stream.load_tensors({name: x.to(self.dtype) for name, x in zip(self.names, state, strict=True)})
+        logits = stream.push(pixel_values.to(self.dtype)).logits  # (B, 1, classes)
+        kept = stream.tensors()
+        return [*(x[:, 0] for x in _answers(logits)), *(kept[name].float() for name in self.names)]
+
+
+def _answers(logits: Tensor | dict[str, Tensor]) -> list[Tensor]:
+    return [x.float() for x in (logits.values() if isinstance(logits, dict) else (logits,))]
+
+
+def state_of(model: XViT) -> dict[str, list[int]]:
+    """Name and shape, without B, of what a stream of the model remembers once its window is full.
+
+    Before the first frame all of it is zero: what frames outside the clip give.
+
+    Raises:
+        XViTError: a model that cannot be streamed by a step of fixed shapes.
+    """
+    stream = model.stream()  # which says why, if it cannot
+    if stream.latency_frames:
+        raise XViTError("direction='centered': an exported step answers its own frame; take direction='causal'")
+    if model.config.edges == "replicate":
+        raise XViTError("edges='replicate': an exported step begins with zeros; take edges='zero'")
+    if model.config.summary_tokens:
+        raise XViTError("summary_tokens: their number grows with the first frames, an exported step's shapes cannot")
+    blank = torch.zeros(1, model.config.num_frames, model.channels, model.clip.image_size, model.clip.image_size)
+    stream.push(blank.to(next(model.parameters()).device))
+    return {name: list(tensor.shape[1:]) for name, tensor in stream.tensors().items()}
+
+
+def write_program(
+    model: XViT, folder: Path, manifest: Manifest, *, calibration: list[Tensor], on_progress: Tell
+) -> None:
+    """Write the program of a model into a folder, with what export.json says of it.
+
+    Args:
+        model: whose clip has the picture's size.
+        folder: of config.json and export.json, which the program carries too.
+        manifest: what to write.
+        calibration: clips (1, T, C, H, W) for int8.
+        on_progress: called with (what, done, in all).
+
+    Raises:
+        XViTError: a package of the extra `export` is missing.
+    """
+    path = folder / PROGRAMS[manifest.format]
+    wrapper = StreamingStep if manifest.state else WholeClips
+    # OpenVINO keeps its own kinds of numbers beside a program in float32.
+    dtype = torch.float32 if manifest.format == "openvino" else _DTYPES.get(manifest.precision, torch.float32)
+    module = wrapper(fixed_size(model), dtype).eval()
+    inputs = _inputs(module, model, manifest)
+    with _quiet():
+        program = _exported(module, inputs, manifest)
+        if manifest.format == "torch":
+            torch.export.save(program, path)
+            return
+        onnx = _to_onnx(program, inputs, model, manifest)
+        if manifest.format == "onnx":
+            _write_onnx(onnx, path, module, manifest, calibration, on_progress)
+        else:
+            _write_openvino(onnx, path, module, model, manifest, calibration, on_progress)
+
+
+def fixed_size(model: XViT) -> XViT:
+    """A copy of the model for pictures of its clip's size alone, its positions resized once and for all."""
+    size = model.clip.image_size
+    kwargs = {**model.config.backbone_kwargs, "dynamic_img_size": False, "img_size": size}
+    fixed = XViT(replace(model.config, backbone_kwargs=kwargs, pretrained=False, checkpoint_path=""))
+    if tuple(model.backbone.patch_embed.img_size) == (size, size):
+        fixed.load_state_dict(copy.deepcopy(model.state_dict()))
+    else:
+        state = model.state_dict()
+        image = {key.removeprefix("backbone."): x for key, x in state.items() if key.startswith("backbone.")}
+        rest = {key: x for key, x in state.items() if not key.startswith("backbone.")}
+        load_tensors(fixed, model.config.backbone, image, rest, source="the model")
+    fixed.clip = model.clip
+    return fixed.cpu().eval()
+
+
+def _inputs(module: nn.Module, model: XViT, manifest: Manifest) -> tuple[Any, ...]:
+    """An example of what the program takes, of 2 clips: sizes of 1 would be taken for constants."""
+    size = model.clip.image_size
+    if isinstance(module, StreamingStep):
+        state = [torch.zeros(2, *shape) for shape in manifest.state.values()]
+        return torch.zeros(2, 1, model.channels, size, size), state
+    return (torch.zeros(2, model.config.num_frames, model.channels, size, size),)
+
+
+@torch.no_grad()
+def _exported(module: nn.Module, inputs: tuple[Any, ...], manifest: Manifest) -> ExportedProgram:
+    batch = {0: Dim.AUTO}
+    frames = {1: Dim.AUTO} if manifest.dynamic_frames else {}
+    shapes = (batch | frames, *([batch] * len(state) for state in inputs[1:]))
+    return torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
+
+
+def _to_onnx(program: ExportedProgram, inputs: tuple[Any, ...], model: XViT, manifest: Manifest) -> Any:
+    for package in ("onnx", "onnxscript"):
+        needed(package, extra="export")
+    state = list(manifest.state)
+    tasks = ["logits" if task is None else f"logits.{task}" for task in model.config.tasks]
+    made = torch.onnx.export(
+        program,
+        inputs,
+        dynamo=True,
+        verbose=False,
+        input_names=["pixel_values", *state],
+        output_names=[*tasks, *(f"next.{name}" for name in state)],
+    )
+    assert made is not None
+    made.model.metadata_props.update(_about(model))
+    return made.model_proto
+
+
+def _about(model: XViT) -> dict[str, str]:
+    """What a program says of itself, for who has the file alone."""
+    clip = model.clip
+    return {
+        "xvit.labels": json.dumps({task or "": names for task, names in labels_by_task(model.labels).items()}),
+        "xvit.frames": str(clip.num_frames),
+        "xvit.sampling": f"{clip.sampling}, stride {clip.stride}",
+        "xvit.image_size": str(clip.image_size),
+        "xvit.mean": json.dumps(clip.mean),
+        "xvit.std": json.dumps(clip.std),
+    }
+
+
+def _write_onnx(
+    onnx_model: Any, path: Path, module: nn.Module, manifest: Manifest, clips: list[Tensor], tell: Tell
+) -> None:
+    onnx = needed("onnx", extra="export")
+    if "int8" in manifest.precision:
+        names = [entry.name for entry in onnx_model.graph.input]
+        onnx_model = _integers(onnx_model, names, module, manifest, clips, tell)
+    onnx.save_model(onnx_model, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=1024)
+
+
+def _write_openvino(
+    onnx_model: Any,
+    path: Path,
+    module: nn.Module,
+    model: XViT,
+    manifest: Manifest,
+    clips: list[Tensor],
+    tell: Tell,
+) -> None:
+    openvino = needed("openvino", extra="export")
+    whole = path.with_name("whole.onnx")
+    needed("onnx", extra="export").save_model(onnx_model, whole, save_as_external_data=True, location="whole.data")
+    program = openvino.convert_model(whole)
+    if "int8" in manifest.precision:
+        names = [entry.get_any_name() for entry in program.inputs]
+        program = _integers(program, names, module, manifest, clips, tell)
+    for name, value in _about(model).items():
+        program.set_rt_info(value, name.split("."))
+    openvino.save_model(program, path, compress_to_fp16=manifest.precision in ("fp16", "bf16"))
+    del program  # which reads its weights from the file
+    for left in path.parent.glob("whole.*"):
+        left.unlink()
+
+
+def _integers(
+    program: Any, names: list[str], module: nn.Module, manifest: Manifest, clips: list[Tensor], tell: Tell
+) -> Any:
+    """The program with integer weights, and integer activations whose ranges come from clips."""
+    nncf = needed("nncf", extra="export")
+    if manifest.precision == "int8-weights":
+        # ONNX Runtime does not run convolutions of weights compressed this way; there is one, of few weights.
+        kept = nncf.IgnoredScope(types=["Conv"], validate=False) if manifest.format == "onnx" else None
+        return nncf.compress_weights(program, mode=nncf.CompressWeightsMode.INT8_ASYM, ignored_scope=kept)
+    items = [dict(zip(names, [x.numpy() for x in item], strict=True)) for item in _seen(module, manifest, clips)]
+    passes = itertools.count()
+
+    def take(item: dict[str, Any]) -> dict[str, Any]:
+        tell("calibrating", next(passes) % len(items) + 1, len(items))
+        return item
+
+    data = nncf.Dataset(items, take)
+    return nncf.quantize(program, data, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(items))
+
+
+@torch.inference_mode()
+def _seen(module: nn.Module, manifest: Manifest, clips: list[Tensor]) -> Iterator[list[Tensor]]:
+    """The inputs that a program meets on clips: the clips, or each frame with what is remembered then."""
+    for clip in clips:
+        if not manifest.state:
+            yield [clip]
+            continue
+        state = [torch.zeros(1, *shape) for shape in manifest.state.values()]
+        for frame in clip.split(1, dim=1):
+            yield [frame, *state]
+            state = module(frame, state)[-len(state) :]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Exporters warn, log and print of their own insides."""
+    names = ("torch.onnx", "torch.export", "torch.utils.cpp_extension", "onnxscript", "onnx_ir", "nncf")
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
