@@ -75,6 +75,11 @@ GROUPS: dict[str, dict[str, Command]] = {
         "export": Command(
             "export", "write a trained model for ONNX Runtime, OpenVINO or torch.export, and compare them"
         ),
+        "benchmark": Command(
+            "benchmark",
+            "measure XViT and other video transformers side by side on this machine",
+            "Run the same command to go on where it stopped.",
+        ),
         "ablate": Command(
             "ablate",
             "train the rows of the paper's ablation tables on made videos, and print them beside its figures",

@@ -295,7 +295,7 @@ class XViT(nn.Module):
         size = (image_size, image_size) if image_size else self.backbone.patch_embed.img_size
         clip = torch.empty(1, num_frames or self.config.num_frames, self.channels, *size, device="meta")
         tensors = dict(self.named_parameters()) | dict(self.named_buffers())
-        on_meta = {name: tensor.detach().to("meta") for name, tensor in tensors.items()}
+        on_meta = {name: tensor.detach().to("meta", torch.float32) for name, tensor in tensors.items()}
         training, class_token_only = self.training, self.class_token_only
         self.class_token_only = class_token_only and not all_tokens
         self.eval()  # without dropout, and on the meta device: CPU attention kernels go uncounted
