@@ -105,6 +105,30 @@ def test_a_bad_video_is_named(tmp_path, predictor):
         predictor(tmp_path / "nowhere.mp4")
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_many_videos_are_answered_in_turn_the_bad_ones_too(workers, tmp_path, predictor):
+    paths = [write_video(tmp_path / f"{number}.mp4", color=number % 3, seed=number) for number in range(19)]
+    for bad in (0, 9, 18):
+        paths[bad].write_bytes(b"nothing")
+    answers = list(predictor.predict(paths, workers=workers))
+    assert [answer.path for answer in answers] == [str(path) for path in paths]
+    assert [place for place, answer in enumerate(answers) if isinstance(answer, VideoError)] == [0, 9, 18]
+    for path, answer in zip(paths, answers, strict=True):
+        if isinstance(answer, Prediction):
+            alone = predictor(path)
+            assert (answer.labels, answer.times) == (alone.labels, alone.times)
+            assert answer.scores == pytest.approx(alone.scores, abs=1e-6)
+
+
+def test_the_model_works_before_all_videos_are_read(tmp_path, predictor):
+    paths = [write_video(tmp_path / f"{number}.mp4", color=0, seed=number) for number in range(9)]
+    answers = predictor.predict([*paths, "nowhere.mp4"])
+    first = next(answers)
+    assert isinstance(first, Prediction)
+    paths[-1].unlink()  # of the second batch: not read yet
+    assert [isinstance(answer, VideoError) for answer in answers] == [False] * 7 + [True] * 2
+
+
 def test_wrong_numbers_and_shapes(predictor):
     checkpoint = described(make_model(), list(CLASSES))
     with pytest.raises(XViTError, match="spatial_views=0"):

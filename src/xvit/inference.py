@@ -1,22 +1,20 @@
 """A video file in, a Prediction out; the same scores that evaluation counts."""
 
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from xvit import processes
-from xvit.config import by_task, labels_by_task
+from xvit.config import by_task, labels_by_task, plain
 from xvit.data.annotations import Sample
-from xvit.data.dataset import VideoDataset
-from xvit.data.sampling import sample_indices
+from xvit.data.dataset import VideoDataset, make_loader
 from xvit.data.transforms import normalize
-from xvit.data.video import probe
-from xvit.errors import XViTError, check_range
+from xvit.errors import VideoError, XViTError, check_range
 from xvit.exported import ExportedModel, is_exported, read_manifest
 from xvit.models.xvit import XViT, usable_device
 
@@ -113,28 +111,48 @@ class Predictor:
         Raises:
             VideoError: a file that cannot be read.
         """
+        answer = next(self.predict([path]))
+        if isinstance(answer, VideoError):
+            raise answer
+        return answer
+
+    def predict(self, paths: Sequence[str | Path], *, workers: int = 0) -> Iterator[Prediction | VideoError]:
+        """Classify many videos, several at a time, the next ones being read while the model works.
+
+        Args:
+            paths: the videos.
+            workers: processes that read them; 0 reads in this one, where the model waits for it.
+
+        Yields:
+            For each path in turn its prediction, or why it cannot be read.
+        """
         dataset = VideoDataset(
-            samples=[Sample(path=str(path), label=None, id=str(path))],
+            samples=[Sample(path=str(path), label=None, id=str(path)) for path in paths],
             spec=self.clip,
             temporal_views=self.temporal_views,
             spatial_views=self.spatial_views,
         )
-        item = dataset[0]
-        if item.error is not None:
-            raise item.error
-        assert item.pixels is not None
-        scores = self.scores(item.pixels[None])  # (V, T, C, S, S) -> (1, V, T, C, S, S)
-        times = self._times(path)
-        if isinstance(scores, dict):
-            by_rank = {task: ranked(scores[task][0], names) for task, names in by_task(self.labels).items()}
-            return Prediction(
-                path=str(path),
-                labels={task: labels for task, (labels, _) in by_rank.items()},
-                scores={task: values for task, (_, values) in by_rank.items()},
-                times=times,
-            )
-        labels, values = ranked(scores[0], labels_by_task(self.labels)[None])
-        return Prediction(path=str(path), labels=labels, scores=values, times=times)
+        at_once = max(_CLIPS_AT_ONCE // (self.temporal_views * self.spatial_views), 1)
+        answers: dict[int, Prediction | VideoError] = {}
+        for batch in make_loader(dataset, batch_size=at_once, workers=workers):
+            answers |= batch["errors"]
+            if len(batch["indices"]):
+                scores = {task: values.cpu() for task, values in by_task(self.scores(batch["pixels"])).items()}
+                for row, (index, times) in enumerate(zip(batch["indices"].tolist(), batch["times"], strict=True)):
+                    of_video = {task: values[row] for task, values in scores.items()}
+                    answers[index] = self._prediction(str(paths[index]), of_video, times)
+            for index in sorted(answers):
+                yield answers.pop(index)
+
+    def _prediction(self, path: str, scores: dict[str | None, Tensor], times: tuple[float, ...]) -> Prediction:
+        names = labels_by_task(self.labels)
+        best = {task: ranked(values, names[task]) for task, values in scores.items()}
+        return Prediction(
+            path=path,
+            labels=plain({task: labels for task, (labels, _) in best.items()}),
+            scores=plain({task: values for task, (_, values) in best.items()}),
+            times=times,
+        )
 
     @torch.inference_mode()
     def scores(self, pixels: Tensor) -> Tensor | dict[str, Tensor]:
@@ -163,12 +181,6 @@ class Predictor:
     def _mean_scores(self, logits: list[Tensor], B: int, V: int) -> Tensor:
         scores = self.model.probabilities(torch.cat(logits))  # (B V, classes)
         return scores.unflatten(0, (B, V)).mean(dim=1)
-
-    def _times(self, path: str | Path) -> tuple[float, ...]:
-        """Seconds of the frames looked at, ascending."""
-        times, views = probe(path).times, self.temporal_views
-        chosen = [sample_indices(self.clip, len(times), view=view, views=views) for view in range(views)]
-        return tuple(times[np.unique(np.concatenate(chosen))].tolist())
 
 
 def open_model(

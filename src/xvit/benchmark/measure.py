@@ -106,7 +106,11 @@ def measure(
 
 
 def _built(name: str, setting: Setting) -> nn.Module:
-    model = build(name, backbone=setting.backbone, frames=setting.frames)
+    torch.set_default_dtype(DTYPES[setting.precision])  # converted later, it would be in memory twice
+    try:
+        model = build(name, backbone=setting.backbone, frames=setting.frames)
+    finally:
+        torch.set_default_dtype(torch.float32)
     model = model.to(setting.device, DTYPES[setting.precision]).train(setting.mode == "training")
     return torch.compile(model) if setting.compiled else model  # type: ignore[return-value]
 

@@ -2,7 +2,6 @@
 
 import statistics
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from pathlib import Path
 
 from xvit.benchmark.entrants import ENTRANTS
@@ -49,8 +48,10 @@ class Table:
 
 def tables(rows: Sequence[Row]) -> list[Table]:
     """A table for each mode and precision."""
-    keyed = groupby(rows, key=lambda row: (row.setting.mode, row.setting.precision))
-    return [Table(list(group)) for _, group in keyed]
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        found.setdefault((row.setting.mode, row.setting.precision), []).append(row)
+    return [Table(found[key]) for key in sorted(found, key=lambda key: (key[0], key[1] != "fp32"))]
 
 
 def cells(table: Table) -> Iterator[tuple[str, ...]]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser, Namespace
 
 from xvit.cli import DONE, terminal
-from xvit.cli.parsing import add_json, check_new_folder, make_parser
+from xvit.cli.parsing import add_json, make_parser
 from xvit.cli.parsing import parse as parse_words
 from xvit.errors import check_range
 
@@ -78,13 +78,12 @@ def run(args: Namespace) -> int:
     from xvit.export import Limits, export
     from xvit.models.xvit import XViT
 
-    output = check_new_folder(args.output)
     known = Limits.of(args.precision)
     limit = known.max_difference if args.max_difference is None else args.max_difference
     with terminal.counters(quiet=args.json) as advance:
         parity = export(
             XViT.from_pretrained(args.checkpoint),
-            output,
+            args.output,
             videos=args.videos,
             format=args.format,
             precision=args.precision,
@@ -94,9 +93,9 @@ def run(args: Namespace) -> int:
             on_progress=advance,
         )
     if args.json:
-        terminal.print_json({"output": str(output)} | asdict(parity) | {"speedup": parity.speedup})
+        terminal.print_json({"output": args.output} | asdict(parity) | {"speedup": parity.speedup})
         return DONE
-    terminal.console().print(terminal.pairs(_facts(parity) | {"output": output}))
+    terminal.console().print(terminal.pairs(_facts(parity) | {"output": args.output}))
     return DONE
 
 

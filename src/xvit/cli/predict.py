@@ -30,6 +30,9 @@ def parser() -> ArgumentParser:
     made.add_argument("--top", metavar="K", type=int, default=5, help="classes to show a video, the best ones")
     made.add_argument("--temporal-views", metavar="N", type=int, default=1, help="clips along each video")
     made.add_argument("--spatial-views", metavar="M", type=int, default=1, help="crops of each clip, 1 or 3")
+    made.add_argument(
+        "--workers", metavar="N", type=int, default=2, help="processes that read videos while the model works"
+    )
     add_device(made)
     add_trust(made)
     add_json(made)
@@ -40,11 +43,12 @@ def parse(argv: list[str]) -> Namespace:
     """Check the words after the command."""
     args = parse_words(parser(), argv)
     check_range("top", args.top, 1)
+    check_range("workers", args.workers, 0)
     return args
 
 
 def run(args: Namespace) -> int:
-    """Predict one video after the other."""
+    """Predict all videos."""
     from xvit.data.annotations import find_videos
     from xvit.inference import Predictor
 
@@ -59,11 +63,12 @@ def run(args: Namespace) -> int:
     predictions: list[Prediction] = []
     failed: list[VideoError] = []
     with terminal.counter("predicting", quiet=args.json) as advance:
-        for done, path in enumerate(paths, start=1):
-            try:
-                predictions.append(predictor(path))
-            except VideoError as error:
-                failed.append(error)
+        workers = min(args.workers, len(paths) - 1)  # the model could not begin before a single one is read anyway
+        for done, answer in enumerate(predictor.predict(paths, workers=workers), start=1):
+            if isinstance(answer, VideoError):
+                failed.append(answer)
+            else:
+                predictions.append(answer)
             advance(done, len(paths))
     if args.json:
         terminal.print_json(

@@ -40,12 +40,14 @@ class Item:
         index: of the sample in the data set.
         label: of the sample; of its mirror image if it was mirrored and the data set has left and right pairs.
         pixels: (T, C, S, S) in training, (V, T, C, S, S) in testing, uint8; None for a bad video.
+        times: testing: seconds of the frames looked at, ascending.
         error: what is wrong with the video.
     """
 
     index: int
     label: Label | None
     pixels: torch.Tensor | None = None
+    times: tuple[float, ...] = ()
     error: VideoError | None = None
 
 
@@ -54,13 +56,14 @@ class Batch(TypedDict):
 
     `pixels` is (B, T, C, S, S) or (B, V, T, C, S, S) uint8, for `xvit.data.transforms.normalize`; `labels` (B,) int64,
     one such tensor a task where there are several, -1 for an unknown label, (B, classes) float of 0 and 1 where classes
-    do not exclude each other; `indices` (B,) int64 into the samples;
-    `errors` the bad videos by their indices.
+    do not exclude each other; `indices` (B,) int64 into the samples; `times` as of each `Item`; `errors` the bad videos
+    by their indices.
     """
 
     pixels: torch.Tensor
     labels: torch.Tensor | dict[str, torch.Tensor]
     indices: torch.Tensor
+    times: list[tuple[float, ...]]
     errors: dict[int, VideoError]
 
 
@@ -153,7 +156,8 @@ class VideoDataset(Dataset[Item]):
         sample = self.samples[index]
         try:
             if self.training is None:
-                return Item(index=index, label=sample.label, pixels=self._test_views(sample))
+                pixels, times = self._test_views(sample)
+                return Item(index=index, label=sample.label, pixels=pixels, times=times)
             pixels, mirrored = self._training_clip(sample, index, copy)
         except VideoError as error:
             # A copy: the traceback of the original would keep all frames of the stack alive, with what they hold.
@@ -179,7 +183,7 @@ class VideoDataset(Dataset[Item]):
             torch.default_generator.manual_seed(torch_seed)
             return self._transform(clip.frames)
 
-    def _test_views(self, sample: Sample) -> torch.Tensor:
+    def _test_views(self, sample: Sample) -> tuple[torch.Tensor, tuple[float, ...]]:
         def choose(info: VideoInfo) -> np.ndarray:
             first, count = _stretch(sample, info)
             views = self.temporal_views
@@ -189,7 +193,8 @@ class VideoDataset(Dataset[Item]):
 
         clip = self._read(sample, choose, short_side=self.spec.image_size)
         clips = clip.frames.split(self.spec.num_frames)  # (views T, C, H, W) -> (T, C, H, W) each
-        return torch.cat([eval_views(frames, self.spec, self.spatial_views) for frames in clips])
+        views = torch.cat([eval_views(frames, self.spec, self.spatial_views) for frames in clips])
+        return views, tuple(np.unique(clip.times).tolist())
 
     def _read(self, sample: Sample, choose: Callable[[VideoInfo], np.ndarray], *, short_side: int) -> Clip:
         read = partial(read_clip, sample.path, choose, short_side=short_side, fps=sample.fps)
@@ -203,6 +208,7 @@ class VideoDataset(Dataset[Item]):
             pixels=default_collate(pixels) if pixels else torch.empty((0, *self.item_shape), dtype=torch.uint8),
             labels=self._targets([item.label for item in good]),
             indices=torch.tensor([item.index for item in good], dtype=torch.int64),
+            times=[item.times for item in good],
             errors={item.index: item.error for item in items if item.error is not None},
         )
 

@@ -62,9 +62,12 @@ def export(
         on_progress: called with what is being done, how many are done and of how many.
 
     Raises:
-        XViTError: settings that do not go together, a runtime that is not installed, too few videos, answers further
-            from the model's than the limits.
+        XViTError: settings that do not go together, a runtime that is not installed, an output that holds things, too
+            few videos, answers further from the model's than the limits.
     """
+    folder = Path(output)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise XViTError(f"{folder}: exists and is not an empty folder; choose another --output")
     check_choice("format", format, PROGRAMS)
     check_choice("precision", precision, PRECISIONS)
     if (format, precision) in _NOT_THERE:

@@ -97,6 +97,24 @@ def shift(x: Tensor, offset: int, *, replicate: bool = False) -> Tensor:
     return torch.cat([x[:, steps:], outside] if offset > 0 else [outside, x[:, : T - steps]], dim=1)
 
 
+def shift_in_place(x: Tensor, offset: int, *, replicate: bool = False) -> None:
+    """`shift` that overwrites x (B, T, ...).
+
+    On a CPU frame after frame, each read before it is overwritten: half of the time, as a second tensor would have to be
+    brought in from memory. On other devices T small copies cost more than a large one.
+    """
+    if x.device.type != "cpu":
+        x.copy_(shift(x, offset, replicate=replicate))
+        return
+    T = x.shape[1]
+    for t in range(T) if offset > 0 else range(T - 1, -1, -1):
+        source = min(max(t + offset, 0), T - 1)
+        if source != t + offset and not replicate:
+            x[:, t].zero_()
+        elif source != t:
+            x[:, t].copy_(x[:, source])
+
+
 class MixInPlace(torch.autograd.Function):
     """`mix` of the keys and values inside the projections' own output, moving only the shares.
 
@@ -119,7 +137,7 @@ class MixInPlace(torch.autograd.Function):
         ctx.settings = (mixed, groups, shares, replicate)
         ctx.mark_dirty(qkv)
         for share, part in _parts(qkv, mixed, groups, shares):
-            part.copy_(shift(part, share.offset, replicate=replicate))
+            shift_in_place(part, share.offset, replicate=replicate)
         return qkv
 
     @staticmethod
@@ -128,24 +146,18 @@ class MixInPlace(torch.autograd.Function):
         mixed, groups, shares, replicate = ctx.settings
         grad = grad.clone(memory_format=torch.contiguous_format)
         for share, part in _parts(grad, mixed, groups, shares):
-            part.copy_(_shift_transposed(part, share.offset, replicate=replicate))
+            steps = min(abs(share.offset), part.shape[1])
+            # A replicated edge frame was read by all the frames that reached over it.
+            edge, beyond = (-1, part[:, -steps:]) if share.offset > 0 else (0, part[:, :steps])
+            more = beyond.sum(dim=1) if replicate else None
+            shift_in_place(part, -share.offset)
+            if more is not None:
+                part[:, edge] += more
         return grad, None, None, None, None
 
 
 def _parts(qkv: Tensor, mixed: slice, groups: int, shares: tuple[Share, ...]) -> list[tuple[Share, Tensor]]:
-    """Views of the channels that move, (B, T, N, groups, channels): keys and values apart, which halves the time."""
+    """Views of the channels that move, (B, T, N, keys and values, groups, channels)."""
     channels = qkv.shape[-1] // 3 // groups
     grouped = qkv.view(*qkv.shape[:-1], 3, groups, channels)[..., mixed, :, :]
-    return [(share, x[..., share.start : share.stop]) for x in grouped.unbind(-3) for share in shares]
-
-
-def _shift_transposed(grad: Tensor, offset: int, *, replicate: bool) -> Tensor:
-    """The gradient of `shift`'s input from that of its output."""
-    out = shift(grad, -offset)
-    if replicate:  # the edge frame was read by all the frames that reached over it
-        T, steps = grad.shape[1], min(abs(offset), grad.shape[1])
-        if offset > 0:
-            out[:, -1] += grad[:, T - steps :].sum(dim=1)
-        else:
-            out[:, 0] += grad[:, :steps].sum(dim=1)
-    return out
+    return [(share, grouped[..., share.start : share.stop]) for share in shares]
