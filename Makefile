@@ -19,7 +19,8 @@ lint: $(INSTALLED)  ## style, layers, types
 	$(BIN)/mypy
 
 bench: $(INSTALLED)  ## what mixing costs over the image model, in time and memory
-	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/xvit benchmark --output bench --rounds 9 --frames 8 32 \
+		--models "image model" "xvit mixing, all tokens" "xvit mixing"
 
 clean:  ## remove the virtual environment
 	rm -rf .venv

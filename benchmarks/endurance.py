@@ -23,8 +23,8 @@ from pathlib import Path
 import torch
 import yaml
 
+from common import tell
 from kills import RECIPE
-from overhead import tell
 from xvit.cli import main as xvit
 from xvit.config import ClipSpec, DataConfig
 from xvit.data.annotations import Sample

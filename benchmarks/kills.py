@@ -21,7 +21,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from overhead import tell
+from common import tell
 from xvit.cli import main as xvit
 from xvit.data.motion import write_motion
 

@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from overhead import tell
+from common import tell
 from xvit.config import ClipSpec, DataConfig
 from xvit.data.annotations import Sample
 from xvit.data.dataset import VideoDataset, make_loader

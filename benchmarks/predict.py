@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
+from common import tell
 from xvit import Predictor, create_model
 from xvit.data.motion import encode
 from xvit.data.sampling import sample_indices
@@ -80,7 +81,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(0)
     with TemporaryDirectory() as folder:
-        print(f"writing {args.videos} videos", file=sys.stderr)
+        tell(f"writing {args.videos} videos")
         paths = write_videos(Path(folder), args.videos)
         model = args.checkpoint or create_model(args.backbone, num_classes=174, num_frames=args.num_frames)
         predictor = Predictor(model)

@@ -15,7 +15,7 @@ from pathlib import Path
 import timm
 import torch
 
-from overhead import Step, tell
+from common import Step, tell
 from xvit import create_model
 from xvit.models.streaming import Stream
 from xvit.timing import interleaved

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import onnxruntime
 import pytest
 import torch
@@ -121,6 +122,14 @@ def test_a_streaming_step_answers_as_the_stream_does(colours, tmp_path):
             torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
     clip = torch.randn(2, T, 3, SIZE, SIZE)
     torch.testing.assert_close(exported(clip), ours(clip), atol=1e-5, rtol=0)
+
+    step = onnxruntime.InferenceSession(tmp_path / "step" / "model.onnx")  # as docs/export.md has it
+    known = {i.name: np.zeros((2, *i.shape[1:]), np.float32) for i in step.get_inputs() if i.name != "pixel_values"}
+    assert [f"next.{name}" for name in known] == [output.name for output in step.get_outputs()][1:]
+    for frame in clip.split(1, dim=1):
+        logits, *kept = step.run(None, {"pixel_values": frame.numpy()} | known)
+        known = dict(zip(known, kept, strict=True))
+    torch.testing.assert_close(torch.from_numpy(logits), ours(clip), atol=1e-5, rtol=0)
 
 
 def test_an_export_beyond_its_limits_leaves_nothing(colours, tmp_path):

@@ -100,7 +100,7 @@ def shift(x: Tensor, offset: int, *, replicate: bool = False) -> Tensor:
 def shift_in_place(x: Tensor, offset: int, *, replicate: bool = False) -> None:
     """`shift` that overwrites x (B, T, ...).
 
-    On a CPU frame after frame, each read before it is overwritten: half of the time, as a second tensor would have to be
+    On a CPU frame after frame, each read before it is overwritten: half of the time, as no second tensor has to be
     brought in from memory. On other devices T small copies cost more than a large one.
     """
     if x.device.type != "cpu":
