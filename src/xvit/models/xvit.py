@@ -127,7 +127,7 @@ class XViT(nn.Module):
         Raises:
             XViTError: a wrong shape.
         """
-        x = self.encode(*self.embed(pixel_values), class_token_only=self.class_token_only)
+        x = self.encode(pixel_values, class_token_only=self.class_token_only)
         logits: Tensor | dict[str, Tensor] = self.classifier(self.temporal_head(self.pool(x)[1]))
         return logits
 
@@ -137,7 +137,7 @@ class XViT(nn.Module):
 
     def forward_features(self, pixel_values: Tensor) -> Features:
         """Features of clips before the classifier; see `forward` for the input."""
-        tokens, frames = self.pool(self.encode(*self.embed(pixel_values)))
+        tokens, frames = self.pool(self.encode(pixel_values))
         return Features(tokens=tokens, frames=frames, clip=self.temporal_head(frames))
 
     def embed(self, pixel_values: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -158,9 +158,10 @@ class XViT(nn.Module):
                 attention.grid = backbone.patch_embed.dynamic_feat_size((height, width))
         return x, rope
 
-    def encode(self, x: Tensor, rope: Tensor | None = None, *, class_token_only: bool = False) -> Tensor:
-        """Tokens (B, T, N, D) through all blocks; `class_token_only` gives each frame's first alone, (B, T, 1, D)."""
+    def encode(self, pixel_values: Tensor, *, class_token_only: bool = False) -> Tensor:
+        """Tokens (B, T, N, D) after all blocks; `class_token_only` gives each frame's first alone, (B, T, 1, D)."""
         backbone, merged = self.backbone, self.config.merge_tokens
+        x, rope = self.embed(pixel_values)  # here, where nobody else keeps what the first block is done with
         sizes = None
         for layer, block in enumerate(backbone.blocks):
             more = self.places(layer, rope, class_token_only=class_token_only)
