@@ -12,6 +12,7 @@ import torch
 import xvit
 from xvit.ablation.grid import ORDERS, TABLES, Row
 from xvit.ablation.run import Measured
+from xvit.config import write_whole
 from xvit.visualize import plot_ablation
 
 HEADS = ("", "top-1 here, %", "the paper's, %", "10⁶ MACs", "ms a clip")
@@ -99,8 +100,8 @@ def write_report(
         "tables": {table: asdict(TABLES[table]) for table in tables},
         "orders": orders(measured),
     }
-    _write(output / "ablation.json", json.dumps(values, indent=2) + "\n")
-    _write(output / "ablation.md", "\n".join(lines) + "\n")
+    write_whole(output / "ablation.json", json.dumps(values, indent=2) + "\n")
+    write_whole(output / "ablation.md", "\n".join(lines) + "\n")
     panels = {
         TABLES[table].title: [
             (row.name, [100 * share for share in measured[row.model].top1], row.paper) for row in TABLES[table].rows
@@ -109,9 +110,3 @@ def write_report(
     }
     plot_ablation(panels, output / "ablation.png")
     return values
-
-
-def _write(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)

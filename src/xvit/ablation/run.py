@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from xvit.ablation.grid import MODELS, PAPER, TABLES
-from xvit.config import RunConfig, from_dict, to_dict
+from xvit.config import RunConfig, from_dict, to_dict, write_whole
 from xvit.data.formats import read_data
 from xvit.data.motion import write_motion
 from xvit.data.parallel import check_stop, run_all
@@ -249,6 +249,4 @@ def _time(
 
 
 def _write_json(path: Path, value: Any) -> None:
-    beside = path.with_name(f".{path.name}")
-    beside.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    beside.replace(path)
+    write_whole(path, json.dumps(value, indent=2) + "\n")

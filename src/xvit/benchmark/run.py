@@ -18,6 +18,7 @@ import torch
 
 from xvit.benchmark.entrants import ENTRANTS
 from xvit.benchmark.measure import DTYPES, Measured, Setting, measure
+from xvit.config import write_whole
 from xvit.errors import XViTError, check_choice, check_range, did_you_mean
 from xvit.models.xvit import usable_device
 
@@ -128,7 +129,7 @@ def run_benchmark(output: str | Path, plan: Plan, on_progress: Callable[[str, in
             "macs_per_second": rate,
             "models": {name: asdict(each) for name, each in models.items()},
         }
-        _write(folder, told | {"groups": found})
+        write_whole(folder / RESULTS, json.dumps(told | {"groups": found}, indent=1) + "\n")
     return list(rows_of(found))
 
 
@@ -189,9 +190,3 @@ def _read(folder: Path, told: dict[str, Any]) -> dict[str, Any]:
                     f"{path}: measured with {name} = {values[key].get(name)}, not {value}: choose another --output"
                 )
     return groups
-
-
-def _write(folder: Path, values: dict[str, Any]) -> None:
-    beside = folder / f".{RESULTS}"
-    beside.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    beside.replace(folder / RESULTS)

@@ -117,7 +117,9 @@ def _facts(model: "XViT", image_size: int | None = None) -> dict[str, Any]:
         "attention": attention,
         "temporal_head": config.temporal_head,
         "num_classes": config.num_classes,
-        "input": [config.num_frames, embed.proj.in_channels, height, width],
+        "input": [config.num_frames, model.channels, height, width],
+        "tubelet": config.tubelet,
+        "merge_tokens": config.merge_tokens,
         "tokens_per_frame": rows * columns + model.backbone.num_prefix_tokens,
         "prefix_tokens": model.backbone.num_prefix_tokens,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -126,6 +128,7 @@ def _facts(model: "XViT", image_size: int | None = None) -> dict[str, Any]:
     }
     paper = PAPER_MACS.get((config.backbone.split(".")[0], config.num_frames))
     plain = (config.attention, config.summary_tokens, height, width) == ("mixing", 0, 224, 224)
+    plain = plain and config.tubelet == 1 and not config.merge_tokens
     if paper and plain and not config.backbone_kwargs:
         facts["macs_1x3_views_all_tokens"] = 3 * model.macs(image_size=image_size, all_tokens=True)
         facts["paper_macs_1x3_views"] = paper
@@ -135,6 +138,8 @@ def _facts(model: "XViT", image_size: int | None = None) -> dict[str, Any]:
 def _show(facts: dict[str, Any]) -> None:
     frames, channels, height, width = facts["input"]
     tokens, prefix = facts["tokens_per_frame"], facts["prefix_tokens"]
+    places = f"{frames} frames" if facts["tubelet"] == 1 else f"{frames // facts['tubelet']} tubelets"
+    merging = f", {facts['merge_tokens']} fewer after each layer" if facts["merge_tokens"] else ""
     paper = facts.get("paper_macs_1x3_views")
     beside = ""
     if paper:
@@ -147,7 +152,7 @@ def _show(facts: dict[str, Any]) -> None:
         "temporal head": facts["temporal_head"],
         "classes": facts["num_classes"] or "none: features only",
         "pixel_values": f"(B, {frames}, {channels}, {height}, {width})",
-        "tokens": f"{frames} frames x {tokens} ({tokens - prefix} patches + {prefix} prefix)",
+        "tokens": f"{places} x {tokens} ({tokens - prefix} patches + {prefix} prefix){merging}",
         "parameters": _count(facts["parameters"]),
         "MACs, one view": _count(facts["macs_per_view"]),
         "MACs, 1x3 views": _count(facts["macs_1x3_views"]) + beside,

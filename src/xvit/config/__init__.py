@@ -9,6 +9,7 @@ from typing import Any, Literal
 from xvit.config.files import from_dict as from_dict
 from xvit.config.files import read_yaml as read_yaml
 from xvit.config.files import to_dict as to_dict
+from xvit.config.files import write_whole as write_whole
 from xvit.config.model import ATTENTIONS as ATTENTIONS
 from xvit.config.model import Attention as Attention
 from xvit.config.model import ModelConfig as ModelConfig

@@ -14,6 +14,14 @@ from xvit.errors import XViTError, did_you_mean
 C = TypeVar("C")
 
 
+def write_whole(path: str | Path, text: str) -> None:
+    """Write a text file beside its place, then rename it: at no moment is there half of one."""
+    path = Path(path)
+    beside = path.with_name(f".{path.name}")
+    beside.write_text(text, encoding="utf-8", newline="")
+    beside.replace(path)
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """A config as plain dicts, lists, numbers and strings, for YAML and JSON."""
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))

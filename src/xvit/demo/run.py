@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from xvit.config import RunConfig, from_dict, read_yaml, to_dict
+from xvit.config import RunConfig, from_dict, read_yaml, to_dict, write_whole
 from xvit.data.annotations import read_class_folders
 from xvit.data.motion import CLASSES, write_motion
 from xvit.demo.report import write_report
@@ -171,9 +171,7 @@ class _Stages:
             raise XViTError(f"{folder}: a demonstration with other settings ({NOTES} has them); choose another folder")
 
     def _write(self) -> None:
-        beside = self.notes.with_suffix(".writing")
-        beside.write_text(json.dumps({"settings": self.settings, "stages": self.done}, indent=2) + "\n")
-        beside.replace(self.notes)
+        write_whole(self.notes, json.dumps({"settings": self.settings, "stages": self.done}, indent=2) + "\n")
 
 
 def _train(folder: Path, variant: Variant, recipe: RunConfig, listener: Listener) -> dict[str, Any]:

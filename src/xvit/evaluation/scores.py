@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from xvit import processes
-from xvit.config import DataConfig, EvalConfig, Labels, by_task, labels_by_task, plain
+from xvit.config import DataConfig, EvalConfig, Labels, by_task, labels_by_task, plain, write_whole
 from xvit.data.annotations import Sample, renumbered
 from xvit.data.dataset import VideoDataset, make_loader
 from xvit.errors import VideoError, XViTError, did_you_mean
@@ -171,7 +171,5 @@ def write_numbers(directory: Path, values: Mapping[str, Any], samples: Iterable[
     """Write predictions.jsonl, a line a video, and evaluation.json, each whole or not at all."""
     directory.mkdir(parents=True, exist_ok=True)
     rows = "".join(json.dumps(sample) + "\n" for sample in samples)
-    for name, text in (("predictions.jsonl", rows), ("evaluation.json", json.dumps(values, indent=2) + "\n")):
-        beside = directory / f".{name}"
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(directory / name)
+    write_whole(directory / "predictions.jsonl", rows)
+    write_whole(directory / "evaluation.json", json.dumps(values, indent=2) + "\n")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xvit.config import Labels, labels_by_task
+from xvit.config import Labels, labels_by_task, write_whole
 from xvit.errors import XViTError
 from xvit.evaluation.scores import Scored
 
@@ -57,9 +57,7 @@ def write_submission(path: str | Path, scored: Scored, *, supervision: tuple[int
     path = Path(path)
     text = _epic(scored, supervision) if path.suffix == ".json" else _best_classes(scored)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}")
-    beside.write_text(text, encoding="utf-8", newline="")
-    beside.replace(path)
+    write_whole(path, text)
 
 
 def _epic(scored: Scored, supervision: tuple[int, ...]) -> str:

@@ -126,7 +126,8 @@ def compare(
     """Run both models on clips (1, T, C, H, W), and time them in turns on some; `size` is of the program, in bytes."""
     differences, largest, agreeing = [], 0.0, []
     for place, clip in enumerate(clips, start=1):
-        ours, theirs = by_task(model(clip)), by_task(exported(clip))
+        ours = {task: logits.cpu() for task, logits in by_task(model(clip.to(model.device))).items()}
+        theirs = by_task(exported(clip))
         for task, logits in ours.items():
             differences.append((logits - theirs[task]).abs())
             largest = max(largest, logits.abs().max().item())
@@ -134,7 +135,7 @@ def compare(
         on_progress("comparing", place, len(clips))
     seconds: dict[str, list[float]] = {}
     for turn, clip in enumerate(clips[:_TIMED]):
-        steps = {"model": lambda clip=clip: model(clip), "exported": lambda clip=clip: exported(clip)}
+        steps = {"model": lambda clip=clip: model(clip.to(model.device)), "exported": lambda clip=clip: exported(clip)}
         for name, times in interleaved(steps, rounds=1, warm_up=int(turn == 0)).items():
             seconds.setdefault(name, []).extend(times)
     all_differences = torch.cat([each.flatten() for each in differences])

@@ -1,14 +1,14 @@
 """Making the program: torch.export, from it ONNX, from that OpenVINO, and integers by NNCF."""
 
-import copy
 import io
 import itertools
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,11 +103,14 @@ def write_program(
         if manifest.format == "torch":
             torch.export.save(program, path)
             return
+        integers = None
+        if "int8" in manifest.precision:
+            integers = partial(_integers, module=module, manifest=manifest, clips=calibration, tell=on_progress)
         onnx = _to_onnx(program, inputs, model, manifest)
         if manifest.format == "onnx":
-            _write_onnx(onnx, path, module, manifest, calibration, on_progress)
+            _write_onnx(onnx, path, integers)
         else:
-            _write_openvino(onnx, path, module, model, manifest, calibration, on_progress)
+            _write_openvino(onnx, path, integers, _about(model), halves=manifest.precision in ("fp16", "bf16"))
 
 
 def fixed_size(model: XViT) -> XViT:
@@ -116,7 +119,7 @@ def fixed_size(model: XViT) -> XViT:
     kwargs = {**model.config.backbone_kwargs, "dynamic_img_size": False, "img_size": size}
     fixed = XViT(replace(model.config, backbone_kwargs=kwargs, pretrained=False, checkpoint_path=""))
     if tuple(model.backbone.patch_embed.img_size) == (size, size):
-        fixed.load_state_dict(copy.deepcopy(model.state_dict()))
+        fixed.load_state_dict(model.state_dict())
     else:
         state = model.state_dict()
         image = {key.removeprefix("backbone."): x for key, x in state.items() if key.startswith("backbone.")}
@@ -174,42 +177,37 @@ def _about(model: XViT) -> dict[str, str]:
     }
 
 
-def _write_onnx(
-    onnx_model: Any, path: Path, module: nn.Module, manifest: Manifest, clips: list[Tensor], tell: Tell
-) -> None:
+def _write_onnx(program: Any, path: Path, integers: Callable[[Any, list[str]], Any] | None) -> None:
     onnx = needed("onnx", extra="export")
-    if "int8" in manifest.precision:
-        names = [entry.name for entry in onnx_model.graph.input]
-        onnx_model = _integers(onnx_model, names, module, manifest, clips, tell)
-    onnx.save_model(onnx_model, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=1024)
+    if integers is not None:
+        program = integers(program, [entry.name for entry in program.graph.input])
+    onnx.save_model(program, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=1024)
 
 
 def _write_openvino(
     onnx_model: Any,
     path: Path,
-    module: nn.Module,
-    model: XViT,
-    manifest: Manifest,
-    clips: list[Tensor],
-    tell: Tell,
+    integers: Callable[[Any, list[str]], Any] | None,
+    about: Mapping[str, str],
+    *,
+    halves: bool,
 ) -> None:
     openvino = needed("openvino", extra="export")
     whole = path.with_name("whole.onnx")
     needed("onnx", extra="export").save_model(onnx_model, whole, save_as_external_data=True, location="whole.data")
     program = openvino.convert_model(whole)
-    if "int8" in manifest.precision:
-        names = [entry.get_any_name() for entry in program.inputs]
-        program = _integers(program, names, module, manifest, clips, tell)
-    for name, value in _about(model).items():
+    if integers is not None:
+        program = integers(program, [entry.get_any_name() for entry in program.inputs])
+    for name, value in about.items():
         program.set_rt_info(value, name.split("."))
-    openvino.save_model(program, path, compress_to_fp16=manifest.precision in ("fp16", "bf16"))
+    openvino.save_model(program, path, compress_to_fp16=halves)
     del program  # which reads its weights from the file
     for left in path.parent.glob("whole.*"):
         left.unlink()
 
 
 def _integers(
-    program: Any, names: list[str], module: nn.Module, manifest: Manifest, clips: list[Tensor], tell: Tell
+    program: Any, names: list[str], *, module: nn.Module, manifest: Manifest, clips: list[Tensor], tell: Tell
 ) -> Any:
     """The program with integer weights, and integer activations whose ranges come from clips."""
     nncf = needed("nncf", extra="export")

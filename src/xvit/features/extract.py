@@ -27,6 +27,7 @@ from xvit.data.dataset import VideoDataset, make_loader
 from xvit.data.transforms import normalize
 from xvit.errors import VideoError, XViTError, check_choice, check_range
 from xvit.features.files import FORMAT, LEVELS, Level, check_format, check_names, sidecars, write
+from xvit.models.merging import patches_left
 from xvit.models.xvit import XViT
 
 _RUN, _VALUES, _JOURNAL, _LOCK = "run.json", "values", "journal.jsonl", "lock"
@@ -227,8 +228,9 @@ def _append(file: IO[bytes], data: bytes) -> None:
 
 def _row_shape(model: XViT, level: Level) -> tuple[int, ...]:
     """(D,), (T, D) or (T, P, D)."""
-    backbone, T, size = model.backbone, model.clip.num_frames, model.clip.image_size
-    tokens = math.prod(backbone.patch_embed.dynamic_feat_size((size, size))) + backbone.num_prefix_tokens
+    backbone, T, size = model.backbone, model.clip.num_frames // model.config.tubelet, model.clip.image_size
+    patches = math.prod(backbone.patch_embed.dynamic_feat_size((size, size)))
+    tokens = patches_left(patches, model.config.merge_tokens, len(backbone.blocks) - 1) + backbone.num_prefix_tokens
     return {"clip": (), "frames": (T,), "tokens": (T, tokens)}[level] + (backbone.num_features,)
 
 

@@ -18,6 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def patches_left(patches: int, number: int, layers: int) -> int:
+    """How many of a frame's patches are left by `merge_alike` of `number` pairs in each of that many layers."""
+    for _ in range(layers):
+        patches -= min(number, patches // 2)
+    return patches
+
+
 def merge_alike(x: Tensor, sizes: Tensor | None, number: int, *, num_prefix_tokens: int) -> tuple[Tensor, Tensor]:
     """Merge the most alike patches, the same ones in all frames of a clip.
 

@@ -25,7 +25,7 @@ from torch import nn
 
 from xvit import processes
 from xvit.checkpoint import written_whole
-from xvit.config import RunConfig, from_dict, read_yaml, to_dict
+from xvit.config import RunConfig, from_dict, read_yaml, to_dict, write_whole
 from xvit.errors import VideoError, XViTError
 
 _logger = logging.getLogger("xvit")
@@ -89,7 +89,7 @@ class RunFolder:
             if resume:
                 _logger.info("%s: nothing to go on with, so a new run begins", self.path)
             self.path.mkdir(parents=True, exist_ok=True)
-            _write_whole(self._config, yaml.safe_dump(to_dict(config), sort_keys=False))
+            write_whole(self._config, yaml.safe_dump(to_dict(config), sort_keys=False))
         for unfinished in self._states.glob(".step_*"):  # by a process that was killed
             shutil.rmtree(unfinished)
         self._bad = {row["path"] for row in _keep_rows(self.path / "bad_videos.jsonl")}
@@ -205,12 +205,5 @@ def _keep_rows(path: Path, up_to: float = math.inf) -> list[dict[str, Any]]:
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     whole = [json.loads(line) for line in lines if line.endswith("\n")]
     rows = [row for row in whole if row.get("step", 0) <= up_to]
-    _write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
+    write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
     return rows
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write a file beside, then rename it: at no moment is there half of one."""
-    beside = path.with_name(f".{path.name}")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
