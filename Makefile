@@ -20,7 +20,7 @@ lint: $(INSTALLED)  ## style, layers, types
 
 bench: $(INSTALLED)  ## what mixing costs over the image model, in time and memory
 	$(BIN)/xvit benchmark --output bench --rounds 9 --frames 8 32 \
-		--models "image model" "xvit mixing, all tokens" "xvit mixing"
+		--models "image model" "xvit mixing alone" "xvit mixing"
 
 clean:  ## remove the virtual environment
 	rm -rf .venv

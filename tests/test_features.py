@@ -258,7 +258,7 @@ def test_outputs_that_are_refused(model, paths, tmp_path, monkeypatch):
         extract(model, paths, tmp_path / "h.npy", labels=["red"])
     with pytest.raises(XViTError, match=r"take \.npy"):
         extract(model, [*paths, "caf\udce9.mp4"], tmp_path / "h.parquet")
-    monkeypatch.setattr("xvit.features.files._HEADER_LIMIT", 1000)
+    monkeypatch.setattr("xvit.features.files._HEADER_LIMIT", 500)
     with pytest.raises(XViTError, match="too many videos for this format's header"):
         extract(model, paths, tmp_path / "h.safetensors")
     monkeypatch.setitem(sys.modules, "pyarrow", None)

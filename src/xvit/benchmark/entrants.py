@@ -75,17 +75,19 @@ class Entrant:
 
 def _ours(**options: Any) -> Callable[[str, int], nn.Module]:
     def build(backbone: str, frames: int) -> nn.Module:
-        all_tokens = options.get("all_tokens", False)
-        settings = {name: value for name, value in options.items() if name != "all_tokens"}
-        model = create_model(backbone, num_classes=CLASSES, num_frames=frames, **settings)
-        model.class_token_only = model.class_token_only and not all_tokens
-        return model
+        return create_model(backbone, num_classes=CLASSES, num_frames=frames, **options)
 
     return build
 
 
 def _image_model(backbone: str, frames: int) -> nn.Module:
     return _AsImages(timm.create_model(backbone, num_classes=CLASSES))
+
+
+def _mixing_alone(backbone: str, frames: int) -> nn.Module:
+    model = create_model(backbone, num_classes=CLASSES, num_frames=frames, temporal_head="mean")
+    model.class_token_only = False
+    return model
 
 
 def _of_transformers(kind: str, *, attention: str) -> Callable[[str, int], nn.Module]:
@@ -122,11 +124,11 @@ def _of_torchvision(name: str) -> Callable[[str, int], nn.Module]:
 
 ENTRANTS: Mapping[str, Entrant] = {
     "image model": Entrant(_image_model, "timm's ViT on each frame by itself"),
-    "xvit mixing, all tokens": Entrant(_ours(all_tokens=True), "without the last layer's shortcut"),
+    "xvit mixing alone": Entrant(_mixing_alone, "the image model with mixing: no temporal head, no shortcut"),
     "xvit mixing": Entrant(_ours(), "as create_model makes it"),
-    "xvit mixing, tubelet 2": Entrant(_ours(tubelet=2), "tubelet=2", tubelet=2),
-    "xvit mixing, tubelet 2, merge 12": Entrant(
-        _ours(tubelet=2, merge_tokens=12), "tubelet=2, merge_tokens=12", tubelet=2
+    "xvit mixing, tubelet 2": Entrant(_ours(tubelet=2), "tubelet=2", 2),
+    "xvit mixing, tubelet 2, merge 12, mean": Entrant(
+        _ours(tubelet=2, merge_tokens=12, temporal_head="mean"), "tubelet=2, merge_tokens=12, temporal_head='mean'", 2
     ),
     "xvit spatial": Entrant(_ours(attention="spatial"), "attention='spatial'"),
     "xvit local": Entrant(_ours(attention="local"), "attention='local': exact over 3 frames"),

@@ -1,13 +1,14 @@
 """Time, memory and multiply-adds of models side by side, in groups of one number of frames, precision and mode.
 
 Within a group the models take turns, and a matrix multiplication with them: a machine that slows down slows them all.
-Peak memory is that of a process of its own for each model, which starts from one that has only imported things.
+Peak memory is that of a process of its own for each model, which starts from one that has imported all their libraries.
 """
 
 import gc
 import resource
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from typing import Any, Literal
@@ -185,13 +186,22 @@ def _counts(name: str, setting: Setting) -> tuple[int, int]:
 def peak_bytes(name: str, setting: Setting) -> int:
     """Peak memory of a pass, or of two training steps, of a model in a process of its own: the least of several, which
     the allocator's moods have not touched.
+
+    Raises:
+        XViTError: there is not enough.
     """
     context = get_context("forkserver")
-    context.set_forkserver_preload(["xvit.benchmark.measure"])
+    context.set_forkserver_preload(["xvit.benchmark.libraries"])
     peaks = []
     for _ in range(_PEAKS):
         with ProcessPoolExecutor(1, mp_context=context) as pool:
-            peaks.append(pool.submit(_peak_bytes, name, setting).result())
+            try:
+                peaks.append(pool.submit(_peak_bytes, name, setting).result())
+            except (BrokenProcessPool, torch.OutOfMemoryError, MemoryError) as error:
+                raise XViTError(
+                    f"{name}, {setting.mode}, T = {setting.frames}: not enough memory ({type(error).__name__}); leave "
+                    "it out of --models, or take fewer --frames. What was measured before is kept"
+                ) from None
     return min(peaks)
 
 

@@ -106,13 +106,13 @@ def shift_in_place(x: Tensor, offset: int, *, replicate: bool = False) -> None:
     if x.device.type != "cpu":
         x.copy_(shift(x, offset, replicate=replicate))
         return
-    T = x.shape[1]
-    for t in range(T) if offset > 0 else range(T - 1, -1, -1):
-        source = min(max(t + offset, 0), T - 1)
+    frames, last = x.unbind(1), x.shape[1] - 1
+    for t in range(last + 1) if offset > 0 else range(last, -1, -1):
+        source = min(max(t + offset, 0), last)
         if source != t + offset and not replicate:
-            x[:, t].zero_()
+            frames[t].zero_()
         elif source != t:
-            x[:, t].copy_(x[:, source])
+            frames[t].copy_(frames[source])
 
 
 class MixInPlace(torch.autograd.Function):
