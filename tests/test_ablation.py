@@ -69,6 +69,7 @@ def test_each_model_of_the_grid_can_be_built():
 
 def test_a_recipe_of_other_settings_changes_no_row():
     other = {"window": 2, "mixed": "x", "temporal_head": "mean", "summary_tokens": 1, "temporal_position": "none"}
+    other |= {"tubelet": 2}
     recipes = [RunConfig(), RunConfig(model=replace(RunConfig().model, **other))]
     for name in MODELS:
         first, second = (module._config(recipe, name, 0).model for recipe in recipes)

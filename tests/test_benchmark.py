@@ -40,8 +40,9 @@ def test_the_command_measures_once_and_goes_on(run, refused, tmp_path, monkeypat
     monkeypatch.setattr(run_module, "measure", lambda *_: pytest.fail("measured again"))
     assert run(*words, "--frames", 2, 4, "--precisions", "fp32", "--modes", "inference", "--json")[0] == 0
     assert "measured with rounds = 2, not 3" in refused(*words, "--frames", 2, "--rounds", 3)
-    (output / "benchmark.json").write_text("{")
-    assert "damaged" in refused(*words, "--frames", 2)
+    for damaged in ("{", '{"groups": {}}'):
+        (output / "benchmark.json").write_text(damaged)
+        assert "damaged" in refused(*words, "--frames", 2)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +54,8 @@ def test_the_command_measures_once_and_goes_on(run, refused, tmp_path, monkeypat
         (("--modes", "training", "sleeping"), "expected one of inference, training"),
         (("--rounds", 0), "at least 1"),
         (("--device", "moon"), "cannot be used here"),
+        (("--backbone", "test_vitt"), "timm has no such model"),
+        (("--backbone", "resnet18"), "not one of timm's VisionTransformer"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_measured(words, message, refused, tmp_path):
@@ -78,7 +81,9 @@ def row(model, frames, seconds, *, bytes=100, macs=10):
         threads=1, rounds=3,
     )  # fmt: skip
     measured = Measured(parameters=2_000_000, macs=macs * 10**9, seconds=seconds, peak_bytes=bytes * 10**6)
-    return Row(model=model, setting=setting, measured=measured, macs_per_second=[20e9, 20e9, 40e9])
+    return Row(
+        model=model, setting=setting, measured=measured, macs_per_second=[20e9, 20e9, 40e9], empty_bytes=50 * 10**6
+    )
 
 
 def test_ratios_are_taken_within_the_rounds():
@@ -104,8 +109,9 @@ def test_growth_and_who_is_ahead_are_told():
     ]
     told = list(findings(Table(rows)))
     assert told == [
-        "T = 8: with mixing the image model takes 2.000 of its time, 1.020 of its memory; with temporal head and "
-        "shortcut 2.000 and 1.000",
+        "T = 8: with mixing the image model takes 2.000 of its time, 1.020 of its memory (1.040 above an empty "
+        "process); with temporal head and shortcut 2.000 of its time, 1.000 of its memory (1.000 above an empty "
+        "process)",
         "xvit mixing: 7.50 times the time at T = 64 of that at T = 8",
         "T = 16: ViViT (1000 ms, 80 MB): nothing of ours is below it in both",
         "T = 16: VideoMAE (2000 ms, 100 MB): below it in time and memory: xvit mixing, tubelet 2",

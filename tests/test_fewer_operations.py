@@ -61,11 +61,20 @@ def test_the_last_layers_class_tokens_alone_give_the_same_logits_and_gradients(o
 
 
 @pytest.mark.parametrize(
-    "backbone", ["vit_base_patch16_rpn_224", "vit_base_patch16_siglip_224", "eva02_tiny_patch14_224"]
+    "backbone",
+    [
+        "vit_base_patch16_rpn_224",
+        "vit_base_patch16_siglip_224",
+        "eva02_tiny_patch14_224",
+        "deit_tiny_distilled_patch16_224",
+    ],
 )
 def test_where_other_tokens_are_pooled_all_are_computed(backbone):
     model = create_model(backbone, num_classes=2, num_frames=2, backbone_kwargs={"depth": 1}).eval()
     assert not model.class_token_only
+    clip = torch.zeros(1, 2, 3, *model.backbone.patch_embed.img_size)
+    features = model.forward_features(clip).clip
+    torch.testing.assert_close(model(clip), model.classifier(features))
     assert model.macs() == model.macs(all_tokens=True)
 
 
@@ -93,6 +102,25 @@ def test_a_tubelets_patches_are_convolved_in_three_dimensions():
     model.backbone.pos_embed.data.zero_()
     patches = model.embed(x)[0][:, :, 1:]  # (B, T / 2, 16, D)
     torch.testing.assert_close(patches, expected.flatten(3).permute(0, 2, 3, 1), atol=1e-5, rtol=0)
+
+
+def test_tubelets_start_from_other_numbers_of_colours_and_frames(tmp_path):
+    """Of each colour, what the stem makes of a still clip stays the same."""
+    image = timm.create_model("vit_tiny_patch16_224", num_classes=0, **TINY)
+    torch.save(image.state_dict(), tmp_path / "image.pt")
+    stem = image.patch_embed.proj.weight
+    start = {"checkpoint_path": str(tmp_path / "image.pt")}
+    grey = tiny(tubelet=2, backbone_kwargs={**TINY, "in_chans": 1}, **start).backbone.patch_embed.proj.weight
+    torch.testing.assert_close(grey, stem.sum(dim=1, keepdim=True).repeat(1, 2, 1, 1) / 2)
+
+    deep = tiny(tubelet=2)
+    torch.nn.init.normal_(deep.backbone.patch_embed.proj.weight)  # trained: its two frames differ
+    deep.save_pretrained(tmp_path / "deep")
+    flat = tiny(checkpoint_path=str(tmp_path / "deep"))
+    first, second = deep.backbone.patch_embed.proj.weight.chunk(2, dim=1)
+    torch.testing.assert_close(flat.backbone.patch_embed.proj.weight, first + second)
+    again = tiny(tubelet=2, checkpoint_path=str(tmp_path / "deep"))
+    assert torch.equal(again.backbone.patch_embed.proj.weight, deep.backbone.patch_embed.proj.weight)
 
 
 def test_tubelets_halve_the_multiply_adds():
@@ -165,6 +193,14 @@ def test_merging_is_what_a_loop_over_pairs_gives(T, patches, prefix, number, see
         expected, totals = merged_naively(x[row], sizes[row].tolist(), min(number, patches // 2), prefix)
         torch.testing.assert_close(tokens[row], expected)
         torch.testing.assert_close(merged[row], totals.double())
+
+
+def test_the_last_patch_merges_with_none():
+    x = torch.randn(2, 3, 2, 5)
+    tokens, sizes = merge_alike(x, None, 4, num_prefix_tokens=1)
+    assert torch.equal(tokens, x)
+    assert sizes.tolist() == [[1, 1], [1, 1]]
+    assert tiny(merge_tokens=16)(clip()).shape == (2, 5)  # 16 patches, then 8, then 4
 
 
 @torch.no_grad()

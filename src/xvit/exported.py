@@ -10,6 +10,8 @@ what it was measured to be worth) and the program:
 
 import hashlib
 import json
+import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import torch
 from torch import Tensor
+from torch.export.passes import move_to_device_pass
 
 from xvit import checkpoint
 from xvit.config import ClipSpec, Labels, ModelConfig
@@ -89,6 +92,7 @@ class ExportedModel:
         self.manifest = read_manifest(directory)
         self.device = usable_device(device)
         self.precision = self.manifest.precision
+        self.channels = cast(int, self.config.backbone_kwargs.get("in_chans", 3))
         self._program = directory / PROGRAMS[self.manifest.format]
         if not self._program.is_file():
             raise XViTError(f"{self._program}: missing: the directory was not written whole")
@@ -97,6 +101,8 @@ class ExportedModel:
                 f"{self._program}: a torch.export program can hold any code: if you made it, or trust who did, say so "
                 "(--trust, or trust=True); ONNX and OpenVINO exports need no trust"
             )
+        if not takes_device(self.manifest.format, self.device):
+            raise XViTError(f"device={str(device)!r}: the {self.manifest.format} runtime here has none: --device cpu")
         self._run = {"onnx": _onnx, "openvino": _openvino, "torch": _torch}[self.manifest.format](
             self._program, self.manifest, self.device
         )
@@ -107,19 +113,22 @@ class ExportedModel:
         """Classify clips (B, T, C, H, W), normalised as `clip` says: logits (B, classes), a dict for several tasks.
 
         Raises:
-            XViTError: a number of frames that the program was not made for.
+            XViTError: a shape that the program was not made for, a program that does not go with its config.json.
         """
         T, fewest = self.config.num_frames, self.config.window + 2  # programs know no clip shorter than the window
         shape = tuple(pixel_values.shape)
-        if len(shape) != 5 or (shape[1] != T and not (self.manifest.dynamic_frames and shape[1] >= fewest)):
-            expected = f"T at least {fewest}" if self.manifest.dynamic_frames else f"T = {T}"
-            raise XViTError(f"pixel_values of shape {shape}: expected (B, T, C, H, W), {expected}")
+        frames = shape[1] if len(shape) == 5 and self.manifest.dynamic_frames and shape[1] >= fewest else T
+        expected = (frames, self.channels, self.clip.image_size, self.clip.image_size)
+        if shape[1:] != expected:
+            known = f"at least {fewest}" if self.manifest.dynamic_frames else str(T)
+            sizes = ", ".join(map(str, expected[1:]))
+            raise XViTError(f"pixel_values of shape {shape}: expected (B, T, {sizes}) with T = {known}")
         if self.manifest.state:
             state = self.first_state(len(pixel_values))
             for frame in pixel_values.split(1, dim=1):
                 logits, state = self.step(frame, state)
             return logits
-        return self._named(self._run([pixel_values]))
+        return self._named(self._outputs([pixel_values]))
 
     def first_state(self, batch_size: int = 1) -> list[Tensor]:
         """What a streaming step remembers before the first frame: tensors (B, ...), in the order of the manifest."""
@@ -135,9 +144,20 @@ class ExportedModel:
         Returns:
             Logits (B, classes) of the last T frames, right from the T-th frame of the stream on; the new state.
         """
-        outputs = self._run([frame, *state])
+        outputs = self._outputs([frame, *state])
         answers = len(outputs) - len(state)
         return self._named(outputs[:answers]), outputs[answers:]
+
+    def _outputs(self, inputs: list[Tensor]) -> list[Tensor]:
+        try:
+            outputs = self._run(inputs)
+        except Exception as error:  # of the runtimes, on a program that is not what config.json and export.json say
+            raise _unreadable(self._program, error) from None
+        if len(outputs) != len(self.config.tasks) + len(self.manifest.state):
+            raise XViTError(
+                f"{self._program}: {len(outputs)} outputs, not those of config.json and export.json beside it"
+            )
+        return outputs
 
     def _named(self, outputs: list[Tensor]) -> Tensor | dict[str, Tensor]:
         tasks = list(self.config.tasks)
@@ -175,7 +195,10 @@ def read_manifest(directory: Path) -> Manifest:
             raise XViTError(f'{path}: unknown key "{key}".{did_you_mean(key, known)} Known: {", ".join(known)}')
     state = values.get("state", {})
     shapes = state.values() if isinstance(state, dict) else [None]
-    if not all(isinstance(shape, list) and all(type(n) is int and 0 < n < 10**6 for n in shape) for shape in shapes):
+    if not all(
+        isinstance(shape, list) and all(type(n) is int and 0 < n < 10**6 for n in shape) and math.prod(shape) < 10**9
+        for shape in shapes
+    ):
         raise XViTError(f'{path}: key "state": expected a mapping of names to shapes, got {state!r:.80}')
     try:
         return Manifest(**values)
@@ -183,16 +206,35 @@ def read_manifest(directory: Path) -> Manifest:
         raise XViTError(f"{path}: {error}") from None
 
 
+def export_package(name: str) -> Any:
+    """A package of the extra `export`.
+
+    OpenVINO and NNCF would tell a server of each use, through a package without which they do without it: what users
+    do with their videos stays with them.
+
+    Raises:
+        XViTError: it is not installed.
+    """
+    modules: dict[str, Any] = sys.modules
+    modules.setdefault("openvino_telemetry", None)  # which importing takes for missing
+    return needed(name, extra="export")
+
+
+def takes_device(format: Format, device: torch.device) -> bool:
+    """Whether the runtime of a format can use that device here."""
+    if format == "onnx" and device.type == "cuda":
+        return "CUDAExecutionProvider" in export_package("onnxruntime").get_available_providers()
+    return format == "torch" or device.type == "cpu"
+
+
 Run = Callable[[list[Tensor]], list[Tensor]]
 
 
 def _onnx(program: Path, manifest: Manifest, device: torch.device) -> Run:
-    runtime = needed("onnxruntime", extra="export")
-    providers = ["CPUExecutionProvider"]
-    if device.type != "cpu":
-        providers.insert(0, "CUDAExecutionProvider")
-        if device.type != "cuda" or "CUDAExecutionProvider" not in runtime.get_available_providers():
-            raise XViTError(f"device={str(device)!r}: this ONNX Runtime has no provider for it; take the CPU")
+    runtime = export_package("onnxruntime")
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if device.type == "cuda":
+        providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors: what it optimised, and what not, is not for users
@@ -210,9 +252,7 @@ def _onnx(program: Path, manifest: Manifest, device: torch.device) -> Run:
 
 
 def _openvino(program: Path, manifest: Manifest, device: torch.device) -> Run:
-    openvino = needed("openvino", extra="export")
-    if device.type != "cpu":
-        raise XViTError(f"device={str(device)!r}: OpenVINO exports run on the CPU: --device cpu")
+    openvino = export_package("openvino")
     hint = {"bf16": "bf16"}.get(manifest.precision, "f32")  # of what is not int8
     settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     try:
@@ -229,7 +269,9 @@ def _openvino(program: Path, manifest: Manifest, device: torch.device) -> Run:
 
 def _torch(program: Path, manifest: Manifest, device: torch.device) -> Run:
     try:
-        module = torch.export.load(program).module().to(device)
+        exported = torch.export.load(program)
+        # moves constants of the graph too, which module.to leaves where they are
+        module = (exported if device.type == "cpu" else move_to_device_pass(exported, device)).module()
     except Exception as error:
         raise _unreadable(program, error) from None
 

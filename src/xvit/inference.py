@@ -1,5 +1,6 @@
 """A video file in, a Prediction out; the same scores that evaluation counts."""
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -12,12 +13,13 @@ from torch import Tensor
 from xvit import processes
 from xvit.config import by_task, labels_by_task, plain
 from xvit.data.annotations import Sample
-from xvit.data.dataset import VideoDataset, make_loader
+from xvit.data.dataset import VideoDataset, lacking_shared_memory, make_loader
 from xvit.data.transforms import normalize
 from xvit.errors import VideoError, XViTError, check_range
-from xvit.exported import ExportedModel, is_exported, read_manifest
+from xvit.exported import ExportedModel, is_exported, read_manifest, takes_device
 from xvit.models.xvit import XViT, usable_device
 
+_logger = logging.getLogger("xvit")
 _CLIPS_AT_ONCE = 8
 _SHOWN = 5  # classes of a printed prediction
 
@@ -98,6 +100,8 @@ class Predictor:
             model = open_model(model, device=device, trust=trust)
         elif device is not None and isinstance(model, XViT):
             model.to(usable_device(device))
+        elif device is not None and usable_device(device) != model.device:
+            raise XViTError(f"device={str(device)!r}: the exported model was opened on {str(model.device)!r}")
         self.model = model.eval() if isinstance(model, XViT) else model
         self.clip, self.labels = model.clip, model.labels
         self.multi_label = model.config.multi_label
@@ -133,6 +137,9 @@ class Predictor:
             spatial_views=self.spatial_views,
         )
         at_once = max(_CLIPS_AT_ONCE // (self.temporal_views * self.spatial_views), 1)
+        if workers and (lack := lacking_shared_memory(dataset, batch_size=at_once, workers=workers)):
+            _logger.warning("%s. Videos are read by this process, one by one", lack)
+            workers = 0
         answers: dict[int, Prediction | VideoError] = {}
         for batch in make_loader(dataset, batch_size=at_once, workers=workers):
             answers |= batch["errors"]
@@ -189,8 +196,8 @@ def open_model(
     """A trained model or an exported one, whichever is there; see `Predictor`."""
     if not is_exported(source):
         return XViT.from_pretrained(source, device=device or default_device())
-    on_cpu = read_manifest(Path(source)).format == "openvino"
-    return ExportedModel(source, device=device or ("cpu" if on_cpu else default_device()), trust=trust)
+    usable = takes_device(read_manifest(Path(source)).format, default_device())
+    return ExportedModel(source, device=device or (default_device() if usable else "cpu"), trust=trust)
 
 
 def ranked(scores: Tensor, names: list[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:

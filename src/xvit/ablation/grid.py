@@ -1,4 +1,4 @@
-"""What is compared: the paper's ablations (section 4), with its figures, and the attention schemes.
+"""What is compared: the paper's ablations (section 4), with its figures, the attention schemes, fewer operations.
 
 The paper's figures are top-1 in % on Something-Something v2 with ViT-B/16 and 8 frames: another task and another size
 of model. What can be compared is which row is above which.
@@ -20,6 +20,8 @@ PAPER: dict[str, Any] = {
     "temporal_position": "input",
     "temporal_head": "attention",
     "temporal_layers": 1,
+    "tubelet": 1,
+    "merge_tokens": 0,
 }
 MEAN: dict[str, Any] = {"temporal_head": "mean"}
 # Changes of PAPER, by name. Each is trained once a seed, in how many tables it may stand.
@@ -45,6 +47,9 @@ MODELS: dict[str, dict[str, Any]] = {
     "3 temporal layers": {"temporal_layers": 3},
     "summary, mean": {"summary_tokens": 1, **MEAN},
     "summary": {"summary_tokens": 1},
+    "tubelet 2": {"tubelet": 2},
+    "merge 1": {"merge_tokens": 1},
+    "tubelet 2, merge 1": {"tubelet": 2, "merge_tokens": 1},
 }
 
 
@@ -67,7 +72,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """One of the paper's comparisons.
+    """One comparison.
 
     Args:
         title: what varies, and what all rows share.
@@ -142,6 +147,15 @@ TABLES: dict[str, Table] = {
             Row("summary", "summary, mean", 62.9, 78.7),
             Row("both", "summary", 62.5, 78.0),
             Row("TA", "mixing", 63.4, 78.5),
+        ),
+    ),
+    "operations": Table(
+        "Fewer operations (temporal attention)",
+        (
+            Row("all", "mixing"),
+            Row("tubelet = 2", "tubelet 2"),
+            Row("merge_tokens = 1", "merge 1"),
+            Row("both", "tubelet 2, merge 1"),
         ),
     ),
 }

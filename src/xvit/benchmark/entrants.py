@@ -16,6 +16,7 @@ from xvit.errors import XViTError, did_you_mean, needed
 from xvit.models.xvit import create_model
 
 CLASSES = 400
+OWN_IMAGE_SIZE = 224  # of the models of torchvision
 
 
 class _AsImages(nn.Module):
@@ -61,14 +62,12 @@ class Entrant:
     Args:
         build: called with the backbone's name and T.
         about: what it is, in a few words.
-        tubelet: frames that a token spans: with 2 the model has half of the tokens.
         frames: the numbers of frames that it takes; empty for any.
-        own_size: not the size of the backbone that is asked for.
+        own_size: not the size of the backbone that is asked for, nor its picture's.
     """
 
     build: Callable[[str, int], nn.Module]
     about: str
-    tubelet: int = 1
     frames: tuple[int, ...] = ()
     own_size: bool = False
 
@@ -106,7 +105,8 @@ def _of_transformers(kind: str, *, attention: str) -> Callable[[str, int], nn.Mo
             intermediate_size=size.blocks[0].mlp.fc1.out_features,
         )
         if kind == "Vivit":
-            config.tubelet_size = [2, config.tubelet_size[1], config.tubelet_size[2]]
+            config.tubelet_size = [2, *size.patch_embed.patch_size]
+            config.hidden_act = "gelu_pytorch_tanh"  # its "gelu_fast", computed in one pass instead of several
         config._attn_implementation = attention
         return _Logits(getattr(transformers, f"{kind}ForVideoClassification")(config))
 
@@ -126,19 +126,19 @@ ENTRANTS: Mapping[str, Entrant] = {
     "image model": Entrant(_image_model, "timm's ViT on each frame by itself"),
     "xvit mixing alone": Entrant(_mixing_alone, "the image model with mixing: no temporal head, no shortcut"),
     "xvit mixing": Entrant(_ours(), "as create_model makes it"),
-    "xvit mixing, tubelet 2": Entrant(_ours(tubelet=2), "tubelet=2", 2),
+    "xvit mixing, tubelet 2": Entrant(_ours(tubelet=2), "tubelet=2"),
     "xvit mixing, tubelet 2, merge 12, mean": Entrant(
-        _ours(tubelet=2, merge_tokens=12, temporal_head="mean"), "tubelet=2, merge_tokens=12, temporal_head='mean'", 2
+        _ours(tubelet=2, merge_tokens=12, temporal_head="mean"), "tubelet=2, merge_tokens=12, temporal_head='mean'"
     ),
     "xvit spatial": Entrant(_ours(attention="spatial"), "attention='spatial'"),
     "xvit local": Entrant(_ours(attention="local"), "attention='local': exact over 3 frames"),
     "xvit joint": Entrant(_ours(attention="joint"), "attention='joint'"),
     "xvit divided": Entrant(_ours(attention="divided"), "attention='divided'"),
     "TimeSformer": Entrant(_of_transformers("Timesformer", attention="eager"), "transformers, eager: it has no sdpa"),
-    "ViViT": Entrant(_of_transformers("Vivit", attention="sdpa"), "transformers, sdpa", tubelet=2),
-    "VideoMAE": Entrant(_of_transformers("VideoMAE", attention="sdpa"), "transformers, sdpa", tubelet=2),
-    "MViT v2 small": Entrant(_of_torchvision("mvit_v2_s"), "torchvision, its own size", 2, (16,), True),
-    "Video Swin small": Entrant(_of_torchvision("swin3d_s"), "torchvision, its own size", 2, (), True),
+    "ViViT": Entrant(_of_transformers("Vivit", attention="sdpa"), "transformers, sdpa; 2-frame tubelets"),
+    "VideoMAE": Entrant(_of_transformers("VideoMAE", attention="sdpa"), "transformers, sdpa; 2-frame tubelets"),
+    "MViT v2 small": Entrant(_of_torchvision("mvit_v2_s"), "torchvision, its own size", (16,), True),
+    "Video Swin small": Entrant(_of_torchvision("swin3d_s"), "torchvision, its own size", own_size=True),
 }
 
 

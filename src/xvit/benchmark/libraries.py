@@ -1,4 +1,4 @@
-"""The libraries of all models: what a process has loaded before its memory is measured, so that none pays for its own."""
+"""The libraries of all models, loaded in a process before its memory is measured, so that none pays for its own."""
 
 import contextlib
 

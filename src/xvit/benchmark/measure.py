@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from xvit.benchmark.entrants import ENTRANTS, build
+from xvit.benchmark.entrants import ENTRANTS, OWN_IMAGE_SIZE, build
 from xvit.errors import XViTError
 from xvit.timing import interleaved
 
@@ -75,7 +75,7 @@ class Measured:
 
 def measure(
     names: Sequence[str], setting: Setting, on_progress: Callable[[str], None]
-) -> tuple[dict[str, Measured], list[float]]:
+) -> tuple[dict[str, Measured], list[float], int]:
     """Measure the models of a group.
 
     Args:
@@ -84,7 +84,8 @@ def measure(
         on_progress: called with what is done next.
 
     Returns:
-        The models by name; multiply-adds a second of the matrix multiplication in each round.
+        The models by name; multiply-adds a second of the matrix multiplication in each round; peak memory of a process
+        without a model, in bytes.
     """
     names = [name for name in names if setting.frames in (ENTRANTS[name].frames or (setting.frames,))]
     peaks = {}
@@ -96,7 +97,7 @@ def measure(
     for name in names:
         on_progress(f"building {name}")
         models[name] = _built(name, setting)
-    steps = {name: step_of(model, setting) for name, model in models.items()}
+    steps = {name: step_of(name, model, setting) for name, model in models.items()}
     on_progress(f"timing, {setting.rounds} rounds")
     seconds = interleaved(steps | {"": matrix_product(setting)}, rounds=setting.rounds)
     rate = [_PRODUCTS * _RATE[0] * _RATE[1] * _RATE[2] / second for second in seconds.pop("")]
@@ -104,7 +105,7 @@ def measure(
         name: Measured(parameters=counts[name][0], macs=counts[name][1], seconds=seconds[name], peak_bytes=peaks[name])
         for name in names
     }
-    return measured, rate
+    return measured, rate, peak_bytes("", setting)
 
 
 def _built(name: str, setting: Setting) -> nn.Module:
@@ -117,8 +118,8 @@ def _built(name: str, setting: Setting) -> nn.Module:
     return torch.compile(model) if setting.compiled else model  # type: ignore[return-value]
 
 
-def _clips(setting: Setting, device: str) -> Tensor:
-    size = image_size(setting.backbone)
+def _clips(name: str, setting: Setting, device: str) -> Tensor:
+    size = OWN_IMAGE_SIZE if ENTRANTS[name].own_size else image_size(setting.backbone)
     return torch.zeros(
         setting.batch_size, setting.frames, 3, size, size, device=device, dtype=DTYPES[setting.precision]
     )
@@ -126,15 +127,13 @@ def _clips(setting: Setting, device: str) -> Tensor:
 
 def image_size(backbone: str) -> int:
     """Height and width in pixels that a timm model was made for."""
-    known = timm.get_pretrained_cfg(backbone)
-    if known is None:
-        raise XViTError(f"backbone={backbone!r}: timm has no such model")
+    known: Any = timm.get_pretrained_cfg(backbone)
     return int(known.input_size[-1])
 
 
-def step_of(model: nn.Module, setting: Setting) -> Callable[[], None]:
-    """A step of the setting's mode, which waits for the device."""
-    clips = _clips(setting, setting.device).normal_()
+def step_of(name: str, model: nn.Module, setting: Setting) -> Callable[[], None]:
+    """A step of the setting's mode through the model of that name, which waits for the device."""
+    clips = _clips(name, setting, setting.device).normal_()
     if setting.mode == "inference":
 
         def step() -> None:
@@ -170,14 +169,14 @@ def matrix_product(setting: Setting) -> Callable[[], None]:
 
 def _wait(device: str) -> None:
     if torch.device(device).type != "cpu":
-        torch.accelerator.synchronize()
+        torch.accelerator.synchronize(torch.device(device))
 
 
 def _counts(name: str, setting: Setting) -> tuple[int, int]:
     """Parameters, and multiply-adds of a clip: counted on the meta device, which computes nothing."""
     with torch.device("meta"):
         model = build(name, backbone=setting.backbone, frames=setting.frames).eval()
-        clip = _clips(replace(setting, batch_size=1, precision="fp32"), "meta")
+        clip = _clips(name, replace(setting, batch_size=1, precision="fp32"), "meta")
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             model(clip)
     return sum(p.numel() for p in model.parameters()), int(counter.get_total_flops()) // 2
@@ -185,7 +184,7 @@ def _counts(name: str, setting: Setting) -> tuple[int, int]:
 
 def peak_bytes(name: str, setting: Setting) -> int:
     """Peak memory of a pass, or of two training steps, of a model in a process of its own: the least of several, which
-    the allocator's moods have not touched.
+    the allocator's moods have not touched. Of no name, that of the process without a model.
 
     Raises:
         XViTError: there is not enough.
@@ -207,10 +206,16 @@ def peak_bytes(name: str, setting: Setting) -> int:
 
 def _peak_bytes(name: str, setting: Setting) -> int:
     torch.set_num_threads(setting.threads)
-    step = step_of(_built(name, setting), setting)
+    if not name:  # what a process needs without a model
+        return _peak_so_far(setting)
+    step = step_of(name, _built(name, setting), setting)
     gc.collect()
     for _ in range(2 if setting.mode == "training" else 1):
         step()
+    return _peak_so_far(setting)
+
+
+def _peak_so_far(setting: Setting) -> int:
     if torch.device(setting.device).type == "cuda":
-        return torch.cuda.max_memory_allocated()
+        return torch.cuda.max_memory_allocated(setting.device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -4,6 +4,8 @@ import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import torch
+
 from xvit.benchmark.entrants import ENTRANTS
 from xvit.benchmark.run import Plan, Row, machine
 from xvit.visualize.benchmark import plot_benchmark
@@ -14,7 +16,7 @@ HEADS = (
     "model", "T", "10⁶ parameters", "10⁹ MACs", "ms a clip [quartiles]", "ms a frame", "to image model", "peak MB",
     "to image model", "of matmul rate", "T/2 to T",
 )  # fmt: skip
-# Data set, backbone, frames, top-1, top-5, 10^9 multiply-adds over 3 views: as the paper gives them, "" where it is silent.
+# Data set, backbone, frames, top-1, top-5, 10^9 multiply-adds over 3 views, as the paper gives them; "": it does not.
 PAPER = (
     ("Something-Something v2", "B/32", 8, 59.8, "", 95),
     ("Something-Something v2", "L/32", 8, 61.0, "", 327),
@@ -37,8 +39,9 @@ class Table:
         self.mode, self.precision = setting.mode, setting.precision
 
     def ms(self, model: str, frames: int) -> float:
-        """Median milliseconds of a batch."""
-        return 1e3 * statistics.median(self.rows[model, frames].measured.seconds)
+        """Median milliseconds of a clip."""
+        row = self.rows[model, frames]
+        return 1e3 * statistics.median(row.measured.seconds) / row.setting.batch_size
 
     def memory(self, model: str, frames: int) -> float:
         """Peak memory in 10^6 bytes."""
@@ -48,6 +51,23 @@ class Table:
         """Median over the rounds of the ratio within each round."""
         pairs = zip(self.rows[model, frames].measured.seconds, self.rows[to, frames].measured.seconds, strict=True)
         return statistics.median(a / b for a, b in pairs)
+
+    def growth(self, model: str, few: int, many: int) -> float:
+        """How many times longer the model takes at many frames than at few: both beside the matrix products of their
+        own rounds, as the machine may have changed its pace between them.
+        """
+
+        def products(frames: int) -> float:
+            row = self.rows[model, frames]
+            return statistics.median(s * r for s, r in zip(row.measured.seconds, row.macs_per_second, strict=True))
+
+        return products(many) / products(few)
+
+    def memory_ratio(self, model: str, to: str, frames: int, *, above_empty: bool = False) -> float:
+        """Of peak memory, whole or above that of a process without a model."""
+        one, other = (self.rows[name, frames] for name in (model, to))
+        empty = one.empty_bytes if above_empty else 0
+        return (one.measured.peak_bytes - empty) / (other.measured.peak_bytes - empty)
 
     def has(self, model: str, frames: int) -> bool:
         """Whether it was measured."""
@@ -70,7 +90,7 @@ def cells(table: Table) -> Iterator[tuple[str, ...]]:
                 continue
             row = table.rows[model, frames]
             measured, setting = row.measured, row.setting
-            low, _, high = _quartiles(measured.seconds)
+            low, _, high = _quartiles([1e3 * s / setting.batch_size for s in measured.seconds])
             ms = table.ms(model, frames)
             passes = 3 if setting.mode == "training" else 1  # the backward pass is about two forward ones
             rate = [passes * setting.batch_size * measured.macs / s for s in measured.seconds]
@@ -81,14 +101,25 @@ def cells(table: Table) -> Iterator[tuple[str, ...]]:
                 str(frames),
                 f"{measured.parameters / 1e6:.1f}",
                 f"{measured.macs / 1e9:.1f}",
-                f"{ms:.0f} [{1e3 * low:.0f}, {1e3 * high:.0f}]",
-                f"{ms / frames / setting.batch_size:.1f}",
+                f"{ms:.0f} [{low:.0f}, {high:.0f}]",
+                f"{ms / frames:.1f}",
                 f"{table.time_ratio(model, IMAGE, frames):.3f}" if beside else "",
                 f"{table.memory(model, frames):.0f}",
-                f"{table.memory(model, frames) / table.memory(IMAGE, frames):.3f}" if beside else "",
+                f"{table.memory_ratio(model, IMAGE, frames):.3f}" if beside else "",
                 f"{100 * share:.0f} %",
-                f"{ms / table.ms(model, frames // 2):.2f}" if table.has(model, frames // 2) else "",
+                f"{table.growth(model, frames // 2, frames):.2f}" if table.has(model, frames // 2) else "",
             )
+
+
+def _memory_note(found: Sequence[Table]) -> str:
+    rows = [row for table in found for row in table.rows.values()]
+    if any(torch.device(row.setting.device).type == "cuda" for row in rows):
+        return "Peak memory is what torch allocated on the accelerator."
+    empty = statistics.median(row.empty_bytes for row in rows) / 1e6
+    return (
+        "Peak memory is that of a process of its own for each model, libraries and weights in it; without a model the "
+        f"process takes {empty:.0f} MB."
+    )
 
 
 def _quartiles(values: Sequence[float]) -> list[float]:
@@ -99,17 +130,13 @@ def findings(table: Table) -> Iterator[str]:
     """What a table says: mixing's price over the image model, growth, and who is ahead of whom."""
     for frames in table.frames:
         if table.has(PLAIN, frames) and table.has(IMAGE, frames):
-            time = table.time_ratio(PLAIN, IMAGE, frames)
-            memory = table.memory(PLAIN, frames) / table.memory(IMAGE, frames)
-            text = f"T = {frames}: with mixing the image model takes {time:.3f} of its time, {memory:.3f} of its memory"
+            text = f"T = {frames}: with mixing the image model takes {_prices(table, PLAIN, frames)}"
             if table.has(OURS, frames):
-                time = table.time_ratio(OURS, IMAGE, frames)
-                memory = table.memory(OURS, frames) / table.memory(IMAGE, frames)
-                text += f"; with temporal head and shortcut {time:.3f} and {memory:.3f}"
+                text += f"; with temporal head and shortcut {_prices(table, OURS, frames)}"
             yield text
     for model in (OURS, "xvit joint"):
         if table.has(model, 8) and table.has(model, 64):
-            yield f"{model}: {table.ms(model, 64) / table.ms(model, 8):.2f} times the time at T = 64 of that at T = 8"
+            yield f"{model}: {table.growth(model, 8, 64):.2f} times the time at T = 64 of that at T = 8"
     ours = [name for name in ENTRANTS if name.startswith(OURS) and name != PLAIN]
     for frames in table.frames:
         for peer in PEERS:
@@ -125,6 +152,12 @@ def findings(table: Table) -> Iterator[str]:
             by = f"below it in time and memory: {'; '.join(below)}" if below else "nothing of ours is below it in both"
             price = f"{table.ms(peer, frames):.0f} ms, {table.memory(peer, frames):.0f} MB"
             yield f"T = {frames}: {peer} ({price}): {by}"
+
+
+def _prices(table: Table, model: str, frames: int) -> str:
+    time = table.time_ratio(model, IMAGE, frames)
+    memory = [table.memory_ratio(model, IMAGE, frames, above_empty=above) for above in (False, True)]
+    return f"{time:.3f} of its time, {memory[0]:.3f} of its memory ({memory[1]:.3f} above an empty process)"
 
 
 def write_report(folder: str | Path, plan: Plan, rows: Sequence[Row]) -> None:
@@ -156,9 +189,9 @@ def _lines(plan: Plan, found: Sequence[Table]) -> Iterator[str]:
     yield "By `xvit benchmark`. " + ", ".join(f"{name} {value}" for name, value in known.items()) + "."
     yield (
         f"{plan.backbone} and what is of its size; {plan.batch_size} clip at a time, {plan.threads} threads, "
-        f"{plan.rounds} rounds in which all models of a table's T take turns, medians. Peak memory is that of a "
-        "process of its own for each model, libraries and weights in it. The share of the matrix multiplication's rate "
-        "is that of plain products in the same rounds (training counted as three forward passes)."
+        f"{plan.rounds} rounds in which all models of a table's T take turns, medians. {_memory_note(found)} The share "
+        "of the matrix multiplication's rate is that of plain products in the same rounds (training counted as three "
+        "forward passes); growth from T/2 to T is in units of these products."
     )
     yield ""
     yield "![Time and memory against the number of frames](benchmark.png)"
@@ -175,7 +208,7 @@ def _lines(plan: Plan, found: Sequence[Table]) -> Iterator[str]:
     for name in plan.models:
         yield f"| {name} | {ENTRANTS[name].about} |"
     yield from ("", "## The paper's own figures", "")
-    yield "Not measured here: XViT on real videos as the paper reports it, 1x3 views, multiply-adds of all views together."
+    yield "Not measured here: XViT on real videos, as the paper reports it; 1x3 views, multiply-adds of all together."
     heads = ("data set", "backbone", "T", "top-1, %", "top-5, %", "10⁹ MACs")
     yield from ("", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|")
     for figures in PAPER:

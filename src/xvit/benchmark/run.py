@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 
-from xvit.benchmark.entrants import ENTRANTS
+from xvit.benchmark.entrants import CLASSES, ENTRANTS
 from xvit.benchmark.measure import DTYPES, Measured, Setting, measure
 from xvit.config import write_whole
 from xvit.errors import XViTError, check_choice, check_range, did_you_mean
-from xvit.models.xvit import usable_device
+from xvit.models.xvit import create_model, usable_device
 
 RESULTS = "benchmark.json"
 
@@ -72,6 +72,8 @@ class Plan:
             if frames % 2:
                 raise XViTError(f"--frames {frames}: expected even numbers: some models take 2 frames at a time")
         usable_device(self.device)
+        with torch.device("meta"):  # which says what is wrong with the name
+            create_model(self.backbone, num_classes=CLASSES)
 
     @property
     def groups(self) -> list[Setting]:
@@ -95,12 +97,14 @@ class Row:
         setting: of the group.
         measured: its numbers.
         macs_per_second: the machine's matrix multiplication in the same rounds.
+        empty_bytes: peak memory of a process without a model.
     """
 
     model: str
     setting: Setting
     measured: Measured
     macs_per_second: list[float]
+    empty_bytes: int
 
 
 def run_benchmark(output: str | Path, plan: Plan, on_progress: Callable[[str, int, int], None]) -> list[Row]:
@@ -123,10 +127,11 @@ def run_benchmark(output: str | Path, plan: Plan, on_progress: Callable[[str, in
         key = f"{setting.mode}, {setting.precision}, T={setting.frames}"
         if key in found:
             continue
-        models, rate = measure(plan.models, setting, partial(_tell, on_progress, key, done, len(groups)))
+        models, rate, empty = measure(plan.models, setting, partial(_tell, on_progress, key, done, len(groups)))
         found[key] = {
             "setting": asdict(setting),
             "macs_per_second": rate,
+            "empty_bytes": empty,
             "models": {name: asdict(each) for name, each in models.items()},
         }
         write_whole(folder / RESULTS, json.dumps(told | {"groups": found}, indent=1) + "\n")
@@ -147,6 +152,7 @@ def rows_of(groups: dict[str, Any]) -> Iterator[Row]:
                 setting=setting,
                 measured=Measured(**values),
                 macs_per_second=group["macs_per_second"],
+                empty_bytes=group["empty_bytes"],
             )
 
 
@@ -181,12 +187,14 @@ def _read(folder: Path, told: dict[str, Any]) -> dict[str, Any]:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         groups: dict[str, Any] = values["groups"]
         list(rows_of(groups))
+        unlike = [
+            (name, values[key].get(name), value)
+            for key in ("plan", "machine")
+            for name, value in told[key].items()
+            if values[key].get(name) != value and name not in ("frames", "precisions", "modes")
+        ]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise XViTError(f"{path}: damaged ({type(error).__name__}: {error}); choose another --output") from None
-    for key in ("plan", "machine"):
-        for name, value in told[key].items():
-            if values[key].get(name) != value and name not in ("frames", "precisions", "modes"):
-                raise XViTError(
-                    f"{path}: measured with {name} = {values[key].get(name)}, not {value}: choose another --output"
-                )
+    for name, before, value in unlike:
+        raise XViTError(f"{path}: measured with {name} = {before}, not {value}: choose another --output")
     return groups

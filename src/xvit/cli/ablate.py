@@ -20,8 +20,9 @@ def parser() -> ArgumentParser:
         "ablate",
         "[--output DIR] [--config RECIPE] [--tables NAME ...] [--seeds N] [--jobs N] [--clips-per-class N]",
         "Train the rows of the paper's ablation tables (window, what is mixed, how much, in which layers, temporal\n"
-        "head, summary tokens, attention schemes) on made videos over several seeds; print them beside the paper's\n"
-        "figures, with multiply-adds and the time of a clip. Writes ablation.json, ablation.md and ablation.png.\n"
+        "head, summary tokens, attention schemes) and of fewer operations on made videos over several seeds; print\n"
+        "them beside the paper's figures, with multiply-adds and the time of a clip. Writes ablation.json,\n"
+        "ablation.md and ablation.png.\n"
         "Run again, it goes on where it was stopped; with more tables or seeds only those are trained.\n"
         f"tables: {', '.join(TABLES)}.",
         "xvit ablate\nxvit ablate --output small --tables window mixed --seeds 1",

@@ -248,8 +248,8 @@ def make_loader(
     """
     check_range("batch_size", batch_size, 1)
     check_range("workers", workers, 0)
-    if workers:
-        _check_shared_memory(math.prod(dataset.item_shape) * batch_size * (_PREFETCH * workers + 1), workers)
+    if workers and (lack := lacking_shared_memory(dataset, batch_size=batch_size, workers=workers)):
+        raise XViTError(f"{lack}: take fewer workers or smaller batches, or give more (docker run --shm-size=8g)")
     return DataLoader(
         dataset,
         batch_size=batch_size,
@@ -345,13 +345,17 @@ def _numbers(labels: list[int | None]) -> torch.Tensor:
     return torch.tensor([-1 if label is None else label for label in labels], dtype=torch.int64)
 
 
-def _check_shared_memory(needed: int, workers: int) -> None:
-    """Too little would end a worker with nothing but "Bus error"."""
+def lacking_shared_memory(dataset: VideoDataset, *, batch_size: int, workers: int) -> str:
+    """What is wrong with the memory through which workers hand over their batches, or nothing. Too little of it would
+    end a worker with "Bus error" and no other word.
+    """
     if not _SHARED_MEMORY.is_dir():
-        return
+        return ""
     free = shutil.disk_usage(_SHARED_MEMORY).free
-    if free < needed:
-        raise XViTError(
-            f"{_SHARED_MEMORY}: {free / 1e6:.0f} MB free, but the batches of {workers} loader workers need "
-            f"{needed / 1e6:.0f} MB: take fewer workers or smaller batches, or give more (docker run --shm-size=8g)"
-        )
+    needed = math.prod(dataset.item_shape) * batch_size * (_PREFETCH * workers + 1)
+    if free >= needed:
+        return ""
+    return (
+        f"{_SHARED_MEMORY}: {free / 1e6:.0f} MB free, but the batches of {workers} loader workers need "
+        f"{needed / 1e6:.0f} MB"
+    )

@@ -8,7 +8,6 @@ checkpoint ─▶ torch.export ─▶ ONNX ─▶ OpenVINO          (int8: calib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -19,7 +18,7 @@ from xvit.card import model_card
 from xvit.errors import XViTError, check_choice
 from xvit.export.parity import Limits, Parity, check, compare, read_clips
 from xvit.export.programs import state_of, write_program
-from xvit.exported import PRECISIONS, PROGRAMS, ExportedModel, Format, Manifest, Precision
+from xvit.exported import PRECISIONS, PROGRAMS, ExportedModel, Format, Manifest, Precision, export_package
 from xvit.models.xvit import XViT
 
 __all__ = ["Limits", "Parity", "export"]
@@ -65,13 +64,15 @@ def export(
         XViTError: settings that do not go together, a runtime that is not installed, an output that holds things, too
             few videos, answers further from the model's than the limits.
     """
-    folder = Path(output)
+    folder = Path(output).resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise XViTError(f"{folder}: exists and is not an empty folder; choose another --output")
     check_choice("format", format, PROGRAMS)
     check_choice("precision", precision, PRECISIONS)
     if (format, precision) in _NOT_THERE:
         raise XViTError(f"format={format!r} with precision={precision!r}: {_NOT_THERE[format, precision]}")
+    packages = (*_PACKAGES[format], *(("nncf",) if "int8" in precision else ()))
+    versions = {name: str(export_package(name).__version__) for name in packages}
     tell = on_progress or (lambda what, done, total: None)
     calibrated = precision == "int8"
     found = read_clips(model.clip, videos, clips, calibrating=calibrated, on_progress=tell)
@@ -79,17 +80,16 @@ def export(
         format=format,
         precision=precision,
         state=state_of(model) if streaming else {},
-        dynamic_frames=not streaming and takes_any_frames(model),
         source=model.fingerprint(),
-        versions={"xvit": xvit.__version__, "torch": str(torch.__version__)}
-        | {name: version(name) for name in (*_PACKAGES[format], *(("nncf",) if "int8" in precision else ()))},
+        versions={"xvit": xvit.__version__, "torch": str(torch.__version__)} | versions,
     )
-    with checkpoint.written_whole(output) as folder:
+    with checkpoint.written_whole(folder) as folder:
         tell("exporting", 0, 1)
         description = model.description.to_dict()
         (folder / checkpoint.CONFIG).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
         (folder / checkpoint.CARD).write_text(model_card(description), encoding="utf-8")
-        write_program(model, folder, manifest, calibration=found.calibration, on_progress=tell)
+        any_frames = write_program(model, folder, manifest, calibration=found.calibration, on_progress=tell)
+        manifest = replace(manifest, dynamic_frames=any_frames)
         _write_manifest(folder, manifest)
         tell("exporting", 1, 1)
         exported = ExportedModel(folder, trust=True)  # just written, by us
@@ -97,12 +97,6 @@ def export(
         check(parity, limits or Limits.of(precision))
         _write_manifest(folder, replace(manifest, parity=asdict(parity)))
     return parity
-
-
-def takes_any_frames(model: XViT) -> bool:
-    """Whether the program of the model can take clips of any length: where no position is interpolated."""
-    config = model.config
-    return config.temporal_position == "none" and not config.segment_frames and config.tubelet == 1
 
 
 def _write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -69,7 +70,7 @@ class Parity:
 
 @dataclass(frozen=True)
 class Clips:
-    """Clips (1, T, C, H, W) in float, to compare and to calibrate on: of different videos."""
+    """Clips (1, T, C, H, W) in uint8, to compare and to calibrate on: of different videos."""
 
     compared: list[Tensor]
     calibration: list[Tensor]
@@ -109,7 +110,7 @@ def read_clips(
         if item.error is not None:
             raise item.error
         assert item.pixels is not None
-        clips.append(normalize(item.pixels, spec))
+        clips.append(item.pixels)
         on_progress("reading clips", place + 1, wanted)
     return Clips(compared=clips[:: 1 + calibrating], calibration=clips[1::2] if calibrating else [])
 
@@ -123,19 +124,26 @@ def compare(
     size: int,
     on_progress: Callable[[str, int, int], None],
 ) -> Parity:
-    """Run both models on clips (1, T, C, H, W), and time them in turns on some; `size` is of the program, in bytes."""
+    """Run both models on clips (1, T, C, H, W) in uint8, and time them in turns on some; `size` is of the program, in
+    bytes.
+    """
+
+    def ours_of(clip: Tensor) -> dict[str | None, Tensor]:
+        return {task: logits.cpu() for task, logits in by_task(model(clip.to(model.device))).items()}
+
     differences, largest, agreeing = [], 0.0, []
-    for place, clip in enumerate(clips, start=1):
-        ours = {task: logits.cpu() for task, logits in by_task(model(clip.to(model.device))).items()}
-        theirs = by_task(exported(clip))
+    for place, pixels in enumerate(clips, start=1):
+        clip = normalize(pixels, model.clip)
+        ours, theirs = ours_of(clip), by_task(exported(clip))
         for task, logits in ours.items():
             differences.append((logits - theirs[task]).abs())
             largest = max(largest, logits.abs().max().item())
         agreeing.append([bool((ours[task].argmax(-1) == theirs[task].argmax(-1)).all()) for task in ours])
         on_progress("comparing", place, len(clips))
     seconds: dict[str, list[float]] = {}
-    for turn, clip in enumerate(clips[:_TIMED]):
-        steps = {"model": lambda clip=clip: model(clip.to(model.device)), "exported": lambda clip=clip: exported(clip)}
+    for turn, pixels in enumerate(clips[:_TIMED]):
+        clip = normalize(pixels, model.clip)
+        steps: dict[str, Callable[[], object]] = {"model": partial(ours_of, clip), "exported": partial(exported, clip)}
         for name, times in interleaved(steps, rounds=1, warm_up=int(turn == 0)).items():
             seconds.setdefault(name, []).extend(times)
     all_differences = torch.cat([each.flatten() for each in differences])

@@ -15,10 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx.experimental.symbolic_shapes import is_concrete_int
 
-from xvit.config import labels_by_task
-from xvit.errors import XViTError, needed
-from xvit.exported import PROGRAMS, Manifest
+from xvit.config import ClipSpec, labels_by_task
+from xvit.data.transforms import normalize
+from xvit.errors import XViTError
+from xvit.exported import PROGRAMS, Manifest, export_package
 from xvit.models.loading import load_tensors
 from xvit.models.xvit import XViT
 
@@ -50,7 +52,8 @@ class StreamingStep(nn.Module):
         stream.load_tensors({name: x.to(self.dtype) for name, x in zip(self.names, state, strict=True)})
         logits = stream.push(pixel_values.to(self.dtype)).logits  # (B, 1, classes)
         kept = stream.tensors()
-        return [*(x[:, 0] for x in _answers(logits)), *(kept[name].float() for name in self.names)]
+        # not x[:, 0]: in integers OpenVINO 2026.4 makes (1, B, classes) of that
+        return [*(x.flatten(0, 1) for x in _answers(logits)), *(kept[name].float() for name in self.names)]
 
 
 def _answers(logits: Tensor | dict[str, Tensor]) -> list[Tensor]:
@@ -79,15 +82,18 @@ def state_of(model: XViT) -> dict[str, list[int]]:
 
 def write_program(
     model: XViT, folder: Path, manifest: Manifest, *, calibration: list[Tensor], on_progress: Tell
-) -> None:
+) -> bool:
     """Write the program of a model into a folder, with what export.json says of it.
 
     Args:
         model: whose clip has the picture's size.
         folder: of config.json and export.json, which the program carries too.
         manifest: what to write.
-        calibration: clips (1, T, C, H, W) for int8.
+        calibration: clips (1, T, C, H, W) for int8, uint8.
         on_progress: called with (what, done, in all).
+
+    Returns:
+        Whether the program takes clips of any number of frames.
 
     Raises:
         XViTError: a package of the extra `export` is missing.
@@ -99,18 +105,34 @@ def write_program(
     module = wrapper(fixed_size(model), dtype).eval()
     inputs = _inputs(module, model, manifest)
     with _quiet():
-        program = _exported(module, inputs, manifest)
+        program = _exported(module, inputs, any_frames=takes_any_frames(model) and not manifest.state)
         if manifest.format == "torch":
             torch.export.save(program, path)
-            return
+            return _any_frames(program)
         integers = None
         if "int8" in manifest.precision:
-            integers = partial(_integers, module=module, manifest=manifest, clips=calibration, tell=on_progress)
+            seen = Seen(module, list(manifest.state.values()), calibration, model.clip)
+            integers = partial(_integers, manifest=manifest, seen=seen, tell=on_progress)
         onnx = _to_onnx(program, inputs, model, manifest)
         if manifest.format == "onnx":
             _write_onnx(onnx, path, integers)
         else:
             _write_openvino(onnx, path, integers, _about(model), halves=manifest.precision in ("fp16", "bf16"))
+        return _any_frames(program)
+
+
+def takes_any_frames(model: XViT) -> bool:
+    """Whether a program of the model may be asked for any number of frames: no position is interpolated, no segment or
+    tubelet filled.
+    """
+    config = model.config
+    return config.temporal_position == "none" and not config.segment_frames and config.tubelet == 1
+
+
+def _any_frames(program: ExportedProgram) -> bool:
+    """Whether the exporter left the number of frames open: a loop over frames in the model makes it a constant."""
+    clips = next(node for node in program.graph.nodes if node.op == "placeholder" and node.name == "pixel_values")
+    return not is_concrete_int(clips.meta["val"].shape[1])
 
 
 def fixed_size(model: XViT) -> XViT:
@@ -139,16 +161,14 @@ def _inputs(module: nn.Module, model: XViT, manifest: Manifest) -> tuple[Any, ..
 
 
 @torch.no_grad()
-def _exported(module: nn.Module, inputs: tuple[Any, ...], manifest: Manifest) -> ExportedProgram:
+def _exported(module: nn.Module, inputs: tuple[Any, ...], *, any_frames: bool) -> ExportedProgram:
     batch = {0: Dim.AUTO}
-    frames = {1: Dim.AUTO} if manifest.dynamic_frames else {}
+    frames = {1: Dim.AUTO} if any_frames else {}
     shapes = (batch | frames, *([batch] * len(state) for state in inputs[1:]))
     return torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
 
 
 def _to_onnx(program: ExportedProgram, inputs: tuple[Any, ...], model: XViT, manifest: Manifest) -> Any:
-    for package in ("onnx", "onnxscript"):
-        needed(package, extra="export")
     state = list(manifest.state)
     tasks = ["logits" if task is None else f"logits.{task}" for task in model.config.tasks]
     made = torch.onnx.export(
@@ -178,7 +198,7 @@ def _about(model: XViT) -> dict[str, str]:
 
 
 def _write_onnx(program: Any, path: Path, integers: Callable[[Any, list[str]], Any] | None) -> None:
-    onnx = needed("onnx", extra="export")
+    onnx = export_package("onnx")
     if integers is not None:
         program = integers(program, [entry.name for entry in program.graph.input])
     onnx.save_model(program, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=1024)
@@ -192,9 +212,9 @@ def _write_openvino(
     *,
     halves: bool,
 ) -> None:
-    openvino = needed("openvino", extra="export")
+    openvino = export_package("openvino")
     whole = path.with_name("whole.onnx")
-    needed("onnx", extra="export").save_model(onnx_model, whole, save_as_external_data=True, location="whole.data")
+    export_package("onnx").save_model(onnx_model, whole, save_as_external_data=True, location="whole.data")
     program = openvino.convert_model(whole)
     if integers is not None:
         program = integers(program, [entry.get_any_name() for entry in program.inputs])
@@ -206,37 +226,43 @@ def _write_openvino(
         left.unlink()
 
 
-def _integers(
-    program: Any, names: list[str], *, module: nn.Module, manifest: Manifest, clips: list[Tensor], tell: Tell
-) -> Any:
-    """The program with integer weights, and integer activations whose ranges come from clips."""
-    nncf = needed("nncf", extra="export")
+class Seen:
+    """The inputs that a program meets on clips, made anew at each pass, as all at once would take gigabytes: the clips,
+    or each frame with what is remembered then.
+    """
+
+    def __init__(self, module: nn.Module, state: list[list[int]], clips: list[Tensor], spec: ClipSpec) -> None:
+        self.module, self.state, self.clips, self.spec = module, state, clips, spec
+        self.number = sum(clip.shape[1] if state else 1 for clip in clips)
+
+    @torch.inference_mode()
+    def __iter__(self) -> Iterator[list[Tensor]]:
+        for pixels in self.clips:
+            clip = normalize(pixels, self.spec)
+            if not self.state:
+                yield [clip]
+                continue
+            state = [torch.zeros(1, *shape) for shape in self.state]
+            for frame in clip.split(1, dim=1):
+                yield [frame, *state]
+                state = self.module(frame, state)[-len(state) :]
+
+
+def _integers(program: Any, names: list[str], *, manifest: Manifest, seen: Seen, tell: Tell) -> Any:
+    """The program with integer weights, and integer activations whose ranges come from what it has seen."""
+    nncf = export_package("nncf")
     if manifest.precision == "int8-weights":
         # ONNX Runtime does not run convolutions of weights compressed this way; there is one, of few weights.
         kept = nncf.IgnoredScope(types=["Conv"], validate=False) if manifest.format == "onnx" else None
         return nncf.compress_weights(program, mode=nncf.CompressWeightsMode.INT8_ASYM, ignored_scope=kept)
-    items = [dict(zip(names, [x.numpy() for x in item], strict=True)) for item in _seen(module, manifest, clips)]
-    passes = itertools.count()
+    taken = itertools.count()
 
-    def take(item: dict[str, Any]) -> dict[str, Any]:
-        tell("calibrating", next(passes) % len(items) + 1, len(items))
-        return item
+    def take(inputs: list[Tensor]) -> dict[str, Any]:
+        tell("calibrating", next(taken) % seen.number + 1, seen.number)
+        return dict(zip(names, [x.numpy() for x in inputs], strict=True))
 
-    data = nncf.Dataset(items, take)
-    return nncf.quantize(program, data, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(items))
-
-
-@torch.inference_mode()
-def _seen(module: nn.Module, manifest: Manifest, clips: list[Tensor]) -> Iterator[list[Tensor]]:
-    """The inputs that a program meets on clips: the clips, or each frame with what is remembered then."""
-    for clip in clips:
-        if not manifest.state:
-            yield [clip]
-            continue
-        state = [torch.zeros(1, *shape) for shape in manifest.state.values()]
-        for frame in clip.split(1, dim=1):
-            yield [frame, *state]
-            state = module(frame, state)[-len(state) :]
+    data = nncf.Dataset(seen, take)
+    return nncf.quantize(program, data, model_type=nncf.ModelType.TRANSFORMER, subset_size=seen.number)
 
 
 @contextmanager

@@ -75,11 +75,21 @@ def build_backbone(config: ModelConfig) -> Backbone:
             attention.__class__ = EVA_SCHEMES[config.attention]
     else:
         backbone = _create(config.backbone, attn_layer=SCHEMES[config.attention], **options)
-    if type(backbone.blocks[-1]) is Block and backbone.global_pool == "token" and backbone.attn_pool is None:
+    if _reads_class_tokens_alone(backbone):
         backbone.blocks[-1].__class__ = LastBlock
     if config.spatial_position == "sincos":
         _set_sincos_positions(backbone)
     return backbone
+
+
+def _reads_class_tokens_alone(backbone: Backbone) -> bool:
+    """Whether a frame's vector is its class token and nothing else (distilled models read a second token)."""
+    return (
+        type(backbone.blocks[-1]) is Block
+        and backbone.global_pool == "token"
+        and backbone.attn_pool is None
+        and type(backbone).forward_head is VisionTransformer.forward_head
+    )
 
 
 def config_of(model: Backbone, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

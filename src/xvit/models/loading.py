@@ -88,7 +88,7 @@ def load_tensors(
     Raises:
         XViTError: a tensor of the backbone's blocks is missing or of a shape that cannot be resized.
     """
-    fitted = {f"backbone.{key}": tensor for key, tensor in _fit_image(model.backbone, name, image, source).items()}
+    fitted = {f"backbone.{key}": tensor for key, tensor in _fit_image(model, name, image, source).items()}
     fitted |= rest
     expected = model.state_dict()
     for key, tensor in rest.items():
@@ -124,8 +124,9 @@ def load_tensors(
     return report
 
 
-def _fit_image(backbone: Backbone, name: str, image: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+def _fit_image(model: Any, name: str, image: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
     """The tensors by timm's names, positions (bicubic) and patches resized to the backbone, by timm's own function."""
+    backbone: Backbone = model.backbone
     # What timm itself asks for where it builds these families: they were trained to be resized bilinearly, or their
     # files have other names.
     options: dict[str, Any] = {}
@@ -139,8 +140,10 @@ def _fit_image(backbone: Backbone, name: str, image: Mapping[str, Tensor], sourc
         family = eva if isinstance(backbone, eva.Eva) else vision_transformer
         stem = image.get("patch_embed.proj.weight")
         if stem is not None and stem.ndim == 4 and stem.shape[1] != backbone.patch_embed.proj.weight.shape[1]:
-            stem = adapt_input_conv(backbone.in_chans, stem, base_chans=stem.shape[1])
-            image = {**image, "patch_embed.proj.weight": stem}
+            if stem.shape[1] != model.channels:
+                stem = adapt_input_conv(model.channels, stem, base_chans=stem.shape[1])
+            tubelet = model.config.tubelet  # each of its frames gets an equal part: a still clip has the same tokens
+            image = {**image, "patch_embed.proj.weight": stem.repeat(1, tubelet, 1, 1) / tubelet}
         fitted = family.checkpoint_filter_fn(dict(image), backbone, **options)
         return {key: tensor for key, tensor in fitted.items() if isinstance(tensor, Tensor)}
     except Exception as error:  # timm's functions on the names and shapes of any file
@@ -207,7 +210,11 @@ def _of_xvit(directory: Path, model: Any, config: ModelConfig) -> dict[str, Tens
         raise XViTError(
             f"{directory}: an XViT of {theirs[:1]} heads in {len(theirs)} layers, not {ours[:1]} in {len(ours)}"
         )
-    return checkpoint.load_file(found / checkpoint.WEIGHTS)
+    state = checkpoint.load_file(found / checkpoint.WEIGHTS)
+    if other.tubelet > config.tubelet:  # patches of one frame: the sum over the tubelet's, as a still clip sees it
+        stem = state["backbone.patch_embed.proj.weight"]
+        state["backbone.patch_embed.proj.weight"] = stem.unflatten(1, (other.tubelet, -1)).sum(dim=1)
+    return state
 
 
 def _grouped(names: Iterable[str]) -> str:

@@ -33,7 +33,7 @@ def merge_alike(x: Tensor, sizes: Tensor | None, number: int, *, num_prefix_toke
     Args:
         x: tokens (B, T, N, D), prefix tokens first; those are left alone.
         sizes: how many patches each location stands for, (B, N); None for one each.
-        number: pairs to merge; at most half of the patches.
+        number: pairs to merge; no more than half of the patches do.
         num_prefix_tokens: of the N.
 
     Returns:
@@ -41,6 +41,8 @@ def merge_alike(x: Tensor, sizes: Tensor | None, number: int, *, num_prefix_toke
     """
     if sizes is None:
         sizes = x.new_ones(x.shape[0], x.shape[2])
+    if x.shape[2] - num_prefix_tokens < 2:  # one patch is left, with no other to join
+        return x, sizes
     prefix, patches = x[:, :, :num_prefix_tokens], x[:, :, num_prefix_tokens:]
     sizes_of_prefix, sizes = sizes[:, :num_prefix_tokens], sizes[:, num_prefix_tokens:]
     directions = F.normalize(patches.detach(), dim=-1)
