@@ -19,7 +19,7 @@ lint: $(INSTALLED)  ## style, layers, types
 	$(BIN)/mypy
 
 bench: $(INSTALLED)  ## what mixing costs over the image model, in time and memory
-	$(BIN)/xvit benchmark --output bench --rounds 9 --frames 8 32 \
+	$(BIN)/xvit benchmark --output bench --rounds 15 --frames 8 --precisions fp32 \
 		--models "image model" "xvit mixing alone" "xvit mixing"
 
 clean:  ## remove the virtual environment

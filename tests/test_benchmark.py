@@ -39,6 +39,8 @@ def test_the_command_measures_once_and_goes_on(run, refused, tmp_path, monkeypat
 
     monkeypatch.setattr(run_module, "measure", lambda *_: pytest.fail("measured again"))
     assert run(*words, "--frames", 2, 4, "--precisions", "fp32", "--modes", "inference", "--json")[0] == 0
+    fewer = ("benchmark", "--output", output, *SMALL, "--models", "VideoMAE", "--frames", 2, "--precisions", "fp32")
+    assert run(*fewer, "--modes", "inference", "--json")[0] == 0
     assert "measured with rounds = 2, not 3" in refused(*words, "--frames", 2, "--rounds", 3)
     for damaged in ("{", '{"groups": {}}'):
         (output / "benchmark.json").write_text(damaged)

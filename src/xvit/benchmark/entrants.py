@@ -71,6 +71,10 @@ class Entrant:
     frames: tuple[int, ...] = ()
     own_size: bool = False
 
+    def takes(self, frames: int) -> bool:
+        """Whether it takes clips of that many frames."""
+        return not self.frames or frames in self.frames
+
 
 def _ours(**options: Any) -> Callable[[str, int], nn.Module]:
     def build(backbone: str, frames: int) -> nn.Module:

@@ -62,7 +62,7 @@ class Measured:
 
     Args:
         parameters: number of them.
-        macs: multiply-adds of one clip through the model, forward; 0 where they cannot be counted.
+        macs: multiply-adds of one clip through the model, forward.
         seconds: of a batch, in each round.
         peak_bytes: of the process, or of the accelerator's memory where it runs on one.
     """
@@ -79,7 +79,7 @@ def measure(
     """Measure the models of a group.
 
     Args:
-        names: of `ENTRANTS`; those that do not take that number of frames are left out.
+        names: of `ENTRANTS`, of those that take that number of frames.
         setting: of the group.
         on_progress: called with what is done next.
 
@@ -87,7 +87,6 @@ def measure(
         The models by name; multiply-adds a second of the matrix multiplication in each round; peak memory of a process
         without a model, in bytes.
     """
-    names = [name for name in names if setting.frames in (ENTRANTS[name].frames or (setting.frames,))]
     peaks = {}
     for name in names:
         on_progress(f"memory of {name}")

@@ -205,8 +205,9 @@ def _lines(plan: Plan, found: Sequence[Table]) -> Iterator[str]:
         for text in findings(table):
             yield f"- {text}"
     yield from ("", "## The models", "", "| model | what it is |", "|---|---|")
-    for name in plan.models:
-        yield f"| {name} | {ENTRANTS[name].about} |"
+    for name in ENTRANTS:
+        if any(table.has(name, frames) for table in found for frames in table.frames):
+            yield f"| {name} | {ENTRANTS[name].about} |"
     yield from ("", "## The paper's own figures", "")
     yield "Not measured here: XViT on real videos, as the paper reports it; 1x3 views, multiply-adds of all together."
     heads = ("data set", "backbone", "T", "top-1, %", "top-5, %", "10⁹ MACs")

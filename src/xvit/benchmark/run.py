@@ -108,10 +108,10 @@ class Row:
 
 
 def run_benchmark(output: str | Path, plan: Plan, on_progress: Callable[[str, int, int], None]) -> list[Row]:
-    """Measure all groups of a plan that the folder does not hold yet.
+    """Measure all groups of a plan that the folder does not hold yet, or holds without some of its models.
 
     Args:
-        output: a new folder, or one of the same plan, which then goes on.
+        output: a new folder, or one of the same settings, which then goes on.
         plan: what to measure.
         on_progress: called with what is done next, groups done, groups in all.
 
@@ -125,9 +125,12 @@ def run_benchmark(output: str | Path, plan: Plan, on_progress: Callable[[str, in
     torch.set_num_threads(plan.threads)
     for done, setting in enumerate(groups):
         key = f"{setting.mode}, {setting.precision}, T={setting.frames}"
-        if key in found:
+        there = found[key]["models"] if key in found else {}
+        asked = {name for name in plan.models if ENTRANTS[name].takes(setting.frames)}
+        if key in found and asked <= there.keys():
             continue
-        models, rate, empty = measure(plan.models, setting, partial(_tell, on_progress, key, done, len(groups)))
+        names = [name for name in ENTRANTS if name in asked or name in there]  # all of a group take turns
+        models, rate, empty = measure(names, setting, partial(_tell, on_progress, key, done, len(groups)))
         found[key] = {
             "setting": asdict(setting),
             "macs_per_second": rate,
@@ -191,7 +194,7 @@ def _read(folder: Path, told: dict[str, Any]) -> dict[str, Any]:
             (name, values[key].get(name), value)
             for key in ("plan", "machine")
             for name, value in told[key].items()
-            if values[key].get(name) != value and name not in ("frames", "precisions", "modes")
+            if values[key].get(name) != value and name not in ("models", "frames", "precisions", "modes")
         ]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise XViTError(f"{path}: damaged ({type(error).__name__}: {error}); choose another --output") from None

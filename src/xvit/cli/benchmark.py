@@ -18,7 +18,8 @@ def parser() -> ArgumentParser:
         "same frames, TimeSformer, ViViT and VideoMAE of transformers, MViT v2 and Video Swin of torchvision. Time\n"
         "(all models take turns; medians), peak memory (a process for each), multiply-adds, growth with the frames.\n"
         "Writes benchmark.json, benchmark.md and benchmark.png. Run again with the same settings, it goes on where it\n"
-        "was stopped; with more --frames, --precisions or --modes only those are measured. Needs a quiet machine.",
+        "was stopped; with other --frames, --precisions or --modes only those are measured, with more --models the\n"
+        "others once more beside them. Needs a quiet machine.",
         "xvit benchmark\n"
         'xvit benchmark --output small --models "image model" "xvit mixing" VideoMAE --frames 8 16 --modes inference\n'
         "xvit benchmark --device cuda --batch-size 8 --rounds 20",
