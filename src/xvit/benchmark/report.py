@@ -134,7 +134,7 @@ def findings(table: Table) -> Iterator[str]:
             if table.has(OURS, frames):
                 text += f"; with temporal head and shortcut {_prices(table, OURS, frames)}"
             yield text
-    for model in (OURS, "xvit joint"):
+    for model in (IMAGE, OURS, "xvit joint"):
         if table.has(model, 8) and table.has(model, 64):
             yield f"{model}: {table.growth(model, 8, 64):.2f} times the time at T = 64 of that at T = 8"
     ours = [name for name in ENTRANTS if name.startswith(OURS) and name != PLAIN]
