@@ -5,7 +5,7 @@ from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator, ScalarFormatter
+from matplotlib.ticker import LogFormatter, NullLocator, ScalarFormatter
 
 from xvit.visualize.style import COLORS, DPI, INK, PALE, plain_axes, save
 
@@ -15,7 +15,7 @@ def plot_benchmark(tables: Mapping[str, Mapping[str, Sequence[tuple[int, float, 
 
     Args:
         tables: by title, then by model: frames, milliseconds a clip, 10^6 bytes. Names that begin with "xvit" are drawn
-            as whole lines, others dashed, "image model" in black.
+            as whole lines with full markers, others dashed with hollow ones, "image model" in black.
         path: the PNG file to write.
     """
     figure = Figure(figsize=(11, 3.6 * len(tables) + 0.8), dpi=DPI, layout="constrained")
@@ -32,7 +32,8 @@ def plot_benchmark(tables: Mapping[str, Mapping[str, Sequence[tuple[int, float, 
                 elif model == "image model":
                     style = {"color": "black", "linestyle": "-"}
                 else:
-                    style, theirs = {"color": COLORS[theirs % len(COLORS)], "linestyle": "--"}, theirs + 1
+                    style = {"color": COLORS[theirs % len(COLORS)], "linestyle": "--", "markerfacecolor": "white"}
+                    theirs += 1
                 marker = "o" if ours <= len(COLORS) or style["linestyle"] == "--" else "s"
                 axes.plot(
                     [point[0] for point in points],
@@ -48,6 +49,7 @@ def plot_benchmark(tables: Mapping[str, Mapping[str, Sequence[tuple[int, float, 
             axes.set_xticks(frames, [str(number) for number in frames])
             axes.xaxis.set_minor_locator(NullLocator())
             axes.yaxis.set_major_formatter(ScalarFormatter())
+            axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
             axes.set_xlabel("T, frames a clip", fontsize=9)
             axes.set_ylabel(label, fontsize=9)
             axes.grid(color=PALE)
