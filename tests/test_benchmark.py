@@ -1,6 +1,7 @@
 """The comparison of models: what is measured, kept, and said of it."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -118,3 +119,11 @@ def test_growth_and_who_is_ahead_are_told():
         "T = 16: ViViT (1000 ms, 80 MB): nothing of ours is below it in both",
         "T = 16: VideoMAE (2000 ms, 100 MB): below it in time and memory: xvit mixing, tubelet 2",
     ]
+
+
+def test_times_are_of_a_clip_whatever_the_batch():
+    one = row("xvit mixing", 8, [4.0, 4.0, 4.0])
+    table = Table([replace(one, setting=replace(one.setting, batch_size=4))])
+    assert table.ms("xvit mixing", 8) == 1000
+    [line] = cells(table)
+    assert line[4:6] == ("1000 [1000, 1000]", "125.0")

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -118,6 +119,15 @@ def test_many_videos_are_answered_in_turn_the_bad_ones_too(workers, tmp_path, pr
             alone = predictor(path)
             assert (answer.labels, answer.times) == (alone.labels, alone.times)
             assert answer.scores == pytest.approx(alone.scores, abs=1e-6)
+
+
+def test_with_little_shared_memory_videos_are_read_all_the_same(tmp_path, predictor, monkeypatch, caplog):
+    path = write_video(tmp_path / "red.mp4", color=0, seed=1)
+    monkeypatch.setattr("xvit.data.dataset.shutil.disk_usage", lambda place: SimpleNamespace(free=10))
+    with caplog.at_level("WARNING", logger="xvit"):
+        [answer] = predictor.predict([path], workers=2)
+    assert answer.labels == predictor(path).labels
+    assert "Videos are read by this process" in caplog.text
 
 
 def test_the_model_works_before_all_videos_are_read(tmp_path, predictor):
