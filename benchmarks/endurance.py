@@ -27,10 +27,10 @@ from common import tell
 from kills import RECIPE
 from xvit.cli import main as xvit
 from xvit.config import ClipSpec, DataConfig
-from xvit.data.annotations import Sample
+from xvit.data.annotations.samples import Sample
 from xvit.data.dataset import VideoDataset, make_loader
-from xvit.data.motion import write_motion
-from xvit.data.order import EpochSampler
+from xvit.data.sampler import EpochSampler
+from xvit.data.synthetic.motion import write_motion
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from videos import corrupt, truncate, write_audio

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 
 from common import tell
 from xvit.cli import main as xvit
-from xvit.data.motion import write_motion
+from xvit.data.synthetic.motion import write_motion
 
 KILLS_A_RUN = 6
 RECIPE = {

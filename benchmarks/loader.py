@@ -33,12 +33,12 @@ from torchvision.transforms import v2
 
 from common import tell
 from xvit.config import ClipSpec, DataConfig
-from xvit.data.annotations import Sample
+from xvit.data.annotations.samples import Sample
 from xvit.data.dataset import VideoDataset, make_loader
+from xvit.data.decode.video import VideoInfo, probe, read_clip
 from xvit.data.sampling import sample_indices
 from xvit.data.transforms import TrainTransform, normalize
-from xvit.data.video import VideoInfo, probe, read_clip
-from xvit.timing import interleaved
+from xvit.utils.timing import interleaved
 
 WIDTH, HEIGHT, FRAMES, RATE = 340, 256, 300, 30
 T, STRIDE, SIZE, BATCH = 16, 4, 224, 4

@@ -21,10 +21,10 @@ import torch
 
 from common import tell
 from xvit import Predictor, create_model
-from xvit.data.motion import encode
+from xvit.data.decode.video import VideoInfo, read_clip
 from xvit.data.sampling import sample_indices
+from xvit.data.synthetic.motion import encode
 from xvit.data.transforms import eval_views
-from xvit.data.video import VideoInfo, read_clip
 
 
 def write_videos(folder: Path, number: int) -> list[Path]:
@@ -99,7 +99,7 @@ def main() -> None:
         found["xvit --help"] = 1e3 * command_seconds("-m", "xvit", "--help")
         words = ("-m", "xvit", "predict", str(paths[0]), "--checkpoint", where)
         found["xvit predict, one clip"] = 1e3 * command_seconds(*words)
-        found["of it imports"] = 1e3 * command_seconds("-c", "import xvit.inference")
+        found["of it imports"] = 1e3 * command_seconds("-c", "import xvit.inference.predictor")
         found["of these torch, torchvision, timm"] = 1e3 * command_seconds("-c", "import timm, torchvision")
     if args.json:
         print(json.dumps(found, indent=2))

@@ -18,7 +18,7 @@ import torch
 from common import Step, tell
 from xvit import create_model
 from xvit.models.streaming import Stream
-from xvit.timing import interleaved
+from xvit.utils.timing import interleaved
 
 CLIPS = (8, 16)  # T
 SIZE = 224

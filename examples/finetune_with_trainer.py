@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import transformers
 
-from xvit.data.motion import write_motion
+from xvit.data.synthetic.motion import write_motion
 from xvit.transformers import XViTConfig, XViTForVideoClassification, XViTVideoProcessor
 
 

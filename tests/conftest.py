@@ -8,23 +8,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch, and for subproces
 import pytest
 import yaml
 
+from helpers.tiny import TINY_MODEL, TINY_RECIPE
 from xvit.cli import main
 from xvit.config import ClipSpec, ModelConfig
-from xvit.data.motion import CLASSES, write_motion
+from xvit.data.synthetic.motion import CLASSES, write_motion
 from xvit.models.backbone import complete_clip
 from xvit.models.xvit import XViT
-
-TINY_MODEL = {
-    "backbone": "vit_tiny_patch16_224",
-    "num_frames": 4,
-    "backbone_kwargs": {"img_size": 48, "patch_size": 16, "depth": 2, "embed_dim": 24, "num_heads": 2},
-}
-TINY_RECIPE = {
-    "model": TINY_MODEL,
-    "clip": {"num_frames": 4, "image_size": 48},
-    "data": {"workers": 0, "horizontal_flip": 0.0},
-    "train": {"epochs": 2, "batch_size": 8, "warmup_epochs": 0.5},
-}
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from small import write_videos
+from helpers.color_videos import write_videos
 from xvit.config import RunConfig, from_dict, read_yaml
 from xvit.models.xvit import XViT
 from xvit.training.engine import check_recipe, fit

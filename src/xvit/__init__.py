@@ -3,20 +3,21 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from xvit.inference import Prediction, Predictor
-    from xvit.models.xvit import XViT, create_model
-    from xvit.weights.official import load_official
+from xvit.utils.version import __version__ as __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from xvit.inference.predictor import Prediction, Predictor
+    from xvit.models.official import load_official
+    from xvit.models.xvit import XViT, create_model
+
 __all__ = ["Prediction", "Predictor", "XViT", "create_model", "load_official"]
 
 _HOMES = {
-    "Prediction": "xvit.inference",
-    "Predictor": "xvit.inference",
+    "Prediction": "xvit.inference.predictor",
+    "Predictor": "xvit.inference.predictor",
     "XViT": "xvit.models.xvit",
     "create_model": "xvit.models.xvit",
-    "load_official": "xvit.weights.official",
+    "load_official": "xvit.models.official",
 }
 
 

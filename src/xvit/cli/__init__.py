@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 
-from xvit import __version__, processes
-from xvit.errors import XViTError, did_you_mean
+from xvit.utils import distributed
+from xvit.utils.errors import XViTError, did_you_mean
+from xvit.utils.version import __version__
 
 DONE, SOME_FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 _LAUNCHER_SECONDS = 5.0  # within which torchrun ends all processes after the first has failed
@@ -71,7 +72,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "probe": Command("probe", "measure such features: nearest neighbours and a linear layer"),
     },
     "models": {
-        "import": Command("import_official", "turn a checkpoint of the paper's authors into one of ours"),
+        "import": Command("convert", "turn a checkpoint of the paper's authors into one of ours"),
         "export": Command(
             "export", "write a trained model for ONNX Runtime, OpenVINO or torch.export, and compare them"
         ),
@@ -106,8 +107,8 @@ def main(argv: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     log = logging.getLogger("xvit")  # what a library keeps to itself, a command says: which weights were loaded
     log.handlers = [logging.StreamHandler()]
-    log.setLevel(logging.INFO if processes.is_main() else logging.CRITICAL)
-    if not processes.is_main():
+    log.setLevel(logging.INFO if distributed.is_main() else logging.CRITICAL)
+    if not distributed.is_main():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the first process tells what all have done
     command = None
     try:
@@ -115,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
             print(answer)
             return DONE
         command, module, rest = find_command(argv)
-        if processes.count() > 1 and not command.several:
+        if distributed.world_size() > 1 and not command.several:
             raise XViTError(f"xvit {' '.join(argv[: len(argv) - len(rest)])} runs in one process, without torchrun")
         code: int = module.run(module.parse(rest))
         sys.stdout.flush()  # here, where a closed pipe is caught, not in the interpreter's shutdown
@@ -174,10 +175,10 @@ an example
 
 
 def _complain(text: str, code: int) -> int:
-    if not processes.is_main():
+    if not distributed.is_main():
         if code != USER_ERROR:  # stopped, as the first one, which says so
             return code
         time.sleep(_LAUNCHER_SECONDS)  # a mistake of all ends this one here: the launcher stops what the first one left
-        text = f"process {processes.number()}: {text}"
+        text = f"process {distributed.rank()}: {text}"
     print(f"xvit: {text.strip()}", file=sys.stderr)
     return code

@@ -6,12 +6,12 @@ import time
 
 from jsonargparse import ArgumentParser, Namespace
 
-from xvit.ablation.grid import TABLES
 from xvit.cli import DONE, terminal
 from xvit.cli.parsing import add_json, make_parser
 from xvit.cli.parsing import parse as parse_words
 from xvit.config import RunConfig, from_dict, read_yaml
-from xvit.errors import check_choice
+from xvit.experiments.ablation.grid import TABLES
+from xvit.utils.errors import check_choice
 
 
 def parser() -> ArgumentParser:
@@ -54,10 +54,10 @@ def parse(argv: list[str]) -> Namespace:
 
 def run(args: Namespace) -> int:
     """Run the ablation."""
-    from xvit.ablation.report import HEADS, cells, note, orders, write_report
-    from xvit.ablation.run import CLIPS_PER_CLASS, run_ablation
     from xvit.config import to_dict
-    from xvit.demo.run import default_recipe
+    from xvit.experiments.ablation.report import HEADS, cells, note, orders, write_report
+    from xvit.experiments.ablation.run import CLIPS_PER_CLASS, run_ablation
+    from xvit.experiments.demo.run import default_recipe
 
     recipe = args.recipe or default_recipe()
     clips_per_class = CLIPS_PER_CLASS if args.clips_per_class is None else args.clips_per_class

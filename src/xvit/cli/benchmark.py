@@ -52,10 +52,10 @@ def run(args: Namespace) -> int:
     """Measure, and print the tables."""
     import torch
 
-    from xvit.benchmark.entrants import ENTRANTS
-    from xvit.benchmark.report import HEADS, cells, findings, tables, write_report
-    from xvit.benchmark.run import Plan, run_benchmark
-    from xvit.inference import default_device
+    from xvit.experiments.benchmark.entrants import ENTRANTS
+    from xvit.experiments.benchmark.report import HEADS, cells, findings, tables, write_report
+    from xvit.experiments.benchmark.run import Plan, run_benchmark
+    from xvit.utils.devices import default_device
 
     plan = Plan(
         models=tuple(args.models or ENTRANTS),

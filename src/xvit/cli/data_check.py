@@ -12,10 +12,10 @@ from xvit.cli import DONE, SOME_FAILED, terminal
 from xvit.cli.parsing import TRAINING_ONLY, add_json, check_new_folder, make_parser
 from xvit.cli.parsing import parse as parse_words
 from xvit.config import DataConfig
-from xvit.errors import XViTError
+from xvit.utils.errors import XViTError
 
 if TYPE_CHECKING:
-    from xvit.data.check import Report
+    from xvit.data.tools.check import Report
 
 _NAMED = 20  # problems on the terminal; the report has all
 
@@ -58,8 +58,8 @@ def parse(argv: list[str]) -> Namespace:
 def run(args: Namespace) -> int:
     """Check."""
     from xvit.cli.data_report import summary
-    from xvit.data.check import check_data
-    from xvit.data.formats import read_data
+    from xvit.data.annotations.formats import read_data
+    from xvit.data.tools.check import check_data
 
     output = check_new_folder(args.output) if args.output else None
     data = read_data(replace(args.data, missing_tolerance=1.0))
@@ -99,7 +99,7 @@ def run(args: Namespace) -> int:
 def _write(output: Path, report: "Report", args: Namespace) -> None:
     """Fill a folder beside the output, and move it there when it is whole."""
     from xvit.cli.data_report import summary, write_page
-    from xvit.data.check import write_clean
+    from xvit.data.tools.check import write_clean
 
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as unfinished:

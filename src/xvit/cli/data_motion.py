@@ -8,7 +8,7 @@ from jsonargparse import ArgumentParser, Namespace
 from xvit.cli import DONE, terminal
 from xvit.cli.parsing import add_json, make_parser
 from xvit.cli.parsing import parse as parse_words
-from xvit.errors import XViTError
+from xvit.utils.errors import XViTError
 
 
 def parser() -> ArgumentParser:
@@ -47,8 +47,8 @@ def parse(argv: list[str]) -> Namespace:
 
 def run(args: Namespace) -> int:
     """Write the videos."""
-    from xvit.data.joined import write_joined
-    from xvit.data.motion import CLASSES, write_motion
+    from xvit.data.synthetic.concatenated import write_joined
+    from xvit.data.synthetic.motion import CLASSES, write_motion
 
     start = time.perf_counter()
     with terminal.counter("writing videos", quiet=args.json) as advance:

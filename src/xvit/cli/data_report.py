@@ -9,12 +9,12 @@ import numpy as np
 from matplotlib.image import imsave
 from torchvision.transforms.v2 import functional as F
 
-from xvit import __version__
 from xvit.config import DataConfig
-from xvit.data.check import MISSING, FileReport, Problem, Report
-from xvit.data.video import read_clip
-from xvit.errors import VideoError
-from xvit.visualize import plot_data
+from xvit.data.decode.video import read_clip
+from xvit.data.tools.check import MISSING, FileReport, Problem, Report
+from xvit.utils.errors import VideoError
+from xvit.utils.version import __version__
+from xvit.visualize.plots import plot_data
 
 _STRIPS = 8  # problem videos that are shown
 _FRAMES, _HEIGHT = 8, 96  # frames of a strip, and its height in pixels

@@ -37,7 +37,7 @@ def parse(argv: list[str]) -> Namespace:
 
 def run(args: Namespace) -> int:
     """Write the videos."""
-    from xvit.data.resize import resize_videos
+    from xvit.data.tools.resize import resize_videos
 
     start = time.perf_counter()
     with terminal.counter("resizing", quiet=args.json) as advance:

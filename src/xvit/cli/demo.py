@@ -11,7 +11,7 @@ from xvit.cli.parsing import parse as parse_words
 from xvit.config import RunConfig, from_dict, read_yaml
 
 if TYPE_CHECKING:
-    from xvit.training.log import Progress as TrainingNews
+    from xvit.training.logger import Progress as TrainingNews
 
 
 def parser() -> ArgumentParser:
@@ -43,8 +43,8 @@ def parse(argv: list[str]) -> Namespace:
 
 def run(args: Namespace) -> int:
     """Run the demonstration."""
-    from xvit.demo.report import ORDER_BLIND_BOUND, table_of
-    from xvit.demo.run import CLIPS_PER_CLASS, Listener, default_recipe, run_demo
+    from xvit.experiments.demo.report import ORDER_BLIND_BOUND, table_of
+    from xvit.experiments.demo.run import CLIPS_PER_CLASS, Listener, default_recipe, run_demo
 
     with terminal.progress(quiet=args.json) as shown:
         display = _Display(shown, quiet=args.json)

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser, Namespace
 from rich.table import Table
 
-from xvit import processes
 from xvit.cli import DONE, SOME_FAILED, terminal
 from xvit.cli.parsing import TRAINING_ONLY, add_device, add_json, add_trust, check_new_folder, make_parser
 from xvit.cli.parsing import parse as parse_words
 from xvit.config import DataConfig, EvalConfig
-from xvit.errors import VideoError, XViTError
+from xvit.utils import distributed
+from xvit.utils.errors import VideoError, XViTError
 
 if TYPE_CHECKING:
     from xvit.evaluation import Evaluation, MultiLabelEvaluation, Scored
@@ -71,11 +71,11 @@ def parse(argv: list[str]) -> Namespace:
 
 def run(args: Namespace) -> int:
     """Evaluate."""
-    from xvit.data.formats import read_data
+    from xvit.data.annotations.formats import read_data
     from xvit.evaluation import certificate, match_labels, measure, score
     from xvit.evaluation.results import check_labels
-    from xvit.evaluation.submission import check_submission, write_submission
-    from xvit.inference import Predictor
+    from xvit.evaluation.submissions import check_submission, write_submission
+    from xvit.inference.predictor import Predictor
 
     output = check_new_folder(args.output) if args.output else None
     predictor = Predictor(args.checkpoint, device=args.device, trust=args.trust)
@@ -103,7 +103,7 @@ def run(args: Namespace) -> int:
             on_progress=advance,
         )
     result = measure(scored) if labelled else scored
-    if processes.is_main():
+    if distributed.is_main():
         if args.submission:
             write_submission(args.submission, scored, supervision=tuple(args.supervision))
         if output:

@@ -8,10 +8,10 @@ from jsonargparse import ArgumentParser, Namespace
 from xvit.cli import DONE, terminal
 from xvit.cli.parsing import add_json, make_parser
 from xvit.cli.parsing import parse as parse_words
-from xvit.errors import check_range
+from xvit.utils.errors import check_range
 
 if TYPE_CHECKING:
-    from xvit.export import Parity
+    from xvit.export.exporter import Parity
 
 
 def parser() -> ArgumentParser:
@@ -75,7 +75,7 @@ def parse(argv: list[str]) -> Namespace:
 
 def run(args: Namespace) -> int:
     """Export one model."""
-    from xvit.export import Limits, export
+    from xvit.export.exporter import Limits, export
     from xvit.models.xvit import XViT
 
     known = Limits.of(args.precision)

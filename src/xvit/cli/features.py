@@ -9,7 +9,7 @@ from xvit.cli import DONE, SOME_FAILED, terminal
 from xvit.cli.parsing import add_device, add_json, make_parser
 from xvit.cli.parsing import parse as parse_words
 from xvit.config import ModelConfig
-from xvit.errors import XViTError, check_range
+from xvit.utils.errors import XViTError, check_range
 
 _OF_CLASSES = {"num_classes", "classifier_hidden", "dropout"}  # features come before the classifier
 _AS_IMAGE_MODEL = {"attention": "spatial", "temporal_head": "mean"}
@@ -72,15 +72,15 @@ def run(args: Namespace) -> int:
     """Write the features."""
     import torch
 
-    from xvit.data.annotations import find_videos
+    from xvit.data.annotations.samples import find_videos
     from xvit.features.extract import check_output, extract
-    from xvit.inference import default_device
-    from xvit.models.xvit import XViT, usable_device
+    from xvit.models.xvit import XViT
+    from xvit.utils.devices import default_device, resolve_device
 
     check_output(args.output)
     if args.checkpoint is None:
         torch.manual_seed(0)  # so that the same command gives the same features, whatever is untrained
-        model = XViT(args.model).to(usable_device(args.device or default_device())).eval()
+        model = XViT(args.model).to(resolve_device(args.device or default_device())).eval()
     else:
         model = XViT.from_pretrained(args.checkpoint, device=args.device or default_device())
     paths = find_videos(args.videos)

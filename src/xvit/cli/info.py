@@ -70,7 +70,7 @@ def list_backbones(*, quiet: bool = False) -> list[str]:
     """The timm models that take a scheme. Each is built with one layer and no weights: a few seconds for all."""
     import timm
 
-    from xvit.errors import XViTError
+    from xvit.utils.errors import XViTError
 
     candidates = timm.list_models(module=["vision_transformer", "eva"])
     names = []

@@ -12,7 +12,7 @@ import yaml
 from jsonargparse import Namespace
 
 from xvit.config import RunConfig, from_dict, read_yaml, to_dict
-from xvit.errors import XViTError, did_you_mean
+from xvit.utils.errors import XViTError, did_you_mean
 
 # Settings of the data that only training reads.
 TRAINING_ONLY = {

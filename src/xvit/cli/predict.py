@@ -8,10 +8,10 @@ from rich.text import Text
 from xvit.cli import DONE, SOME_FAILED, terminal
 from xvit.cli.parsing import add_device, add_json, add_trust, make_parser
 from xvit.cli.parsing import parse as parse_words
-from xvit.errors import VideoError, check_range
+from xvit.utils.errors import VideoError, check_range
 
 if TYPE_CHECKING:
-    from xvit.inference import Prediction
+    from xvit.inference.predictor import Prediction
 
 
 def parser() -> ArgumentParser:
@@ -49,8 +49,8 @@ def parse(argv: list[str]) -> Namespace:
 
 def run(args: Namespace) -> int:
     """Predict all videos."""
-    from xvit.data.annotations import find_videos
-    from xvit.inference import Predictor
+    from xvit.data.annotations.samples import find_videos
+    from xvit.inference.predictor import Predictor
 
     predictor = Predictor(
         args.checkpoint,

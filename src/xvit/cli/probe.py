@@ -5,7 +5,7 @@ from jsonargparse import ArgumentParser, Namespace
 from xvit.cli import DONE, terminal
 from xvit.cli.parsing import add_json, make_parser
 from xvit.cli.parsing import parse as parse_words
-from xvit.errors import check_range
+from xvit.utils.errors import check_range
 
 
 def parser() -> ArgumentParser:
@@ -38,8 +38,8 @@ def parse(argv: list[str]) -> Namespace:
 
 def run(args: Namespace) -> int:
     """Probe."""
-    from xvit.features.files import read
     from xvit.features.probe import probe
+    from xvit.features.storage import read
 
     train, test = read(args.train_features), read(args.test_features)
     with terminal.counter("probing", quiet=args.json) as advance:

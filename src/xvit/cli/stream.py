@@ -20,11 +20,11 @@ from xvit.cli import DONE, SOME_FAILED, terminal
 from xvit.cli.parsing import add_device, add_json, make_parser
 from xvit.cli.parsing import parse as parse_words
 from xvit.config import by_task
-from xvit.errors import XViTError, check_range
+from xvit.utils.errors import XViTError, check_range
 
 if TYPE_CHECKING:
-    from xvit.data.source import Notice, Source
-    from xvit.live import Counts, Live, Scores
+    from xvit.data.capture.source import Notice, Source
+    from xvit.inference.live import Counts, Live, Scores
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _HISTORY = 24  # answers in the small curves
@@ -78,10 +78,10 @@ def parse(argv: list[str]) -> Namespace:
 
 def run(args: Namespace) -> int:
     """Answer until the source ends or Ctrl-C."""
-    from xvit.data.source import Source
-    from xvit.inference import default_device
-    from xvit.live import Live, Scores
+    from xvit.data.capture.source import Source
+    from xvit.inference.live import Live, Scores
     from xvit.models.xvit import XViT
+    from xvit.utils.devices import default_device
 
     source = Source(
         args.source,

@@ -13,11 +13,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from xvit import processes
-from xvit.errors import VideoError
+from xvit.utils import distributed
+from xvit.utils.errors import VideoError
 
 if TYPE_CHECKING:
-    from xvit.training.log import Progress as TrainingNews
+    from xvit.training.logger import Progress as TrainingNews
 
 _UNLIMITED = 10_000  # columns: in a file or a pipe nothing is cut or wrapped
 
@@ -70,7 +70,7 @@ def progress(*, quiet: bool = False) -> Iterator[Progress]:
         TimeRemainingColumn(),
         console=console(stderr=True),
         transient=True,
-        disable=quiet or not sys.stderr.isatty() or not processes.is_main(),
+        disable=quiet or not sys.stderr.isatty() or not distributed.is_main(),
     )
     with shown:
         yield shown
@@ -122,7 +122,7 @@ class TrainingProgress:
         if now.metrics != self.metrics:  # told with the first step after the validation
             self.metrics = now.metrics
             loss = "" if now.loss is None else f", training loss {now.loss:.3f}"
-            if not self.quiet and processes.is_main():
+            if not self.quiet and distributed.is_main():
                 name, value = next(iter(shares_of(now.metrics).items()))
                 told = f"{name} {value} on held-out videos{loss}"
                 self.shown.console.print(f"{self.name}: epoch {now.epoch - 1} of {now.epochs}: {told}")
@@ -136,7 +136,7 @@ def shares_of(metrics: Mapping[str, float]) -> dict[str, str]:
 
 def report_failures(failed: Sequence[VideoError], total: int) -> None:
     """Name the videos that could not be used, on the standard error."""
-    if failed and processes.is_main():
+    if failed and distributed.is_main():
         print(f"xvit: {len(failed)} of {total} videos could not be read:", file=sys.stderr)
         for error in failed:
             print(f"  {error}", file=sys.stderr)

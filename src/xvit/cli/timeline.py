@@ -10,13 +10,13 @@ from rich.text import Text
 from xvit.cli import DONE, SOME_FAILED, terminal
 from xvit.cli.parsing import add_device, add_json, check_new_folder, make_parser
 from xvit.cli.parsing import parse as parse_words
-from xvit.errors import VideoError, XViTError, check_range
+from xvit.utils.errors import VideoError, XViTError, check_range
 
 if TYPE_CHECKING:
     import numpy as np
 
     from xvit.timeline.metrics import Metrics
-    from xvit.timeline.scores import Scores
+    from xvit.timeline.scoring import Scores
     from xvit.timeline.segments import Segment
 
 _FRAMES_SHOWN = 14
@@ -88,13 +88,13 @@ def parse(argv: list[str]) -> Namespace:
 
 def run(args: Namespace) -> int:
     """Score one video after the other."""
-    from xvit.data.annotations import find_videos
-    from xvit.inference import default_device
+    from xvit.data.annotations.samples import find_videos
     from xvit.models.xvit import XViT
-    from xvit.timeline.files import read_truth
     from xvit.timeline.metrics import Judged, measure
-    from xvit.timeline.scores import score_video
+    from xvit.timeline.scoring import score_video
     from xvit.timeline.segments import find_segments
+    from xvit.timeline.writers import read_truth
+    from xvit.utils.devices import default_device
 
     output = None if args.output is None else check_new_folder(args.output)
     model = XViT.from_pretrained(args.checkpoint, device=args.device or default_device())
@@ -190,8 +190,8 @@ def _plain_metrics(metrics: "Metrics") -> dict[str, Any]:
 def _write(
     folder: Path, told: dict[str, Any], scores: "Scores", segments: "list[Segment]", truth: "list[Segment] | None"
 ) -> None:
-    from xvit.timeline.files import to_csv, to_json, to_srt, write_new
-    from xvit.visualize import plot_timeline
+    from xvit.timeline.writers import to_csv, to_json, to_srt, write_new
+    from xvit.visualize.plots import plot_timeline
 
     folder.mkdir(parents=True, exist_ok=True)
     rows = {"found": segments} if truth is None else {"truth": truth, "found": segments}
@@ -219,7 +219,7 @@ def _write(
 
 def _frames(path: str) -> "np.ndarray | None":
     """Some frames, evenly spread: the middle one of each of as many parts. (n, H, W, C) uint8."""
-    from xvit.data.video import decode, probe
+    from xvit.data.decode.video import decode, probe
 
     count = probe(path).num_frames
     places = [(2 * part + 1) * count // (2 * _FRAMES_SHOWN) for part in range(_FRAMES_SHOWN)]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from xvit import processes
 from xvit.cli import DONE, SOME_FAILED, terminal
 from xvit.cli.parsing import add_json, add_recipe, make_parser, parse_recipe
-from xvit.errors import XViTError
+from xvit.utils import distributed
+from xvit.utils.errors import XViTError
 
 
 def parser() -> ArgumentParser:
@@ -50,7 +50,7 @@ def run(args: Namespace) -> int:
         result = fit(args.recipe, args.output, resume=args.resume, on_progress=news)
     bad = f"{result.bad_videos} videos could not be read: {Path(args.output, 'bad_videos.jsonl')} names them"
     code = SOME_FAILED if result.bad_videos else DONE
-    if code and processes.is_main():
+    if code and distributed.is_main():
         print(f"xvit: {bad}", file=sys.stderr)
     if args.json:
         values = asdict(result)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from xvit.errors import XViTError, check_choice, check_range
+from xvit.utils.errors import XViTError, check_choice, check_range
 
 Attention = Literal["mixing", "spatial", "local", "joint", "divided"]
 ATTENTIONS: tuple[str, ...] = ("mixing", "spatial", "local", "joint", "divided")

@@ -21,12 +21,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from xvit.config import ClipSpec, DataConfig, Labels, labels_by_task
-from xvit.data.annotations import Label, Sample, renumbered
-from xvit.data.order import EpochSampler
+from xvit.data.annotations.samples import Label, Sample, renumbered
+from xvit.data.decode.video import Clip, VideoInfo, read_clip
+from xvit.data.sampler import EpochSampler
 from xvit.data.sampling import sample_indices
 from xvit.data.transforms import TrainTransform, eval_views, mirrored_classes
-from xvit.data.video import Clip, VideoInfo, read_clip
-from xvit.errors import VideoError, XViTError, check_range
+from xvit.utils.errors import VideoError, XViTError, check_range
 
 _SHARED_MEMORY = Path("/dev/shm")  # Linux; elsewhere workers share batches in another way
 _PREFETCH = 2  # batches a worker keeps ready

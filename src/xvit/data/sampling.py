@@ -19,7 +19,7 @@ strided, T = 4, stride = 3: frames 3 apart, spanning (T - 1) 3 + 1 = 10 frames
 import numpy as np
 
 from xvit.config import ClipSpec
-from xvit.errors import check_range
+from xvit.utils.errors import check_range
 
 
 def segment_indices(

@@ -12,7 +12,7 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from xvit.config import ClipSpec, DataConfig
-from xvit.errors import XViTError, check_range
+from xvit.utils.errors import XViTError, check_range
 
 _OTHER_SIDE = {"left": "right", "right": "left", "Left": "Right", "Right": "Left"}
 _SIDES = re.compile(rf"(?<![A-Za-z])({'|'.join(_OTHER_SIDE)})(?![A-Za-z])")  # words, also of moving_left

@@ -5,11 +5,11 @@ samples ─▶ score ─▶ Scored ─▶ measure ─▶ Evaluation, MultiLabelE
 """
 
 from xvit.evaluation.multi_label import MultiLabelEvaluation as MultiLabelEvaluation
+from xvit.evaluation.multi_view import Scored as Scored
+from xvit.evaluation.multi_view import match_labels as match_labels
+from xvit.evaluation.multi_view import score as score
 from xvit.evaluation.results import Evaluation as Evaluation
 from xvit.evaluation.results import TaskResult as TaskResult
 from xvit.evaluation.results import certificate as certificate
 from xvit.evaluation.results import evaluate as evaluate
 from xvit.evaluation.results import measure as measure
-from xvit.evaluation.scores import Scored as Scored
-from xvit.evaluation.scores import match_labels as match_labels
-from xvit.evaluation.scores import score as score

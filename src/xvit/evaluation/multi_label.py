@@ -9,8 +9,8 @@ import torch
 from torchmetrics.functional.classification import binary_average_precision
 
 from xvit.config import labels_by_task
-from xvit.evaluation.scores import Scored, write_numbers
-from xvit.visualize import plot_per_class
+from xvit.evaluation.multi_view import Scored, write_numbers
+from xvit.visualize.plots import plot_per_class
 
 
 @dataclass(frozen=True, kw_only=True)

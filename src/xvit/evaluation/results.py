@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
 
-import xvit
-from xvit import processes
 from xvit.config import DataConfig, EvalConfig, Labels, by_task, labels_by_task, plain, to_dict
-from xvit.data.annotations import Sample
-from xvit.errors import XViTError
+from xvit.data.annotations.samples import Sample
 from xvit.evaluation.multi_label import MultiLabelEvaluation, measure_multi_label
-from xvit.evaluation.scores import Scored, score, write_numbers
-from xvit.inference import Predictor
-from xvit.visualize import plot_confusion, plot_per_class
+from xvit.evaluation.multi_view import Scored, score, write_numbers
+from xvit.inference.predictor import Predictor
+from xvit.utils import distributed
+from xvit.utils.errors import XViTError
+from xvit.utils.version import __version__
+from xvit.visualize.plots import plot_confusion, plot_per_class
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,8 +153,8 @@ def certificate(predictor: Predictor, data: DataConfig, *, checkpoint: str | Pat
         "data": to_dict(data),
         "device": str(predictor.device),
         "precision": predictor.model.precision,
-        "processes": processes.count(),
-        "versions": {"xvit": xvit.__version__, "torch": str(torch.__version__), "timm": timm.__version__},
+        "processes": distributed.world_size(),
+        "versions": {"xvit": __version__, "torch": str(torch.__version__), "timm": timm.__version__},
     }
 
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from xvit.config import ClipSpec, by_task
-from xvit.data.annotations import Sample, find_videos
+from xvit.data.annotations.samples import Sample, find_videos
 from xvit.data.dataset import VideoDataset
 from xvit.data.transforms import normalize
-from xvit.errors import XViTError, check_range
-from xvit.exported import ExportedModel
+from xvit.export.runtime import ExportedModel
 from xvit.models.xvit import XViT
-from xvit.timing import interleaved
+from xvit.utils.errors import XViTError, check_range
+from xvit.utils.timing import interleaved
 
 _TIMED = 10  # clips that both models are timed on
 

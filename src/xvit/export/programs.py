@@ -19,10 +19,10 @@ from torch.fx.experimental.symbolic_shapes import is_concrete_int
 
 from xvit.config import ClipSpec, labels_by_task
 from xvit.data.transforms import normalize
-from xvit.errors import XViTError
-from xvit.exported import PROGRAMS, Manifest, export_package
-from xvit.models.loading import load_tensors
+from xvit.export.runtime import PROGRAMS, Manifest, export_package
+from xvit.models.pretrained import load_tensors
 from xvit.models.xvit import XViT
+from xvit.utils.errors import XViTError
 
 Tell = Callable[[str, int, int], None]
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}

@@ -22,13 +22,13 @@ from typing import IO, Any
 import torch
 
 from xvit.config import to_dict
-from xvit.data.annotations import Sample
+from xvit.data.annotations.samples import Sample
 from xvit.data.dataset import VideoDataset, make_loader
 from xvit.data.transforms import normalize
-from xvit.errors import VideoError, XViTError, check_choice, check_range
-from xvit.features.files import FORMAT, LEVELS, Level, check_format, check_names, sidecars, write
-from xvit.models.merging import patches_left
+from xvit.features.storage import FORMAT, LEVELS, Level, check_format, check_names, sidecars, write
+from xvit.models.token_merging import patches_left
 from xvit.models.xvit import XViT
+from xvit.utils.errors import VideoError, XViTError, check_choice, check_range
 
 _RUN, _VALUES, _JOURNAL, _LOCK = "run.json", "values", "journal.jsonl", "lock"
 

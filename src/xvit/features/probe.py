@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from xvit.errors import XViTError, check_range, did_you_mean, needed
-from xvit.features.files import Features
+from xvit.features.storage import Features
+from xvit.utils.errors import XViTError, check_range, did_you_mean, needed
 
 _STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)  # C of the logistic regression: the larger, the weaker the regularisation
 _HELD_OUT = 0.2  # share of each class that chooses among them

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from timm.layers import Attention, apply_rot_embed_cat
 from torch import Tensor, nn
 
-from xvit.errors import XViTError
 from xvit.models.mixing import MixInPlace, Share, by_segment, channel_shares, mix, temporal_offsets
+from xvit.utils.errors import XViTError
 
 if TYPE_CHECKING:
     from xvit.models.streaming import LayerMemory

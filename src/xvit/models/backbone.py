@@ -15,8 +15,8 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor
 
 from xvit.config import ClipSpec, ModelConfig
-from xvit.errors import XViTError, check_range, did_you_mean
 from xvit.models.attention import EVA_SCHEMES, SCHEMES
+from xvit.utils.errors import XViTError, check_range, did_you_mean
 
 _OF_LOADING = ("cache_dir", "device", "dtype", "feature_cfg", "pretrained_cfg", "pretrained_cfg_overlay")
 Backbone = VisionTransformer | Eva

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from xvit.errors import XViTError
+from xvit.utils.errors import XViTError
 
 
 class Share(NamedTuple):

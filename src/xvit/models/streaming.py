@@ -25,9 +25,9 @@ from timm.models.eva import EvaBlock, EvaBlockPostNorm
 from timm.models.vision_transformer import Block, ResPostBlock
 from torch import Tensor, nn
 
-from xvit.errors import XViTError, check_range
 from xvit.models.attention import MixingAttention, SpatialAttention
 from xvit.models.backbone import LastBlock
+from xvit.utils.errors import XViTError, check_range
 
 if TYPE_CHECKING:
     from xvit.models.xvit import XViT

@@ -20,9 +20,8 @@ import torch.utils.checkpoint
 from huggingface_hub import HfApi
 from torch import Tensor, nn
 
-from xvit import checkpoint
+from xvit.checkpoint import format as checkpoint
 from xvit.config import Attention, ClipSpec, Labels, ModelConfig, to_dict
-from xvit.errors import XViTError, did_you_mean
 from xvit.models.attention import DividedAttention, LocalAttention, MixingAttention, SpatialAttention
 from xvit.models.backbone import (
     Backbone,
@@ -33,10 +32,12 @@ from xvit.models.backbone import (
     config_of,
     mixing_layers,
 )
-from xvit.models.loading import LoadReport, load_start, load_tensors
-from xvit.models.merging import merge_alike
+from xvit.models.pretrained import LoadReport, load_start, load_tensors
 from xvit.models.streaming import Stream
 from xvit.models.temporal import Classifier, FrameProjection, TemporalAttention, TemporalMean, TemporalPosition
+from xvit.models.token_merging import merge_alike
+from xvit.utils.devices import resolve_device
+from xvit.utils.errors import XViTError, did_you_mean
 
 
 class Features(NamedTuple):
@@ -219,7 +220,7 @@ class XViT(nn.Module):
             XViTError: no such directory or repository, not a checkpoint, a config that is not ours or newer than this
                 version, tensors missing, unexpected or of a wrong shape, a damaged file, a device that is not there.
         """
-        place = usable_device(device)
+        place = resolve_device(device)
         directory = checkpoint.find(source, revision)
         description = checkpoint.read_description(directory)
         try:
@@ -358,18 +359,6 @@ class XViT(nn.Module):
         )  # pixels a patch, of hybrid backbones too
         if not embed.dynamic_img_pad and (shape[3] % rows or shape[4] % columns):
             raise XViTError(f"pixel_values of {shape[3]}x{shape[4]} pixels: not whole patches of {rows}x{columns}")
-
-
-def usable_device(device: str | torch.device) -> torch.device:
-    """The device of that name.
-
-    Raises:
-        XViTError: there is none here.
-    """
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise XViTError(f"device={str(device)!r}: cannot be used here: {str(error).splitlines()[0]}") from None
 
 
 def create_model(

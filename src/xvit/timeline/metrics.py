@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from xvit.errors import XViTError
 from xvit.timeline.segments import Segment
+from xvit.utils.errors import XViTError
 
 IOUS = (0.1, 0.25, 0.5)
 

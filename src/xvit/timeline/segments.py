@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xvit.errors import XViTError, check_range
+from xvit.utils.errors import XViTError, check_range
 
 NOTHING = -1
 

@@ -18,24 +18,24 @@ from accelerate.utils import send_to_device, set_seed
 from timm.utils import ModelEmaV3
 from torch import Tensor
 
-import xvit
-from xvit import processes
 from xvit.config import EvalConfig, ModelConfig, RunConfig, by_task, labels_by_task, to_dict
-from xvit.data.annotations import numbers_of
+from xvit.data.annotations.formats import Data, read_data
+from xvit.data.annotations.samples import numbers_of
 from xvit.data.dataset import VideoDataset, make_loader
-from xvit.data.formats import Data, read_data
-from xvit.data.order import EpochSampler
+from xvit.data.sampler import EpochSampler
 from xvit.data.transforms import normalize
-from xvit.errors import Stopped, XViTError
 from xvit.evaluation import Evaluation, MultiLabelEvaluation, evaluate
-from xvit.inference import Predictor
+from xvit.inference.predictor import Predictor
 from xvit.models.backbone import complete_clip
 from xvit.models.xvit import XViT
-from xvit.training.log import Progress, TrainingLog
-from xvit.training.mixing_labels import mix_batch
+from xvit.training.logger import Progress, TrainingLog
+from xvit.training.mixup import mix_batch
 from xvit.training.optim import build_optimizer, build_schedule, peak_rate
-from xvit.training.run import RunFolder
-from xvit.training.stopping import StopSignals
+from xvit.training.run_dir import RunFolder
+from xvit.training.signals import StopSignals
+from xvit.utils import distributed
+from xvit.utils.errors import Stopped, XViTError
+from xvit.utils.version import __version__
 
 __all__ = ["FitResult", "Progress", "check_recipe", "classification_loss", "fit"]
 
@@ -76,7 +76,7 @@ def fit(
 
     Args:
         config: the recipe. With num_classes 0 the model gets the data set's classes.
-        output: folder of the run; see `xvit.training.run` for what is written there.
+        output: folder of the run; see `xvit.training.run_dir` for what is written there.
         resume: go on with the run in `output`, from the last step that it saved, if there is one.
         on_progress: called after every step and every batch of a validation.
 
@@ -149,7 +149,7 @@ def fit(
 
     def on_validation(done: int, total: int) -> None:
         log.validating(done, total)
-        if processes.count() == 1:  # several agree on a stop between two steps only
+        if distributed.world_size() == 1:  # several agree on a stop between two steps only
             signals.check()
 
     kept_at, gathered = time.monotonic(), 0  # gathered: batches whose gradients wait for an update
@@ -163,11 +163,11 @@ def fit(
                 for done, batch in enumerate(log.epoch(loader, first), start=first + 1):
                     if not gathered:  # between two updates
                         signals.check()
-                        if processes.largest(time.monotonic() - kept_at > 60 * train.save_minutes)[0]:
+                        if distributed.all_reduce_max(time.monotonic() - kept_at > 60 * train.save_minutes)[0]:
                             keep()
                             kept_at = time.monotonic()
                     update = done % train.accumulate == 0 or done == steps
-                    if len(batch["indices"]) or processes.count() > 1:  # some videos of it could be read
+                    if len(batch["indices"]) or distributed.world_size() > 1:  # some videos of it could be read
                         schedule.step_update(log.step)
                         # A worker's batches are contiguous, those of this process not always: the last bits differ
                         pixels = normalize(batch["pixels"].contiguous(), plain.clip, accelerator.device)
@@ -188,7 +188,7 @@ def fit(
                 signals.check()
                 epoch = position.epoch + 1
                 metrics: dict[str, float] = {}
-                if processes.count() > 1:
+                if distributed.world_size() > 1:
                     keep()  # a validation of several processes cannot be stopped
                 if epoch % train.eval_every == 0 or epoch == train.epochs:
                     with accelerator.autocast():
@@ -299,7 +299,7 @@ def _accelerator(config: RunConfig) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=True)
     try:
         accelerator = Accelerator(
-            cpu=processes.on_cpus(),
+            cpu=distributed.uses_cpu(),
             mixed_precision=config.train.precision,
             dynamo_backend="inductor" if config.train.compile else "no",
         )
@@ -325,7 +325,7 @@ def _validate(
 
 
 def _save(directory: Path, model: XViT, config: RunConfig, data: Data, metrics: dict[str, float], epoch: int) -> None:
-    if not processes.is_main():
+    if not distributed.is_main():
         return
     root = Path(config.data.root).resolve().name  # not where it lay: the checkpoint may be given to others
     names = labels_by_task(data.labels)
@@ -353,6 +353,6 @@ def _save(directory: Path, model: XViT, config: RunConfig, data: Data, metrics: 
         "epoch": epoch,
         "seed": config.train.seed,
         "weights": "averaged" if config.train.ema_decay else "trained",
-        "versions": {"xvit": xvit.__version__, "torch": str(torch.__version__), "timm": timm.__version__},
+        "versions": {"xvit": __version__, "torch": str(torch.__version__), "timm": timm.__version__},
     }
     model.save_pretrained(directory)

@@ -7,10 +7,10 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.optim import SGD, AdamW, Optimizer
 
-from xvit import processes
 from xvit.config import TrainConfig
 from xvit.models.xvit import XViT
 from xvit.training.muon import Muon
+from xvit.utils import distributed
 
 DECAYED = (nn.Linear, _ConvNd)  # the layers whose `weight` is a matrix that multiplies features
 
@@ -28,7 +28,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 def peak_rate(config: TrainConfig) -> float:
     """The peak learning rate, scaled to the clips of an update."""
-    clips = config.batch_size * config.accumulate * processes.count()
+    clips = config.batch_size * config.accumulate * distributed.world_size()
     return config.lr * clips / config.lr_batch if config.lr_batch else config.lr
 
 

@@ -15,12 +15,12 @@ import transformers
 from torch import Tensor, nn
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from xvit import checkpoint
+from xvit.checkpoint import format as checkpoint
 from xvit.config import ClipSpec, Labels, ModelConfig, from_dict
-from xvit.errors import XViTError
 from xvit.models.attention import LocalAttention
 from xvit.models.backbone import build_backbone, complete_clip
 from xvit.models.xvit import XViT
+from xvit.utils.errors import XViTError
 
 
 class XViTConfig(transformers.PreTrainedConfig):

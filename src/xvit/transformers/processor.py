@@ -14,12 +14,12 @@ import transformers
 from torch import Tensor
 from transformers.video_processing_utils import BaseVideoProcessor
 
-from xvit import checkpoint
+from xvit.checkpoint import format as checkpoint
 from xvit.config import ClipSpec
+from xvit.data.decode.video import read_clip
 from xvit.data.sampling import sample_indices
 from xvit.data.transforms import eval_views, normalize
-from xvit.data.video import read_clip
-from xvit.errors import XViTError
+from xvit.utils.errors import XViTError
 
 
 class XViTVideoProcessor(BaseVideoProcessor):

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 
-from xvit.errors import XViTError
+from xvit.utils.errors import XViTError
 from xvit.visualize.style import (
     DPI,
     INK,

@@ -1,0 +1,49 @@
+"""Files and directories that appear under their name only when they are complete."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def atomic_write_text(path: str | Path, text: str) -> None:
+    """Write a UTF-8 text file to a temporary name beside `path`, then rename it.
+
+    Readers see the old file or the new one, never a part of it.
+    """
+    path = Path(path)
+    tmp_path = path.with_name(f".{path.name}")
+    tmp_path.write_text(text, encoding="utf-8", newline="")
+    tmp_path.replace(path)
+
+
+@contextmanager
+def atomic_directory(directory: str | Path) -> Iterator[Path]:
+    """Yield an empty temporary directory that is renamed to `directory` when the block ends without an error.
+
+    An existing `directory` is first renamed to `previous_version(directory)`, and deleted once the new one is in place.
+    A process that is killed between the two renames leaves the old contents there.
+    """
+    directory = Path(directory)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    tmp_path, previous = directory.with_name(f".{directory.name}.writing"), previous_version(directory)
+    if tmp_path.exists():
+        shutil.rmtree(tmp_path)  # left by a process that was killed
+    tmp_path.mkdir()
+    try:
+        yield tmp_path
+    except BaseException:
+        shutil.rmtree(tmp_path, ignore_errors=True)
+        raise
+    if directory.exists():
+        if previous.exists():
+            shutil.rmtree(previous)
+        directory.rename(previous)
+    tmp_path.rename(directory)
+    if previous.exists():
+        shutil.rmtree(previous)
+
+
+def previous_version(directory: Path) -> Path:
+    """Where `atomic_directory` keeps the old contents of `directory` while it replaces them."""
+    return directory.with_name(f".{directory.name}.older")

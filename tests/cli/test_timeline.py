@@ -1,0 +1,140 @@
+"""`xvit timeline` as a user meets it, on long videos that `xvit data motion --joined` makes."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from helpers.barcode_videos import truncate, write_video
+from helpers.tiny import TINY_MODEL, TINY_RECIPE
+from xvit.cli.timeline import _clock
+from xvit.config import ClipSpec, ModelConfig
+from xvit.data.synthetic.concatenated import write_joined
+from xvit.data.synthetic.motion import CLASSES
+from xvit.models.backbone import complete_clip
+from xvit.models.xvit import XViT
+
+JSON_NAME = json.dumps("动作 $1_\udce9")[1:-1]
+LOW = ("--threshold", 0.05)  # with random weights all 12 classes are at about 1/12
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory):
+    """Two videos of 4 clips, 8 s."""
+    output = tmp_path_factory.mktemp("joined") / "long"
+    write_joined(output, videos=2, clips=4)
+    return output
+
+
+@pytest.fixture(scope="module")
+def streamable(tmp_path_factory):
+    """A checkpoint of a model that can be streamed, trained with a stride of 2."""
+    model = XViT(ModelConfig(**TINY_MODEL, num_classes=12, direction="causal", temporal_position="head"))
+    clip = ClipSpec(**TINY_RECIPE["clip"], sampling="strided", stride=2)
+    model.clip, model.labels = complete_clip(clip, model.backbone), sorted(CLASSES)
+    model.save_pretrained(tmp_path_factory.mktemp("streamable") / "best")
+    return tmp_path_factory.getbasetemp() / "streamable0" / "best"
+
+
+def test_one_video(run, refused, long, streamable, tmp_path):
+    video, output = tmp_path / "动作 $1_\udce9.mp4", tmp_path / "output"  # not in the font, a formula, no text
+    video.write_bytes((long / "0000.mp4").read_bytes())
+    (tmp_path / "truth.json").write_text((long / "segments.json").read_text().replace("0000.mp4", f"{JSON_NAME}.mp4"))
+    words = ["timeline", video, "--checkpoint", streamable, "--output", output, *LOW]
+    code, out, err = run(*words, "--truth", tmp_path / "truth.json")
+    assert (code, err) == (0, "")
+    assert str(tmp_path) in out
+    assert "0:08.0" in out
+    assert "frame accuracy" in out
+    assert sorted(path.name for path in output.iterdir()) == [
+        f"timeline.{end}" for end in ("csv", "json", "png", "srt")
+    ]
+    told = json.loads((output / "timeline.json").read_text())
+    assert (told["video"], told["method"], told["stride"], told["every"]) == (str(video), "stream", 2, 1)
+    assert told["duration"] == pytest.approx(8)
+    rows = list(csv.DictReader((output / "timeline.csv").read_text().splitlines()))
+    assert [row["label"] for row in rows] == [segment["label"] for segment in told["segments"]]
+    assert (rows[0]["start"], rows[-1]["end"]) == ("0.000", "8.000")
+    assert (output / "timeline.srt").read_text().startswith("1\n00:00:00,000 --> ")
+    assert (output / "timeline.png").stat().st_size > 10_000
+    assert 0 <= told["metrics"]["frame_accuracy"] <= 1
+    assert set(told["metrics"]["f1"]) == set(told["metrics"]["mean_ap"]) == {"0.1", "0.25", "0.5"}
+
+    before = {path: path.read_bytes() for path in output.iterdir()}
+    assert "not an empty folder" in refused(*words)
+    assert before == {path: path.read_bytes() for path in output.iterdir()}
+
+    code, out, err = run(*words[:4], "--threshold", 1)
+    assert (code, err) == (0, "")
+    assert "nothing above the threshold" in out
+
+
+def test_several_videos_and_json(run, refused, long, checkpoint, tmp_path):
+    words = ["timeline", long, "--checkpoint", checkpoint, *LOW, "--stride", 2, "--every", 4, "--smooth", 2]
+    code, out, err = run(*words, "--truth", long / "segments.json", "--output", tmp_path / "out", "--json")
+    assert (code, err) == (0, "")
+    told = json.loads(out)
+    assert [video["method"] for video in told["videos"]] == ["windows"] * 2
+    assert told["failed"] == []
+    each = [video["metrics"]["frame_accuracy"] for video in told["videos"]]
+    assert told["metrics"]["frame_accuracy"] == pytest.approx(np.mean(each))
+    assert told["metrics"]["videos"] == 2
+    for video, name in zip(told["videos"], ("0000", "0001"), strict=True):
+        assert json.loads((tmp_path / "out" / name / "timeline.json").read_text()) == video
+    (tmp_path / "same").mkdir()
+    (tmp_path / "same" / "0000.mkv").touch()
+    assert "a second video named 0000" in refused(
+        "timeline", tmp_path / "same" / "0000.mkv", *words[1:], "--output", tmp_path / "new"
+    )
+    assert not (tmp_path / "new").exists()
+
+
+def test_bad_videos_do_not_stop_the_others(run, streamable, tmp_path):
+    good = write_video(tmp_path / "good.avi", frames=60, kind="mjpeg-avi")
+    half = truncate(tmp_path / "half.avi", good, share=0.5)
+    (tmp_path / "text.avi").write_text("no video")
+    words = ["timeline", good, tmp_path / "text.avi", half, good, "--checkpoint", streamable, *LOW]
+    code, out, err = run(*words)
+    assert code == 1
+    assert out.count(str(good)) == 2
+    assert str(half) in out
+    lines = err.splitlines()
+    assert lines[0] == "xvit: 2 of 4 videos could not be read:"
+    assert "text.avi" in lines[1]
+    assert "cut short" in lines[2]
+    assert "scored as far as it goes" in lines[2]
+    told = json.loads(run(*words, "--json")[1])
+    assert [video["video"] for video in told["videos"]] == [str(good), str(half), str(good)]
+    assert "cut short" in told["videos"][1]["damage"]
+    assert told["videos"][1]["duration"] < 2 < told["videos"][0]["duration"]
+    assert len(told["failed"]) == 2
+
+    code, out, _ = run("timeline", half, "--checkpoint", streamable, "--output", tmp_path / "out", *LOW)
+    assert code == 1
+    assert (tmp_path / "out" / "timeline.png").stat().st_size > 10_000
+
+
+def test_mistakes_are_explained_in_one_line(refused, long, checkpoint, streamable, tmp_path):
+    words = ["timeline", long / "0000.mp4", "--checkpoint"]
+    assert refused(*words, checkpoint).startswith("--stride: missing")
+    assert "stride=0" in refused(*words, streamable, "--stride", 0)
+    assert "leave=0.7" in refused(*words, streamable, "--leave", 0.7)
+    assert "no such checkpoint" in refused(*words, tmp_path / "none")
+    assert "no such file" in refused(*words, streamable, "--truth", tmp_path / "none.json")
+    (tmp_path / "segments.json").write_text("{}")
+    assert "0000.mp4: not in" in refused(*words, streamable, "--truth", tmp_path / "segments.json")
+    (tmp_path / "segments.json").write_text('{"0000.mp4": [{"start": 0, "end": 2, "label": "moving_lefd"}]}')
+    assert 'Did you mean "moving_left"?' in refused(*words, streamable, "--truth", tmp_path / "segments.json")
+
+
+def test_joined_videos_from_the_command_line(run, refused, tmp_path):
+    code, out, err = run("data", "motion", "--output", tmp_path / "long", "--joined", 1, "--json")
+    assert (code, err, json.loads(out)["videos"]) == (0, "", 1)
+    assert sorted(path.name for path in (tmp_path / "long").iterdir()) == ["0000.mp4", "segments.json"]
+    both = ("--joined", 1, "--clips-per-class", 1)
+    assert "choose one" in refused("data", "motion", "--output", tmp_path / "x", *both)
+
+
+def test_times_are_rounded_without_a_sixtieth_second():
+    assert [_clock(seconds) for seconds in (0, 59.94, 59.96, 3599.99)] == ["0:00.0", "0:59.9", "1:00.0", "60:00.0"]

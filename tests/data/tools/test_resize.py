@@ -1,0 +1,158 @@
+"""`xvit data resize`: the same frames at the same times, smaller; never half a file, never an original touched."""
+
+import json
+import os
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from helpers.barcode_videos import FORMATS, barcode_frame, read_numbers, truncate, write_frames, write_video
+from xvit.cli import main
+from xvit.data.decode.video import decode, probe
+from xvit.data.tools import resize
+from xvit.data.tools.resize import resize_video, resize_videos
+from xvit.utils.errors import VideoError, XViTError
+
+
+@pytest.mark.parametrize("kind", ["h264-mp4", "h264-pyramid", "h264-avi", "hevc-mp4", "vp9-webm", "mpeg2-mpg", "gif"])
+def test_the_same_frames_at_the_same_times(kind, tmp_path):
+    source = write_video(tmp_path / f"a{FORMATS[kind].suffix}", kind=kind, frames=30, width=160, height=120)
+    resize_video(source, tmp_path / "out/b.mp4", short_side=60)
+    old, new = probe(source), probe(tmp_path / "out/b.mp4")
+    assert (new.width, new.height, new.codec, new.num_frames) == (80, 60, "h264", 30)
+    assert np.allclose(new.times, old.times, atol=1e-4)
+    assert read_numbers(decode(tmp_path / "out/b.mp4", range(30)).frames) == list(range(30))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.mp4"]
+
+
+def test_uneven_times_are_kept(tmp_path):
+    source = write_video(tmp_path / "a.mp4", frames=6, pts=[0, 4, 9, 20, 21, 30])
+    resize_video(source, tmp_path / "b.mp4", short_side=48)
+    assert np.allclose(probe(tmp_path / "b.mp4").times, [0, 0.04, 0.09, 0.2, 0.21, 0.3], atol=1e-4)
+
+
+@pytest.mark.parametrize("fps", [10, 29.97, 50])
+def test_another_rate_shows_the_frame_that_was_shown_then(fps, tmp_path):
+    source = write_video(tmp_path / "a.mp4", frames=40)  # 25 a second
+    resize_video(source, tmp_path / "b.mp4", short_side=64, fps=fps)
+    info = probe(tmp_path / "b.mp4")
+    assert info.fps == pytest.approx(fps, rel=1e-3)
+    assert info.duration == pytest.approx(1.6, abs=1 / fps)
+    shown = read_numbers(decode(tmp_path / "b.mp4", range(info.num_frames)).frames)
+    assert shown == [min(int(25 * time + 1e-3), 39) for time in info.times]
+
+
+@pytest.mark.parametrize("colorspace", [1, 5])  # BT.709, BT.601
+@pytest.mark.parametrize("color_range", [1, 2])  # 16 to 235, 0 to 255
+def test_colours_stay(colorspace, color_range, tmp_path):
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "5"})
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        stream.codec_context.colorspace, stream.codec_context.color_range = colorspace, color_range
+        for number in range(5):
+            frame = av.VideoFrame.from_ndarray(barcode_frame(number), format="rgb24")
+            frame = frame.reformat(format="yuv420p", dst_colorspace=colorspace, dst_color_range=color_range)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    resize_video(tmp_path / "a.mp4", tmp_path / "b.mp4", short_side=256)
+    old, new = (decode(tmp_path / name, range(5)).frames.float() for name in ("a.mp4", "b.mp4"))
+    assert (old - new).abs().mean() < 2
+    assert (old - new).mean(dim=(0, 2, 3)).abs().max() < 0.5
+
+
+def test_turned_small_and_odd_pictures(tmp_path):
+    turned = write_video(tmp_path / "turned.mp4", rotation=90)
+    resize_video(turned, tmp_path / "1.mp4", short_side=256)
+    old, new = decode(turned, [3]).frames, decode(tmp_path / "1.mp4", [3]).frames
+    assert old.shape == new.shape == (1, 3, 96, 64)
+    assert (old.float() - new.float()).abs().mean() < 3
+    wide = write_video(tmp_path / "wide.gif", kind="gif", width=99, height=33)
+    resize_video(wide, tmp_path / "2.mp4", short_side=256)
+    assert decode(tmp_path / "2.mp4", [0]).frames.shape[2:] in {(32, 98), (32, 100), (34, 98), (34, 100)}
+
+
+@pytest.fixture
+def root(tmp_path):
+    root = tmp_path / "videos"
+    (root / "put down").mkdir(parents=True)
+    (root / "take").mkdir()
+    good = write_video(root / "put down/a b.mkv", kind="h264-mkv")
+    write_video(root / "take/1.mp4")
+    (root / "take/text.mp4").write_text("no video")
+    truncate(root / "take/cut.mp4", write_video(tmp_path / "fast.mp4", kind="h264-faststart"), share=0.6)
+    write_frames(root / "take/frames", frames=2)
+    (root / "labels.txt").write_text("put down\ntake\n")
+    os.utime(good, (1, 1))
+    return root
+
+
+def test_a_folder_goes_on_past_bad_files_and_where_it_stopped(root, tmp_path, monkeypatch):
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    told = []
+    done = resize_videos(root, tmp_path / "out", short_side=32, on_progress=lambda *done: told.append(done))
+    assert (done.written, done.skipped) == (2, 0)
+    assert [error.path for error in done.failures] == [str(root / "take/cut.mp4"), str(root / "take/text.mp4")]
+    written = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")}
+    assert written == {".resize.json", "put down/a b.mp4", "take/1.mp4"}
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
+
+    (tmp_path / "out/take/1.mp4").unlink()
+    kept = (tmp_path / "out/put down/a b.mp4").stat().st_mtime_ns
+    again = resize_videos(root, tmp_path / "out", short_side=32)
+    assert (again.written, again.skipped, len(again.failures)) == (1, 1, 2)
+    assert (tmp_path / "out/put down/a b.mp4").stat().st_mtime_ns == kept
+    with pytest.raises(XViTError, match=r"was written with .*32.*, not .*48.*: choose another --output"):
+        resize_videos(root, tmp_path / "out", short_side=48)
+
+
+def test_a_stop_leaves_no_half_file(root, tmp_path, monkeypatch):
+    def stop():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(resize, "check_stop", stop)
+    with pytest.raises(KeyboardInterrupt):
+        resize_videos(root, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").rglob("*.*")] == [".resize.json"]
+    monkeypatch.undo()
+    with pytest.raises(VideoError, match="no such file"):
+        resize_video(root / "none.mp4", tmp_path / "none.mp4", short_side=32)
+
+
+def test_what_would_be_confusing_is_refused(root, tmp_path):
+    write_video(root / "take/1.avi", kind="mpeg4-avi", frames=2)
+    with pytest.raises(XViTError, match=r"1.avi and .*1.mp4 would both become .*1.mp4"):
+        resize_videos(root, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    for output in (root, root / "small", root.parent):
+        with pytest.raises(XViTError, match="choose a folder elsewhere"):
+            resize_videos(root, output)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(XViTError, match="no video files"):
+        resize_videos(tmp_path / "none", tmp_path / "out")
+    with pytest.raises(XViTError, match="no such folder"):
+        resize_videos(tmp_path / "nowhere", tmp_path / "out")
+    (root / "take/1.avi").unlink()
+    (tmp_path / "full/x").mkdir(parents=True)
+    with pytest.raises(XViTError, match="not an empty folder"):
+        resize_videos(root, tmp_path / "full")
+    for values in ({"short_side": 1}, {"fps": 0}, {"workers": -1}):
+        with pytest.raises(XViTError, match=next(iter(values))):
+            resize_videos(root, tmp_path / "out", **values)
+
+
+def test_the_command(root, tmp_path, capfd):
+    words = ["data", "resize", str(root), "--output", str(tmp_path / "out"), "--short-side", "32", "--fps", "5"]
+    assert main([*words, "--workers", "2"]) == 1
+    out, error = capfd.readouterr()
+    assert "2 videos written to" in out
+    assert "2 of 4 videos could not be read" in error
+    assert "take/text.mp4: not a readable video file" in error
+    assert main([*words, "--workers", "0", "--json"]) == 1
+    told = json.loads(capfd.readouterr().out)
+    assert (told["written"], told["skipped"], len(told["failed"])) == (0, 2, 2)
+    assert torch.equal(*(decode(tmp_path / "out/take/1.mp4", [0]).frames for _ in range(2)))
+    assert main(["data", "resize", str(root)]) == 2
+    assert "--output: missing" in capfd.readouterr().err

@@ -1,0 +1,1 @@
+"""Shared by several test modules: made videos, small models, naive reference computations."""

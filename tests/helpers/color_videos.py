@@ -1,0 +1,67 @@
+"""Small videos that a small model learns in a few steps, for the tests of training and what follows it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from xvit.config import ClipSpec, DataConfig, EvalConfig, ModelConfig, RunConfig, TrainConfig
+from xvit.data.synthetic.motion import encode
+from xvit.models.xvit import XViT
+
+torch.set_num_threads(1)  # the test processes share the cores: threads that wait for each other cost them ten times
+
+CLASSES = ("blue", "green", "red")
+SIZE, FRAMES = 16, 4
+COLOURS = {"interpolation": "bilinear", "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+CLIP = ClipSpec(num_frames=FRAMES, image_size=SIZE, **COLOURS)
+MODEL = ModelConfig(
+    backbone="vit_tiny_patch16_224",
+    num_frames=FRAMES,
+    backbone_kwargs={"img_size": SIZE, "patch_size": 8, "depth": 2, "embed_dim": 16, "num_heads": 2},
+)
+
+
+def write_video(path: Path, *, color: int, seed: int) -> Path:
+    """A video of 6 frames whose colour channel `color` is the brightest; noise besides."""
+    rng = np.random.default_rng(seed)
+    frames = rng.integers(0, 120, (6, 24, 32, 3), dtype=np.uint8)
+    frames[..., color] += 110
+    path.parent.mkdir(parents=True, exist_ok=True)
+    encode(frames, path)
+    return path
+
+
+def write_videos(root: Path, *, train: int = 4, val: int = 2) -> Path:
+    """A data set of the three colours: root/train/<class>/*.mp4 and root/val/<class>/*.mp4."""
+    for split, number in (("train", train), ("val", val)):
+        for label, name in enumerate(CLASSES):
+            for index in range(number):
+                seed = 1000 * label + 100 * (split == "val") + index
+                write_video(root / split / name / f"{index}.mp4", color=2 - label, seed=seed)
+    return root
+
+
+def make_model(num_classes: int | dict[str, int] = 3, **options) -> XViT:
+    """A model of random weights, the same at each call."""
+    torch.manual_seed(0)
+    return XViT(replace(MODEL, num_classes=num_classes, **options)).eval()
+
+
+def described(model: XViT, labels) -> XViT:
+    """The model with `CLIP` and these labels."""
+    model.clip, model.labels = CLIP, labels
+    return model
+
+
+def recipe(root: Path, *, model: dict | None = None, workers: int = 0, **train) -> RunConfig:
+    """A training of some steps on the colours."""
+    settings = {"epochs": 2, "batch_size": 5, "lr": 3e-3, "warmup_epochs": 1.0, **train}
+    return RunConfig(
+        model=replace(MODEL, **(model or {})),
+        clip=CLIP,
+        data=DataConfig(root=str(root), workers=workers, unreadable_tolerance=1.0),
+        train=TrainConfig(**settings),
+        eval=EvalConfig(batch_size=4),
+    )

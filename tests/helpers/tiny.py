@@ -1,0 +1,15 @@
+"""A recipe that trains in about a second on the motion data."""
+
+TINY_MODEL = {
+    "backbone": "vit_tiny_patch16_224",
+    "num_frames": 4,
+    "backbone_kwargs": {"img_size": 48, "patch_size": 16, "depth": 2, "embed_dim": 24, "num_heads": 2},
+}
+
+
+TINY_RECIPE = {
+    "model": TINY_MODEL,
+    "clip": {"num_frames": 4, "image_size": 48},
+    "data": {"workers": 0, "horizontal_flip": 0.0},
+    "train": {"epochs": 2, "batch_size": 8, "warmup_epochs": 0.5},
+}

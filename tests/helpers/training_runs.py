@@ -1,0 +1,36 @@
+"""What the tests of training look at: weights, metric rows, the expected learning rate."""
+
+import json
+import math
+
+import torch
+from safetensors.torch import load_file
+
+
+def weights(directory) -> dict[str, torch.Tensor]:
+    return load_file(directory / "model.safetensors")
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def rows(output, stage: str) -> list[dict]:
+    found = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in found if row["stage"] == stage]
+
+
+def stop_at(epoch: int, step: int):
+    """Something to give as `on_progress`: Ctrl-C after that step."""
+
+    def on_progress(event):
+        if event.stage == "train" and (event.epoch, event.step) == (epoch, step):
+            raise KeyboardInterrupt
+
+    return on_progress
+
+
+def naive_rate(step: int, steps: int, warmup: int, lr: float) -> float:
+    if step < warmup:
+        return lr * (step + 1) / (warmup + 1)
+    return lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))

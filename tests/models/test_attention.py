@@ -1,0 +1,288 @@
+"""Each attention scheme against loops over its equation."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from timm.layers import Attention, AttentionRope, LayerNorm
+from timm.models.eva import EvaAttention
+
+from helpers.reference import attention, heads, mixed_channels
+from xvit.models.attention import EVA_SCHEMES, SCHEMES, MixingAttention
+from xvit.models.mixing import channel_shares, mix, shift, temporal_offsets
+from xvit.utils.errors import XViTError
+
+H, D = 2, 16  # heads, channels
+
+
+def make(scheme: str, **options) -> torch.nn.Module:
+    torch.manual_seed(0)
+    layer = SCHEMES[scheme](D, num_heads=H, qkv_bias=True, **options)
+    if scheme == "divided":
+        layer.configure()
+    return layer.double().eval()
+
+
+def project(layer, x):
+    return layer.qkv(x).chunk(3, dim=-1)
+
+
+mixing_settings = st.fixed_dictionaries(
+    {
+        "window": st.integers(0, 3),
+        "fraction": st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]),
+        "mixed": st.sampled_from(["keys_values", "keys", "values", "x"]),
+        "boundary_only": st.booleans(),
+        "direction": st.sampled_from(["centered", "causal"]),
+        "grouping": st.sampled_from(["flat", "per_head"]),
+        "edges": st.sampled_from(["zero", "replicate"]),
+    }
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(options=mixing_settings, T=st.integers(1, 5), seed=st.integers(0, 99))
+def test_mixing_is_equation_9_in_loops(options, T, seed):
+    layer = make("mixing")
+    neighbours = options["window"] * (1 if options["direction"] == "causal" else 2)
+    channels = D // H if options["grouping"] == "per_head" else D
+    if neighbours and options["fraction"] and options["fraction"] * channels < neighbours:
+        with pytest.raises(XViTError, match="less than one of"):
+            layer.configure(**(options | {"boundary_only": False}))
+        return
+    layer.configure(**options)
+    x = torch.randn(1, T, 3, D, dtype=torch.double, generator=torch.Generator().manual_seed(seed))
+
+    def mixed(y):
+        parts = heads(y, H) if options["grouping"] == "per_head" else [y]
+        keys = ("window", "fraction", "boundary_only", "edges")
+        causal = options["direction"] == "causal"
+        return torch.cat([mixed_channels(p, **{k: options[k] for k in keys}, causal=causal) for p in parts], dim=-1)
+
+    tokens = mixed(x[0]) if options["mixed"] == "x" else x[0]
+    q, k, v = project(layer, tokens)
+    k = mixed(k) if options["mixed"] in ("keys_values", "keys") else k
+    v = mixed(v) if options["mixed"] in ("keys_values", "values") else v
+    expected = torch.stack(
+        [
+            torch.cat([attention(*qkv) for qkv in zip(heads(q[t], H), heads(k[t], H), heads(v[t], H), strict=True)], -1)
+            for t in range(T)
+        ]
+    )
+    torch.testing.assert_close(layer(x)[0], layer.proj(expected), atol=1e-10, rtol=0)
+
+
+def test_paper_order_of_the_flat_shares():
+    shares = channel_shares(24, 0.25, temporal_offsets(1))
+    assert shares == ((1, 0, 3), (-1, 3, 6)), "the first rho/2 D channels come from t + 1, the next from t - 1"
+    frames = torch.arange(4.0)[None, :, None, None].expand(1, 4, 1, 24)
+    assert mix(frames, shares)[0, :, 0, [0, 3, 6]].T.tolist() == [[1, 2, 3, 0], [0, 0, 1, 2], [0, 1, 2, 3]]
+    assert mix(frames, shares, replicate=True)[0, :, 0, [0, 3]].T.tolist() == [[1, 2, 3, 3], [0, 0, 1, 2]]
+
+
+@pytest.mark.parametrize("offset", [-5, -1, 1, 5])
+@pytest.mark.parametrize("replicate", [True, False])
+def test_shift_reaches_beyond_a_short_clip(offset, replicate):
+    x = torch.arange(1.0, 4.0)[None, :, None]
+    source = [t + offset for t in range(3)]
+    nearest = [float(min(max(s, 0), 2) + 1) for s in source]
+    expected = nearest if replicate else [float(s + 1) if 0 <= s < 3 else 0.0 for s in source]
+    assert shift(x, offset, replicate=replicate).flatten().tolist() == expected
+
+
+@pytest.mark.parametrize("scheme", ["mixing", "spatial"])
+@pytest.mark.parametrize("options", [{}, {"qk_norm": True, "norm_layer": LayerNorm}, {"gated": True}])
+def test_without_neighbours_it_is_timms_attention(scheme, options):
+    layer = make(scheme, **options)
+    theirs = Attention(D, num_heads=H, qkv_bias=True, **options).double().eval()
+    theirs.load_state_dict(layer.state_dict())
+    x = torch.randn(2, 3, 5, D, dtype=torch.double)
+    expected = torch.stack([theirs(x[:, t]) for t in range(3)], dim=1)
+    torch.testing.assert_close(layer(x), expected, atol=1e-12, rtol=0)
+
+
+def test_joint_is_timms_attention_over_the_flattened_clip():
+    layer = make("joint")
+    theirs = Attention(D, num_heads=H, qkv_bias=True).double().eval()
+    theirs.load_state_dict(layer.state_dict())
+    x = torch.randn(2, 3, 5, D, dtype=torch.double)
+    torch.testing.assert_close(layer(x), theirs(x.flatten(1, 2)).unflatten(1, (3, 5)), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("T", [1, 2, 4])
+def test_local_is_exact_attention_over_the_window(T):
+    layer = make("local")
+    layer.window = 1
+    x = torch.randn(1, T, 3, D, dtype=torch.double)
+    q, k, v = project(layer, x[0])
+    for t in range(T):
+        near = [s for s in (t - 1, t, t + 1) if 0 <= s < T]
+        keys, values = torch.cat([k[s] for s in near]), torch.cat([v[s] for s in near])
+        rows = zip(heads(q[t], H), heads(keys, H), heads(values, H), strict=True)
+        expected = layer.proj(torch.cat([attention(*row) for row in rows], -1))
+        torch.testing.assert_close(layer(x)[0, t], expected, atol=1e-10, rtol=0)
+
+
+def test_local_with_a_window_over_the_clip_is_joint():
+    local, joint = make("local"), make("joint")
+    x = torch.randn(2, 4, 5, D, dtype=torch.double)
+    local.window = 3
+    torch.testing.assert_close(local(x), joint(x), atol=1e-12, rtol=0)
+    local.window = 2
+    assert not torch.allclose(local(x), joint(x), atol=1e-3)
+
+
+def test_divided_attends_through_time_then_space():
+    layer = make("divided")
+    torch.nn.init.normal_(layer.temporal_proj.weight)
+    x = torch.randn(1, 3, 4, D, dtype=torch.double)
+    in_time = torch.zeros_like(x)
+    for n in range(4):
+        q, k, v = layer.temporal.qkv(x[0, :, n]).chunk(3, dim=-1)
+        rows = zip(heads(q, H), heads(k, H), heads(v, H), strict=True)
+        in_time[0, :, n] = layer.temporal_proj(layer.temporal.proj(torch.cat([attention(*row) for row in rows], -1)))
+    q, k, v = project(layer, (x + in_time)[0])
+    for t in range(3):
+        rows = zip(heads(q[t], H), heads(k[t], H), heads(v[t], H), strict=True)
+        expected = in_time[0, t] + layer.proj(torch.cat([attention(*row) for row in rows], -1))
+        torch.testing.assert_close(layer(x)[0, t], expected, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("scheme", ["spatial", "mixing"])
+@pytest.mark.parametrize(("R", "grid"), [(1, (2, 3)), (4, (4, 4)), (9, (3, 6))])
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_summaries_are_tokens_of_their_own(scheme, R, grid, qk_norm):
+    """Appending the averaged *tokens* and projecting them gives what averaging keys and values gives (section 3.3)."""
+    layer = make(scheme, qk_norm=qk_norm, norm_layer=LayerNorm)
+    layer.summary_tokens, layer.num_prefix_tokens, layer.grid = R, 2, grid
+    T, rows, columns = 3, *grid
+    x = torch.randn(1, T, 2 + rows * columns, D, dtype=torch.double)
+    r = int(R**0.5)
+    summary = []
+    for t in range(T):
+        patches = x[0, t, 2:].reshape(rows, columns, D)
+        for i in range(r):
+            for j in range(r):
+                cell = patches[i * rows // r : (i + 1) * rows // r, j * columns // r : (j + 1) * columns // r]
+                summary.append(cell.reshape(-1, D).mean(0))
+    _, k_summary, v_summary = project(layer, torch.stack(summary))
+    q, k, v = project(layer, x[0])
+    for t in range(T):
+        keys, values = torch.cat([k[t], k_summary]), torch.cat([v[t], v_summary])
+        per_head = zip(heads(q[t], H), heads(keys, H), heads(values, H), strict=True)
+        out = torch.cat([attention(layer.q_norm(a), layer.k_norm(b), c) for a, b, c in per_head], -1)
+        torch.testing.assert_close(layer(x)[0, t], layer.proj(out), atol=1e-10, rtol=0)
+
+
+def test_keys_are_normalised_before_they_mix():
+    """With shares that cut through a head, a mixed key's channels are those of keys normalised in their own frames."""
+    layer = make("mixing", qk_norm=True, norm_layer=LayerNorm)
+    layer.configure(
+        window=1,
+        fraction=0.25,
+        mixed="keys",
+        boundary_only=False,
+        direction="causal",
+        grouping="flat",
+        edges="zero",
+    )
+    x = torch.randn(1, 2, 3, D, dtype=torch.double)
+    q, k, v = project(layer, x[0])
+    k = torch.cat([layer.k_norm(part) for part in heads(k, H)], -1)
+    k = torch.stack(
+        [torch.cat([torch.zeros_like(k[0, :, :4]), k[0, :, 4:]], -1), torch.cat([k[0, :, :4], k[1, :, 4:]], -1)]
+    )
+    rows = zip(heads(q[1], H), heads(k[1], H), heads(v[1], H), strict=True)
+    expected = layer.proj(torch.cat([attention(layer.q_norm(a), b, c) for a, b, c in rows], -1))
+    torch.testing.assert_close(layer(x)[0, 1], expected, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("grouping", ["flat", "per_head"])
+def test_segments_are_clips_of_their_own(in_place, grouping, monkeypatch):
+    if not in_place:
+        monkeypatch.setattr(MixingAttention, "mixes_in_place", False)
+    layer = make("mixing")
+    options = {"window": 1, "fraction": 0.5, "mixed": "keys_values", "boundary_only": False}
+    options |= {"direction": "centered", "grouping": grouping, "edges": "zero"}
+    x = torch.randn(2, 6, 3, D, dtype=torch.double)
+    layer.configure(**options)
+    expected = torch.cat([layer(x[:, :3]), layer(x[:, 3:])], dim=1)
+    layer.configure(**options, segment_frames=3)
+    torch.testing.assert_close(layer(x), expected, atol=1e-12, rtol=0)
+    with pytest.raises(XViTError, match="expected a multiple of segment_frames=3"):
+        layer(x[:, :4])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    options=mixing_settings.filter(lambda o: o["mixed"] != "x" and o["window"] and o["fraction"]),
+    T=st.integers(1, 5),
+)
+def test_mixing_in_place_has_the_values_and_gradients_of_the_pure_function(options, T):
+    layer = make("mixing")
+    try:
+        layer.configure(**options)
+    except XViTError:
+        return
+    x = torch.randn(2, T, 3, D, dtype=torch.double, generator=torch.Generator().manual_seed(T))
+    results = {}
+    for name in ("in place", "pure"):
+        with pytest.MonkeyPatch.context() as patch:
+            if name == "pure":
+                patch.setattr(MixingAttention, "mixes_in_place", False)
+            assert layer.mixes_in_place == (name == "in place")
+            tokens = x.clone().requires_grad_()
+            out = layer(tokens)
+            layer.zero_grad()
+            out.pow(3).sum().backward()
+            results[name] = [out, tokens.grad, layer.qkv.weight.grad.clone(), layer.qkv.bias.grad.clone()]
+    for ours, expected in zip(results["in place"], results["pure"], strict=True):
+        torch.testing.assert_close(ours, expected, atol=1e-9, rtol=1e-9)
+
+
+def test_a_causal_mask_is_refused():
+    with pytest.raises(XViTError, match="takes no causal mask"):
+        MixingAttention(D, num_heads=H)(torch.zeros(1, 1, 2, D), is_causal=True)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: EvaAttention(D, H, qkv_fused=True, norm_layer=LayerNorm, num_prefix_tokens=2),
+        lambda: EvaAttention(D, H, qkv_fused=False, norm_layer=LayerNorm, qk_norm=True, num_prefix_tokens=2),
+        lambda: AttentionRope(D, 4, qkv_fused=False, num_kv_heads=2, num_prefix_tokens=2, gated=True),
+        lambda: AttentionRope(D, H, rotate_half=True, num_prefix_tokens=2),
+    ],
+    ids=["biases apart", "projections apart", "shared keys, gate", "halves rotated"],
+)
+@pytest.mark.parametrize("fraction", [0.25, 0.375])  # the second parts a pair of rotated channels
+def test_mixing_in_eva_models(layer, fraction, monkeypatch):
+    """timm's own rotated keys and values of each frame, mixed by loops, attended to by loops."""
+    torch.manual_seed(0)
+    theirs = layer().double().eval()
+    with torch.no_grad():
+        for tensor in theirs.parameters():
+            tensor.add_(0.2 * torch.randn_like(tensor))
+    x, rope = torch.randn(1, 3, 6, D, dtype=torch.double), torch.randn(4, 2 * theirs.head_dim, dtype=torch.double)
+    seen = []
+
+    def by_loops(q, k, v, **_):
+        (q, k, v) = (y[0].transpose(0, 1).flatten(1) for y in (q, k, v))  # (N, h d)
+        frame = len(seen)
+        seen.append((k, v))
+        if frame >= 3:  # the second time round all frames are known
+            options = {"window": 1, "fraction": fraction, "boundary_only": False, "causal": False, "edges": "zero"}
+            k, v = (mixed_channels(torch.stack([seen[t][i] for t in range(3)]), **options)[frame - 3] for i in range(2))
+        parts = zip(*(heads(y, theirs.num_heads) for y in (q, k, v)), strict=True)
+        return torch.stack([attention(*part) for part in parts])[None]  # (1, h, N, d)
+
+    with monkeypatch.context() as patch, torch.no_grad():
+        patch.setattr(torch.nn.functional, "scaled_dot_product_attention", by_loops)
+        expected = [theirs(x[:, t % 3], rope=rope) for t in range(6)][3:]
+
+    theirs.__class__ = EVA_SCHEMES["mixing"]
+    options = {"window": 1, "fraction": fraction, "mixed": "keys_values", "boundary_only": False}
+    theirs.configure(**options, direction="centered", grouping="flat", edges="zero")
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(x, rope=rope), torch.stack(expected, dim=1), atol=1e-10, rtol=0)

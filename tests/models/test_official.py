@@ -1,0 +1,168 @@
+"""The authors' checkpoints: golden values computed by their code, names both ways, files that are not theirs."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from xvit import XViT, load_official
+from xvit.cli import main
+from xvit.models.official import our_name, their_name
+from xvit.utils.errors import XViTError
+
+GOLDEN = Path(__file__).parents[1] / "assets" / "tiny_div8.safetensors"
+OPTIONS = {"num_frames": 4, "num_heads": 3, "mixed": 0.25}
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return load_file(GOLDEN)
+
+
+@pytest.fixture(scope="module")
+def state(golden):
+    prefix = "model_state."
+    return {name.removeprefix(prefix): value for name, value in golden.items() if name.startswith(prefix)}
+
+
+def golden_clip(num_frames=4):
+    i = torch.arange(num_frames * 3 * 224 * 224, dtype=torch.float64)
+    return torch.sin(0.37 * i + 3 * torch.sin(0.00091 * i)).float().reshape(1, num_frames, 3, 224, 224)
+
+
+@torch.no_grad()
+def test_golden_values(golden):
+    model = load_official(GOLDEN, **OPTIONS)
+    clip = golden_clip()
+    frames = model.forward_features(clip).frames[0]
+    torch.testing.assert_close(frames, golden["frame_features"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(model(clip), golden["logits"], atol=1e-5, rtol=0)
+    other = load_official(GOLDEN, **(OPTIONS | {"mixed": 0.5}))
+    assert (other(clip) - golden["logits"]).abs().max() > 1e-4, "the share that is mixed matters"
+
+
+@torch.no_grad()
+def test_pickled_files_of_theirs(tmp_path, state, golden):
+    """A .pyth with epoch, optimizer and a stray layer beside the model: only tensors and plain values are read."""
+    stray = {"new_fc.weight": torch.zeros(7, 24), "new_fc.bias": torch.zeros(7)}
+    torch.save({"epoch": 30, "cfg": "A: 1\n", "model_state": state | stray}, tmp_path / "checkpoint.pyth")
+    model = load_official(tmp_path / "checkpoint.pyth", **OPTIONS)
+    torch.testing.assert_close(model(golden_clip()), golden["logits"], atol=1e-5, rtol=0)
+
+
+def test_names_go_both_ways(state):
+    model = load_official(GOLDEN, **OPTIONS)
+    assert {our_name(name) for name in state} == set(model.state_dict())
+    assert {their_name(name) for name in model.state_dict()} == set(state)
+    assert our_name("new_fc.weight") is None
+
+
+@torch.no_grad()
+def test_segments_use_the_temporal_embedding_again():
+    """8 frames in segments of 4: each segment's frame vectors are those of a clip of its own."""
+    whole = load_official(GOLDEN, **(OPTIONS | {"num_frames": 8}), segment_frames=4)
+    part = load_official(GOLDEN, **OPTIONS)
+    clip = golden_clip(8)
+    frames = whole.forward_features(clip).frames
+    for segment in (slice(0, 4), slice(4, 8)):
+        torch.testing.assert_close(
+            frames[:, segment], part.forward_features(clip[:, segment]).frames, atol=1e-6, rtol=0
+        )
+
+
+def test_the_temporal_embedding_is_resized_linearly(state):
+    slots = state["base_model.temp_embed"][0, :, 0]
+    resized = load_official(GOLDEN, **(OPTIONS | {"num_frames": 8})).temporal_position.weight[0]
+    for i, place in enumerate(((torch.arange(8) + 0.5) / 2 - 0.5).clamp(0, 3).tolist()):
+        low = min(int(place), 2)
+        torch.testing.assert_close(resized[i], slots[low] + (place - low) * (slots[low + 1] - slots[low]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda s: s.update({"base_model.blocks.999999.norm1.weight": torch.zeros(24)}),
+            r"blocks.3.norm1.weight. is miss",
+        ),
+        (lambda s: s.update({"base_model.norm.bias": torch.zeros(24, dtype=torch.int8)}), "torch.int8"),
+        (lambda s: s.update({"base_model.temp_embed": torch.zeros(1, 0, 1, 24)}), "temp_embed"),
+        (lambda s: s.update({"base_model.patch_embed.proj.weight": torch.zeros(24, 768)}), "shapes that are not those"),
+        (lambda s: s.update({"base_model.temp_embed": torch.zeros(3)}), r"temp_embed \(3,\), expected \(1, 4, 24\)"),
+        (lambda s: s.pop("base_model.blocks.1.attn.qkv.bias"), "1 missing: base_model.blocks.1.attn.qkv.bias"),
+        (lambda s: s.pop("consensus.mlp_head.4.weight"), '"consensus.mlp_head.4.weight" is missing'),
+        (lambda s: s.update({"base_model.other": torch.zeros(1)}), "1 not used: base_model.other"),
+        (lambda s: s.update({"base_model.norm.bias": torch.zeros(5)}), r"norm.bias \(5,\), expected \(24,\)"),
+    ],
+)
+def test_what_does_not_fit_is_named(tmp_path, state, change, message):
+    changed = dict(state)
+    change(changed)
+    torch.save({"model_state": changed}, tmp_path / "c.pyth")
+    with pytest.raises(XViTError, match=message):
+        load_official(tmp_path / "c.pyth", **OPTIONS)
+
+
+class Hostile:
+    def __reduce__(self):
+        return (print, ("run!",))
+
+
+def test_files_that_are_not_theirs(tmp_path, capsys):
+    for name, write, message in [
+        ("text.pyth", lambda p: p.write_text("hello"), "which are not loaded|damaged"),
+        ("empty.pyth", lambda p: p.write_bytes(b""), "damaged"),
+        ("cut.safetensors", lambda p: p.write_bytes(GOLDEN.read_bytes()[:5000]), "damaged"),
+        ("other.safetensors", lambda p: save_file({"weight": torch.zeros(1)}, p), "expected a mapping model_state"),
+        ("list.pth", lambda p: torch.save([1, 2], p), "expected a mapping model_state"),
+        ("hostile.pth", lambda p: torch.save({"model_state": Hostile()}, p), "which are not loaded"),
+    ]:
+        write(tmp_path / name)
+        with pytest.raises(XViTError, match=message) as raised:
+            load_official(tmp_path / name, **OPTIONS)
+        assert name in str(raised.value)
+        assert "\n" not in str(raised.value)
+    assert "run!" not in capsys.readouterr().out
+    with pytest.raises(XViTError, match="no such file"):
+        load_official(tmp_path / "none.pyth", **OPTIONS)
+
+
+def test_heads_that_shapes_do_not_tell_are_asked_for():
+    with pytest.raises(XViTError, match="say how many heads"):
+        load_official(GOLDEN, num_frames=4)
+
+
+@torch.no_grad()
+def test_the_command(tmp_path, state, golden, capsys):
+    """A .pth of theirs becomes a directory of ours with the same logits; frames and labels as said."""
+    torch.save({"model_state": state | {"new_fc.bias": torch.zeros(7)}}, tmp_path / "theirs.pth")
+    (tmp_path / "labels.json").write_text(json.dumps({f"class {i}": str(6 - i) for i in range(7)}))
+    words = ["import", str(tmp_path / "theirs.pth"), "--num-heads", "3", "--mixed", "1/4"]
+    clip = ["--clip.sampling", "strided", "--clip.stride", "16", "--labels", str(tmp_path / "labels.json")]
+    assert main([*words, "--num-frames", "4", "--output", str(tmp_path / "ours"), "--json", *clip]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["dropped"] == "new_fc.bias"
+    assert told["tensors"] == len(state)
+    model = XViT.from_pretrained(tmp_path / "ours")
+    torch.testing.assert_close(model(golden_clip()), golden["logits"], atol=1e-5, rtol=0)
+    assert model.labels == [f"class {6 - i}" for i in range(7)]
+    assert (model.clip.sampling, model.clip.stride, model.clip.mean) == ("strided", 16, (0.5, 0.5, 0.5))
+    assert len(model.provenance["source"]["sha256"]) == 64
+
+    longer = [*words, "--num-frames", "8", "--output", str(tmp_path / "longer")]
+    assert main([*longer, "--segment-frames", "4"]) == 0
+    assert "within segments of 4 frames" in capsys.readouterr().out
+    whole = load_official(GOLDEN, **(OPTIONS | {"num_frames": 8}), segment_frames=4)
+    assert torch.equal(XViT.from_pretrained(tmp_path / "longer")(golden_clip(8)), whole(golden_clip(8)))
+
+    (tmp_path / "few.txt").write_text("a\nb\n")
+    for more, said in [
+        (["--output", str(tmp_path / "longer")], "exists and is not an empty folder"),
+        (["--output", str(tmp_path / "new"), "--labels", str(tmp_path / "few.txt")], "few.txt: 2 class names, but"),
+        (["--output", str(tmp_path / "new"), "--labels", str(tmp_path / "none.txt")], "none.txt: not readable"),
+    ]:
+        assert main([*words, "--num-frames", "4", *more]) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

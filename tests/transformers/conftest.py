@@ -1,0 +1,45 @@
+"""What the tests of xvit.transformers share: a model, what it writes, clips and a video for it."""
+
+import pytest
+import torch
+from torch import nn
+
+from helpers.color_videos import CLASSES, FRAMES, SIZE, described, make_model, write_video
+
+transformers = pytest.importorskip("transformers")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_progress_bars():
+    transformers.utils.logging.disable_progress_bar()
+    yield
+    transformers.utils.logging.enable_progress_bar()
+
+
+@pytest.fixture(scope="module")
+def model():
+    """An XViT with random weights everywhere, so that no two tensors can be mistaken for each other."""
+    model = described(make_model(), list(CLASSES))
+    torch.manual_seed(1)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    model.provenance = {"data": "colours"}
+    return model
+
+
+@pytest.fixture(scope="module")
+def directory(model, tmp_path_factory):
+    """What XViT.save_pretrained writes. Not to be written to."""
+    path = tmp_path_factory.mktemp("xvit") / "model"
+    model.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def clips():
+    return torch.randn(2, FRAMES, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    return write_video(tmp_path_factory.mktemp("video") / "clip.mp4", color=1, seed=4)

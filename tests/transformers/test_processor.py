@@ -1,0 +1,233 @@
+"""xvit.transformers: videos, `pipeline`, `Trainer` and PEFT."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from helpers.color_videos import CLASSES, CLIP, FRAMES, SIZE, described, make_model, write_videos
+from xvit.checkpoint.format import preprocessor
+from xvit.data.decode.video import decode, probe
+from xvit.data.sampling import segment_indices
+from xvit.data.transforms import eval_views, normalize
+from xvit.inference.predictor import Predictor
+from xvit.models.xvit import XViT
+from xvit.utils.errors import VideoError, XViTError
+
+transformers = pytest.importorskip("transformers")
+peft = pytest.importorskip("peft")
+
+from xvit.transformers import XViTConfig, XViTForVideoClassification, XViTVideoProcessor  # noqa: E402
+
+# peft asks for is_gradient_checkpointing, and users call gradient_checkpointing_enable: both work until transformers 6.
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
+
+TOKENS, DIM, HEADS = 1 + (SIZE // 8) ** 2, 16, 2
+AUTO = transformers.AutoModelForVideoClassification
+
+
+# Videos
+
+
+def test_auto_classes_give_the_processor(directory, tmp_path):
+    for auto in (transformers.AutoVideoProcessor, transformers.AutoImageProcessor):
+        processor = auto.from_pretrained(directory)
+        assert type(processor) is XViTVideoProcessor
+        assert processor.clip == CLIP
+        assert list(processor.image_mean) == list(processor.image_std) == [0.5, 0.5, 0.5]
+        assert processor.size["shortest_edge"] == SIZE
+    processor.save_pretrained(tmp_path)
+    assert transformers.AutoVideoProcessor.from_pretrained(tmp_path).clip == CLIP
+    strided = replace(CLIP, sampling="strided", stride=2, interpolation="bicubic", mean=(0.1, 0.2, 0.3))
+    assert XViTVideoProcessor(**preprocessor(strided)).clip == strided
+    assert transformers.AutoImageProcessor.from_pretrained(directory, size={"shortest_edge": 8}).clip.image_size == 8
+
+
+def test_frames_in_every_form(directory, video):
+    processor = transformers.AutoImageProcessor.from_pretrained(directory)
+    frames = decode(video, [0, 2, 3, 5]).frames  # (T, C, H, W)
+    expected = normalize(eval_views(frames, CLIP), CLIP)
+    array = frames.permute(0, 2, 3, 1).numpy()
+    forms = {
+        "PIL": [Image.fromarray(frame) for frame in array],
+        "pictures": list(array),
+        "tensors": list(frames),
+        "array": array,
+        "channels first": frames.numpy(),
+        "tensor": frames,
+        "backwards": array[::-1].copy()[::-1],
+    }
+    for name, form in forms.items():
+        assert torch.equal(processor(form, return_tensors="pt")["pixel_values"], expected), name
+        batch = processor([form, form])["pixel_values"]
+        assert torch.equal(batch, torch.cat([expected, expected])), name
+    assert torch.equal(processor(np.stack([array, array]))["pixel_values"], torch.cat([expected, expected]))
+    assert isinstance(processor(array, return_tensors="np")["pixel_values"], np.ndarray)
+    # by hand, one pixel of a picture that need not be resized
+    plain = np.arange(SIZE * SIZE * 3, dtype=np.uint8).reshape(1, SIZE, SIZE, 3)
+    pixels = processor(plain)["pixel_values"]
+    assert pixels[0, 0, 1, 2, 3] == pytest.approx((plain[0, 2, 3, 1] / 255 - 0.5) / 0.5, abs=1e-6)
+
+
+def test_files_as_predictor_reads_them(model, directory, video):
+    processor = transformers.AutoVideoProcessor.from_pretrained(directory)
+    indices = segment_indices(probe(video).num_frames, FRAMES)
+    expected = normalize(eval_views(decode(video, indices).frames, CLIP), CLIP)
+    assert torch.equal(processor(video)["pixel_values"], expected)
+    assert torch.equal(processor([str(video), video])["pixel_values"], torch.cat([expected, expected]))
+    whole = decode(video, range(6)).frames
+    assert torch.equal(processor(whole, do_sample_frames=True)["pixel_values"], expected)
+    assert processor(video, num_frames=3)["pixel_values"].shape == (1, 3, 3, SIZE, SIZE)
+    scores = Predictor(model).scores(eval_views(decode(video, indices).frames, CLIP)[None])
+    logits = AUTO.from_pretrained(directory)(processor(video)["pixel_values"]).logits
+    torch.testing.assert_close(logits.softmax(-1), scores, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("videos", "text"),
+    [
+        (np.zeros((4, 8, 8), np.uint8), r"\(4, 8, 8\): expected"),
+        (np.zeros((4, 8, 8, 2), np.uint8), r"\(4, 8, 8, 2\): expected"),
+        (np.zeros((4, 8, 8, 3), np.float32), "expected torch.uint8"),
+        ([np.zeros((4, 8, 8, 3), np.uint8), np.zeros((3, 8, 8, 3), np.uint8)], r"clips of \[4, 3\] frames"),
+        ([], "expected"),
+    ],
+)
+def test_processor_refuses(directory, videos, text):
+    with pytest.raises(XViTError, match=text):
+        transformers.AutoVideoProcessor.from_pretrained(directory)(videos)
+
+
+def test_unreadable_file(directory, tmp_path):
+    (tmp_path / "no.mp4").write_bytes(b"nothing")
+    with pytest.raises(VideoError, match=r"no\.mp4"):
+        transformers.AutoVideoProcessor.from_pretrained(directory)(tmp_path / "no.mp4")
+
+
+def test_pipeline_says_what_predictor_says(model, directory, video):
+    classify = transformers.pipeline("video-classification", model=str(directory), device="cpu")
+    frames = decode(video, segment_indices(6, FRAMES)).frames
+    scores = model(normalize(eval_views(frames, CLIP), CLIP)).softmax(-1)[0]
+    found = classify(str(video))
+    assert {p["label"]: p["score"] for p in found} == pytest.approx(
+        dict(zip(CLASSES, scores.tolist(), strict=True)), abs=1e-5
+    )
+    prediction = Predictor(directory)(video)
+    assert tuple(p["label"] for p in found) == prediction.labels
+    assert [p["score"] for p in found] == pytest.approx(prediction.scores, abs=1e-5)
+    assert all(a["score"] >= b["score"] for a, b in pairwise(found))
+    assert len(classify([str(video), str(video)], top_k=1)) == 2
+
+
+# Training
+
+
+def training(path, **options):
+    return transformers.TrainingArguments(
+        output_dir=str(path),
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+        per_device_train_batch_size=6,
+        learning_rate=5e-3,
+        logging_steps=1,
+        dataloader_pin_memory=False,
+        **options,
+    )
+
+
+def test_trainer(directory, tmp_path, capsys):
+    new = XViTConfig.from_pretrained(directory)
+    new.provenance = {}
+    root = write_videos(tmp_path / "videos", train=4, val=2)
+    processor = transformers.AutoImageProcessor.from_pretrained(directory)
+    sets = {
+        split: [
+            {"pixel_values": processor(path)["pixel_values"][0], "labels": number}
+            for number, name in enumerate(CLASSES)
+            for path in sorted((root / split / name).iterdir())
+        ]
+        for split in ("train", "val")
+    }
+    trainer = transformers.Trainer(
+        model_init=lambda: XViTForVideoClassification(new),
+        args=training(
+            tmp_path / "run",
+            num_train_epochs=8,
+            eval_strategy="epoch",
+            save_strategy="epoch",
+            load_best_model_at_end=True,
+        ),
+        train_dataset=sets["train"],
+        eval_dataset=sets["val"],
+        processing_class=processor,
+        compute_metrics=lambda p: {"accuracy": float((p.predictions.argmax(-1) == p.label_ids).mean())},
+    )
+    trainer.train()
+    losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert min(losses) < 0.7 * losses[0]
+    result = trainer.evaluate()
+    assert result["eval_loss"] == pytest.approx(min(losses), abs=1e-6)
+    assert result["eval_accuracy"] == 1.0
+    trainer.save_model()
+    for written in (tmp_path / "run", trainer.state.best_model_checkpoint):
+        opened = XViT.from_pretrained(written)
+        logits = torch.cat([opened(item["pixel_values"][None]) for item in sets["val"]])
+        loss = F.cross_entropy(logits, torch.tensor([item["labels"] for item in sets["val"]]))
+        assert loss.item() == pytest.approx(min(losses), abs=1e-5)
+        found = transformers.pipeline("video-classification", model=str(written), device="cpu")(
+            str(root / "val" / "red" / "0.mp4"), top_k=1
+        )
+        assert found[0]["label"] == Predictor(written)(root / "val" / "red" / "0.mp4").labels[0] == "red"
+
+
+@pytest.mark.parametrize("backbone", ["eva02_tiny_patch14_224", "vit_small_patch16_dinov3"])
+def test_lora_reaches_projections_of_eva_models(backbone, clips, tmp_path):
+    described(make_model(backbone=backbone), list(CLASSES)).save_pretrained(tmp_path / "m")
+    adapted = peft.get_peft_model(
+        AUTO.from_pretrained(tmp_path / "m"), peft.LoraConfig(r=2, target_modules=["attn.qkv"])
+    )
+    adapted(pixel_values=clips, labels=torch.tensor([0, 1])).loss.backward()
+    gradients = [p.grad for name, p in adapted.named_parameters() if "backbone" in name and "lora_B" in name]
+    assert len(gradients) == 2
+    assert all(gradient is not None and gradient.any() for gradient in gradients)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
+def test_lora(directory, clips, tmp_path, checkpointing):
+    torch.manual_seed(6)
+    model = AUTO.from_pretrained(directory)
+    if checkpointing:
+        model.activation_checkpointing_enable()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    first = model(clips).logits.detach()
+    config = peft.LoraConfig(r=2, target_modules=["attn.qkv"], modules_to_save=["classifier"])
+    adapted = peft.get_peft_model(model, config)
+    assert torch.equal(adapted(pixel_values=clips).logits, first)  # LoRA starts as nothing
+    trained = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
+    assert len(trained) == 2 * (2 + 1) + 2  # A and B of the backbone's two blocks and the temporal head's; fc
+    assert all("attn.qkv.lora_" in name or "classifier.modules_to_save" in name for name in trained)
+    optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=0.02)
+    losses = []
+    for _ in range(4):
+        loss = adapted.train()(pixel_values=clips, labels=torch.tensor([0, 1])).loss
+        optimizer.zero_grad()
+        loss.backward()
+        assert all(p.grad is not None for p in adapted.parameters() if p.requires_grad)
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    adapted.eval().save_pretrained(tmp_path / "adapter")
+    base = AUTO.from_pretrained(directory)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in base.state_dict().items())
+    again = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    expected = adapted(pixel_values=clips).logits
+    assert not torch.allclose(expected, first)
+    assert torch.equal(again(pixel_values=clips).logits, expected)
+    merged = again.merge_and_unload()
+    merged.save_pretrained(tmp_path / "merged")  # a plain checkpoint again
+    torch.testing.assert_close(XViT.from_pretrained(tmp_path / "merged")(clips), expected, rtol=0, atol=1e-5)
