@@ -26,7 +26,7 @@ import yaml
 from common import tell
 from kills import RECIPE
 from xvit.cli import main as xvit
-from xvit.config import ClipSpec, DataConfig
+from xvit.config import AugmentConfig, ClipSpec
 from xvit.data.annotations.samples import Sample
 from xvit.data.dataset import VideoDataset, make_loader
 from xvit.data.sampler import EpochSampler
@@ -57,15 +57,15 @@ def memory(root: Path, videos: int, epochs: int) -> Iterator[tuple[int, int]]:
         os.link(files[number % len(files)], path)
         samples.append(Sample(path=str(path), label=number % 12, id=path.name))
     spec = ClipSpec(num_frames=8, image_size=48, interpolation="bilinear", mean=(0.5,) * 3, std=(0.5,) * 3)
-    dataset = VideoDataset(samples=samples, spec=spec, training=DataConfig(auto_augment="auto", erase=0.5))
-    loader = make_loader(dataset, batch_size=16, workers=2, order=EpochSampler(dataset))
+    dataset = VideoDataset(samples=samples, spec=spec, augment=AugmentConfig(auto_augment="auto", random_erasing=0.5))
+    loader = make_loader(dataset, batch_size=16, num_workers=2, order=EpochSampler(dataset))
     for epoch in range(epochs):
         dataset.set_epoch(epoch)
         passing = iter(loader)
         seen = sum(len(batch["indices"]) for batch in passing)
         assert seen == videos
-        workers = [worker.pid for worker in passing._workers]
-        yield resident(os.getpid()), sum(map(resident, workers))
+        num_workers = [worker.pid for worker in passing._workers]
+        yield resident(os.getpid()), sum(map(resident, num_workers))
 
 
 def spoil(files: list[Path]) -> dict[str, Path]:
@@ -142,14 +142,14 @@ def main() -> int:
         grown = list(memory(Path(folder), args.videos, args.epochs))
         tell("one bad video in twenty")
         rows, wrong = bad_videos(Path(folder))
-    for name, first, last in zip(("main process", "workers"), grown[1], grown[-1], strict=True):
+    for name, first, last in zip(("main process", "num_workers"), grown[1], grown[-1], strict=True):
         if last > GROWTH * first:
             wrong.append(f"{name}: {first / 1e6:.1f} MB after the second epoch, {last / 1e6:.1f} MB after the last")
     if args.json:
         print(json.dumps({"bytes_after_epochs": grown, "spoiled": rows, "wrong": wrong}))
     else:
-        for epoch, (main_process, workers) in enumerate(grown, start=1):
-            print(f"after epoch {epoch}: main process {main_process / 1e6:.1f} MB, workers {workers / 1e6:.1f} MB")
+        for epoch, (main_process, num_workers) in enumerate(grown, start=1):
+            print(f"after epoch {epoch}: main process {main_process / 1e6:.1f} MB, workers {num_workers / 1e6:.1f} MB")
         for part, way, seen in rows:
             print(f"{part:6} {way:16} {seen}")
         print("\n".join(wrong) or "all as it should be")

@@ -34,7 +34,7 @@ RECIPE = {
         "backbone_kwargs": {"img_size": 32, "patch_size": 16, "depth": 2, "embed_dim": 32, "num_heads": 2},
     },
     "clip": {"num_frames": 4, "image_size": 32, "interpolation": "bilinear"},
-    "data": {"workers": 2, "horizontal_flip": 0.0},
+    "data": {"num_workers": 2, "horizontal_flip": 0.0},
     "train": {"epochs": 4, "batch_size": 8, "mixup": 0.4, "ema_decay": 0.9, "save_minutes": 0.0, "warmup_epochs": 1},
 }
 

@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from common import tell
-from xvit.config import ClipSpec, DataConfig
+from xvit.config import AugmentConfig, ClipSpec
 from xvit.data.annotations.samples import Sample
 from xvit.data.dataset import VideoDataset, make_loader
 from xvit.data.decode.video import VideoInfo, probe, read_clip
@@ -52,7 +52,7 @@ SPEC = ClipSpec(
     mean=(0.5,) * 3,
     std=(0.5,) * 3,
 )
-TRAINING = DataConfig(scale_jitter=JITTER, horizontal_flip=0.5, auto_augment="auto")
+TRAINING = AugmentConfig(scale_jitter=JITTER, horizontal_flip=0.5, auto_augment="auto")
 
 
 def write_video(path: Path, *, seed: int, keyframes: int) -> None:
@@ -147,16 +147,16 @@ class Straightforward(Dataset[Tensor]):
         return self.rest(v2.functional.resize(frames, [short], antialias=True))
 
 
-def passes(files: list[str], workers: int) -> dict[str, Callable[[], None]]:
+def passes(files: list[str], num_workers: int) -> dict[str, Callable[[], None]]:
     """One pass over the files, by each way."""
     made: dict[str, Callable[[], None]] = {}
-    options = {"persistent_workers": True, "worker_init_fn": _one_thread} if workers else {}
+    options = {"persistent_workers": True, "worker_init_fn": _one_thread} if num_workers else {}
     for name, read in READERS.items():
         if name == "straightforward" or (find_spec(name) and works(name, files[0])):
-            loader = DataLoader(Straightforward(read, files), BATCH, num_workers=workers, **options)
+            loader = DataLoader(Straightforward(read, files), BATCH, num_workers=num_workers, **options)
             made[name] = partial(_consume, loader)
-    ours = VideoDataset(samples=[_sample(file) for file in files], spec=SPEC, training=TRAINING)
-    made["xvit"] = partial(_consume_ours, make_loader(ours, batch_size=BATCH, workers=workers))
+    ours = VideoDataset(samples=[_sample(file) for file in files], spec=SPEC, augment=TRAINING)
+    made["xvit"] = partial(_consume_ours, make_loader(ours, batch_size=BATCH, num_workers=num_workers))
     return made
 
 
@@ -200,7 +200,7 @@ def where(files: list[str]) -> dict[str, float]:
         np.random.default_rng(0),
         {"open and scan": [], "decode": [], "transform": [], "collate, normalise": []},
     )
-    dataset = VideoDataset(samples=[_sample(file) for file in files], spec=SPEC, training=TRAINING)
+    dataset = VideoDataset(samples=[_sample(file) for file in files], spec=SPEC, augment=TRAINING)
     transform = TrainTransform(SPEC, TRAINING)
     for place, file in enumerate(files):
         moments = [time.perf_counter()]
@@ -236,14 +236,14 @@ def main() -> None:
         for number, file in enumerate(files):
             write_video(Path(file), seed=number, keyframes=args.keyframes)
         rate = 8 * sum(Path(file).stat().st_size for file in files) / (args.videos * FRAMES / RATE) / 1e3
-        for workers in (2, 0):  # in this order, for decord's sake
-            tell(f"{workers} workers, {args.rounds} rounds")
-            seconds = interleaved(passes(files, workers), rounds=args.rounds)
+        for num_workers in (2, 0):  # in this order, for decord's sake
+            tell(f"{num_workers} workers, {args.rounds} rounds")
+            seconds = interleaved(passes(files, num_workers), rounds=args.rounds)
             for name, values in seconds.items():
                 gains = [base / own for base, own in zip(seconds["straightforward"], values, strict=True)]
                 rows.append(
                     {
-                        "workers": workers,
+                        "num_workers": num_workers,
                         "loader": name,
                         "clips_per_second": args.videos / statistics.median(values),
                         "over_straightforward": statistics.median(gains),

@@ -42,7 +42,7 @@ def write_videos(folder: Path, number: int) -> list[Path]:
 
 def shares(predictor: Predictor, paths: list[Path]) -> dict[str, float]:
     """Median milliseconds a clip of each part, one clip after the other in this process."""
-    spec = predictor.clip
+    spec = predictor.clip_spec
     seconds: dict[str, list[float]] = {"decode": [], "transform": [], "normalise and model": []}
 
     def choose(info: VideoInfo) -> np.ndarray:
@@ -87,11 +87,11 @@ def main() -> None:
         predictor = Predictor(model)
         predictor(paths[0])  # warm
         found: dict[str, float] = shares(predictor, paths)
-        for workers in (0, 1, 2):
+        for num_workers in (0, 1, 2):
             start = time.perf_counter()
-            answers = list(predictor.predict(paths, workers=workers))
+            answers = list(predictor.predict(paths, num_workers=num_workers))
             assert len(answers) == len(paths)
-            found[f"all, {workers} workers"] = 1e3 * (time.perf_counter() - start) / len(paths)
+            found[f"all, {num_workers} workers"] = 1e3 * (time.perf_counter() - start) / len(paths)
         checkpoint = Path(folder) / "model"
         if args.checkpoint is None:
             predictor.model.save_pretrained(checkpoint)

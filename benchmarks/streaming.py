@@ -32,10 +32,8 @@ def steps_of(backbone: str) -> tuple[dict[str, Step], dict[int, Stream]]:
     steps: dict[str, Step] = {"image model, 1 frame": lambda: _run(image, frame)}
     streams = {}
     for T in CLIPS:
-        model = create_model(
-            backbone, num_classes=174, num_frames=T, direction="causal", temporal_position="head"
-        ).eval()
-        streams[T] = stream = model.stream()
+        model = create_model(backbone, num_classes=174, num_frames=T, causal=True, temporal_position="head").eval()
+        streams[T] = stream = Stream(model)
         stream.push(torch.randn(1, T, 3, SIZE, SIZE))  # a full ring
         clip = torch.randn(1, T, 3, SIZE, SIZE)
         steps[f"pushed frame, T = {T}"] = lambda stream=stream: _run(stream.push, frame[:, None])
@@ -58,10 +56,10 @@ def memory_over(frames: int) -> list[tuple[int, int]]:
     """(frames pushed, resident bytes) of a small model's stream, at ten places."""
     small = {"depth": 2, "embed_dim": 48, "num_heads": 3, "img_size": 32}
     model = create_model(
-        "vit_tiny_patch16_224", num_classes=5, num_frames=8, direction="causal", temporal_position="head",
+        "vit_tiny_patch16_224", num_classes=5, num_frames=8, causal=True, temporal_position="head",
         backbone_kwargs=small,
     ).eval()  # fmt: skip
-    stream, seen = model.stream(), []
+    stream, seen = Stream(model), []
     for done in range(1, frames + 1):
         stream.push(torch.randn(1, 1, 3, 32, 32))
         if done % (frames // 10) == 0:

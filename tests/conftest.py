@@ -10,9 +10,9 @@ import yaml
 
 from helpers.tiny import TINY_MODEL, TINY_RECIPE
 from xvit.cli import main
-from xvit.config import ClipSpec, ModelConfig
+from xvit.config import ClipSpec, model_config
 from xvit.data.synthetic.motion import CLASSES, write_motion
-from xvit.models.backbone import complete_clip
+from xvit.models.backbone import resolve_clip_spec
 from xvit.models.xvit import XViT
 
 
@@ -29,8 +29,12 @@ def checkpoint(tmp_path_factory) -> Path:
     """A tiny model with random weights that names the motion classes. Not to be written to."""
     directory = tmp_path_factory.mktemp("checkpoint") / "best"
     clip = ClipSpec(**TINY_RECIPE["clip"])
-    model = XViT(ModelConfig(**TINY_MODEL, num_classes=len(CLASSES)))
-    model.clip, model.labels, model.provenance = complete_clip(clip, model.backbone), sorted(CLASSES), {"seed": 1}
+    model = XViT(model_config(**TINY_MODEL, num_classes=len(CLASSES)))
+    model.clip_spec, model.class_names, model.provenance = (
+        resolve_clip_spec(clip, model.backbone),
+        sorted(CLASSES),
+        {"seed": 1},
+    )
     model.save_pretrained(directory)
     return directory
 

@@ -8,6 +8,7 @@ import pytest
 
 from helpers.color_videos import write_videos
 from xvit.config import RunConfig, from_dict, read_yaml
+from xvit.models.streaming import Stream
 from xvit.models.xvit import XViT
 from xvit.training.engine import check_recipe, fit
 
@@ -38,7 +39,7 @@ def test_recipe_trains(path, colours, tmp_path):
             config,
             model=model,
             clip=replace(config.clip, image_size=32),
-            data=replace(config.data, root=str(colours), format="folders", workers=0),
+            data=replace(config.data, root=str(colours), format="folders", num_workers=0),
             train=replace(config.train, epochs=1, batch_size=2, eval_every=1),
         ),
         tmp_path / "run",
@@ -50,4 +51,4 @@ def test_recipe_trains(path, colours, tmp_path):
 
 def test_the_streaming_recipe_streams():
     path = Path(__file__).parents[1] / "recipes" / "motion-streaming.yaml"
-    assert XViT(from_dict(RunConfig, read_yaml(path), path).model).eval().stream().latency_frames == 0
+    assert Stream(XViT(from_dict(RunConfig, read_yaml(path), path).model).eval()).latency_frames == 0

@@ -7,8 +7,9 @@ from xvit.utils.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from xvit.inference.predictor import Prediction, Predictor
+    from xvit.models.factory import create_model
     from xvit.models.official import load_official
-    from xvit.models.xvit import XViT, create_model
+    from xvit.models.xvit import XViT
 
 __all__ = ["Prediction", "Predictor", "XViT", "create_model", "load_official"]
 
@@ -16,7 +17,7 @@ _HOMES = {
     "Prediction": "xvit.inference.predictor",
     "Predictor": "xvit.inference.predictor",
     "XViT": "xvit.models.xvit",
-    "create_model": "xvit.models.xvit",
+    "create_model": "xvit.models.factory",
     "load_official": "xvit.models.official",
 }
 

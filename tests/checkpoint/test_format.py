@@ -19,7 +19,11 @@ load = XViT.from_pretrained
 
 
 def save(directory, model, *, labels=CLASSES, provenance):
-    model.clip, model.labels, model.provenance = CLIP, labels if isinstance(labels, dict) else list(labels), provenance
+    model.clip_spec, model.class_names, model.provenance = (
+        CLIP,
+        labels if isinstance(labels, dict) else list(labels),
+        provenance,
+    )
     model.save_pretrained(directory)
 
 
@@ -53,8 +57,8 @@ def one_line(directory) -> str:
 
 def test_what_comes_back_is_what_was_saved(saved):
     model, found = make_model(), load(saved)
-    assert found.clip == CLIP
-    assert found.labels == list(CLASSES)
+    assert found.clip_spec == CLIP
+    assert found.class_names == list(CLASSES)
     assert found.provenance == {"seed": 3}
     assert found.config == model.config
     assert not any(module.training for module in found.modules())
@@ -72,7 +76,7 @@ def test_several_tasks_and_no_fetching(tmp_path):
     object.__setattr__(model.config, "pretrained", True)
     save(tmp_path / "run", model, labels=labels, provenance={})
     found = load(tmp_path / "run")
-    assert found.labels == labels
+    assert found.class_names == labels
     assert not found.config.pretrained
 
 

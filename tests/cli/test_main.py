@@ -195,7 +195,7 @@ def test_eval_names_failed_videos(run, checkpoint, tmp_path, bad_videos):
             write_video(tmp_path / "data" / split / name / "a.mp4")
     bad = tmp_path / "data" / "val" / CLASSES[0] / "b.mp4"
     bad.write_bytes(bad_videos["text"].read_bytes())
-    code, out, err = run("eval", "--checkpoint", checkpoint, "--data.root", tmp_path / "data", "--data.workers", 0)
+    code, out, err = run("eval", "--checkpoint", checkpoint, "--data.root", tmp_path / "data", "--data.num_workers", 0)
     assert code == 1
     assert "of 2 videos" in out
     assert "1 of 3 videos could not be read" in err
@@ -324,7 +324,7 @@ def test_ctrl_c_says_how_to_go_on(run, monkeypatch):
 def test_ctrl_c_in_a_training_with_workers_then_resume(run, videos, recipe, tmp_path):
     output = tmp_path / "run"
     words = ["train", "--config", recipe, "--data.root", videos, "--output", output, "--train.epochs=3", "--json"]
-    words += ["--data.workers=1"]
+    words += ["--data.num_workers=1"]
     training = subprocess.Popen([*XVIT, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not (output / "last" / "config.json").exists() and time.monotonic() < deadline:
@@ -335,7 +335,7 @@ def test_ctrl_c_in_a_training_with_workers_then_resume(run, videos, recipe, tmp_
     noticed, told = err.splitlines()  # the first at once: a step may take long
     assert noticed.startswith("stopping after this step")
     assert "--resume" in told
-    assert run(*words, "--resume", "--data.workers=0")[::2] == (0, "")
+    assert run(*words, "--resume", "--data.num_workers=0")[::2] == (0, "")
     rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows if row["stage"] == "eval"] == [1, 2, 3]
 

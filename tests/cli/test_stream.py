@@ -30,7 +30,7 @@ LIMIT = 60  # seconds, for a command that hangs
 def model(tmp_path_factory):
     """(a streamable model, its directory)"""
     made = described(make_model(temporal_position="head"), list(CLASSES))
-    made.clip = replace(CLIP, sampling="strided")
+    made.clip_spec = replace(CLIP, sampling="strided")
     directory = tmp_path_factory.mktemp("model") / "best"
     made.save_pretrained(directory)
     return made, directory
@@ -69,7 +69,7 @@ def test_a_file_as_json_lines(run, model, video):
     assert err.count("\n") == 1
     assert f"xvit: {video}: 96x64, h264, 25 frames/s" in err
     made, _ = model
-    pixels = normalize(eval_views(decode(video, range(20), short_side=16).frames, made.clip), made.clip)
+    pixels = normalize(eval_views(decode(video, range(20), short_side=16).frames, made.clip_spec), made.clip_spec)
     frames = made.forward_features(pixels).frames
     scores = made.classifier(made.temporal_head(frames[:, -4:])).softmax(-1)[0]
     assert said[-1]["scores"][0] == pytest.approx(scores.max().item(), abs=1e-5)

@@ -12,7 +12,7 @@ from xvit.cli.timeline import _clock
 from xvit.config import ClipSpec, ModelConfig
 from xvit.data.synthetic.concatenated import write_joined
 from xvit.data.synthetic.motion import CLASSES
-from xvit.models.backbone import complete_clip
+from xvit.models.backbone import resolve_clip_spec
 from xvit.models.xvit import XViT
 
 JSON_NAME = json.dumps("动作 $1_\udce9")[1:-1]
@@ -30,9 +30,9 @@ def long(tmp_path_factory):
 @pytest.fixture(scope="module")
 def streamable(tmp_path_factory):
     """A checkpoint of a model that can be streamed, trained with a stride of 2."""
-    model = XViT(ModelConfig(**TINY_MODEL, num_classes=12, direction="causal", temporal_position="head"))
+    model = XViT(ModelConfig(**TINY_MODEL, num_classes=12, causal=True, temporal_position="head"))
     clip = ClipSpec(**TINY_RECIPE["clip"], sampling="strided", stride=2)
-    model.clip, model.labels = complete_clip(clip, model.backbone), sorted(CLASSES)
+    model.clip_spec, model.class_names = resolve_clip_spec(clip, model.backbone), sorted(CLASSES)
     model.save_pretrained(tmp_path_factory.mktemp("streamable") / "best")
     return tmp_path_factory.getbasetemp() / "streamable0" / "best"
 

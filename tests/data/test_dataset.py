@@ -9,7 +9,7 @@ from torchvision.transforms.v2 import functional as F
 
 from helpers.barcode_videos import read_number, write_video
 from helpers.color_videos import COLOURS
-from xvit.config import ClipSpec, DataConfig
+from xvit.config import AugmentConfig, ClipSpec, DataConfig
 from xvit.data import dataset as module
 from xvit.data.annotations.samples import Sample
 from xvit.data.dataset import VideoDataset, make_loader
@@ -19,8 +19,8 @@ from xvit.data.sampling import sample_indices
 from xvit.utils.errors import VideoError, XViTError
 
 SPEC = ClipSpec(num_frames=4, image_size=32, **COLOURS)
-PLAIN = DataConfig(scale_jitter=(1, 1), horizontal_flip=0)
-VARIED = DataConfig(scale_jitter=(1, 1.5), horizontal_flip=0.5, auto_augment="rand", erase=0.5)
+PLAIN = AugmentConfig(scale_jitter=(1, 1), horizontal_flip=0)
+VARIED = AugmentConfig(scale_jitter=(1, 1.5), horizontal_flip=0.5, auto_augment="rand", random_erasing=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +60,13 @@ def test_test_views_are_all_crops_of_all_clips(samples):
 
 
 def test_training_clips_are_what_the_seeds_say(samples):
-    dataset = VideoDataset(samples=samples, spec=SPEC, training=PLAIN, seed=5)
+    dataset = VideoDataset(samples=samples, spec=SPEC, augment=PLAIN, seed=5)
     numbers = [read_number(frame.permute(1, 2, 0).numpy()) for frame in dataset[2].pixels]
     assert [number // 7.5 for number in numbers] == [0, 1, 2, 3]  # 30 frames in 4 parts
     drawn = {epoch: clip(dataset, 2, epoch) for epoch in range(5)}
     assert not any(torch.equal(drawn[0], drawn[epoch]) for epoch in range(1, 5))
     assert torch.equal(clip(dataset, 2, 3), drawn[3])
-    other = VideoDataset(samples=samples, spec=SPEC, training=PLAIN, seed=6)
+    other = VideoDataset(samples=samples, spec=SPEC, augment=PLAIN, seed=6)
     assert not torch.equal(clip(other, 2, 0), drawn[0])
 
 
@@ -76,7 +76,7 @@ def clip(dataset, index: int, epoch: int) -> torch.Tensor:
 
 
 def test_the_transform_is_drawn_too(samples):
-    dataset = VideoDataset(samples=samples, spec=ClipSpec(num_frames=1, image_size=32, **COLOURS), training=VARIED)
+    dataset = VideoDataset(samples=samples, spec=ClipSpec(num_frames=1, image_size=32, **COLOURS), augment=VARIED)
     sides = set()
     for epoch in range(12):
         row = clip(dataset, 5, epoch)[0, :, 4].float().mean(dim=0)
@@ -85,7 +85,7 @@ def test_the_transform_is_drawn_too(samples):
 
 
 def test_global_random_state_is_left_alone(samples):
-    dataset = VideoDataset(samples=samples, spec=SPEC, training=VARIED)
+    dataset = VideoDataset(samples=samples, spec=SPEC, augment=VARIED)
     torch.manual_seed(0)
     before = torch.get_rng_state()
     batches(dataset, order=EpochSampler(dataset))
@@ -93,23 +93,23 @@ def test_global_random_state_is_left_alone(samples):
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4")  # on fewer cores
-@pytest.mark.parametrize("workers", [1, 4])
-@pytest.mark.parametrize("training", [VARIED, None])
-def test_workers_change_nothing(training, workers, samples):
-    dataset = VideoDataset(samples=samples, spec=SPEC, training=training, spatial_views=1)
-    order = EpochSampler(dataset, repeats=2) if training else None
+@pytest.mark.parametrize("num_workers", [1, 4])
+@pytest.mark.parametrize("augment", [VARIED, None])
+def test_workers_change_nothing(augment, num_workers, samples):
+    dataset = VideoDataset(samples=samples, spec=SPEC, augment=augment, spatial_views=1)
+    order = EpochSampler(dataset, repeats=2) if augment else None
     none = [batches(dataset, epoch=epoch, order=order) for epoch in (0, 1)]
-    loader = make_loader(dataset, batch_size=3, workers=workers, order=order)
+    loader = make_loader(dataset, batch_size=3, num_workers=num_workers, order=order)
     for epoch in (0, 1, 0):  # the workers live on, and are told of the epoch
         dataset.set_epoch(epoch)
         assert_equal(list(loader), none[epoch])
-    if training:
+    if augment:
         assert not torch.equal(none[0][0]["indices"], none[1][0]["indices"])
 
 
 def test_order_is_a_permutation_drawn_from_seed_and_epoch(samples):
     def order(seed, epoch):
-        dataset = VideoDataset(samples=samples, spec=SPEC, training=VARIED, seed=seed)
+        dataset = VideoDataset(samples=samples, spec=SPEC, augment=VARIED, seed=seed)
         dataset.set_epoch(epoch)
         return list(EpochSampler(dataset))
 
@@ -138,7 +138,7 @@ def test_a_batch_of_bad_videos_is_empty(samples):
     assert batch["pixels"].dtype == torch.uint8
     assert batch["labels"].shape == batch["indices"].shape == (0,)
     assert sorted(batch["errors"]) == [0, 1]
-    (batch,) = batches(VideoDataset(samples=bad, spec=SPEC, training=VARIED))
+    (batch,) = batches(VideoDataset(samples=bad, spec=SPEC, augment=VARIED))
     assert batch["pixels"].shape == (0, 4, 3, 32, 32)
 
 
@@ -157,17 +157,17 @@ def test_labels_of_several_tasks_and_unknown_ones(samples):
 
 def test_a_mirrored_clip_gets_the_label_of_its_mirror_image(samples):
     names = ["to the left", "still", "to the right"]
-    pairs = DataConfig(scale_jitter=(1, 1), flip_pairs=True)
+    pairs = AugmentConfig(scale_jitter=(1, 1), flip_pairs=True)
     several = {"way": names, "what": ["left", "hand"]}
     labelled = replace(samples[1], label={"way": 2, "what": 0})
 
-    def items(training, sample, labels=None):
-        dataset = VideoDataset(samples=[sample], spec=SPEC, training=training, labels=labels)
+    def items(augment, sample, labels=None):
+        dataset = VideoDataset(samples=[sample], spec=SPEC, augment=augment, class_names=labels)
         for epoch in range(12):
             dataset.set_epoch(epoch)
             yield dataset[0]
 
-    always, never = (DataConfig(scale_jitter=(1, 1), horizontal_flip=share) for share in (1, 0))
+    always, never = (AugmentConfig(scale_jitter=(1, 1), horizontal_flip=share) for share in (1, 0))
     seen = set()
     for item, mirror, plain, two in zip(
         items(pairs, samples[0], names),
@@ -189,10 +189,10 @@ def test_a_mirrored_clip_gets_the_label_of_its_mirror_image(samples):
 def test_flip_pairs_needs_a_pair(samples):
     pairs = DataConfig(flip_pairs=True)
     with pytest.raises(XViTError, match="needs the class names"):
-        VideoDataset(samples=samples, spec=SPEC, training=pairs)
+        VideoDataset(samples=samples, spec=SPEC, augment=pairs)
     with pytest.raises(XViTError, match="with left and right exchanged"):
-        VideoDataset(samples=samples, spec=SPEC, training=pairs, labels=["to the left", "still"])
-    assert VideoDataset(samples=samples, spec=SPEC, labels=["still"])[0].label == 0
+        VideoDataset(samples=samples, spec=SPEC, augment=pairs, class_names=["to the left", "still"])
+    assert VideoDataset(samples=samples, spec=SPEC, class_names=["still"])[0].label == 0
 
 
 def test_a_stretch_of_a_video(samples):
@@ -219,19 +219,19 @@ def test_large_videos_are_shrunk_while_decoding(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "read_clip", lambda *args, **kw: asked.append(kw["short_side"]) or read(*args, **kw))
     sample = [Sample(path=str(path), label=0, id="large")]
     assert VideoDataset(samples=sample, spec=SPEC)[0].pixels.shape == (1, 4, 3, 32, 32)
-    assert VideoDataset(samples=sample, spec=SPEC, training=VARIED)[0].pixels.shape == (4, 3, 32, 32)
+    assert VideoDataset(samples=sample, spec=SPEC, augment=VARIED)[0].pixels.shape == (4, 3, 32, 32)
     assert asked == [32, 48]
 
 
 def test_dataset_survives_pickling(samples):
-    dataset = VideoDataset(samples=samples, spec=SPEC, training=VARIED, seed=1)
+    dataset = VideoDataset(samples=samples, spec=SPEC, augment=VARIED, seed=1)
     dataset.set_epoch(4)
     copy = pickle.loads(pickle.dumps(dataset))
     assert torch.equal(copy[1].pixels, dataset[1].pixels)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_video_that_hangs_is_given_up(samples, monkeypatch, workers):
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_video_that_hangs_is_given_up(samples, monkeypatch, num_workers):
     read = module.read_clip
 
     def hang(path, *args, **options):
@@ -242,7 +242,9 @@ def test_a_video_that_hangs_is_given_up(samples, monkeypatch, workers):
     began = time.monotonic()
     expected = batches(VideoDataset(samples=samples, spec=SPEC), batch_size=8)[0]
     monkeypatch.setattr(module, "read_clip", hang)
-    seen = batches(VideoDataset(samples=samples, spec=SPEC, decode_timeout=0.5), batch_size=8, workers=workers)[0]
+    seen = batches(VideoDataset(samples=samples, spec=SPEC, decode_timeout=0.5), batch_size=8, num_workers=num_workers)[
+        0
+    ]
     assert time.monotonic() - began < 5
     assert seen["errors"].pop(2).reason == "not read within 0.5 s (data.decode_timeout)"
     assert seen["errors"].keys() == expected["errors"].keys()
@@ -255,10 +257,10 @@ def test_too_little_shared_memory_is_said(samples, monkeypatch):
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage(1_000_000))
     monkeypatch.setattr(module, "_SHARED_MEMORY", module.Path("/"))
-    dataset = VideoDataset(samples=samples, spec=ClipSpec(image_size=224, **COLOURS), training=VARIED)
+    dataset = VideoDataset(samples=samples, spec=ClipSpec(image_size=224, **COLOURS), augment=VARIED)
     make_loader(dataset, batch_size=16)
     with pytest.raises(XViTError, match=r"1 MB free, but the batches of 2 loader workers need 96 MB"):
-        make_loader(dataset, batch_size=16, workers=2)
+        make_loader(dataset, batch_size=16, num_workers=2)
 
 
 @pytest.mark.parametrize("values", [{"samples": []}, {"temporal_views": 0}, {"spatial_views": 0}, {"seed": -1}])

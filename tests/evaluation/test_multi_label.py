@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.color_videos import CLIP, MODEL, write_video
-from xvit.config import DataConfig, ModelConfig, to_dict
+from xvit.config import AugmentConfig, DataConfig, ModelConfig, to_dict
 from xvit.data.annotations.finder import VideoFinder
 from xvit.data.annotations.lists import read_list, read_multi_label_list, write_list
 from xvit.data.annotations.samples import Sample
 from xvit.data.dataset import VideoDataset, make_loader
 from xvit.evaluation.multi_label import measure_multi_label
-from xvit.evaluation.multi_view import Scored
+from xvit.evaluation.multi_view import ScoredVideos
 from xvit.inference.predictor import Predictor
 from xvit.training.engine import classification_loss
 from xvit.training.mixup import mix_batch
@@ -51,7 +51,7 @@ def test_lists(text, tmp_path):
         ("b c.mp4", (1,)),
         ("d.mp4", ()),
     ]
-    assert found.labels == ["0", "1", "2"]
+    assert found.class_names == ["0", "1", "2"]
     named = listed(tmp_path, text, labels=["jump", "run", "swim"])
     assert named.labels == ["jump", "run", "swim"]
     assert [sample.label for sample in named.samples] == [(0, 2), (1,), ()]
@@ -60,7 +60,7 @@ def test_lists(text, tmp_path):
 def test_names_and_videos_that_are_not_there(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"video")
     found = listed(tmp_path, "a.mp4,run,high jump\ngone.mp4,swim\n")
-    assert found.labels == ["high jump", "run", "swim"]
+    assert found.class_names == ["high jump", "run", "swim"]
     assert [sample.label for sample in found.samples] == [(0, 1)]
     assert (found.missing, found.missing_rows) == (["gone.mp4"], 1)
     with pytest.raises(XViTError, match=r'list.txt line 1: label "high jump" is not one of the 2.*'):
@@ -86,7 +86,7 @@ def test_a_written_list_is_read_again(tmp_path):
 def test_targets_loss_and_mixing(tmp_path):
     video = str(write_video(tmp_path / "a.mp4", color=0, seed=0))
     samples = [Sample(path=video, label=label, id=str(i)) for i, label in enumerate([(0, 2), (), (1,)])]
-    dataset = VideoDataset(samples=samples, spec=CLIP, training=DataConfig(), labels=["x", "y", "z"])
+    dataset = VideoDataset(samples=samples, spec=CLIP, augment=AugmentConfig(), class_names=["x", "y", "z"])
     batch = next(iter(make_loader(dataset, batch_size=3)))
     targets = torch.tensor([[1.0, 0, 1], [0, 0, 0], [0, 1, 0]])
     assert torch.equal(batch["labels"], targets)
@@ -124,10 +124,10 @@ def test_average_precision(seed, videos, classes):
     samples = [Sample(path="v", label=tuple(np.flatnonzero(row).tolist()), id=str(i)) for i, row in enumerate(truth)]
     names = [f"c{k}" for k in range(classes)]
     result = measure_multi_label(
-        Scored(
+        ScoredVideos(
             samples=samples,
             scores={None: torch.tensor(scores)},
-            labels=names,
+            class_names=names,
             failures=[("bad", "bad.mp4", "no video")],
             temporal_views=1,
             spatial_views=1,
@@ -156,7 +156,7 @@ def test_from_list_to_prediction(run, refused, tmp_path):
         write_video(tmp_path / "videos" / f"{number}.mp4", color=number % 3, seed=number)
         lines.append(f"{number}.mp4 {['blue', 'green', 'red'][2 - number % 3]}{' warm' * (number % 3 < 2)}")
     (tmp_path / "list.txt").write_text("\n".join(lines))
-    data = {"root": str(tmp_path / "videos"), "format": "list", "multi_label": True, "workers": 0}
+    data = {"root": str(tmp_path / "videos"), "format": "list", "multi_label": True, "num_workers": 0}
     data |= {"train": str(tmp_path / "list.txt"), "val": str(tmp_path / "list.txt")}
     recipe = {"model": to_dict(MODEL), "clip": to_dict(CLIP), "data": data}
     recipe |= {"train": {"epochs": 6, "batch_size": 4, "lr": 0.01, "warmup_epochs": 1}}

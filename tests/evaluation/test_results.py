@@ -9,7 +9,7 @@ import torch
 from helpers.color_videos import CLASSES, CLIP, described, make_model, write_video, write_videos
 from xvit.config import DataConfig, EvalConfig
 from xvit.data.annotations.samples import Sample, read_class_folders
-from xvit.evaluation import Evaluation, TaskResult, certificate, evaluate, match_labels
+from xvit.evaluation import Evaluation, TaskResult, evaluate, match_labels, run_metadata
 from xvit.inference.predictor import Predictor
 from xvit.utils.errors import XViTError
 
@@ -20,12 +20,12 @@ class Told:
     multi_label = False
 
     def __init__(self, table, labels):
-        self.table, self.labels, self.clip = table, labels, CLIP
+        self.table, self.class_names, self.clip_spec = table, labels, CLIP
 
     def scores(self, pixels):
         rows = {task: values[: len(pixels)] for task, values in self.table.items()}
         self.table = {task: values[len(pixels) :] for task, values in self.table.items()}
-        return rows if isinstance(self.labels, dict) else rows[None]
+        return rows if isinstance(self.class_names, dict) else rows[None]
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_a_real_model_workers_and_files(tmp_path):
     predictor = Predictor(described(make_model(), data.classes))
     config = EvalConfig(temporal_views=2, spatial_views=3, batch_size=4)
     result = evaluate(predictor, data.val, eval_config=config)
-    again = evaluate(predictor, data.val, eval_config=config, workers=1)
+    again = evaluate(predictor, data.val, eval_config=config, num_workers=1)
     assert again.samples == result.samples
     one_by_one = Predictor(described(make_model(), data.classes), temporal_views=2, spatial_views=3)
     for sample in result.samples:
@@ -127,7 +127,7 @@ def test_a_real_model_workers_and_files(tmp_path):
         assert sample.score == pytest.approx(prediction.scores[0], abs=1e-6)
         assert sample.truth == sample.id.split("/")[1]
     data_config = DataConfig(root="videos")
-    result.save(tmp_path / "result", of=certificate(predictor, data_config, checkpoint="run/best"))
+    result.save(tmp_path / "result", of=run_metadata(predictor, data_config, checkpoint="run/best"))
     of = json.loads((tmp_path / "result" / "evaluation.json").read_text())["of"]
     assert of["model"] == predictor.model.fingerprint()
     assert of["clip"]["num_frames"] == CLIP.num_frames
@@ -164,7 +164,7 @@ def test_labels_are_matched_by_name():
 
 
 def test_an_evaluation_without_failures_prints_one_line():
-    task = TaskResult(labels=["a"], top1=1.0, top5=1.0, per_class={"a": 1.0}, confusion=[[4]])
+    task = TaskResult(class_names=["a"], top1=1.0, top5=1.0, per_class={"a": 1.0}, confusion=[[4]])
     result = Evaluation(
         top1=0.5, top5=1.0, top1_of_all=0.5, loss=0.1, tasks={None: task}, expected=4, videos=4,
         failures=[], temporal_views=1, spatial_views=3, seconds=2.0, samples=[],

@@ -13,17 +13,17 @@ import torch
 from helpers.color_videos import CLASSES, described, make_model, write_video, write_videos
 from xvit.cli import INTERRUPTED, USER_ERROR, _complain
 from xvit.data.annotations.samples import Sample
-from xvit.evaluation.multi_view import Scored
+from xvit.evaluation.multi_view import ScoredVideos
 from xvit.evaluation.submissions import write_submission
 from xvit.utils.errors import XViTError
 
 
-def scored(scores, labels) -> Scored:
+def scored(scores, labels) -> ScoredVideos:
     rows = len(next(iter(scores.values())))
-    return Scored(
+    return ScoredVideos(
         samples=[Sample(path=f"{i}.mp4", label=None, id=f"P01_{i}") for i in range(rows)],
         scores=scores,
-        labels=labels,
+        class_names=labels,
         failures=[("bad", "bad.mp4", "no video")],
         temporal_views=1,
         spatial_views=1,
@@ -91,7 +91,7 @@ def test_videos_without_labels(run, refused, tmp_path):
         write_video(tmp_path / "videos" / f"{number}.mp4", color=number, seed=number)
     (tmp_path / "videos" / "1.mp4").write_bytes(b"no video")
     (tmp_path / "test.json").write_text(json.dumps([{"id": str(number)} for number in range(3)]))
-    words = ["eval", "--checkpoint", tmp_path / "model", "--data.root", tmp_path / "videos", "--data.workers", "0"]
+    words = ["eval", "--checkpoint", tmp_path / "model", "--data.root", tmp_path / "videos", "--data.num_workers", "0"]
     ssv2 = [*words, "--data.format", "ssv2", "--data.val", tmp_path / "test.json"]
     assert "no labels in it" in refused(*ssv2)
     code, out, err = run(*ssv2, "--submission", tmp_path / "out.csv", "--output", tmp_path / "result")
@@ -127,7 +127,7 @@ def test_two_processes_measure_what_one_does(tmp_path, run):
     root = write_videos(tmp_path / "videos", train=1, val=2)
     (root / "val" / "red" / "2.mp4").write_bytes(b"no video")
     described(make_model(), list(CLASSES)).save_pretrained(tmp_path / "model")
-    words = ["eval", "--checkpoint", tmp_path / "model", "--data.root", root, "--data.workers", "0"]
+    words = ["eval", "--checkpoint", tmp_path / "model", "--data.root", root, "--data.num_workers", "0"]
     words = [*map(str, words), "--eval.temporal_views", "2", "--eval.batch_size", "2", "--output"]
     code, _, err = run(*words, tmp_path / "one")
     assert (code, "1 of 7 videos could not be read" in err) == (1, True)

@@ -14,6 +14,7 @@ from xvit.experiments.ablation import run as module
 from xvit.experiments.ablation.grid import MODELS, ORDERS, PAPER, TABLES
 from xvit.experiments.ablation.report import cells, note, orders
 from xvit.experiments.ablation.run import Measured, run_ablation
+from xvit.models.profiling import count_macs
 from xvit.models.xvit import XViT
 from xvit.utils.errors import XViTError
 
@@ -39,7 +40,9 @@ def ablation(tmp_path_factory, tiny):
         return fit(config, folder, **rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "run_all", lambda function, jobs, workers, on_progress: [function(job) for job in jobs])
+        patch.setattr(
+            module, "run_all", lambda function, jobs, num_workers, on_progress: [function(job) for job in jobs]
+        )
         patch.setattr(module, "fit", counted)
         with pytest.raises(KeyboardInterrupt):
             run_ablation(output, seeds=1, **options)
@@ -59,7 +62,7 @@ def test_each_model_of_the_grid_can_be_built():
         configs[name] = replace(base, **PAPER | changes)
         model = XViT(configs[name]).eval()
         assert model(torch.rand(1, 4, 3, 32, 32)).shape == (1, 3)
-        macs[name] = model.macs(image_size=32)
+        macs[name] = count_macs(model, image_size=32)
     assert len({str(config) for config in configs.values()}) == len(configs)
     same = {"mixing", "spatial", "mixed x", "mixed keys", "mixed values", "rho = 25 %", "rho = 100 %"}
     assert {macs[name] for name in same} == {macs["mixing"]}
@@ -68,8 +71,8 @@ def test_each_model_of_the_grid_can_be_built():
 
 
 def test_a_recipe_of_other_settings_changes_no_row():
-    other = {"window": 2, "mixed": "x", "temporal_head": "mean", "summary_tokens": 1, "temporal_position": "none"}
-    other |= {"tubelet": 2}
+    other = {"window": 2, "mix_inputs": "x", "temporal_head": "mean", "summary_tokens": 1, "temporal_position": "none"}
+    other |= {"tubelet_size": 2}
     recipes = [RunConfig(), RunConfig(model=replace(RunConfig().model, **other))]
     for name in MODELS:
         first, second = (module._config(recipe, name, 0).model for recipe in recipes)
@@ -81,7 +84,7 @@ def test_window_0_and_fraction_0_are_spatial_attention():
     base = replace(RunConfig().model, backbone="vit_tiny_patch16_224", num_frames=4, num_classes=3)
     base = replace(base, backbone_kwargs=sizes)
     clip, weights, logits = torch.rand(2, 4, 3, 32, 32), None, []
-    for changes in ({"attention": "spatial"}, {"window": 0}, {"mixed_fraction": 0.0}, {}):
+    for changes in ({"attention": "spatial"}, {"window": 0}, {"mix_ratio": 0.0}, {}):
         model = XViT(replace(base, **changes)).eval()
         weights = weights or model.state_dict()
         model.load_state_dict(weights)

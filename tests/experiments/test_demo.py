@@ -138,4 +138,4 @@ def test_ctrl_c_says_that_the_same_command_goes_on(recipe, tmp_path, capfd, monk
 
 
 def test_the_recipe_comes_with_the_package():
-    assert default_recipe().clip.num_frames == default_recipe().model.num_frames
+    assert default_recipe().clip_spec.num_frames == default_recipe().model.num_frames

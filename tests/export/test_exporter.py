@@ -15,6 +15,7 @@ from xvit.data.transforms import normalize
 from xvit.export.exporter import Limits, export
 from xvit.export.parity import read_clips
 from xvit.export.runtime import ExportedModel
+from xvit.models.streaming import Stream
 from xvit.utils.errors import XViTError
 
 LABELS = ["blue", "green", "red"]
@@ -51,7 +52,7 @@ def test_onnx_predicts_and_evaluates_as_the_model_does(run, refused, checkpoint,
     answers = []
     for directory in (checkpoint, output):
         result = tmp_path / f"result {directory.name}"
-        words = ("--data.root", videos, "--data.workers", 0, "--eval.batch_size", 5, "--output", result)
+        words = ("--data.root", videos, "--data.num_workers", 0, "--eval.batch_size", 5, "--output", result)
         assert run("eval", "--checkpoint", directory, *words)[0] == 0
         predicted = json.loads(run("predict", videos / "val", "--checkpoint", directory, "--json")[1])
         rows = [json.loads(line) for line in (result / "predictions.jsonl").read_text().splitlines()]
@@ -60,9 +61,9 @@ def test_onnx_predicts_and_evaluates_as_the_model_does(run, refused, checkpoint,
         assert ours["labels"] == theirs["labels"]
         assert ours["scores"] == pytest.approx(theirs["scores"], abs=1e-5)
     assert [row["prediction"] for row in answers[0][1]] == [row["prediction"] for row in answers[1][1]]
-    certificate = json.loads((tmp_path / "result onnx" / "evaluation.json").read_text())["of"]
-    assert certificate["precision"] == "fp32"
-    assert certificate["model"] == ExportedModel(output).fingerprint() != manifest["source"]
+    run_metadata = json.loads((tmp_path / "result onnx" / "evaluation.json").read_text())["of"]
+    assert run_metadata["precision"] == "fp32"
+    assert run_metadata["model"] == ExportedModel(output).fingerprint() != manifest["source"]
 
     session = onnxruntime.InferenceSession(output / "model.onnx")  # for who has the file alone
     about = session.get_modelmeta().custom_metadata_map
@@ -75,7 +76,7 @@ def test_onnx_predicts_and_evaluates_as_the_model_does(run, refused, checkpoint,
 
 def test_openvino_int8_calibrates_on_other_videos_than_it_is_compared_on(colours, tmp_path):
     ours = model(num_classes={"colour": 3, "sound": 2})
-    ours.labels = {"colour": LABELS, "sound": ["loud", "soft"]}
+    ours.class_names = {"colour": LABELS, "sound": ["loud", "soft"]}
     told = []
     parity = export(
         ours, tmp_path / "int8", videos=[colours], format="openvino", precision="int8", clips=3, limits=ANY,
@@ -101,12 +102,12 @@ def test_openvino_int8_calibrates_on_other_videos_than_it_is_compared_on(colours
 def test_a_torch_program_is_opened_on_trust_alone_and_takes_any_number_of_frames(run, refused, colours, tmp_path):
     ours = model(temporal_position="none")
     export(ours, tmp_path / "pt2", videos=[colours], format="torch", clips=2)
-    with pytest.raises(XViTError, match=r"can hold any code.*trust=True"):
+    with pytest.raises(XViTError, match=r"can hold any code.*trust_code=True"):
         ExportedModel(tmp_path / "pt2")
     words = ("predict", colours, "--checkpoint", tmp_path / "pt2")
     assert "can hold any code" in refused(*words)
-    assert run(*words, "--trust")[0] == 0
-    exported = Predictor(tmp_path / "pt2", trust=True).model
+    assert run(*words, "--trust-code")[0] == 0
+    exported = Predictor(tmp_path / "pt2", trust_code=True).model
     for frames in (3, 7):
         clip = torch.randn(3, frames, 3, SIZE, SIZE)
         torch.testing.assert_close(exported(clip), ours(clip), atol=1e-6, rtol=0)
@@ -116,10 +117,10 @@ def test_a_torch_program_is_opened_on_trust_alone_and_takes_any_number_of_frames
 
 
 def test_a_streaming_step_answers_as_the_stream_does(colours, tmp_path):
-    ours = model(direction="causal", temporal_position="head", window=2)
+    ours = model(causal=True, temporal_position="head", window=2)
     export(ours, tmp_path / "step", videos=[colours], streaming=True, clips=2)
     exported = ExportedModel(tmp_path / "step")
-    stream, state = ours.stream(), exported.first_state(2)
+    stream, state = Stream(ours), exported.first_state(2)
     T = ours.config.num_frames
     for number, frame in enumerate(torch.randn(2, 3 * T, 3, SIZE, SIZE).split(1, dim=1)):
         expected = stream.push(frame).logits[:, 0]
@@ -148,8 +149,8 @@ def test_a_streaming_step_answers_as_the_stream_does(colours, tmp_path):
         ("openvino", "fp16", {}, 0.01),
         ("openvino", "bf16", {}, 0.05),
         ("openvino", "int8-weights", {}, 0.05),
-        ("onnx", "fp32", {"tubelet": 2, "merge_tokens": 1}, 1e-4),
-        ("openvino", "fp32", {"merge_tokens": 1, "grouping": "per_head"}, 1e-4),
+        ("onnx", "fp32", {"tubelet_size": 2, "tome_r": 1}, 1e-4),
+        ("openvino", "fp32", {"tome_r": 1, "grouping": "per_head"}, 1e-4),
         ("onnx", "fp32", {"summary_tokens": 1, "attention": "mixing"}, 1e-4),
     ],
     ids=str,
@@ -164,19 +165,19 @@ def test_each_format_and_precision_answers_as_the_model_does(format, precision, 
 
 @pytest.mark.parametrize(("format", "precision"), [("openvino", "fp32"), ("openvino", "int8"), ("torch", "fp32")])
 def test_streaming_steps_of_each_format(format, precision, colours, tmp_path):
-    ours = model(direction="causal", temporal_position="head")
+    ours = model(causal=True, temporal_position="head")
     settings = {"videos": [colours], "format": format, "precision": precision, "streaming": True, "clips": 2}
     export(ours, tmp_path / "step", limits=ANY, **settings)
     clips = torch.cat([normalize(pixels, CLIP) for pixels in all_clips(colours)])
     allowed = 0.1 if precision == "int8" else 1e-4
-    exported = ExportedModel(tmp_path / "step", trust=True)
+    exported = ExportedModel(tmp_path / "step", trust_code=True)
     torch.testing.assert_close(exported(clips), ours(clips), atol=allowed, rtol=0)
 
 
 def test_a_loop_over_frames_takes_their_number_alone(colours, tmp_path):
     ours = model(attention="local", temporal_position="none")
     export(ours, tmp_path / "local", videos=[colours], format="torch", clips=2)
-    exported = ExportedModel(tmp_path / "local", trust=True)
+    exported = ExportedModel(tmp_path / "local", trust_code=True)
     assert not exported.manifest.dynamic_frames
     with pytest.raises(XViTError, match="with T = 4"):
         exported(torch.randn(1, 6, 3, SIZE, SIZE))
@@ -198,7 +199,7 @@ def test_an_export_beyond_its_limits_leaves_nothing(colours, tmp_path):
 
 def test_another_picture_size_than_the_backbones_is_resized_once(colours, tmp_path):
     ours = model()
-    ours.clip = replace(CLIP, image_size=2 * SIZE)
+    ours.clip_spec = replace(CLIP, image_size=2 * SIZE)
     parity = export(ours, tmp_path / "large", videos=[colours], format="torch", clips=2)
     assert parity.max_difference < 1e-4
 
@@ -212,7 +213,7 @@ def test_another_picture_size_than_the_backbones_is_resized_once(colours, tmp_pa
         ({}, {"streaming": True}, "take temporal_position='head'"),
         ({"temporal_position": "head"}, {"streaming": True}, "take direction='causal'"),
         (
-            {"temporal_position": "head", "direction": "causal", "edges": "replicate"},
+            {"temporal_position": "head", "causal": True, "temporal_padding": "replicate"},
             {"streaming": True},
             "take edges='zero'",
         ),
@@ -235,7 +236,7 @@ def test_damaged_and_hostile_directories_are_named(checkpoint, tmp_path):
         (directory / "export.json").write_text(manifest)
         for name in ("model.onnx", "model.xml", "model.pt2"):
             (directory / name).write_bytes(program)
-        return ExportedModel(directory, trust=True)
+        return ExportedModel(directory, trust_code=True)
 
     for manifest, message in {
         "[": "not readable as JSON",

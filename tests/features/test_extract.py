@@ -18,6 +18,7 @@ from xvit.data.transforms import normalize
 from xvit.features.extract import extract
 from xvit.features.storage import read
 from xvit.inference.predictor import Predictor
+from xvit.models.profiling import model_hash
 from xvit.utils.errors import XViTError
 
 SUFFIXES = (".safetensors", ".npy", ".parquet")
@@ -56,9 +57,11 @@ def one_by_one(model, paths, level) -> np.ndarray:
     """The features of each video, alone in its batch."""
     rows = []
     for path in paths:
-        item = VideoDataset(samples=[Sample(path=path, label=None, id=path)], spec=model.clip)[0]
+        item = VideoDataset(samples=[Sample(path=path, label=None, id=path)], spec=model.clip_spec)[0]
         with torch.no_grad():
-            rows.append(getattr(model.forward_features(normalize(item.pixels, model.clip, torch.device("cpu"))), level))
+            rows.append(
+                getattr(model.forward_features(normalize(item.pixels, model.clip_spec, torch.device("cpu"))), level)
+            )
     return torch.cat(rows).numpy()
 
 
@@ -80,12 +83,12 @@ def stop_at(number):
     return told
 
 
-@pytest.mark.parametrize(("level", "workers"), [("clip", 0), ("frames", 0), ("tokens", 0), ("tokens", 1)])
-def test_features_are_those_of_the_model_video_by_video(level, workers, model, paths, labels, tmp_path):
+@pytest.mark.parametrize(("level", "num_workers"), [("clip", 0), ("frames", 0), ("tokens", 0), ("tokens", 1)])
+def test_features_are_those_of_the_model_video_by_video(level, num_workers, model, paths, labels, tmp_path):
     told = []
     output = tmp_path / "new" / "f.npy"
     result = extract(
-        model, paths, output, level=level, labels=labels, batch_size=4, workers=workers,
+        model, paths, output, level=level, labels=labels, batch_size=4, num_workers=num_workers,
         on_progress=lambda done, total: told.append((done, total)),
     )  # fmt: skip
     expected = one_by_one(model, paths, level)
@@ -94,7 +97,7 @@ def test_features_are_those_of_the_model_video_by_video(level, workers, model, p
     found = read(output)
     np.testing.assert_allclose(found.values, expected, atol=1e-5)
     assert (found.paths, found.labels, found.level) == (tuple(paths), tuple(labels), level)
-    assert (found.clip, found.model) == (CLIP, model.fingerprint())
+    assert (found.clip, found.model) == (CLIP, model_hash(model))
     assert (result.output, result.shape, result.failures) == (output, expected.shape, ())
     assert told == [(0, 9), (4, 9), (8, 9), (9, 9)]
     assert sorted(path.name for path in output.parent.iterdir()) == ["f.npy", "f.npy.json"]
@@ -160,7 +163,7 @@ def test_sigkill_between_rows_and_journal_then_the_same_command(run, model, path
     )
     model.save_pretrained(tmp_path / "model")
     words = ["features", Path(paths[0]).parents[1], "--checkpoint", tmp_path / "model", "--level", "tokens"]
-    words = [str(word) for word in [*words, "--batch-size", 2, "--workers", 0, "--device", "cpu", "--output"]]
+    words = [str(word) for word in [*words, "--batch-size", 2, "--num-workers", 0, "--device", "cpu", "--output"]]
     output, whole = tmp_path / "f.safetensors", tmp_path / "whole.safetensors"
     done = subprocess.run([sys.executable, "-c", kill, *words, str(output)], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGKILL, "", "")
@@ -184,7 +187,7 @@ def test_what_is_left_of_another_extraction_is_refused(model, paths, labels, tmp
     with torch.no_grad():
         other.backbone.blocks[0].mlp.fc1.bias[0] += 1e-3
     larger = described(make_model(), list(CLASSES))
-    larger.clip = replace(CLIP, image_size=32)
+    larger.clip_spec = replace(CLIP, image_size=32)
     for said, arguments in {
         "model was": ((other, paths), options),
         "clip was": ((larger, paths), options),
@@ -277,13 +280,13 @@ def test_file_names_that_are_no_text(suffix, model, paths, tmp_path):
 
 def test_the_fingerprint_is_of_weights_and_settings(model, tmp_path):
     model.save_pretrained(tmp_path / "model")
-    assert type(model).from_pretrained(tmp_path / "model").fingerprint() == model.fingerprint()
-    assert make_model(window=2).fingerprint() != make_model(window=1).fingerprint()
+    assert model_hash(type(model).from_pretrained(tmp_path / "model")) == model_hash(model)
+    assert model_hash(make_model(window=2)) != model_hash(make_model(window=1))
 
 
 def test_commands_from_videos_to_accuracy(run, refused, paths, bad, tmp_path):
     root, output = Path(paths[0]).parents[1], tmp_path / "train.parquet"
-    words = ["features", root, "--output", output, "--workers", 0, "--device", "cpu"]
+    words = ["features", root, "--output", output, "--num-workers", 0, "--device", "cpu"]
     code, out, err = run(*words, *BACKBONE)
     assert (code, err) == (0, "")
     assert "random: for trained ones, give --pretrained true" in out

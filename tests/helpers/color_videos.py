@@ -1,13 +1,23 @@
 """Small videos that a small model learns in a few steps, for the tests of training and what follows it."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from xvit.config import ClipSpec, DataConfig, EvalConfig, ModelConfig, RunConfig, TrainConfig
+from xvit.config import (
+    AugmentConfig,
+    ClipSpec,
+    DataConfig,
+    EvalConfig,
+    InitConfig,
+    ModelConfig,
+    RunConfig,
+    TrainConfig,
+    model_config,
+)
 from xvit.data.synthetic.motion import encode
+from xvit.models.pretrained import load_initial_weights
 from xvit.models.xvit import XViT
 
 torch.set_num_threads(1)  # the test processes share the cores: threads that wait for each other cost them ten times
@@ -46,22 +56,28 @@ def write_videos(root: Path, *, train: int = 4, val: int = 2) -> Path:
 def make_model(num_classes: int | dict[str, int] = 3, **options) -> XViT:
     """A model of random weights, the same at each call."""
     torch.manual_seed(0)
-    return XViT(replace(MODEL, num_classes=num_classes, **options)).eval()
+    init = InitConfig(**{name: options.pop(name) for name in ("pretrained", "checkpoint_path") if name in options})
+    model = XViT(model_config(MODEL, num_classes=num_classes, **options))
+    if init:
+        load_initial_weights(model, init)
+    return model.eval()
 
 
 def described(model: XViT, labels) -> XViT:
     """The model with `CLIP` and these labels."""
-    model.clip, model.labels = CLIP, labels
+    model.clip_spec, model.class_names = CLIP, labels
     return model
 
 
-def recipe(root: Path, *, model: dict | None = None, workers: int = 0, **train) -> RunConfig:
+def recipe(root: Path, *, model: dict | None = None, num_workers: int = 0, **train) -> RunConfig:
     """A training of some steps on the colours."""
+    augment = {name: train.pop(name) for name in ("mixup", "cutmix") if name in train}
     settings = {"epochs": 2, "batch_size": 5, "lr": 3e-3, "warmup_epochs": 1.0, **train}
     return RunConfig(
-        model=replace(MODEL, **(model or {})),
+        model=model_config(MODEL, **(model or {})),
         clip=CLIP,
-        data=DataConfig(root=str(root), workers=workers, unreadable_tolerance=1.0),
+        data=DataConfig(root=str(root), num_workers=num_workers, max_unreadable_fraction=1.0),
+        augment=AugmentConfig(**augment),
         train=TrainConfig(**settings),
         eval=EvalConfig(batch_size=4),
     )

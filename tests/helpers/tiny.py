@@ -10,6 +10,7 @@ TINY_MODEL = {
 TINY_RECIPE = {
     "model": TINY_MODEL,
     "clip": {"num_frames": 4, "image_size": 48},
-    "data": {"workers": 0, "horizontal_flip": 0.0},
+    "data": {"num_workers": 0},
+    "augment": {"horizontal_flip": 0.0},
     "train": {"epochs": 2, "batch_size": 8, "warmup_epochs": 0.5},
 }

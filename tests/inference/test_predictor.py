@@ -107,12 +107,12 @@ def test_a_bad_video_is_named(tmp_path, predictor):
         predictor(tmp_path / "nowhere.mp4")
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_many_videos_are_answered_in_turn_the_bad_ones_too(workers, tmp_path, predictor):
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_many_videos_are_answered_in_turn_the_bad_ones_too(num_workers, tmp_path, predictor):
     paths = [write_video(tmp_path / f"{number}.mp4", color=number % 3, seed=number) for number in range(19)]
     for bad in (0, 9, 18):
         paths[bad].write_bytes(b"nothing")
-    answers = list(predictor.predict(paths, workers=workers))
+    answers = list(predictor.predict(paths, num_workers=num_workers))
     assert [answer.path for answer in answers] == [str(path) for path in paths]
     assert [place for place, answer in enumerate(answers) if isinstance(answer, VideoError)] == [0, 9, 18]
     for path, answer in zip(paths, answers, strict=True):
@@ -126,7 +126,7 @@ def test_with_little_shared_memory_videos_are_read_all_the_same(tmp_path, predic
     path = write_video(tmp_path / "red.mp4", color=0, seed=1)
     monkeypatch.setattr("xvit.data.dataset.shutil.disk_usage", lambda place: SimpleNamespace(free=10))
     with caplog.at_level("WARNING", logger="xvit"):
-        [answer] = predictor.predict([path], workers=2)
+        [answer] = predictor.predict([path], num_workers=2)
     assert answer.labels == predictor(path).labels
     assert "Videos are read by this process" in caplog.text
 

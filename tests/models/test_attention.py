@@ -9,7 +9,7 @@ from timm.models.eva import EvaAttention
 
 from helpers.reference import attention, heads, mixed_channels
 from xvit.models.attention import EVA_SCHEMES, SCHEMES, MixingAttention
-from xvit.models.mixing import channel_shares, mix, shift, temporal_offsets
+from xvit.models.mixing import channel_slices, mix, shift, temporal_offsets
 from xvit.utils.errors import XViTError
 
 H, D = 2, 16  # heads, channels
@@ -35,7 +35,7 @@ mixing_settings = st.fixed_dictionaries(
         "boundary_only": st.booleans(),
         "direction": st.sampled_from(["centered", "causal"]),
         "grouping": st.sampled_from(["flat", "per_head"]),
-        "edges": st.sampled_from(["zero", "replicate"]),
+        "temporal_padding": st.sampled_from(["zero", "replicate"]),
     }
 )
 
@@ -55,7 +55,7 @@ def test_mixing_is_equation_9_in_loops(options, T, seed):
 
     def mixed(y):
         parts = heads(y, H) if options["grouping"] == "per_head" else [y]
-        keys = ("window", "fraction", "boundary_only", "edges")
+        keys = ("window", "fraction", "boundary_only", "temporal_padding")
         causal = options["direction"] == "causal"
         return torch.cat([mixed_channels(p, **{k: options[k] for k in keys}, causal=causal) for p in parts], dim=-1)
 
@@ -73,7 +73,7 @@ def test_mixing_is_equation_9_in_loops(options, T, seed):
 
 
 def test_paper_order_of_the_flat_shares():
-    shares = channel_shares(24, 0.25, temporal_offsets(1))
+    shares = channel_slices(24, 0.25, temporal_offsets(1))
     assert shares == ((1, 0, 3), (-1, 3, 6)), "the first rho/2 D channels come from t + 1, the next from t - 1"
     frames = torch.arange(4.0)[None, :, None, None].expand(1, 4, 1, 24)
     assert mix(frames, shares)[0, :, 0, [0, 3, 6]].T.tolist() == [[1, 2, 3, 0], [0, 0, 1, 2], [0, 1, 2, 3]]
@@ -182,9 +182,9 @@ def test_keys_are_normalised_before_they_mix():
         fraction=0.25,
         mixed="keys",
         boundary_only=False,
-        direction="causal",
+        causal=True,
         grouping="flat",
-        edges="zero",
+        temporal_padding="zero",
     )
     x = torch.randn(1, 2, 3, D, dtype=torch.double)
     q, k, v = project(layer, x[0])
@@ -203,8 +203,8 @@ def test_segments_are_clips_of_their_own(in_place, grouping, monkeypatch):
     if not in_place:
         monkeypatch.setattr(MixingAttention, "mixes_in_place", False)
     layer = make("mixing")
-    options = {"window": 1, "fraction": 0.5, "mixed": "keys_values", "boundary_only": False}
-    options |= {"direction": "centered", "grouping": grouping, "edges": "zero"}
+    options = {"window": 1, "fraction": 0.5, "mix_inputs": "keys_values", "boundary_only": False}
+    options |= {"causal": False, "grouping": grouping, "temporal_padding": "zero"}
     x = torch.randn(2, 6, 3, D, dtype=torch.double)
     layer.configure(**options)
     expected = torch.cat([layer(x[:, :3]), layer(x[:, 3:])], dim=1)
@@ -272,7 +272,13 @@ def test_mixing_in_eva_models(layer, fraction, monkeypatch):
         frame = len(seen)
         seen.append((k, v))
         if frame >= 3:  # the second time round all frames are known
-            options = {"window": 1, "fraction": fraction, "boundary_only": False, "causal": False, "edges": "zero"}
+            options = {
+                "window": 1,
+                "fraction": fraction,
+                "boundary_only": False,
+                "causal": False,
+                "temporal_padding": "zero",
+            }
             k, v = (mixed_channels(torch.stack([seen[t][i] for t in range(3)]), **options)[frame - 3] for i in range(2))
         parts = zip(*(heads(y, theirs.num_heads) for y in (q, k, v)), strict=True)
         return torch.stack([attention(*part) for part in parts])[None]  # (1, h, N, d)
@@ -282,7 +288,7 @@ def test_mixing_in_eva_models(layer, fraction, monkeypatch):
         expected = [theirs(x[:, t % 3], rope=rope) for t in range(6)][3:]
 
     theirs.__class__ = EVA_SCHEMES["mixing"]
-    options = {"window": 1, "fraction": fraction, "mixed": "keys_values", "boundary_only": False}
-    theirs.configure(**options, direction="centered", grouping="flat", edges="zero")
+    options = {"window": 1, "fraction": fraction, "mix_inputs": "keys_values", "boundary_only": False}
+    theirs.configure(**options, causal=False, grouping="flat", temporal_padding="zero")
     with torch.no_grad():
         torch.testing.assert_close(theirs(x, rope=rope), torch.stack(expected, dim=1), atol=1e-10, rtol=0)

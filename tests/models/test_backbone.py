@@ -14,7 +14,7 @@ def test_family(name):
     with torch.device("meta"):
         patch = timm.create_model(name, num_classes=0, depth=1).patch_embed.feat_ratio()
     kwargs = {"depth": 2, "embed_dim": 48, "num_heads": 3, "img_size": 2 * patch}
-    model = create_model(name, num_classes=3, num_frames=2, edges="replicate", backbone_kwargs=kwargs).eval()
+    model = create_model(name, num_classes=3, num_frames=2, temporal_padding="replicate", backbone_kwargs=kwargs).eval()
     image = timm.create_model(name, num_classes=0, **kwargs).eval()
     image.load_state_dict(model.backbone.state_dict())
 

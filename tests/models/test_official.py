@@ -147,8 +147,8 @@ def test_the_command(tmp_path, state, golden, capsys):
     assert told["tensors"] == len(state)
     model = XViT.from_pretrained(tmp_path / "ours")
     torch.testing.assert_close(model(golden_clip()), golden["logits"], atol=1e-5, rtol=0)
-    assert model.labels == [f"class {6 - i}" for i in range(7)]
-    assert (model.clip.sampling, model.clip.stride, model.clip.mean) == ("strided", 16, (0.5, 0.5, 0.5))
+    assert model.class_names == [f"class {6 - i}" for i in range(7)]
+    assert (model.clip_spec.sampling, model.clip_spec.stride, model.clip_spec.mean) == ("strided", 16, (0.5, 0.5, 0.5))
     assert len(model.provenance["source"]["sha256"]) == 64
 
     longer = [*words, "--num-frames", "8", "--output", str(tmp_path / "longer")]

@@ -54,7 +54,7 @@ def test_nothing_of_an_image_model_is_lost(name, tmp_path):
             num_classes=4,
             num_frames=3,
             attention=scheme,
-            edges="replicate",
+            temporal_padding="replicate",
             checkpoint_path=tmp_path / "image.safetensors",
             backbone_kwargs=kwargs,
         ).eval()
@@ -68,7 +68,7 @@ def test_nothing_of_an_image_model_is_lost(name, tmp_path):
         assert all(key.startswith("backbone.head") for key in report.dropped)
     model.save_pretrained(tmp_path / "xvit")
     again = XViT.from_pretrained(tmp_path / "xvit")
-    assert again.clip == model.clip
+    assert again.clip_spec == model.clip_spec
     assert all(torch.equal(tensor, again.state_dict()[key]) for key, tensor in model.state_dict().items())
 
 
@@ -93,7 +93,7 @@ def test_a_built_model(caplog):
     with torch.no_grad():
         torch.testing.assert_close(model.forward_features(clip).frames, frames_of(image, clip), atol=1e-5, rtol=1e-5)
     assert model.config.backbone == "vit_small_patch14_reg4_dinov2.lvd142m"
-    assert model.clip.image_size == 42
+    assert model.clip_spec.image_size == 42
     assert "new temporal_position, temporal_head (14), classifier (2)" in caplog.text
     before = image.blocks[0].attn.qkv.weight.clone()
     with torch.no_grad():
@@ -150,7 +150,7 @@ def test_settings_that_neither_names_nor_shapes_of_tensors_tell(name, options):
 def test_the_data_config_of_a_built_model_is_kept():
     image = timm.create_model(TINY, depth=1, pretrained_cfg_overlay={"mean": (0.1, 0.2, 0.3), "tag": "mine"})
     model = create_model(image, num_classes=2)
-    assert model.clip.mean == (0.1, 0.2, 0.3)
+    assert model.clip_spec.mean == (0.1, 0.2, 0.3)
     assert model.config.backbone == TINY
 
 
@@ -311,7 +311,7 @@ except xvit.utils.errors.XViTError as error:
 
 
 def test_mean_std_size_and_interpolation_are_the_backbones():
-    clip = create_model("vit_base_patch16_clip_224.openai", num_classes=2, backbone_kwargs={"depth": 1}).clip
+    clip = create_model("vit_base_patch16_clip_224.openai", num_classes=2, backbone_kwargs={"depth": 1}).clip_spec
     assert clip.mean == pytest.approx((0.48145466, 0.4578275, 0.40821073))
     assert clip.std == pytest.approx((0.26862954, 0.26130258, 0.27577711))
     assert clip.interpolation == "bicubic"

@@ -8,18 +8,19 @@ from safetensors.torch import load, save
 
 from helpers.color_videos import make_model
 from xvit import create_model
+from xvit.models.streaming import Stream
 from xvit.utils.errors import XViTError
 
 SIZE = 16
 models = st.fixed_dictionaries(
     {
         "window": st.integers(0, 3),
-        "mixed_fraction": st.sampled_from([0.0, 0.75, 0.875, 1.0]),
+        "mix_ratio": st.sampled_from([0.0, 0.75, 0.875, 1.0]),
         "mixed": st.sampled_from(["keys_values", "keys", "values", "x"]),
         "boundary_only": st.booleans(),
         "direction": st.sampled_from(["causal", "centered"]),
         "grouping": st.sampled_from(["flat", "per_head"]),
-        "edges": st.sampled_from(["zero", "replicate"]),
+        "temporal_padding": st.sampled_from(["zero", "replicate"]),
         "layers": st.sampled_from(["all", "odd", (1,)]),
         "temporal_head": st.sampled_from(["attention", "mean"]),
         "num_frames": st.sampled_from([1, 2, 4, 8]),
@@ -51,7 +52,7 @@ def offline(model, video):
 
 
 def streamed(model, video, cuts, **options):
-    stream = model.stream(**options)
+    stream = Stream(model, **options)
     outputs, pushed, indices = [], 0, []
     for part in video.tensor_split(cuts, dim=1):
         outputs.append(stream.push(part))
@@ -85,7 +86,7 @@ def test_a_stream_is_the_model_on_all_frames_at_once(options, length, batch, dat
     torch.testing.assert_close(found_frames, frames[:, answered], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(found_logits, logits[:, answered], atol=1e-5, rtol=1e-5)
     mixing = 2 if options["layers"] == "all" else 1
-    reads_ahead = options["direction"] == "centered" and options["mixed_fraction"] and options["window"]
+    reads_ahead = options["direction"] == "centered" and options["mix_ratio"] and options["window"]
     assert stream.latency_frames == (mixing * options["window"] if reads_ahead else 0)
 
 
@@ -93,7 +94,7 @@ def test_a_stream_is_the_model_on_all_frames_at_once(options, length, batch, dat
 @pytest.mark.parametrize("attention", ["keys_values", "x", "spatial"])
 def test_summaries_of_a_causal_model(attention, summary_tokens):
     options = {"attention": "spatial"} if attention == "spatial" else {"mixed": attention}
-    model = made(**options, direction="causal", summary_tokens=summary_tokens, num_frames=3)
+    model = made(**options, causal=True, summary_tokens=summary_tokens, num_frames=3)
     video = torch.randn(2, 11, 3, SIZE, SIZE)
     frames, logits = offline(model, video)
     _, outputs = streamed(model, video, [1, 2, 7])
@@ -145,18 +146,18 @@ def test_backbones(name, direction):
 def test_two_branches_wait_for_nothing_or_are_refused():
     kwargs = {"depth": 2, "embed_dim": 48, "num_heads": 3, "img_size": 32}
     options = {"num_classes": 2, "num_frames": 4, "temporal_position": "head", "backbone_kwargs": kwargs}
-    model = with_noise(create_model("vit_small_patch16_18x2_224", direction="causal", **options))
+    model = with_noise(create_model("vit_small_patch16_18x2_224", causal=True, **options))
     video = torch.randn(1, 6, 3, 32, 32)
     _, outputs = streamed(model, video, [1, 4])
     torch.testing.assert_close(joined(outputs)[1], model.forward_features(video).frames.detach(), atol=1e-5, rtol=1e-5)
     with pytest.raises(XViTError, match=r"ParallelThingsBlock with direction='centered'.*direction='causal'"):
-        create_model("vit_small_patch16_18x2_224", **options).eval().stream()
+        Stream(create_model("vit_small_patch16_18x2_224", **options).eval())
 
 
 def test_no_drift_and_constant_memory_over_10_000_frames():
     """A window of 10 009 to 10 016 seen alone, from long enough before that nothing earlier reaches it, is the same."""
-    model = made(direction="causal", window=1, num_frames=4)
-    stream = model.stream(every=8)
+    model = made(causal=True, window=1, num_frames=4)
+    stream = Stream(model, every=8)
     torch.manual_seed(0)
     bytes_seen, last = set(), []
     for _ in range(1252):
@@ -177,15 +178,15 @@ def test_no_drift_and_constant_memory_over_10_000_frames():
 
 @pytest.mark.parametrize("direction", ["causal", "centered"])
 def test_copies_and_saved_states_go_on_by_themselves(direction):
-    model = made(direction=direction, window=2, mixed_fraction=0.5)
+    model = made(direction=direction, window=2, mix_ratio=0.5)
     video = torch.randn(2, 12, 3, SIZE, SIZE)
     _, logits = offline(model, video)
-    stream = model.stream()
+    stream = Stream(model)
     before = stream.push(video[:, :5])
     copied, state = stream.copy(), load(save(stream.state()))
     stream.push(torch.randn(2, 3, 3, SIZE, SIZE))
     stream.reset()
-    loaded = model.stream()
+    loaded = Stream(model)
     loaded.load_state(state)
     for other in (copied, loaded):
         _, _, found = joined([before, other.push(video[:, 5:]), other.flush()])
@@ -195,14 +196,14 @@ def test_copies_and_saved_states_go_on_by_themselves(direction):
 
 
 def test_the_model_is_left_as_it_was():
-    model = made(direction="causal")
+    model = made(causal=True)
     video = torch.randn(1, 4, 3, SIZE, SIZE)
     with torch.no_grad():
         before = model(video)
-        model.stream().push(video)
+        Stream(model).push(video)
         assert torch.equal(model(video), before)
         with pytest.raises(RuntimeError):
-            model.stream().push(video.double())
+            Stream(model).push(video.double())
         assert torch.equal(model(video), before)
 
 
@@ -214,7 +215,7 @@ def test_each_new_frame_goes_through_the_layers_once(direction):
     for block in model.backbone.blocks:
         block.attn.qkv.register_forward_hook(lambda m, i, o: rows.update(qkv=rows["qkv"] + o[..., 0].numel()))
         block.mlp.fc1.register_forward_hook(lambda m, i, o: rows.update(fc1=rows["fc1"] + o[..., 0].numel()))
-    stream = model.stream()
+    stream = Stream(model)
     for _ in range(10):
         stream.push(torch.randn(1, 1, 3, SIZE, SIZE))
     stream.flush()
@@ -235,16 +236,16 @@ def test_each_new_frame_goes_through_the_layers_once(direction):
 )
 def test_what_cannot_be_streamed_exactly_is_refused(options, said):
     with pytest.raises(XViTError, match=said):
-        made(**options).stream()
+        Stream(made(**options))
 
 
 def test_wrong_use_is_refused():
-    model = made(direction="causal")
+    model = made(causal=True)
     with pytest.raises(XViTError, match="every=0"):
-        model.stream(every=0)
+        Stream(model, every=0)
     with pytest.raises(XViTError, match="training mode"):
-        made().train().stream()
-    stream = model.stream()
+        Stream(made().train())
+    stream = Stream(model)
     with pytest.raises(XViTError, match="flush before any push"):
         stream.flush()
     with pytest.raises(XViTError, match="expected 5 dimensions"):

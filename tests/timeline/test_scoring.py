@@ -15,7 +15,7 @@ from helpers.color_videos import CLIP, FRAMES, described, make_model
 from xvit.data.decode.sequential import FrameReader
 from xvit.data.decode.video import decode
 from xvit.data.transforms import eval_views, normalize
-from xvit.timeline.scoring import Scores, iterate_scores, score_video
+from xvit.timeline.scoring import ScoreTimeline, iterate_scores, score_video
 from xvit.utils.errors import VideoError, XViTError
 
 KINDS = [
@@ -23,8 +23,8 @@ KINDS = [
     *("vp9-webm", "mpeg4-avi", "mpeg2-mpg", "mjpeg-avi", "gif"),
 ]
 LABELS = ["a", "b", "c"]
-CAUSAL = {"direction": "causal", "temporal_position": "head"}
-CENTERED = {"direction": "centered", "temporal_position": "head"}
+CAUSAL = {"causal": True, "temporal_position": "head"}
+CENTERED = {"causal": False, "temporal_position": "head"}
 WINDOWS = {"temporal_position": "input"}
 
 
@@ -103,7 +103,7 @@ def test_files_that_are_no_videos(tmp_path):
         FrameReader(tmp_path / "text.mp4", stride=0)
 
 
-# Scores
+# ScoreTimeline
 
 
 @pytest.mark.parametrize("options", [CAUSAL, CENTERED], ids=["causal", "centered"])
@@ -155,7 +155,7 @@ def test_stride_is_that_of_the_training_where_there_is_one(video):
     model = made(**CAUSAL)
     with pytest.raises(XViTError, match=r"stride: missing: .* 4 frames spread over whole videos"):
         score_video(model, video)
-    model.clip = type(CLIP)(**{**vars(CLIP), "sampling": "strided", "stride": 5})
+    model.clip_spec = type(CLIP)(**{**vars(CLIP), "sampling": "strided", "stride": 5})
     seen = []
     assert score_video(model, video, on_progress=lambda *state: seen.append(state)).stride == 5
     assert seen[-1] == (50, 50)
@@ -186,9 +186,9 @@ def test_models_without_a_timeline(video):
     with pytest.raises(XViTError, match="every=0"):
         score_video(made(), video, stride=1, every=0)
     with pytest.raises(XViTError, match=r"expected \(2, 3\)"):
-        Scores(
+        ScoreTimeline(
             path="x",
-            labels=LABELS,
+            class_names=LABELS,
             times=np.arange(2.0),
             values=np.zeros((3, 3)),
             duration=2,
@@ -204,7 +204,7 @@ sys.path.insert(0, sys.argv[1])
 from helpers.color_videos import described, make_model
 from xvit.timeline.scoring import score_video
 for path in sys.argv[2:]:
-    for options in ({"direction": "causal", "temporal_position": "head"}, {"temporal_position": "input"}):
+    for options in ({"causal": True, "temporal_position": "head"}, {"temporal_position": "input"}):
         model = described(make_model(3, **options), ["a", "b", "c"])
         print(len(score_video(model, path, stride=2, every=4).times))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

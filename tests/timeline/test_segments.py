@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xvit.timeline.metrics import Judged, frame_accuracy, mean_average_precision, measure, segment_f1
+from xvit.timeline.metrics import VideoSegments, frame_accuracy, mean_average_precision, measure, segment_f1
 from xvit.timeline.segments import Segment, cells, find_segments, hysteresis, smoothed
 from xvit.timeline.writers import read_truth, to_csv, to_json, to_srt, write_new
 from xvit.utils.errors import XViTError
@@ -109,8 +109,8 @@ def spans(text: str, scores=()) -> list[Segment]:
     ]
 
 
-def judged(truth: str, predicted: str, scores=()) -> Judged:
-    return Judged(truth=spans(truth), predicted=spans(predicted, scores), duration=float(len(truth)))
+def judged(truth: str, predicted: str, scores=()) -> VideoSegments:
+    return VideoSegments(truth=spans(truth), predicted=spans(predicted, scores), duration=float(len(truth)))
 
 
 def test_metrics_by_hand():

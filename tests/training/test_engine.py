@@ -14,7 +14,7 @@ from torch import nn
 from helpers.color_videos import CLASSES, CLIP, make_model, recipe, write_videos
 from helpers.training_runs import naive_rate, rows, same, weights
 from xvit.config import EvalConfig, RunConfig, TrainConfig, from_dict, read_yaml
-from xvit.data.annotations.formats import read_data
+from xvit.data.annotations.formats import load_splits
 from xvit.data.annotations.samples import read_class_folders
 from xvit.data.dataset import VideoDataset, make_loader
 from xvit.data.sampler import EpochSampler
@@ -122,7 +122,7 @@ def naive_fit(config: RunConfig) -> tuple[dict[str, torch.Tensor], dict[str, tor
     data = read_class_folders(config.data.root)
     torch.manual_seed(train.seed)
     model = XViT(replace(config.model, num_classes=3))
-    dataset = VideoDataset(samples=data.train, spec=config.clip, training=config.data, seed=train.seed)
+    dataset = VideoDataset(samples=data.train, spec=config.clip, augment=config.augment, seed=train.seed)
     loader = make_loader(dataset, batch_size=train.batch_size, order=EpochSampler(dataset))
     steps, step = len(loader) * train.epochs, 0
     decayed = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)}
@@ -181,8 +181,8 @@ def test_a_run_learns_and_leaves_all_that_is_promised(videos, tmp_path):
     assert result.metrics == {key: best[key] for key in ("top1", "top5", "val_loss")}
     assert result.epoch == best["epoch"]
     checkpoint = XViT.from_pretrained(result.best)
-    assert checkpoint.labels == list(CLASSES)
-    assert checkpoint.clip == CLIP
+    assert checkpoint.class_names == list(CLASSES)
+    assert checkpoint.clip_spec == CLIP
     provenance = dict(checkpoint.provenance)
     assert XViT.from_pretrained(result.last).provenance["metrics"] == {key: val[-1][key] for key in result.metrics}
     assert provenance["metrics"] == result.metrics
@@ -304,7 +304,7 @@ def test_a_loss_that_is_no_number_stops_with_its_videos(videos, tmp_path, monkey
     with pytest.raises(XViTError, match=r"step 5 \(epoch 2\): the loss is nan") as caught:
         fit(recipe(videos), tmp_path / "run")
     named = str(caught.value).split("Videos of that step: ")[1].split(", ")
-    dataset = VideoDataset(samples=read_class_folders(videos).train, spec=CLIP, training=recipe(videos).data)
+    dataset = VideoDataset(samples=read_class_folders(videos).train, spec=CLIP, augment=recipe(videos).augment)
     dataset.set_epoch(1)
     order = [
         dataset.samples[i].id
@@ -365,11 +365,13 @@ def test_two_tasks_of_annotation_files(videos, tmp_path):
     config = replace(config, data=replace(config.data, format="epic", label_files=names, **files))
     result = fit(config, tmp_path / "run")
     model = XViT.from_pretrained(result.best)
-    assert model.labels == {"verb": ["open", "close", "wash"], "noun": ["pan", "lid"]}
+    assert model.class_names == {"verb": ["open", "close", "wash"], "noun": ["pan", "lid"]}
     assert model.provenance["data"]["train_videos_a_class"]["noun"] == {"pan": 8, "lid": 4}
     assert str(tmp_path) not in json.dumps(dict(model.provenance))
-    data = read_data(config.data)
-    evaluated = evaluate(Predictor(model), match_labels(data.val, data.labels, model.labels), eval_config=EvalConfig())
+    data = load_splits(config.data)
+    evaluated = evaluate(
+        Predictor(model), match_labels(data.val, data.class_names, model.class_names), eval_config=EvalConfig()
+    )
     assert evaluated.videos == 6
     assert set(evaluated.tasks) == {"verb", "noun"}
     assert evaluated.top1 == result.metrics["top1"]

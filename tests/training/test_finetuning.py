@@ -12,7 +12,7 @@ from xvit.config import TrainConfig
 from xvit.models.xvit import XViT
 from xvit.training import engine
 from xvit.training.engine import fit
-from xvit.training.optim import build_optimizer, build_schedule, peak_rate
+from xvit.training.optim import build_optimizer, build_schedule, scaled_lr
 from xvit.utils.errors import XViTError
 
 
@@ -43,11 +43,13 @@ def test_layers_learn_at_falling_rates():
 
 
 def test_the_rate_is_scaled_to_the_clips_of_an_update(monkeypatch):
-    assert peak_rate(TrainConfig(lr=0.03, batch_size=16)) == 0.03
+    assert scaled_lr(TrainConfig(lr=0.03, batch_size=16)) == 0.03
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert peak_rate(TrainConfig(lr=0.03, lr_batch=128, batch_size=16, accumulate=2)) == pytest.approx(0.015)
+    assert scaled_lr(TrainConfig(lr=0.03, lr_base_batch_size=128, batch_size=16, grad_accum_steps=2)) == pytest.approx(
+        0.015
+    )
     monkeypatch.delenv("WORLD_SIZE")
-    optimizer = build_optimizer(make_model(), TrainConfig(lr=0.03, lr_batch=128, batch_size=64))
+    optimizer = build_optimizer(make_model(), TrainConfig(lr=0.03, lr_base_batch_size=128, batch_size=64))
     assert {group["lr"] for group in optimizer.param_groups} == {0.015}
 
 
@@ -57,7 +59,7 @@ def test_gathered_gradients_are_those_of_one_large_batch(videos, tmp_path, monke
     with monkeypatch.context() as patch:  # a constant rate: else an update has that of its last batch
         patch.setattr(engine, "build_schedule", lambda *_, **__: SimpleNamespace(step_update=lambda step: None))
         one = fit(recipe(videos, batch_size=12, **settings), tmp_path / "one")
-        three = fit(recipe(videos, batch_size=4, accumulate=3, **settings), tmp_path / "three")
+        three = fit(recipe(videos, batch_size=4, grad_accum_steps=3, **settings), tmp_path / "three")
     for name, value in weights(one.last).items():
         torch.testing.assert_close(weights(three.last)[name], value, rtol=1e-4, atol=1e-6)
 
@@ -66,11 +68,11 @@ def test_what_is_gathered_is_not_lost_by_a_stop(videos, tmp_path):
     settings = {"optimizer": "sgd", "lr": 0.05, "epochs": 3}
     stopped = tmp_path / "stopped"
     with pytest.raises(KeyboardInterrupt):
-        fit(recipe(videos, accumulate=2, save_minutes=0.0, **settings), stopped, on_progress=stop_at(2, 2))
+        fit(recipe(videos, grad_accum_steps=2, save_minutes=0.0, **settings), stopped, on_progress=stop_at(2, 2))
     states = sorted(path.name for path in (stopped / "state").iterdir())
     assert states[-1] in ("step_0000003", "step_0000005")  # after updates only: of 3 batches an epoch the 2nd and 3rd
-    whole = fit(recipe(videos, accumulate=2, **settings), tmp_path / "whole")
-    resumed = fit(recipe(videos, accumulate=2, save_minutes=0.0, **settings), stopped, resume=True)
+    whole = fit(recipe(videos, grad_accum_steps=2, **settings), tmp_path / "whole")
+    resumed = fit(recipe(videos, grad_accum_steps=2, save_minutes=0.0, **settings), stopped, resume=True)
     assert same(weights(whole.last), weights(resumed.last))
 
 
@@ -88,10 +90,11 @@ def test_more_unreadable_videos_than_tolerated_stop_the_training(tmp_path):
     for name in CLASSES[:2]:
         (root / "train" / name / "0.mp4").write_text("no video")
     config = recipe(root)
-    config = replace(config, data=replace(config.data, unreadable_tolerance=0.1))
+    config = replace(config, data=replace(config.data, max_unreadable_fraction=0.1))
     with pytest.raises(XViTError, match=r"2 of 12 training videos could not be read, more than .*=0.1; .*bad_videos"):
         fit(config, tmp_path / "run")
     assert (tmp_path / "run" / "bad_videos.jsonl").read_text().count("\n") == 2
     assert (
-        fit(replace(config, data=replace(config.data, unreadable_tolerance=0.17)), tmp_path / "other").bad_videos == 2
+        fit(replace(config, data=replace(config.data, max_unreadable_fraction=0.17)), tmp_path / "other").bad_videos
+        == 2
     )

@@ -13,7 +13,7 @@ from helpers.color_videos import recipe, write_videos
 from helpers.training_runs import rows, same, stop_at, weights
 from xvit.data.dataset import VideoDataset
 from xvit.training.engine import fit
-from xvit.utils.errors import Stopped
+from xvit.utils.errors import Interrupted
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def unstopped(videos, tmp_path_factory):
 def test_a_resumed_run_ends_bit_identical(videos, unstopped, tmp_path, epoch, step):
     with pytest.raises(KeyboardInterrupt, match="--resume"):
         fit(recipe(videos, **UNSTOPPED), tmp_path, on_progress=stop_at(epoch, step))
-    resumed = fit(recipe(videos, workers=1, **UNSTOPPED), tmp_path, resume=True)
+    resumed = fit(recipe(videos, num_workers=1, **UNSTOPPED), tmp_path, resume=True)
     whole = unstopped
     assert same(weights(resumed.last), weights(whole.last))
     assert same(weights(resumed.best), weights(whole.best))
@@ -62,17 +62,17 @@ def test_the_state_before_a_damaged_one_is_gone_on_from(videos, unstopped, tmp_p
     assert same(weights(resumed.last), weights(unstopped.last))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_step_and_saves(videos, unstopped, tmp_path, number, workers, monkeypatch):
+def test_a_signal_ends_the_step_and_saves(videos, unstopped, tmp_path, number, num_workers, monkeypatch):
     """In the middle of an epoch; what was trained before is not read again."""
 
     def send(event):
         if (event.stage, event.epoch, event.step) == ("train", 2, 1):
             os.kill(os.getpid(), number)
 
-    with pytest.raises(Stopped, match=r"epoch 2 of 3, after step 4; .* keeps it: go on with --resume") as stopped:
-        fit(recipe(videos, workers=workers, **UNSTOPPED), tmp_path, on_progress=send)
+    with pytest.raises(Interrupted, match=r"epoch 2 of 3, after step 4; .* keeps it: go on with --resume") as stopped:
+        fit(recipe(videos, num_workers=num_workers, **UNSTOPPED), tmp_path, on_progress=send)
     assert stopped.value.exit_code == 128 + number
     assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
     read = []
@@ -89,7 +89,7 @@ def test_a_signal_during_a_validation(videos, unstopped, tmp_path):
         if (event.stage, event.epoch) == ("eval", 2):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(Stopped, match="after step 6"):
+    with pytest.raises(Interrupted, match="after step 6"):
         fit(recipe(videos, **UNSTOPPED), tmp_path, on_progress=send)
     resumed = fit(recipe(videos, **UNSTOPPED), tmp_path, resume=True)
     assert same(weights(resumed.last), weights(unstopped.last))

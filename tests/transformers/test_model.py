@@ -59,7 +59,7 @@ def test_xvit_opens_what_transformers_wrote(model, directory, clips, tmp_path):
     opened = XViT.from_pretrained(tmp_path / "saved")
     assert equal(opened, model)
     assert torch.equal(opened(clips), model(clips))
-    assert (opened.config, opened.clip, opened.labels) == (model.config, model.clip, model.labels)
+    assert (opened.config, opened.clip, opened.labels) == (model.config, model.clip_spec, model.class_names)
     assert opened.provenance == {"data": "colours"}
     again = AUTO.from_pretrained(tmp_path / "saved")
     assert torch.equal(again(clips).logits, model(clips))
@@ -189,7 +189,7 @@ def test_other_labels(model, directory, clips, tmp_path):
     assert not bias.any()
     opened.save_pretrained(tmp_path / "five")
     again = XViT.from_pretrained(tmp_path / "five")
-    assert again.labels == names
+    assert again.class_names == names
     assert torch.equal(again(clips), opened(clips).logits)
 
 
@@ -246,7 +246,7 @@ def test_no_hook_stays(directory, clips):
         ({"attention": "spatial"}, (2 * FRAMES, HEADS, TOKENS, TOKENS)),
         ({"attention": "divided"}, (2 * FRAMES, HEADS, TOKENS, TOKENS)),
         ({"attention": "joint"}, (2, HEADS, FRAMES * TOKENS, FRAMES * TOKENS)),
-        ({"summary_tokens": 1, "direction": "causal"}, (2 * FRAMES, HEADS, TOKENS, TOKENS + FRAMES)),
+        ({"summary_tokens": 1, "causal": True}, (2 * FRAMES, HEADS, TOKENS, TOKENS + FRAMES)),
         ({"backbone": "eva02_tiny_patch14_224"}, (2 * FRAMES, HEADS, TOKENS, TOKENS)),
     ],
     ids=["mixing", "summaries", "spatial", "divided", "joint", "causal", "EVA-02"],

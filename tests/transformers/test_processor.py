@@ -41,10 +41,12 @@ def test_auto_classes_give_the_processor(directory, tmp_path):
         assert list(processor.image_mean) == list(processor.image_std) == [0.5, 0.5, 0.5]
         assert processor.size["shortest_edge"] == SIZE
     processor.save_pretrained(tmp_path)
-    assert transformers.AutoVideoProcessor.from_pretrained(tmp_path).clip == CLIP
+    assert transformers.AutoVideoProcessor.from_pretrained(tmp_path).clip_spec == CLIP
     strided = replace(CLIP, sampling="strided", stride=2, interpolation="bicubic", mean=(0.1, 0.2, 0.3))
-    assert XViTVideoProcessor(**preprocessor(strided)).clip == strided
-    assert transformers.AutoImageProcessor.from_pretrained(directory, size={"shortest_edge": 8}).clip.image_size == 8
+    assert XViTVideoProcessor(**preprocessor(strided)).clip_spec == strided
+    assert (
+        transformers.AutoImageProcessor.from_pretrained(directory, size={"shortest_edge": 8}).clip_spec.image_size == 8
+    )
 
 
 def test_frames_in_every_form(directory, video):

@@ -56,7 +56,7 @@ def test_processes_share_an_epoch(total, count, monkeypatch):
         assert skipped == shares[number][1:]
 
 
-@pytest.mark.parametrize(("total", "repeats"), [(7, 2), (8, 2), (9, 4), (3, 5)])
+@pytest.mark.parametrize(("total", "repeated_aug"), [(7, 2), (8, 2), (9, 4), (3, 5)])
 def test_repeats_come_in_a_row_each_another_clip(total, repeats):
     indices = order(total, repeats=repeats)
     seen, naive = {}, []
@@ -86,7 +86,7 @@ def videos(tmp_path_factory):
 def config(videos, tmp_path_factory):
     """Twelve videos in steps of 2 x 3 clips."""
     made = recipe(
-        videos, batch_size=3, epochs=3, ema_decay=0.9, save_minutes=0.0, accumulate=2, optimizer="sgd", lr=0.1
+        videos, batch_size=3, epochs=3, ema_decay=0.9, save_minutes=0.0, grad_accum_steps=2, optimizer="sgd", lr=0.1
     )
     path = tmp_path_factory.mktemp("recipe") / "two.yaml"
     path.write_text(yaml.safe_dump(to_dict(made)))

@@ -18,7 +18,7 @@ def work(folder):
     time.sleep(60)
 
 if __name__ == "__main__":
-    run_all(work, [sys.argv[1]] * 2, workers=2)
+    run_all(work, [sys.argv[1]] * 2, num_workers=2)
 """
 
 
@@ -39,11 +39,11 @@ def test_workers_of_a_killed_process_end(tmp_path, number):
         until = time.monotonic() + 60
         while len(list(began.iterdir())) < 2 and time.monotonic() < until:
             time.sleep(0.05)
-        workers = [int(path.name) for path in began.iterdir()]
-        assert len(workers) == 2
+        num_workers = [int(path.name) for path in began.iterdir()]
+        assert len(num_workers) == 2
         main.send_signal(number)
         assert main.wait(30) == -number
     until = time.monotonic() + 30
-    while any(map(alive, workers)) and time.monotonic() < until:
+    while any(map(alive, num_workers)) and time.monotonic() < until:
         time.sleep(0.05)
-    assert not any(map(alive, workers))
+    assert not any(map(alive, num_workers))

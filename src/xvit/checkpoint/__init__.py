@@ -1,0 +1,34 @@
+"""Trained models on disk: directories of weights, settings and a model card, read and written atomically."""
+
+from xvit.checkpoint.format import (
+    CARD,
+    CONFIG,
+    EXPORTED,
+    WEIGHTS,
+    CheckpointMetadata,
+    check_format,
+    preprocessor_config,
+    read_metadata,
+    read_tensors,
+    write_checkpoint,
+    write_preprocessor,
+)
+from xvit.checkpoint.hub import find_checkpoint, push_to_hub
+from xvit.checkpoint.model_card import model_card
+
+__all__ = [
+    "CARD",
+    "CONFIG",
+    "EXPORTED",
+    "WEIGHTS",
+    "CheckpointMetadata",
+    "check_format",
+    "find_checkpoint",
+    "model_card",
+    "preprocessor_config",
+    "push_to_hub",
+    "read_metadata",
+    "read_tensors",
+    "write_checkpoint",
+    "write_preprocessor",
+]

@@ -1,10 +1,9 @@
-"""A trained model on disk: a directory of model.safetensors, config.json, preprocessor_config.json and a model card,
-README.md. No pickle, and nothing in it is executed.
+"""A trained model on disk: a directory of model.safetensors, config.json, preprocessor_config.json and README.md.
 
-config.json holds {"format", "model", "clip", "labels", "provenance"}: all that is needed to build the model again, to
-turn a video into its input, to name its outputs, and to know where it comes from. `XViT.save_pretrained` and
-`XViT.from_pretrained` are the way in and out; here is what they read and write. preprocessor_config.json says of the
-clip once more what transformers' Auto classes look for there (`xvit.transformers`); nothing here reads it.
+config.json holds {"format", "model", "clip_spec", "class_names", "provenance"}: everything that is needed to build the
+model, to turn a video into its input, to name its outputs, and to tell where it comes from. preprocessor_config.json
+repeats the clip spec in the terms of transformers' Auto classes (`xvit.transformers`); xvit does not read it. There is
+no pickle in a checkpoint, and reading one never executes code.
 """
 
 import json
@@ -14,176 +13,128 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from xvit.checkpoint.model_card import model_card
-from xvit.config import ClipSpec, Labels, ModelConfig, from_dict, labels_by_task, to_dict
+from xvit.config import ClassNames, ClipSpec, ModelConfig, as_task_dict, from_dict, to_dict, unwrap_single_task
 from xvit.utils.errors import XViTError, did_you_mean
-from xvit.utils.files import atomic_directory, previous_version
+from xvit.utils.files import atomic_directory
 
-FORMAT = 1
+FORMAT = 2
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 PREPROCESSOR = "preprocessor_config.json"
-EXPORTED = "export.json"  # in place of the weights, in the directory of an exported model (`xvit.export.runtime`)
-RESAMPLE = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers, which transformers keeps
-# What transformers writes beside our keys: it tells a reader of ours nothing.
-OF_TRANSFORMERS = ("architectures", "dtype", "model_type", "transformers_version")
+EXPORTED = "export.json"  # replaces the weights in the directory of an exported model (`xvit.export.runtime`)
+RESAMPLE = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers, which transformers stores
+# Keys that transformers adds to config.json. xvit does not need them.
+TRANSFORMERS_KEYS = ("architectures", "dtype", "model_type", "transformers_version")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Description:
-    """What config.json says of a model.
+class CheckpointMetadata:
+    """What config.json says about a model.
 
     Args:
-        model: to build it.
-        clip: how a video becomes its input.
-        labels: the names of its classes; a dict of such lists for several tasks.
-        provenance: recipe, data, metrics, versions: whatever its writer noted, plain values.
+        model: the settings that build it.
+        clip_spec: how a video becomes its input.
+        class_names: the names of its classes; a dict of such lists for several tasks.
+        provenance: recipe, data, metrics, versions: whatever the writer recorded, as plain values.
 
     Raises:
-        XViTError: labels that do not fit the model's classes.
+        XViTError: class names that do not match the number of classes, an incomplete clip spec.
     """
 
     model: ModelConfig
-    clip: ClipSpec
-    labels: Labels
+    clip_spec: ClipSpec
+    class_names: ClassNames
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for names in labels_by_task(self.labels).values():
-            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        names = as_task_dict(self.class_names)
+        for task_names in names.values():
+            if not isinstance(task_names, list) or not all(isinstance(name, str) for name in task_names):
                 raise XViTError(
-                    f"labels={self.labels!r:.200}: expected a list of class names, or a dict of tasks to lists"
+                    f"class_names={self.class_names!r:.200}: expected a list of names, or a dict of tasks to lists"
                 )
-        named: dict[str | None, int] = {task: len(names) for task, names in labels_by_task(self.labels).items()}
-        if named != self.model.tasks:
-            raise XViTError(f"labels for {_count(named)} classes, but a model of {_count(self.model.tasks)}")
-        if self.clip.left_open:
-            raise XViTError(f"clip: no {', '.join(self.clip.left_open)}")
+        numbers = {task: len(task_names) for task, task_names in names.items()}
+        if numbers != self.model.tasks:
+            given, expected = unwrap_single_task(numbers), unwrap_single_task(self.model.tasks)
+            raise XViTError(f"class_names: names of {given} classes, but the model has {expected}")
+        if self.clip_spec.open_fields:
+            raise XViTError(f"clip_spec: {', '.join(self.clip_spec.open_fields)} missing")
 
     def to_dict(self) -> dict[str, Any]:
         """The values of config.json."""
         return {
             "format": FORMAT,
-            # model_type is for transformers' Auto classes; the weights are here, so there is nothing to fetch.
-            "model_type": "xvit",
-            "model": to_dict(self.model) | {"pretrained": False, "checkpoint_path": ""},
-            "clip": to_dict(self.clip),
-            "labels": self.labels,
+            "model_type": "xvit",  # for transformers' Auto classes
+            "model": to_dict(self.model),
+            "clip_spec": to_dict(self.clip_spec),
+            "class_names": self.class_names,
             "provenance": dict(self.provenance),
         }
 
 
-def write(directory: str | Path, description: Description, tensors: Mapping[str, Tensor]) -> None:
-    """Write a checkpoint directory, replacing an older one whole: at no moment is there half of one.
+def write_checkpoint(directory: str | Path, metadata: CheckpointMetadata, tensors: Mapping[str, Tensor]) -> None:
+    """Write a checkpoint directory atomically, replacing an older one.
 
-    preprocessor_config.json is always there too, so that the Auto classes of transformers can open the directory
-    whether or not transformers is installed where it was written.
+    preprocessor_config.json is always written, so that the Auto classes of transformers can open the directory whether
+    or not transformers is installed where it was written.
 
     Args:
-        directory: where; its parents are made.
-        description: of the model.
-        tensors: its state, on any device.
+        directory: its parents are created.
+        metadata: of the model.
+        tensors: its state dict, on any device.
 
     Raises:
-        XViTError: the directory holds other things than a checkpoint, settings or provenance that JSON cannot hold.
+        XViTError: the directory holds other files; settings or provenance that JSON cannot hold.
     """
     directory = Path(directory).resolve()
-    ours = {WEIGHTS, CONFIG, CARD, PREPROCESSOR}
     if directory.exists() and not directory.is_dir():
-        raise XViTError(f"{directory}: a file; expected a directory for the checkpoint, or a new name")
+        raise XViTError(f"{directory}: is a file; expected a directory for the checkpoint, or a new name")
+    ours = {WEIGHTS, CONFIG, CARD, PREPROCESSOR}
     if others := sorted(path.name for path in directory.glob("*") if path.name not in ours):
-        raise XViTError(f"{directory}: holds other things than a checkpoint ({others[0]}): take a directory of its own")
+        raise XViTError(f"{directory}: holds files that are not of a checkpoint ({others[0]}): choose a new directory")
     try:
-        config = json.dumps(description.to_dict(), indent=2) + "\n"
+        config = json.dumps(metadata.to_dict(), indent=2) + "\n"
     except (TypeError, ValueError) as error:
-        raise XViTError(f"settings or provenance that {CONFIG} cannot hold: {error}") from None
-    with atomic_directory(directory) as beside:
+        raise XViTError(f"settings or provenance cannot be written to {CONFIG}: {error}") from None
+    with atomic_directory(directory) as tmp_path:
         state = {
             name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
         }
-        save_file(state, beside / WEIGHTS, metadata={"format": "pt"})
-        (beside / CONFIG).write_text(config, encoding="utf-8")
-        (beside / WEIGHTS).chmod((beside / CONFIG).stat().st_mode)  # safetensors lets nobody but the owner read
-        write_preprocessor(beside, description.clip)
-        (beside / CARD).write_text(model_card(description.to_dict()), encoding="utf-8")
+        save_file(state, tmp_path / WEIGHTS, metadata={"format": "pt"})
+        (tmp_path / CONFIG).write_text(config, encoding="utf-8")
+        (tmp_path / WEIGHTS).chmod((tmp_path / CONFIG).stat().st_mode)  # safetensors: the owner's only
+        write_preprocessor(tmp_path, metadata.clip_spec)
+        (tmp_path / CARD).write_text(model_card(metadata.to_dict()), encoding="utf-8")
 
 
-def preprocessor(clip: ClipSpec) -> dict[str, Any]:
-    """The clip in the words of transformers, from which `xvit.transformers.XViTVideoProcessor` makes it again."""
+def preprocessor_config(clip_spec: ClipSpec) -> dict[str, Any]:
+    """The clip spec in the terms of transformers; `xvit.transformers.XViTVideoProcessor` reads it."""
     return {
-        "num_frames": clip.num_frames,
-        "sampling": clip.sampling,
-        "stride": clip.stride,
-        "size": {"shortest_edge": clip.image_size},
-        "resample": RESAMPLE[clip.interpolation],
-        "image_mean": list(clip.mean),
-        "image_std": list(clip.std),
+        "num_frames": clip_spec.num_frames,
+        "sampling": clip_spec.sampling,
+        "stride": clip_spec.stride,
+        "size": {"shortest_edge": clip_spec.image_size},
+        "resample": RESAMPLE[clip_spec.interpolation],
+        "image_mean": list(clip_spec.mean),
+        "image_std": list(clip_spec.std),
     }
 
 
-def write_preprocessor(directory: Path, clip: ClipSpec) -> None:
+def write_preprocessor(directory: Path, clip_spec: ClipSpec) -> None:
     """Write preprocessor_config.json."""
-    (directory / PREPROCESSOR).write_text(json.dumps(preprocessor(clip), indent=2) + "\n", encoding="utf-8")
+    text = json.dumps(preprocessor_config(clip_spec), indent=2) + "\n"
+    (directory / PREPROCESSOR).write_text(text, encoding="utf-8")
 
 
-def find(source: str | Path, revision: str | None = None) -> Path:
-    """The checkpoint directory of that path, or, where there is none, of that name on the Hugging Face Hub.
-
-    A path below an existing folder is never looked for on the Hub.
-
-    Args:
-        source: a directory, or an `owner/name` of the Hub; what is in its local cache needs no network.
-        revision: of the Hub's repository.
+def read_metadata(directory: Path) -> CheckpointMetadata:
+    """Read config.json of a checkpoint directory.
 
     Raises:
-        XViTError: there is none, or what is there is not a checkpoint directory.
-    """
-    path = Path(source)
-    if not path.exists() and previous_version(path).is_dir():
-        return previous_version(path)  # its writer was killed between two renames
-    if not path.exists():
-        path = _fetch(str(source), revision)
-    if not path.is_dir():
-        raise XViTError(f"{path}: a file; expected a checkpoint directory holding {WEIGHTS} and {CONFIG}")
-    missing = [name for name in (WEIGHTS, CONFIG) if not (path / name).is_file()]
-    if WEIGHTS in missing and (path / EXPORTED).is_file():
-        raise XViTError(f"{path}: an exported model, which xvit predict and eval run; expected the checkpoint itself")
-    if missing:
-        inner = next((name for name in ("best", "last") if (path / name / CONFIG).is_file()), None)
-        hint = f'. It holds a training run: did you mean "{path / inner}"?' if inner else ""
-        if not inner and (path / "state").is_dir():
-            hint = ". It holds a training run that was stopped before its first checkpoint: go on with it by --resume"
-        raise XViTError(f"{path}: not a checkpoint directory, {' and '.join(missing)} missing{hint}")
-    return path
-
-
-def _fetch(name: str, revision: str | None) -> Path:
-    local = f"{name}: no such checkpoint directory"
-    parts = Path(name).parts
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        raise XViTError(local) from None
-    if len(parts) != 2 or Path(parts[0]).exists():
-        raise XViTError(local)
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=[WEIGHTS, CONFIG]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise XViTError(f"{local}, and none on the Hugging Face Hub ({reason})") from None
-
-
-def read_description(directory: Path) -> Description:
-    """What config.json of a checkpoint directory says.
-
-    Raises:
-        XViTError: not a config of ours, newer than this version, an unknown key or a wrong value.
+        XViTError: not a config of xvit, one of another version, an unknown key or a wrong value.
     """
     path = directory / CONFIG
     try:
@@ -191,49 +142,44 @@ def read_description(directory: Path) -> Description:
     except (ValueError, OSError, RecursionError) as error:
         raise XViTError(f"{path}: not readable as JSON: {error}") from None
     if not isinstance(values, dict) or not isinstance(values.get("format"), int):
-        raise XViTError(f'{path}: not a config of an xvit checkpoint (no "format" number in it)')
+        raise XViTError(f'{path}: not the config of an xvit checkpoint (it has no "format" number)')
     check_format(values["format"], path)
-    expected = ("format", "model", "clip", "labels", "provenance")
+    expected = {"format": int, "model": dict, "clip_spec": dict, "class_names": list | dict, "provenance": dict}
     for key in values:
-        if key not in expected + OF_TRANSFORMERS:
+        if key not in (*expected, *TRANSFORMERS_KEYS):
             raise XViTError(f'{path}: unknown key "{key}".{did_you_mean(key, expected)} Known: {", ".join(expected)}')
-    for key in expected:
+    for key, kind in expected.items():
         if key not in values:
             raise XViTError(f'{path}: key "{key}" is missing')
-    labels, provenance = values["labels"], values["provenance"]
-    for names in labels.values() if isinstance(labels, dict) else [labels]:
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise XViTError(f'{path}: key "labels": expected a list of class names, or a mapping of tasks to lists')
-    if not isinstance(provenance, dict):
-        raise XViTError(f'{path}: key "provenance": expected a mapping, got {provenance!r}')
-    model = from_dict(
-        ModelConfig, {**_mapping(values, "model", path), "pretrained": False, "checkpoint_path": ""}, path
-    )
-    clip = from_dict(ClipSpec, _mapping(values, "clip", path), path)
+        if not isinstance(values[key], kind):
+            wanted = "a list of class names, or a mapping of tasks to lists" if key == "class_names" else "a mapping"
+            raise XViTError(f'{path}: key "{key}": expected {wanted}, got {values[key]!r:.200}')
+    model = from_dict(ModelConfig, values["model"], path)
+    clip_spec = from_dict(ClipSpec, values["clip_spec"], path)
     try:
-        return Description(model=model, clip=clip, labels=labels, provenance=provenance)
+        return CheckpointMetadata(
+            model=model, clip_spec=clip_spec, class_names=values["class_names"], provenance=values["provenance"]
+        )
     except XViTError as error:
         raise XViTError(f"{path}: {error}") from None
 
 
 def check_format(number: int, source: str | Path) -> None:
-    """Raise `XViTError` for a format that is newer than this version of xvit."""
+    """Raise `XViTError` unless this version of xvit reads that format."""
     if number > FORMAT:
-        raise XViTError(f"{source}: of format {number}, this version of xvit reads up to {FORMAT}: pip install -U xvit")
-
-
-def _mapping(values: dict[str, Any], key: str, path: Path) -> dict[str, Any]:
-    if not isinstance(values[key], dict):
-        raise XViTError(f'{path}: key "{key}": expected a mapping, got {values[key]!r}')
-    found: dict[str, Any] = values[key]
-    return found
+        raise XViTError(f"{source}: format {number}; this version of xvit reads format {FORMAT}: pip install -U xvit")
+    if number < FORMAT:
+        raise XViTError(
+            f"{source}: format {number}, written by an earlier version of xvit, whose settings had other names. "
+            "Convert it: xvit convert DIRECTORY --output NEW_DIRECTORY"
+        )
 
 
 def read_tensors(directory: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """The tensors of a checkpoint directory in float32, after a look at their names and shapes.
+    """Read the tensors of a checkpoint directory as float32, after checking their names and shapes.
 
     Raises:
-        XViTError: a damaged file; tensors missing, unexpected or of a wrong shape.
+        XViTError: a damaged file; missing or unexpected tensors, or wrong shapes.
     """
     path = directory / WEIGHTS
     found = tensor_shapes(path)
@@ -246,11 +192,11 @@ def read_tensors(directory: Path, expected: Mapping[str, tuple[int, ...]]) -> di
     if wrong := [f"{n}: {found[n]}, expected {expected[n]}" for n in common if found[n] != expected[n]]:
         problems.append(f"{len(wrong)} of a wrong shape ({_first(wrong)})")
     if problems:
-        raise XViTError(f"{path}: tensors do not fit the model of {CONFIG}: {'; '.join(problems)}")
+        raise XViTError(f"{path}: tensors do not match the model of {CONFIG}: {'; '.join(problems)}")
     tensors: dict[str, Tensor] = load_file(path)
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
-            raise XViTError(f"{path}: {name} of {tensor.dtype}: expected floating point")
+            raise XViTError(f"{path}: {name} is of {tensor.dtype}: expected floating point")
     return {name: tensor.float() for name, tensor in tensors.items()}
 
 
@@ -264,12 +210,8 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         with safe_open(path, framework="pt") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118, no mapping
     except (SafetensorError, OSError) as error:
-        raise XViTError(f"{path}: not readable as safetensors, damaged or cut off: {error}") from None
+        raise XViTError(f"{path}: damaged or truncated, not readable as safetensors: {error}") from None
 
 
 def _first(names: list[str], number: int = 3) -> str:
     return ", ".join(names[:number]) + (", ..." if len(names) > number else "")
-
-
-def _count(tasks: dict[str | None, int]) -> str:
-    return str(tasks[None]) if None in tasks else str(tasks)

@@ -15,7 +15,7 @@ def model_card(config: Mapping[str, Any]) -> str:
     Args:
         config: the values of its config.json.
     """
-    model, clip, provenance = config["model"], config["clip"], config["provenance"]
+    model, clip, provenance = config["model"], config["clip_spec"], config["provenance"]
     head = {
         "library_name": "xvit",
         "pipeline_tag": "video-classification",
@@ -58,7 +58,7 @@ def model_card(config: Mapping[str, Any]) -> str:
         "",
         "## Classes",
         "",
-        *_classes(config["labels"]),
+        *_classes(config["class_names"]),
         "",
     ]
     return "\n".join(lines)

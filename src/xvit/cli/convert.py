@@ -20,11 +20,11 @@ def parser() -> ArgumentParser:
     """The options."""
     made = make_parser(
         "import",
-        "FILE --output DIR --num-frames T [--segment-frames N] [--mixed RHO] [--labels FILE] [--clip.sampling ...]",
+        "FILE --output DIR --num-frames T [--segment-frames N] [--mix-ratio RHO] [--labels FILE] [--clip.sampling ...]",
         "Turn a checkpoint of the paper's authors (.pyth, .pth, .safetensors) into a checkpoint directory, whose\n"
         "logits are theirs. Depth, widths, layers, classes and slots of the temporal embedding are read off the\n"
         "shapes; the options say what shapes cannot. Every tensor has to be used: what is missing or unknown is named.",
-        "xvit import k600_16f.pyth --output k600 --num-frames 16 --segment-frames 8 --mixed 0.25\n"
+        "xvit import k600_16f.pyth --output k600 --num-frames 16 --segment-frames 8 --mix-ratio 0.25\n"
         "xvit import ssv2_16f.pyth --output ssv2 --num-frames 16 --labels something-something-v2-labels.json",
     )
     made.add_argument("file", metavar="FILE", type=str, help="the authors' checkpoint; nothing in it is run")
@@ -38,7 +38,7 @@ def parser() -> ArgumentParser:
         help="mix within segments of N frames: 8 for the released Kinetics models, which are fed 16",
     )
     made.add_argument(
-        "--mixed",
+        "--mix-ratio",
         metavar="RHO",
         type=str,
         default="0.5",
@@ -65,32 +65,32 @@ def parse(argv: list[str]) -> Namespace:
     names = [name for name in ClipSpec.__dataclass_fields__ if name not in ("num_frames", "image_size")]
     args.clip = ClipSpec(num_frames=args.num_frames, **{name: args.clip[name] for name in names})
     try:
-        args.mixed = float(Fraction(args.mixed))
+        args.mix_ratio = float(Fraction(args.mix_ratio))
     except (ValueError, ZeroDivisionError):
-        raise XViTError(f"--mixed: expected a share such as 0.25 or 1/3, got {args.mixed}") from None
+        raise XViTError(f"--mix-ratio: expected a share such as 0.25 or 1/3, got {args.mix_ratio}") from None
     return args
 
 
 def run(args: Namespace) -> int:
     """Import one file."""
-    from xvit.data.annotations.samples import read_label_names
-    from xvit.models.backbone import complete_clip
+    from xvit.data.annotations.samples import read_class_names
+    from xvit.models.backbone import resolve_clip_spec
     from xvit.models.official import load_official
 
     output = check_new_folder(args.output)
-    labels = read_label_names(args.labels) if args.labels else None
+    labels = read_class_names(args.labels) if args.labels else None
     model = load_official(
         args.file,
         num_frames=args.num_frames,
         segment_frames=args.segment_frames,
         num_heads=args.num_heads,
-        mixed=args.mixed,
+        mix_ratio=args.mix_ratio,
     )
-    model.clip = complete_clip(args.clip, model.backbone)
+    model.clip_spec = resolve_clip_spec(args.clip, model.backbone)
     if labels is not None:
         if len(labels) != model.config.num_classes:
             raise XViTError(f"{args.labels}: {len(labels)} class names, but {args.file} has {model.config.num_classes}")
-        model.labels = labels
+        model.class_names = labels
     model.save_pretrained(output)
     facts = _facts(model, args.file, output)
     if args.json:
@@ -110,11 +110,15 @@ def _facts(model: "XViT", file: str, output: Path) -> dict[str, Any]:
         "dropped": ", ".join(report.dropped) or "none",
         "backbone": f"{kwargs['depth']} layers, {kwargs['embed_dim']} channels, {kwargs['num_heads']} heads, "
         f"patches of {kwargs['patch_size']} px, {kwargs['img_size']} px",
-        "mixing": f"{100 * config.mixed_fraction:g} % of the channels, "
-        + (f"within segments of {config.segment_frames} frames" if config.segment_frames else "over the whole clip"),
-        "temporal_head": f"{config.temporal_layers} layers, hidden width {config.classifier_hidden}",
+        "mixing": f"{100 * config.mix_ratio:g} % of the channels, "
+        + (
+            f"within segments of {config.advanced.segment_frames} frames"
+            if config.advanced.segment_frames
+            else "over the whole clip"
+        ),
+        "temporal_head": f"{config.advanced.temporal_layers} layers, hidden width {config.advanced.classifier_hidden}",
         "classes": config.num_classes,
-        "clip": f"{model.clip.num_frames} frames, {model.clip.sampling}"
-        + (f", {model.clip.stride} apart" if model.clip.sampling == "strided" else ""),
+        "clip": f"{model.clip_spec.num_frames} frames, {model.clip_spec.sampling}"
+        + (f", {model.clip_spec.stride} apart" if model.clip_spec.sampling == "strided" else ""),
         "output": str(output),
     }

@@ -42,7 +42,7 @@ def parser() -> ArgumentParser:
         "--num-frames", metavar="T", type=int, default=8, help="frames of a clip: a video of fewer is a problem"
     )
     add_json(made)
-    made.add_class_arguments(DataConfig, "data", skip={*TRAINING_ONLY, "missing_tolerance"})
+    made.add_class_arguments(DataConfig, "data", skip={*TRAINING_ONLY, "max_missing_fraction"})
     return made
 
 
@@ -58,14 +58,14 @@ def parse(argv: list[str]) -> Namespace:
 def run(args: Namespace) -> int:
     """Check."""
     from xvit.cli.data_report import summary
-    from xvit.data.annotations.formats import read_data
+    from xvit.data.annotations.formats import load_splits
     from xvit.data.tools.check import check_data
 
     output = check_new_folder(args.output) if args.output else None
-    data = read_data(replace(args.data, missing_tolerance=1.0))
+    data = load_splits(replace(args.data, max_missing_fraction=1.0))
     with terminal.counter("checking", quiet=args.json) as advance:
         report = check_data(
-            data, num_frames=args.num_frames, full=args.full, workers=args.data.workers, on_progress=advance
+            data, num_frames=args.num_frames, full=args.full, num_workers=args.data.num_workers, on_progress=advance
         )
     if output:
         _write(output, report, args)

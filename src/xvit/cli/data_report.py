@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.image import imsave
 from torchvision.transforms.v2 import functional as F
 
-from xvit.config import DataConfig
+from xvit.config import SINGLE_TASK, DataConfig
 from xvit.data.decode.video import read_clip
 from xvit.data.tools.check import MISSING, FileReport, Problem, Report
 from xvit.utils.errors import VideoError
@@ -36,7 +36,7 @@ def summary(report: Report) -> dict[str, Any]:
             for problem in report.problems
         ],
         "odd_frame_rates": [{"path": file.path, "fps": round(file.fps, 3)} for file in report.odd],
-        "counts": {"label" if task is None else task: parts for task, parts in report.counts().items()},
+        "counts": {"label" if task == SINGLE_TASK else task: parts for task, parts in report.counts().items()},
     }
 
 
@@ -58,7 +58,7 @@ def write_page(report: Report, config: DataConfig, folder: Path, *, full: bool, 
     }
     charts = []
     for task, parts in report.counts().items():
-        name = "classes.png" if task is None else f"classes_{task}.png"
+        name = "classes.png" if task == SINGLE_TASK else f"classes_{task}.png"
         plot_data(parts, values, folder / "pictures" / name, title=f"usable samples a {task or 'class'}")
         charts.append(name)
         values = {}  # beside the first chart only
@@ -82,7 +82,7 @@ def write_page(report: Report, config: DataConfig, folder: Path, *, full: bool, 
 def _facts(report: Report, readable: list[FileReport]) -> str:
     hours = sum(file.seconds for file in readable) / 3600
     empty = [
-        f"{name}" if task is None else f"{task} {name}"
+        f"{name}" if task == SINGLE_TASK else f"{task} {name}"
         for task, parts in report.counts().items()
         for name in parts.get("train", {})
         if not parts["train"][name]

@@ -13,7 +13,7 @@ def parser() -> ArgumentParser:
     """The options."""
     made = make_parser(
         "data resize",
-        "FOLDER --output DIR [--short-side 256] [--fps F] [--workers N]",
+        "FOLDER --output DIR [--short-side 256] [--fps F] [--num-workers N]",
         "Write each video of a folder to the same place below another one, smaller: H.264 in mp4, without sound, with\n"
         "keyframes near each other. Training then decodes them in a fraction of the time. The originals are only\n"
         "read. A video that cannot be read is named and left out; the exit code is then 1.",
@@ -25,7 +25,9 @@ def parser() -> ArgumentParser:
         "--short-side", metavar="S", type=int, default=256, help="pixels of the shorter side; smaller ones keep theirs"
     )
     made.add_argument("--fps", metavar="F", type=float | None, default=None, help="frames a second; as it is if unset")
-    made.add_argument("--workers", metavar="N", type=int, default=2, help="processes; 0 encodes in the main process")
+    made.add_argument(
+        "--num-workers", metavar="N", type=int, default=2, help="processes; 0 encodes in the main process"
+    )
     add_json(made)
     return made
 
@@ -46,7 +48,7 @@ def run(args: Namespace) -> int:
             args.output,
             short_side=args.short_side,
             fps=args.fps,
-            workers=args.workers,
+            num_workers=args.num_workers,
             on_progress=advance,
         )
     seconds = time.perf_counter() - start

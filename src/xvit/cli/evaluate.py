@@ -9,12 +9,12 @@ from rich.table import Table
 from xvit.cli import DONE, SOME_FAILED, terminal
 from xvit.cli.parsing import TRAINING_ONLY, add_device, add_json, add_trust, check_new_folder, make_parser
 from xvit.cli.parsing import parse as parse_words
-from xvit.config import DataConfig, EvalConfig
+from xvit.config import SINGLE_TASK, DataConfig, EvalConfig
 from xvit.utils import distributed
 from xvit.utils.errors import VideoError, XViTError
 
 if TYPE_CHECKING:
-    from xvit.evaluation import Evaluation, MultiLabelEvaluation, Scored
+    from xvit.evaluation import Evaluation, MultiLabelEvaluation, ScoredVideos
 
 
 def parser() -> ArgumentParser:
@@ -71,34 +71,34 @@ def parse(argv: list[str]) -> Namespace:
 
 def run(args: Namespace) -> int:
     """Evaluate."""
-    from xvit.data.annotations.formats import read_data
-    from xvit.evaluation import certificate, match_labels, measure, score
+    from xvit.data.annotations.formats import load_splits
+    from xvit.evaluation import match_labels, measure, run_metadata, score
     from xvit.evaluation.results import check_labels
     from xvit.evaluation.submissions import check_submission, write_submission
     from xvit.inference.predictor import Predictor
 
     output = check_new_folder(args.output) if args.output else None
-    predictor = Predictor(args.checkpoint, device=args.device, trust=args.trust)
-    data = read_data(args.data)
+    predictor = Predictor(args.checkpoint, device=args.device, trust_code=args.trust_code)
+    data = load_splits(args.data)
     if not data.val:
         raise XViTError("--data.val: missing: the annotation file of the held-out videos. See `xvit eval --help`")
-    samples = match_labels(data.val, data.labels, predictor.labels)
+    samples = match_labels(data.val, data.class_names, predictor.class_names)
     labelled = any(sample.label is not None for sample in samples)
     if labelled:
-        check_labels(samples, predictor.labels, multi_label=predictor.multi_label)
+        check_labels(samples, predictor.class_names, multi_label=predictor.multi_label)
     elif not args.submission and not output:
         raise XViTError(
             f"{args.data.val}: no labels in it, so nothing to measure: give --submission FILE or --output DIR for the "
             "scores"
         )
     if args.submission:
-        check_submission(args.submission, predictor.labels, supervision=tuple(args.supervision))
+        check_submission(args.submission, predictor.class_names, supervision=tuple(args.supervision))
     with terminal.counter("evaluating", quiet=args.json) as advance:
         scored = score(
             predictor,
             samples,
             eval_config=args.eval,
-            workers=args.data.workers,
+            num_workers=args.data.num_workers,
             decode_timeout=args.data.decode_timeout,
             on_progress=advance,
         )
@@ -107,7 +107,7 @@ def run(args: Namespace) -> int:
         if args.submission:
             write_submission(args.submission, scored, supervision=tuple(args.supervision))
         if output:
-            result.save(output, of=certificate(predictor, args.data, checkpoint=args.checkpoint))
+            result.save(output, of=run_metadata(predictor, args.data, checkpoint=args.checkpoint))
     if args.json:
         terminal.print_json(result.to_dict() | ({"submission": args.submission} if args.submission else {}))
     else:
@@ -122,11 +122,11 @@ def run(args: Namespace) -> int:
     return SOME_FAILED if failed else DONE
 
 
-def _tables(result: "Evaluation | MultiLabelEvaluation | Scored") -> Iterator[Table]:
+def _tables(result: "Evaluation | MultiLabelEvaluation | ScoredVideos") -> Iterator[Table]:
     """A line a class; none of videos without labels."""
-    from xvit.evaluation import MultiLabelEvaluation, Scored
+    from xvit.evaluation import MultiLabelEvaluation, ScoredVideos
 
-    if isinstance(result, Scored):
+    if isinstance(result, ScoredVideos):
         return
     if isinstance(result, MultiLabelEvaluation):
         shown = terminal.table("class", "average precision", numbers=(1,))
@@ -135,12 +135,16 @@ def _tables(result: "Evaluation | MultiLabelEvaluation | Scored") -> Iterator[Ta
         yield shown
         return
     for task, counted in result.tasks.items():
-        title = None if task is None else f"{task}: top-1 {100 * counted.top1:.1f} %, top-5 {100 * counted.top5:.1f} %"
+        title = (
+            None
+            if task == SINGLE_TASK
+            else f"{task}: top-1 {100 * counted.top1:.1f} %, top-5 {100 * counted.top5:.1f} %"
+        )
         shown = terminal.table("class", "top-1", "most often taken for", title=title, numbers=(1,))
         for row, (name, share) in enumerate(counted.per_class.items()):
             wrong = [(0 if column == row else count, column) for column, count in enumerate(counted.confusion[row])]
             count, column = max(wrong)
-            other = f"{counted.labels[column]} ({count})" if count else ""
+            other = f"{counted.class_names[column]} ({count})" if count else ""
             shown.add_row(name, "" if share is None else f"{100 * share:.1f} %", other)
         mean = 100 * counted.mean_class_accuracy
         shown.caption, shown.caption_justify = f"mean class accuracy {mean:.2f} %", "left"

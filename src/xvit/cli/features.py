@@ -42,7 +42,7 @@ def parser() -> ArgumentParser:
         help="a vector a video, one a frame, or all tokens of each frame",
     )
     made.add_argument("--batch-size", metavar="N", type=int, default=16, help="videos at a time")
-    made.add_argument("--workers", metavar="N", type=int, default=2, help="loader processes; 0 decodes in this one")
+    made.add_argument("--num-workers", metavar="N", type=int, default=2, help="loader processes; 0 decodes in this one")
     add_device(made)
     add_json(made)
     made.add_class_arguments(ModelConfig, skip=_OF_CLASSES)
@@ -55,7 +55,7 @@ def parse(argv: list[str]) -> Namespace:
     made = parser()
     args = parse_words(made, argv)
     check_range("batch_size", args.batch_size, 1)
-    check_range("workers", args.workers, 0)
+    check_range("num_workers", args.num_workers, 0)
     names = [name for name in ModelConfig.__dataclass_fields__ if name not in _OF_CLASSES]
     if args.checkpoint is None:
         if not args.backbone:
@@ -92,7 +92,7 @@ def run(args: Namespace) -> int:
             level=args.level,
             labels=[Path(path).absolute().parent.name or None for path in paths],
             batch_size=args.batch_size,
-            workers=args.workers,
+            num_workers=args.num_workers,
             on_progress=advance,
         )
     if args.json:

@@ -8,6 +8,7 @@ from xvit.cli import DONE, terminal
 from xvit.cli.parsing import add_json, make_parser
 from xvit.cli.parsing import parse as parse_words
 from xvit.config import ModelConfig
+from xvit.models.profiling import count_macs
 
 if TYPE_CHECKING:
     from xvit.models.xvit import XViT
@@ -99,17 +100,17 @@ def _checkpoint_facts(directory: str) -> dict[str, Any]:
     from xvit.models.xvit import XViT
 
     model = XViT.from_pretrained(directory)
-    more = {"labels": model.labels, "clip": to_dict(model.clip), "provenance": dict(model.provenance)}
-    return {"checkpoint": directory} | _facts(model, model.clip.image_size) | more
+    more = {"labels": model.class_names, "clip": to_dict(model.clip_spec), "provenance": dict(model.provenance)}
+    return {"checkpoint": directory} | _facts(model, model.clip_spec.image_size) | more
 
 
 def _facts(model: "XViT", image_size: int | None = None) -> dict[str, Any]:
     config, embed = model.config, model.backbone.patch_embed
     height, width = (image_size, image_size) if image_size else embed.img_size
     rows, columns = embed.dynamic_feat_size((height, width))
-    macs = model.macs(image_size=image_size)
+    macs = count_macs(model, image_size=image_size)
     attention = {
-        "mixing": f"mixing, window {config.window}, {100 * config.mixed_fraction:g} % mixed",
+        "mixing": f"mixing, window {config.window}, {100 * config.mix_ratio:g} % mixed",
         "local": f"local, window {config.window}",
     }.get(config.attention, config.attention)
     facts = {
@@ -117,9 +118,9 @@ def _facts(model: "XViT", image_size: int | None = None) -> dict[str, Any]:
         "attention": attention,
         "temporal_head": config.temporal_head,
         "num_classes": config.num_classes,
-        "input": [config.num_frames, model.channels, height, width],
-        "tubelet": config.tubelet,
-        "merge_tokens": config.merge_tokens,
+        "input": [config.num_frames, model.in_chans, height, width],
+        "tubelet_size": config.tubelet_size,
+        "tome_r": config.tome_r,
         "tokens_per_frame": rows * columns + model.backbone.num_prefix_tokens,
         "prefix_tokens": model.backbone.num_prefix_tokens,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -128,9 +129,9 @@ def _facts(model: "XViT", image_size: int | None = None) -> dict[str, Any]:
     }
     paper = PAPER_MACS.get((config.backbone.split(".")[0], config.num_frames))
     plain = (config.attention, config.summary_tokens, height, width) == ("mixing", 0, 224, 224)
-    plain = plain and config.tubelet == 1 and not config.merge_tokens
+    plain = plain and config.tubelet_size == 1 and not config.tome_r
     if paper and plain and not config.backbone_kwargs:
-        facts["macs_1x3_views_all_tokens"] = 3 * model.macs(image_size=image_size, all_tokens=True)
+        facts["macs_1x3_views_all_tokens"] = 3 * count_macs(model, image_size=image_size, all_tokens=True)
         facts["paper_macs_1x3_views"] = paper
     return facts
 
@@ -138,8 +139,8 @@ def _facts(model: "XViT", image_size: int | None = None) -> dict[str, Any]:
 def _show(facts: dict[str, Any]) -> None:
     frames, channels, height, width = facts["input"]
     tokens, prefix = facts["tokens_per_frame"], facts["prefix_tokens"]
-    places = f"{frames} frames" if facts["tubelet"] == 1 else f"{frames // facts['tubelet']} tubelets"
-    merging = f", {facts['merge_tokens']} fewer after each layer" if facts["merge_tokens"] else ""
+    places = f"{frames} frames" if facts["tubelet_size"] == 1 else f"{frames // facts['tubelet']} tubelets"
+    merging = f", {facts['tome_r']} fewer after each layer" if facts["tome_r"] else ""
     paper = facts.get("paper_macs_1x3_views")
     beside = ""
     if paper:

@@ -21,9 +21,9 @@ TRAINING_ONLY = {
     "flip_pairs",
     "auto_augment",
     "erase",
-    "unreadable_tolerance",
+    "max_unreadable_fraction",
     "class_balanced",
-    "repeats",
+    "repeated_aug",
 }
 RECIPE_HELP = "recipe file (YAML); options given on the command line win over it"
 
@@ -79,7 +79,7 @@ def add_device(parser: jsonargparse.ArgumentParser) -> None:
 def add_trust(parser: jsonargparse.ArgumentParser) -> None:
     """The option of commands that run exported models."""
     parser.add_argument(
-        "--trust",
+        "--trust-code",
         action="store_true",
         help="open a model exported as a torch.export program, which can hold any code: only if you know its maker",
     )

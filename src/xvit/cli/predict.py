@@ -31,7 +31,7 @@ def parser() -> ArgumentParser:
     made.add_argument("--temporal-views", metavar="N", type=int, default=1, help="clips along each video")
     made.add_argument("--spatial-views", metavar="M", type=int, default=1, help="crops of each clip, 1 or 3")
     made.add_argument(
-        "--workers", metavar="N", type=int, default=2, help="processes that read videos while the model works"
+        "--num-workers", metavar="N", type=int, default=2, help="processes that read videos while the model works"
     )
     add_device(made)
     add_trust(made)
@@ -43,7 +43,7 @@ def parse(argv: list[str]) -> Namespace:
     """Check the words after the command."""
     args = parse_words(parser(), argv)
     check_range("top", args.top, 1)
-    check_range("workers", args.workers, 0)
+    check_range("num_workers", args.num_workers, 0)
     return args
 
 
@@ -57,14 +57,16 @@ def run(args: Namespace) -> int:
         device=args.device,
         temporal_views=args.temporal_views,
         spatial_views=args.spatial_views,
-        trust=args.trust,
+        trust_code=args.trust_code,
     )
     paths = find_videos(args.videos)
     predictions: list[Prediction] = []
     failed: list[VideoError] = []
     with terminal.counter("predicting", quiet=args.json) as advance:
-        workers = min(args.workers, len(paths) - 1)  # the model could not begin before a single one is read anyway
-        for done, answer in enumerate(predictor.predict(paths, workers=workers), start=1):
+        num_workers = min(
+            args.num_workers, len(paths) - 1
+        )  # the model could not begin before a single one is read anyway
+        for done, answer in enumerate(predictor.predict(paths, num_workers=num_workers), start=1):
             if isinstance(answer, VideoError):
                 failed.append(answer)
             else:

@@ -19,12 +19,13 @@ from rich.text import Text
 from xvit.cli import DONE, SOME_FAILED, terminal
 from xvit.cli.parsing import add_device, add_json, make_parser
 from xvit.cli.parsing import parse as parse_words
-from xvit.config import by_task
+from xvit.config import as_task_dict
+from xvit.models.streaming import Stream
 from xvit.utils.errors import XViTError, check_range
 
 if TYPE_CHECKING:
-    from xvit.data.capture.source import Notice, Source
-    from xvit.inference.live import Counts, Live, Scores
+    from xvit.data.capture.source import Source, SourceEvent
+    from xvit.inference.live import LivePrediction, LivePredictor, StreamStats
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _HISTORY = 24  # answers in the small curves
@@ -79,7 +80,7 @@ def parse(argv: list[str]) -> Namespace:
 def run(args: Namespace) -> int:
     """Answer until the source ends or Ctrl-C."""
     from xvit.data.capture.source import Source
-    from xvit.inference.live import Live, Scores
+    from xvit.inference.live import LivePrediction, LivePredictor
     from xvit.models.xvit import XViT
     from xvit.utils.devices import default_device
 
@@ -93,16 +94,16 @@ def run(args: Namespace) -> int:
     )
     model = XViT.from_pretrained(args.checkpoint, device=args.device or default_device())
     try:
-        model.stream()
+        Stream(model)
     except XViTError as error:
         raise XViTError(
             f"{args.checkpoint}: this model cannot be streamed: {error}, and train it again, as "
             "recipes/motion-streaming.yaml does. `xvit timeline` takes any model"
         ) from None
-    live = Live(model, source, stride=args.stride, every=args.every, threshold=args.threshold)
+    live = LivePredictor(model, source, stride=args.stride, every=args.every, threshold=args.threshold)
     with _ctrl_c(source), _shown(args, live) as view, closing(iter(live)) as events:
         for event in events:
-            if isinstance(event, Scores):
+            if isinstance(event, LivePrediction):
                 view.answer(event)
             else:
                 view.notice(event)
@@ -113,9 +114,9 @@ def run(args: Namespace) -> int:
 
 
 class _View(Protocol):
-    def answer(self, scores: "Scores") -> None: ...
-    def notice(self, notice: "Notice") -> None: ...
-    def end(self, counts: "Counts") -> None: ...
+    def answer(self, scores: "LivePrediction") -> None: ...
+    def notice(self, notice: "SourceEvent") -> None: ...
+    def end(self, counts: "StreamStats") -> None: ...
 
 
 @contextmanager
@@ -138,7 +139,7 @@ def _ctrl_c(source: "Source") -> Iterator[None]:
 
 
 @contextmanager
-def _shown(args: Namespace, live: "Live") -> Iterator[_View]:
+def _shown(args: Namespace, live: "LivePredictor") -> Iterator[_View]:
     if args.json:
         yield _JsonLines(args.top)
     elif not sys.stdout.isatty():
@@ -154,27 +155,27 @@ class _Lines:
     def __init__(self, top: int) -> None:
         self.top = top
 
-    def answer(self, scores: "Scores") -> None:
+    def answer(self, scores: "LivePrediction") -> None:
         said = []
-        for task, labels in by_task(scores.labels).items():
-            values, best = by_task(scores.scores)[task], by_task(scores.label)[task]
+        for task, labels in as_task_dict(scores.labels).items():
+            values, best = as_task_dict(scores.scores)[task], as_task_dict(scores.label)[task]
             best_ones = zip(labels[: self.top], values[: self.top], strict=True)
             text = ", ".join(f"{label} {100 * value:.1f} %" for label, value in best_ones)
             nothing = "nothing of these: " if best is None else ""
             said.append(f"{task}: {nothing}{text}" if task else nothing + text)
         print(f"{scores.time:.2f} s: {'; '.join(said)}", flush=True)
 
-    def notice(self, notice: "Notice") -> None:
+    def notice(self, notice: "SourceEvent") -> None:
         print(f"xvit: {notice.text}", file=sys.stderr, flush=True)
 
-    def end(self, counts: "Counts") -> None:
+    def end(self, counts: "StreamStats") -> None:
         print(_summary(counts), flush=True)
 
 
 class _JsonLines(_Lines):
     """One document a line: the answers, and last of all {"summary": {...}}."""
 
-    def answer(self, scores: "Scores") -> None:
+    def answer(self, scores: "LivePrediction") -> None:
         values = asdict(scores)
         for key in ("labels", "scores"):
             found = values[key]
@@ -182,29 +183,29 @@ class _JsonLines(_Lines):
             values[key] = found[: self.top] if cut is None else cut
         print(json.dumps(values), flush=True)
 
-    def end(self, counts: "Counts") -> None:
+    def end(self, counts: "StreamStats") -> None:
         print(json.dumps({"summary": asdict(counts)}), flush=True)
 
 
 class _Picture:
     """The best classes as bars, their small curves over the latest answers, and the state of the run."""
 
-    def __init__(self, screen: Screen, live: "Live", top: int) -> None:
+    def __init__(self, screen: Screen, live: "LivePredictor", top: int) -> None:
         self.screen, self.live, self.top = screen, live, top
         self.history: deque[dict[tuple[Any, str], float]] = deque(maxlen=_HISTORY)
 
-    def answer(self, scores: "Scores") -> None:
-        values = by_task(scores.scores)
+    def answer(self, scores: "LivePrediction") -> None:
+        values = as_task_dict(scores.scores)
         self.history.append(
             {
                 (task, label): value
-                for task, labels in by_task(scores.labels).items()
+                for task, labels in as_task_dict(scores.labels).items()
                 for label, value in zip(labels, values[task], strict=True)
             }
         )
         table = Table.grid(*[Column(no_wrap=True) for _ in range(4)], padding=(0, 2))
-        for task, labels in by_task(scores.labels).items():
-            said = by_task(scores.label)[task]
+        for task, labels in as_task_dict(scores.labels).items():
+            said = as_task_dict(scores.label)[task]
             title = "nothing of these" if said is None else said
             table.add_row(Text(f"{task}: {title}" if task else title, style="dim" if said is None else "bold"))
             for label, value in list(zip(labels, values[task], strict=True))[: self.top]:
@@ -225,15 +226,15 @@ class _Picture:
         )
         self.screen.update(Group(table, Text(state, style="dim")))
 
-    def notice(self, notice: "Notice") -> None:
+    def notice(self, notice: "SourceEvent") -> None:
         style = "dim" if notice.kind in ("opened", "stride") else "yellow"
         self.screen.console.print(Text(notice.text, style=style))
 
-    def end(self, counts: "Counts") -> None:
+    def end(self, counts: "StreamStats") -> None:
         self.screen.console.print(_summary(counts))
 
 
-def _summary(counts: "Counts") -> str:
+def _summary(counts: "StreamStats") -> str:
     parts = {"dropped": counts.dropped, "skipped": counts.skipped, "not used": counts.left}
     losses = "".join(f", {number} {name}" for name, number in parts.items() if number or name == "dropped")
     damage = f"; {counts.damaged} damaged" if counts.damaged else ""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from xvit.timeline.metrics import Metrics
-    from xvit.timeline.scoring import Scores
+    from xvit.timeline.scoring import ScoreTimeline
     from xvit.timeline.segments import Segment
 
 _FRAMES_SHOWN = 14
@@ -90,7 +90,7 @@ def run(args: Namespace) -> int:
     """Score one video after the other."""
     from xvit.data.annotations.samples import find_videos
     from xvit.models.xvit import XViT
-    from xvit.timeline.metrics import Judged, measure
+    from xvit.timeline.metrics import VideoSegments, measure
     from xvit.timeline.scoring import score_video
     from xvit.timeline.segments import find_segments
     from xvit.timeline.writers import read_truth
@@ -100,12 +100,12 @@ def run(args: Namespace) -> int:
     model = XViT.from_pretrained(args.checkpoint, device=args.device or default_device())
     paths = find_videos(args.videos)
     folders = _folders(paths, output)
-    truth = None if args.truth is None else read_truth(args.truth, list(model.labels))
+    truth = None if args.truth is None else read_truth(args.truth, list(model.class_names))
     for path in paths if truth is not None else []:
         if truth is not None and Path(path).resolve() not in truth:
             raise XViTError(f"{path}: not in {args.truth}, which names videos from the folder that it lies in")
     told: list[dict[str, Any]] = []
-    judged: list[Judged] = []
+    judged: list[VideoSegments] = []
     failed: list[VideoError] = []
     for number, path in enumerate(paths, start=1):
         name = path if len(paths) == 1 else f"{path} ({number} of {len(paths)})"
@@ -120,7 +120,7 @@ def run(args: Namespace) -> int:
         segments = find_segments(
             scores.times,
             scores.values,
-            scores.labels,
+            scores.class_names,
             duration=scores.duration,
             smooth=args.smooth,
             threshold=args.threshold,
@@ -130,7 +130,7 @@ def run(args: Namespace) -> int:
         right = None if truth is None else truth[Path(path).resolve()]
         metrics = None
         if right is not None:
-            judged.append(Judged(truth=right, predicted=segments, duration=scores.duration))
+            judged.append(VideoSegments(truth=right, predicted=segments, duration=scores.duration))
             metrics = measure(judged[-1:])
         told.append(_plain(scores, segments, metrics))
         if output is not None:
@@ -164,7 +164,7 @@ def _folders(paths: list[str], output: Path | None) -> dict[str, Path]:
     return folders
 
 
-def _plain(scores: "Scores", segments: "list[Segment]", metrics: "Metrics | None") -> dict[str, Any]:
+def _plain(scores: "ScoreTimeline", segments: "list[Segment]", metrics: "Metrics | None") -> dict[str, Any]:
     """What is known of a video as plain values, for JSON."""
     known: dict[str, Any] = {
         "video": scores.path,
@@ -188,7 +188,11 @@ def _plain_metrics(metrics: "Metrics") -> dict[str, Any]:
 
 
 def _write(
-    folder: Path, told: dict[str, Any], scores: "Scores", segments: "list[Segment]", truth: "list[Segment] | None"
+    folder: Path,
+    told: dict[str, Any],
+    scores: "ScoreTimeline",
+    segments: "list[Segment]",
+    truth: "list[Segment] | None",
 ) -> None:
     from xvit.timeline.writers import to_csv, to_json, to_srt, write_new
     from xvit.visualize.plots import plot_timeline
@@ -202,7 +206,7 @@ def _write(
             plot_timeline(
                 scores.times,
                 scores.values,
-                scores.labels,
+                scores.class_names,
                 beside,
                 duration=scores.duration,
                 rows={name: [(s.start, s.end, s.label) for s in each] for name, each in rows.items()},
@@ -229,7 +233,7 @@ def _frames(path: str) -> "np.ndarray | None":
         return None
 
 
-def _show(scores: "Scores", segments: "list[Segment]") -> None:
+def _show(scores: "ScoreTimeline", segments: "list[Segment]") -> None:
     terminal.console().print(Text(scores.path, style="bold"))  # not as the table's title, which would be wrapped
     shown = terminal.table("start", "end", "class", "score", numbers=(0, 1, 3))
     for segment in segments:

@@ -1,30 +1,36 @@
-"""Every setting of xvit, as frozen dataclasses that check themselves.
+"""Every setting of xvit, as frozen dataclasses that check their values.
 
 A recipe file holds one `RunConfig`; a checkpoint's config.json holds its `ModelConfig` and `ClipSpec`.
 """
 
+from xvit.config.augment import AugmentConfig
 from xvit.config.clip import ClipSpec
 from xvit.config.data import DataConfig
+from xvit.config.init import InitConfig
 from xvit.config.io import from_dict, read_yaml, to_dict
-from xvit.config.model import ATTENTIONS, Attention, ModelConfig
+from xvit.config.model import ATTENTION_SCHEMES, AdvancedConfig, AttentionScheme, ModelConfig, model_config
 from xvit.config.run import RunConfig
-from xvit.config.tasks import Labels, by_task, labels_by_task, plain
+from xvit.config.tasks import SINGLE_TASK, ClassNames, as_task_dict, unwrap_single_task
 from xvit.config.train import EvalConfig, TrainConfig
 
 __all__ = [
-    "ATTENTIONS",
-    "Attention",
+    "ATTENTION_SCHEMES",
+    "SINGLE_TASK",
+    "AdvancedConfig",
+    "AttentionScheme",
+    "AugmentConfig",
+    "ClassNames",
     "ClipSpec",
     "DataConfig",
     "EvalConfig",
-    "Labels",
+    "InitConfig",
     "ModelConfig",
     "RunConfig",
     "TrainConfig",
-    "by_task",
+    "as_task_dict",
     "from_dict",
-    "labels_by_task",
-    "plain",
+    "model_config",
     "read_yaml",
     "to_dict",
+    "unwrap_single_task",
 ]

@@ -8,23 +8,23 @@ from xvit.utils.errors import XViTError, check_choice, check_range
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSpec:
-    """How a video becomes `pixel_values`: the one description, stored in the checkpoint, used everywhere.
+    """How a video becomes `pixel_values`. Training, evaluation, prediction, streaming and export all use the one that
+    is stored in the checkpoint.
 
-    What is left open (0, backbone, or nothing) is filled in from the data config of the image model: `XViT.clip` and a
-    checkpoint's are always complete.
+    Fields that are left open (0, "backbone" or empty) are taken from the image model's data config. `XViT.clip_spec`
+    and that of a checkpoint are always complete.
 
     Args:
-        num_frames: T, frames a clip.
-        sampling: segments (one frame from each of T equal parts of the video) or strided (T frames, `stride`
-            apart).
+        num_frames: T, frames per clip.
+        sampling: segments (one frame from each of T equal parts of the video) or strided (T frames, `stride` apart).
         stride: frames from one sampled frame to the next, for strided sampling.
         image_size: height and width of a view, in pixels; 0 for the backbone's.
         interpolation: bilinear, bicubic, or backbone for the backbone's.
-        mean: per-channel mean of the normalisation, of RGB in [0, 1]; empty for the backbone's.
-        std: per-channel standard deviation of the normalisation; empty for the backbone's.
+        mean: mean of each colour channel, of RGB in [0, 1]; empty for the backbone's.
+        std: standard deviation of each colour channel; empty for the backbone's.
 
     Raises:
-        XViTError: a value out of its range or its choices.
+        XViTError: a value out of its range or not among its choices.
     """
 
     num_frames: int = 8
@@ -45,13 +45,13 @@ class ClipSpec:
             values = tuple(getattr(self, name))
             object.__setattr__(self, name, values)
             if len(values) not in (0, 3):
-                raise XViTError(f"{name}={values}: expected 3 numbers, one a colour, or none for the backbone's")
+                raise XViTError(f"{name}={values}: expected 3 numbers, one per colour, or none for the backbone's")
         if self.std and min(self.std) <= 0:
             raise XViTError(f"std={self.std}: expected positive numbers")
 
     @property
-    def left_open(self) -> list[str]:
-        """Names of the fields that are still the backbone's to fill in."""
+    def open_fields(self) -> list[str]:
+        """Names of the fields that are still to be taken from the backbone."""
         interpolation = self.interpolation != "backbone"
         given = {"image_size": self.image_size, "interpolation": interpolation, "mean": self.mean, "std": self.std}
         return [name for name, value in given.items() if not value]

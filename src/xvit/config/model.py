@@ -1,14 +1,65 @@
-"""The settings of a model."""
+"""The settings of the video transformer."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
 
-from xvit.utils.errors import XViTError, check_choice, check_range
+from xvit.config.tasks import SINGLE_TASK
+from xvit.utils.errors import XViTError, check_choice, check_range, did_you_mean
 
-Attention = Literal["mixing", "spatial", "local", "joint", "divided"]
-ATTENTIONS: tuple[str, ...] = ("mixing", "spatial", "local", "joint", "divided")
-# What a file may say of a backbone. Not Any: the parser would take a mapping with "class_path" for a class to be made.
-Plain = bool | int | float | str | None | list[bool | int | float | str]
+AttentionScheme = Literal["mixing", "spatial", "local", "joint", "divided"]
+ATTENTION_SCHEMES: tuple[str, ...] = ("mixing", "spatial", "local", "joint", "divided")
+# Values of timm's own options. Not Any: the parser would take a mapping with "class_path" for a class to instantiate.
+PlainValue = bool | int | float | str | None | list[bool | int | float | str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdvancedConfig:
+    """Options of the paper's ablations and of the authors' released models. The defaults suit everyday use.
+
+    Args:
+        mix_inputs: what is mixed: keys_values, keys, values, or x (the tokens before the projections).
+        mixing_layers: which layers mix: all, first_half, second_half, odd (the 1st, 3rd, ...), or a list of indices
+            from 0. The other layers attend within each frame.
+        boundary_only: mix the outermost frames of the window only (t - w and t + w), none between.
+        grouping: flat (each frame's share is contiguous in all h d channels, as in the released code) or per_head (the
+            same shares inside each head, as in the paper's equations).
+        temporal_padding: what frames outside the clip contribute: zero, or replicate (the nearest frame; a still clip
+            then has exactly the image model's features).
+        segment_frames: mix within segments of this many frames, which do not see each other (the released Kinetics
+            configuration: 8 of 16 frames); 0 for the whole clip.
+        spatial_position: initial values of the backbone's position embedding: timm (timm's own, or pretrained), or
+            sincos (2-D sines and cosines, for training from scratch).
+        temporal_layers: depth of the temporal attention head.
+        frame_projection: a linear layer and tanh on each frame's vector, as in the released models.
+        classifier_hidden: width of a hidden layer of the classifier, as in the released models; 0 for none.
+
+    Raises:
+        XViTError: a value out of its range or not among its choices.
+    """
+
+    mix_inputs: Literal["keys_values", "keys", "values", "x"] = "keys_values"
+    mixing_layers: Literal["all", "first_half", "second_half", "odd"] | tuple[int, ...] = "all"
+    boundary_only: bool = False
+    grouping: Literal["flat", "per_head"] = "flat"
+    temporal_padding: Literal["zero", "replicate"] = "zero"
+    segment_frames: int = 0
+    spatial_position: Literal["timm", "sincos"] = "timm"
+    temporal_layers: int = 1
+    frame_projection: bool = False
+    classifier_hidden: int = 0
+
+    def __post_init__(self) -> None:
+        check_choice("mix_inputs", self.mix_inputs, ("keys_values", "keys", "values", "x"))
+        check_choice("grouping", self.grouping, ("flat", "per_head"))
+        check_choice("temporal_padding", self.temporal_padding, ("zero", "replicate"))
+        check_choice("spatial_position", self.spatial_position, ("timm", "sincos"))
+        if isinstance(self.mixing_layers, str):
+            check_choice("mixing_layers", self.mixing_layers, ("all", "first_half", "second_half", "odd"))
+        else:
+            object.__setattr__(self, "mixing_layers", tuple(self.mixing_layers))
+        check_range("segment_frames", self.segment_frames, 0)
+        check_range("temporal_layers", self.temporal_layers, 1, 100)
+        check_range("classifier_hidden", self.classifier_hidden, 0, 1e6)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,122 +67,107 @@ class ModelConfig:
     """The video transformer: an image backbone, an attention scheme and a temporal head.
 
     Args:
-        backbone: name of a timm `VisionTransformer`, such as vit_base_patch16_224.
+        backbone: name of a timm `VisionTransformer` or `Eva` model, such as vit_base_patch16_224.
         num_classes: number of classes; {"verb": 97, "noun": 300} for several tasks; 0 for features only
-            (in training, 0 is replaced by what the data set holds).
-        multi_label: the classes do not exclude each other: each has a score of its own (sigmoid), and a video may have
-            several of them, or none. In training it is set by what the data set holds.
-        num_frames: T, frames a clip; other numbers run too, with interpolated temporal positions.
-        pretrained: start from timm's image weights (Hugging Face Hub or its local cache).
-        checkpoint_path: start from this instead: image weights (.safetensors, .pth, .pt, .bin) of the backbone, in
-            any naming timm knows, or the directory of a trained XViT of another scheme, number of frames, ...
-        attention: mixing (the paper's), spatial (each frame alone), local (exact attention over the 2 window + 1
-            frames), joint (all T N tokens), divided (temporal attention at each location, then spatial).
-        window: half-width w of the temporal window of mixing and local, in frames.
-        mixed_fraction: mixing: rho, the share of the channels that comes from neighbouring frames.
-        mixed: mixing: what is mixed: keys_values, keys, values, or x (the token before the projections).
-        layers: mixing: which layers mix: all, first_half, second_half, odd (the 1st, 3rd, ...), or a list of
-            indices from 0. The others attend within their frame.
-        boundary_only: mixing: take only the outermost offsets of the window, none between.
-        direction: mixing: centered [-w, w] or causal [-w, 0].
-        grouping: mixing: flat (shares are contiguous in all h d channels, as in the released code) or per_head
-            (the same shares inside each head, as in the paper's equations).
-        segment_frames: mixing: frames mix within segments of this many, which do not see each other (a trait of the
-            released Kinetics configuration: 8 of 16 frames); 0 for the whole clip.
-        edges: mixing: what frames outside the clip give: zero, or replicate (the nearest frame; a still clip then
-            gives exactly the image model's features).
-        tubelet: frames that become one: 1, or 2, whose patches are 2 frames deep (half of everything, in half the
-            time). Weights of an image model are spread over both, so that a still clip has its tokens. The window of
-            mixing then counts tubelets.
-        merge_tokens: patches a frame that merge after each layer with those most like them, the same in all frames:
-            fewer tokens, less time, not the same numbers. 0 for none.
-        summary_tokens: R, summary tokens a frame, a square number: averages over an r x r grid, seen by the
-            queries of all frames; 0 for none.
-        spatial_position: what the backbone's positions start as: timm (timm's own, or pretrained), or sincos (2-D
-            sines and cosines, for training from scratch).
-        temporal_position: where the frame's place enters: input (added to all its tokens), head (added to its
-            vector before temporal attention), or none.
+            (in training, 0 is replaced by the number of classes of the data set).
+        multi_label: a video may have any number of classes: each class has its own score (sigmoid). Training takes
+            this value from `data.multi_label`.
+        num_frames: T, frames per clip. The model accepts other numbers and interpolates its temporal positions.
+        attention: mixing (the paper's), spatial (each frame alone), local (exact attention over the 2 w + 1 frames of
+            the window), joint (all T N tokens), divided (temporal attention at each location, then spatial).
+        window: half-width w of the temporal window of mixing and local attention, in frames.
+        mix_ratio: mixing: rho, the fraction of channels that come from neighbouring frames.
+        causal: mixing: attend to past frames only, t - w to t, instead of t - w to t + w. Summary tokens then look
+            back only, too.
+        temporal_position: where the frame's position enters: input (added to all its tokens), head (added to its
+            vector before temporal attention), or none. Streaming needs head or none.
         temporal_head: attention (the paper's Temporal Attention) or mean.
-        temporal_layers: depth of the temporal attention head.
-        frame_projection: a linear layer and tanh on each frame's vector, as the released models have.
-        classifier_hidden: width of a hidden layer of the classifier, as the released models have; 0 for none.
+        tubelet_size: frames per patch: 1, or 2 for patches that are 2 frames deep, which halves the cost. Image
+            weights are divided between both frames, so that a still clip has the image model's tokens. `window` then
+            counts tubelets.
+        tome_r: token merging: number of patches per frame that merge after each layer with those most similar to
+            them, the same ones in all frames of a clip; 0 for none.
+        summary_tokens: R, summary tokens per frame, a square number: averages over an r x r grid, attended to by the
+            queries of all frames; 0 for none.
         dropout: dropout before the classifier's last layer.
         backbone_kwargs: passed to timm.create_model: depth, embed_dim, img_size, drop_path_rate, ...
+        advanced: options of the paper's ablations and of the released models.
 
     Raises:
-        XViTError: a value out of its range or its choices.
+        XViTError: a value out of its range or not among its choices, or options that exclude each other.
     """
 
     backbone: str = "vit_base_patch16_224"
     num_classes: int | dict[str, int] = 0
     multi_label: bool = False
     num_frames: int = 8
-    pretrained: bool = False
-    checkpoint_path: str = ""
-    attention: Attention = "mixing"
+    attention: AttentionScheme = "mixing"
     window: int = 1
-    mixed_fraction: float = 0.5
-    mixed: Literal["keys_values", "keys", "values", "x"] = "keys_values"
-    layers: Literal["all", "first_half", "second_half", "odd"] | tuple[int, ...] = "all"
-    boundary_only: bool = False
-    direction: Literal["centered", "causal"] = "centered"
-    grouping: Literal["flat", "per_head"] = "flat"
-    segment_frames: int = 0
-    edges: Literal["zero", "replicate"] = "zero"
-    tubelet: int = 1
-    merge_tokens: int = 0
-    summary_tokens: int = 0
-    spatial_position: Literal["timm", "sincos"] = "timm"
+    mix_ratio: float = 0.5
+    causal: bool = False
     temporal_position: Literal["input", "head", "none"] = "input"
     temporal_head: Literal["attention", "mean"] = "attention"
-    temporal_layers: int = 1
-    frame_projection: bool = False
-    classifier_hidden: int = 0
+    tubelet_size: int = 1
+    tome_r: int = 0
+    summary_tokens: int = 0
     dropout: float = 0.0
-    backbone_kwargs: dict[str, Plain] = field(default_factory=dict)
+    backbone_kwargs: dict[str, PlainValue] = field(default_factory=dict)
+    advanced: AdvancedConfig = field(default_factory=AdvancedConfig)
 
     def __post_init__(self) -> None:
-        check_choice("attention", self.attention, ATTENTIONS)
-        check_choice("mixed", self.mixed, ("keys_values", "keys", "values", "x"))
-        check_choice("direction", self.direction, ("centered", "causal"))
-        check_choice("grouping", self.grouping, ("flat", "per_head"))
-        check_choice("edges", self.edges, ("zero", "replicate"))
-        check_choice("spatial_position", self.spatial_position, ("timm", "sincos"))
+        check_choice("attention", self.attention, ATTENTION_SCHEMES)
         check_choice("temporal_position", self.temporal_position, ("input", "head", "none"))
         check_choice("temporal_head", self.temporal_head, ("attention", "mean"))
-        if isinstance(self.layers, str):
-            check_choice("layers", self.layers, ("all", "first_half", "second_half", "odd"))
-        else:
-            object.__setattr__(self, "layers", tuple(self.layers))
         for task, number in self.tasks.items():
-            check_range("num_classes" if task is None else f'num_classes["{task}"]', number, 0)
+            check_range("num_classes" if task == SINGLE_TASK else f'num_classes["{task}"]', number, 0)
         check_range("num_frames", self.num_frames, 1)
         check_range("window", self.window, 0, 1000)
-        check_range("mixed_fraction", self.mixed_fraction, 0, 1)
+        check_range("mix_ratio", self.mix_ratio, 0, 1)
         check_range("dropout", self.dropout, 0, 1)
-        check_range("temporal_layers", self.temporal_layers, 1, 100)
         check_range("summary_tokens", self.summary_tokens, 0)
-        check_range("tubelet", self.tubelet, 1, 2)
-        for name in ("num_frames", "segment_frames"):
-            if getattr(self, name) % self.tubelet:
-                raise XViTError(f"{name}={getattr(self, name)}: no whole number of tubelets of {self.tubelet} frames")
-        check_range("merge_tokens", self.merge_tokens, 0)
-        check_range("segment_frames", self.segment_frames, 0)
-        check_range("classifier_hidden", self.classifier_hidden, 0, 1e6)
+        check_range("tubelet_size", self.tubelet_size, 1, 2)
+        check_range("tome_r", self.tome_r, 0)
+        for name, frames in (("num_frames", self.num_frames), ("segment_frames", self.advanced.segment_frames)):
+            if frames % self.tubelet_size:
+                raise XViTError(f"{name}={frames}: expected a multiple of tubelet_size={self.tubelet_size}")
         if self.multi_label and isinstance(self.num_classes, dict):
             raise XViTError("multi_label=True with several tasks: expected one number of classes")
         if round(self.summary_tokens**0.5) ** 2 != self.summary_tokens:
             raise XViTError(f"summary_tokens={self.summary_tokens}: expected a square number (an r x r grid), or 0")
-        if self.pretrained and self.checkpoint_path:
-            raise XViTError(f"pretrained=True and checkpoint_path={self.checkpoint_path!r}: choose one of them")
-        if self.spatial_position == "sincos" and self.pretrained:
-            raise XViTError("spatial_position='sincos' with pretrained=True: pretrained weights bring their positions")
         if self.temporal_position == "head" and self.temporal_head == "mean":
-            raise XViTError("temporal_position='head' needs temporal_head='attention': a mean forgets positions")
+            raise XViTError("temporal_position='head' needs temporal_head='attention': a mean ignores positions")
 
     @property
-    def tasks(self) -> dict[str | None, int]:
-        """Number of classes of each task; the only task of an int is named None."""
-        if isinstance(self.num_classes, dict):
-            return {task: number for task, number in self.num_classes.items()}
-        return {None: self.num_classes}
+    def tasks(self) -> dict[str, int]:
+        """Number of classes of each task; a single task is named `SINGLE_TASK`."""
+        return dict(self.num_classes) if isinstance(self.num_classes, dict) else {SINGLE_TASK: self.num_classes}
+
+
+def model_config(base: ModelConfig | None = None, **options: Any) -> ModelConfig:
+    """A `ModelConfig` from options by name, those of `AdvancedConfig` included.
+
+    Args:
+        base: the config whose other options are kept; the defaults if None.
+        options: fields of `ModelConfig` or of `AdvancedConfig`.
+
+    Raises:
+        XViTError: an unknown option, with the nearest known one; a wrong value.
+    """
+    base = base or ModelConfig()
+    everyday = {field.name for field in fields(ModelConfig)}
+    advanced = {field.name for field in fields(AdvancedConfig)}
+    for name in options:
+        if name not in everyday | advanced:
+            known = sorted((everyday | advanced) - {"advanced"})
+            raise XViTError(f"unknown option {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}")
+    changed = {name: value for name, value in options.items() if name in advanced}
+    config = options.get("advanced", base.advanced)
+    return (
+        replace(
+            base,
+            **{name: value for name, value in options.items() if name in everyday},
+            advanced=replace(config, **changed),
+        )
+        if changed
+        else replace(base, **options)
+    )

@@ -1,20 +1,20 @@
-"""Values of one task or of several, as dicts of tasks."""
+"""One task or several: inside the library a value per task is always a dict of tasks.
 
+A model with one number of classes has one task, named `SINGLE_TASK`; at the public edge its values are not wrapped.
+"""
+
+from collections.abc import Mapping
 from typing import Any
 
-Labels = list[str] | dict[str, list[str]]
+ClassNames = list[str] | dict[str, list[str]]
+SINGLE_TASK = "label"
 
 
-def by_task(value: Any) -> dict[Any, Any]:
-    """A value of each task; the only task of anything but a dict is named None."""
-    return value if isinstance(value, dict) else {None: value}
+def as_task_dict(value: Any) -> dict[str, Any]:
+    """The value of each task: a dict as it is, anything else as the value of the single task."""
+    return dict(value) if isinstance(value, Mapping) else {SINGLE_TASK: value}
 
 
-def plain(by_task: dict[Any, Any]) -> Any:
-    """The other way: the value of the only task, or the dict of several."""
-    return by_task.get(None, by_task)
-
-
-def labels_by_task(labels: Labels) -> dict[str | None, list[str]]:
-    """The labels of each task; the only task of a plain list is named None, as in `ModelConfig.tasks`."""
-    return {task: names for task, names in labels.items()} if isinstance(labels, dict) else {None: labels}
+def unwrap_single_task(values: Mapping[str, Any]) -> Any:
+    """The inverse of `as_task_dict`: the value of the single task, or the dict of several tasks."""
+    return values[SINGLE_TASK] if SINGLE_TASK in values else dict(values)

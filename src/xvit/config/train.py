@@ -1,4 +1,4 @@
-"""The settings of training and evaluation."""
+"""The settings of training and of evaluation."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -8,88 +8,81 @@ from xvit.utils.errors import check_choice, check_range
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """One training: optimiser, schedule, regularisation.
+    """Optimizer, schedule and regularisation of one training.
 
     Args:
         epochs: passes over the training videos.
-        batch_size: clips a step and process.
+        batch_size: clips per step and process.
         optimizer: adamw, sgd (momentum 0.9), or muon (orthogonalised momentum for the matrices of the blocks, AdamW
             for the rest: fewer steps from scratch).
         lr: peak learning rate.
-        lr_batch: clips an update that `lr` is meant for: with more or fewer it is scaled in proportion; 0 to take it as
-            it is.
-        layer_decay: factor of the learning rate from each of the backbone's layers to the one before it; 1 for none.
-        freeze_backbone: train what comes after the image model alone.
-        accumulate: batches whose gradients make one update.
-        weight_decay: on matrices only; biases, norms, tokens and positions are exempt.
+        lr_base_batch_size: clips per update that `lr` is meant for: the rate is scaled in proportion to the actual
+            number; 0 to use `lr` unscaled.
+        layer_decay: factor of the learning rate from each layer of the backbone to the one below; 1 for none.
+        freeze_backbone: train only the layers after the image model.
+        grad_accum_steps: batches whose gradients are added up for one update.
+        weight_decay: of weight matrices; biases, norms, tokens and positions have none.
         warmup_epochs: epochs of linear warm-up; a cosine to zero follows.
         clip_grad: largest gradient norm; 0 for no clipping.
-        label_smoothing: share of the target spread over all classes.
-        loss_weights: weight of each task's loss, such as {"verb": 1.0, "noun": 0.5}; 1 for those left out.
-        mixup: alpha of mixup, which blends the clips of a batch in pairs, their labels alike; 0 for none.
-        cutmix: alpha of cutmix, which puts a box of one clip into another; 0 for none. With mixup too, each batch gets
-            one of the two, by chance.
-        ema_decay: decay a step of the averaged weights that are evaluated and saved as best; 0 for none.
+        label_smoothing: fraction of the target spread over all classes.
+        loss_weights: weight of each task's loss, such as {"verb": 1.0, "noun": 0.5}; 1 for tasks left out.
+        ema_decay: decay per step of the averaged weights, which are evaluated and saved as best; 0 for none.
         eval_every: epochs between validations; the last epoch is always validated.
-        save_minutes: minutes between saves within an epoch of all that is needed to go on; each epoch's end is saved
-            too.
-        precision: no (fp32), bf16 or fp16 mixed precision.
+        save_minutes: minutes between saved states within an epoch, from which a run can be resumed; the state is also
+            saved after each epoch.
+        precision: fp32, or bf16 or fp16 mixed precision.
         compile: torch.compile the model.
         grad_checkpointing: recompute activations in the backward pass: less memory, about a third more time.
         seed: of initial weights, order, sampling and augmentation.
 
     Raises:
-        XViTError: a value out of its range or its choices.
+        XViTError: a value out of its range or not among its choices.
     """
 
     epochs: int = 30
     batch_size: int = 16
     optimizer: Literal["adamw", "sgd", "muon"] = "adamw"
     lr: float = 1e-3
-    lr_batch: int = 0
+    lr_base_batch_size: int = 0
     layer_decay: float = 1.0
     freeze_backbone: bool = False
-    accumulate: int = 1
+    grad_accum_steps: int = 1
     weight_decay: float = 0.05
     warmup_epochs: float = 2.0
     clip_grad: float = 1.0
     label_smoothing: float = 0.0
     loss_weights: dict[str, float] = field(default_factory=dict)
-    mixup: float = 0.0
-    cutmix: float = 0.0
     ema_decay: float = 0.0
     eval_every: int = 1
     save_minutes: float = 10.0
-    precision: Literal["no", "bf16", "fp16"] = "no"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: bool = False
     grad_checkpointing: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_choice("optimizer", self.optimizer, ("adamw", "sgd", "muon"))
-        check_choice("precision", self.precision, ("no", "bf16", "fp16"))
-        check_range("lr_batch", self.lr_batch, 0)
+        check_choice("precision", self.precision, ("fp32", "bf16", "fp16"))
+        check_range("lr_base_batch_size", self.lr_base_batch_size, 0)
         check_range("layer_decay", self.layer_decay, 0, 1)
-        for name in ("epochs", "batch_size", "eval_every", "accumulate"):
+        for name in ("epochs", "batch_size", "eval_every", "grad_accum_steps"):
             check_range(name, getattr(self, name), 1)
         for name in ("lr", "weight_decay", "warmup_epochs", "clip_grad", "save_minutes"):
             check_range(name, getattr(self, name), 0)
         check_range("label_smoothing", self.label_smoothing, 0, 1)
         for task, weight in self.loss_weights.items():
             check_range(f'loss_weights["{task}"]', weight, 0)
-        for name in ("mixup", "cutmix"):
-            check_range(name, getattr(self, name), 0)
         check_range("ema_decay", self.ema_decay, 0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    """Testing with several views a video, their scores averaged.
+    """Multi-view testing: the scores of all views of a video are averaged.
 
     Args:
         temporal_views: clips taken along the video.
-        spatial_views: crops along the longer side of each: 1 (the centre) or 3.
-        batch_size: videos at a time; so many, with all their views, are in memory for each batch that is being read.
+        spatial_views: crops along the longer side of each clip: 1 (the centre) or 3.
+        batch_size: videos at a time. All views of a batch are in memory at once.
 
     Raises:
         XViTError: a value out of its range.

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from xvit.config import ClipSpec, DataConfig, Labels, labels_by_task
-from xvit.data.annotations.samples import Label, Sample, renumbered
+from xvit.config import SINGLE_TASK, AugmentConfig, ClassNames, ClipSpec, DataConfig, as_task_dict
+from xvit.data.annotations.samples import Label, Sample, remap_label
 from xvit.data.decode.video import Clip, VideoInfo, read_clip
 from xvit.data.sampler import EpochSampler
 from xvit.data.sampling import sample_indices
@@ -76,11 +76,11 @@ class VideoDataset(Dataset[Item]):
     Args:
         samples: the videos.
         spec: how a clip is made.
-        training: how training varies it; None for testing.
+        augment: how training varies it; None for testing.
         seed: of the training's draws and of its order.
         temporal_views: testing: clips taken along the video.
         spatial_views: testing: crops along the longer side of each clip.
-        labels: the class names, which `training.flip_pairs` needs, and samples with several labels.
+        class_names: which `augment.flip_pairs` needs, and samples with several labels.
         decode_timeout: seconds after which a video that is still being read counts as unreadable; 0 for no limit.
 
     Raises:
@@ -93,35 +93,35 @@ class VideoDataset(Dataset[Item]):
         *,
         samples: Sequence[Sample],
         spec: ClipSpec,
-        training: DataConfig | None = None,
+        augment: AugmentConfig | None = None,
         seed: int = 0,
         temporal_views: int = 1,
         spatial_views: int = 1,
-        labels: Labels | None = None,
+        class_names: ClassNames | None = None,
         decode_timeout: float = DataConfig.decode_timeout,
     ) -> None:
         if not samples:
             raise XViTError("samples=[]: expected at least one video")
         if len({_kind(sample) for sample in samples}) > 1:
             raise XViTError("samples: some have other tasks than others; expected the same for all")
-        if isinstance(samples[0].label, tuple) and not labels:
-            raise XViTError("labels: missing: samples with several labels each need the class names")
-        if spec.left_open:
-            raise XViTError(f"spec: no {', '.join(spec.left_open)}: take `XViT.clip`, or `complete_clip` it")
+        if isinstance(samples[0].label, tuple) and not class_names:
+            raise XViTError("class_names: missing: samples with several labels each need the class names")
+        if spec.open_fields:
+            raise XViTError(f"spec: no {', '.join(spec.open_fields)}: take `XViT.clip_spec`, or `resolve_clip_spec` it")
         for name, value in (("temporal_views", temporal_views), ("spatial_views", spatial_views)):
             check_range(name, value, 1)
         check_range("seed", seed, 0)
         check_range("decode_timeout", decode_timeout, 0)
         self.samples = samples
         self.spec = spec
-        self.training = training
+        self.augment = augment
         self.seed = seed
         self.temporal_views = temporal_views
         self.spatial_views = spatial_views
         self.decode_timeout = decode_timeout
-        self.labels = labels
-        self._transform = None if training is None else TrainTransform(spec, training)
-        self._mirrored = _mirrored(labels) if training is not None and training.flip_pairs else None
+        self.class_names = class_names
+        self._transform = None if augment is None else TrainTransform(spec, augment)
+        self._mirrored = _mirrored(class_names) if augment is not None and augment.flip_pairs else None
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that live on see it change
 
     def __len__(self) -> int:
@@ -140,7 +140,7 @@ class VideoDataset(Dataset[Item]):
         """Shape of one item's pixels."""
         size = self.spec.image_size
         clip = (self.spec.num_frames, 3, size, size)
-        return clip if self.training else (self.temporal_views * self.spatial_views, *clip)
+        return clip if self.augment else (self.temporal_views * self.spatial_views, *clip)
 
     def __getitem__(self, index: int) -> Item:
         """Read one sample.
@@ -155,7 +155,7 @@ class VideoDataset(Dataset[Item]):
         copy, index = divmod(index, len(self.samples))
         sample = self.samples[index]
         try:
-            if self.training is None:
+            if self.augment is None:
                 pixels, times = self._test_views(sample)
                 return Item(index=index, label=sample.label, pixels=pixels, times=times)
             pixels, mirrored = self._training_clip(sample, index, copy)
@@ -164,11 +164,11 @@ class VideoDataset(Dataset[Item]):
             return Item(index=index, label=sample.label, error=VideoError(error.path, error.reason))
         label = sample.label
         if mirrored and self._mirrored is not None:
-            label = renumbered(label, self._mirrored)
+            label = remap_label(label, self._mirrored)
         return Item(index=index, label=label, pixels=pixels)
 
     def _training_clip(self, sample: Sample, index: int, copy: int) -> tuple[torch.Tensor, bool]:
-        assert self.training is not None
+        assert self.augment is not None
         assert self._transform is not None
         rng = np.random.default_rng([self.seed, self.epoch, index, copy])
         torch_seed = int(rng.integers(2**63))
@@ -177,7 +177,7 @@ class VideoDataset(Dataset[Item]):
             first, count = _stretch(sample, info)
             return first + sample_indices(self.spec, count, rng=rng)
 
-        largest = math.ceil(self.spec.image_size * max(self.training.scale_jitter[1], 1))
+        largest = math.ceil(self.spec.image_size * max(self.augment.scale_jitter[1], 1))
         clip = self._read(sample, choose, short_side=largest)
         with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's global generator
             torch.default_generator.manual_seed(torch_seed)
@@ -217,7 +217,7 @@ class VideoDataset(Dataset[Item]):
         if isinstance(kind, dict):
             return {task: _numbers([label[task] for label in labels]) for task in kind}
         if isinstance(kind, tuple):
-            there = torch.zeros(len(labels), len(labels_by_task(self.labels or [])[None]))
+            there = torch.zeros(len(labels), len(as_task_dict(self.class_names or [])[SINGLE_TASK]))
             for row, numbers in zip(there, labels, strict=True):
                 row[list(numbers)] = 1
             return there
@@ -228,7 +228,7 @@ def make_loader(
     dataset: VideoDataset,
     *,
     batch_size: int,
-    workers: int = 0,
+    num_workers: int = 0,
     order: EpochSampler | None = None,
     drop_last: bool = False,
     pin_memory: bool = False,
@@ -247,19 +247,19 @@ def make_loader(
         XViTError: a number out of its range, not enough shared memory for the workers' batches.
     """
     check_range("batch_size", batch_size, 1)
-    check_range("workers", workers, 0)
-    if workers and (lack := lacking_shared_memory(dataset, batch_size=batch_size, workers=workers)):
+    check_range("num_workers", num_workers, 0)
+    if num_workers and (lack := lacking_shared_memory(dataset, batch_size=batch_size, num_workers=num_workers)):
         raise XViTError(f"{lack}: take fewer workers or smaller batches, or give more (docker run --shm-size=8g)")
     return DataLoader(
         dataset,
         batch_size=batch_size,
         sampler=order,
-        num_workers=workers,
+        num_workers=num_workers,
         collate_fn=dataset.collate,
         drop_last=drop_last,
         pin_memory=pin_memory,
-        persistent_workers=workers > 0,
-        prefetch_factor=_PREFETCH if workers else None,
+        persistent_workers=num_workers > 0,
+        prefetch_factor=_PREFETCH if num_workers else None,
         worker_init_fn=_ignore_signals,
         generator=torch.Generator(),  # of its own, so that a pass over the data draws nothing from the global one
     )
@@ -325,13 +325,15 @@ def _stretch(sample: Sample, info: VideoInfo) -> tuple[int, int]:
     return first, max(last - first, 1)
 
 
-def _mirrored(labels: Labels | None) -> dict[str | None, tuple[int, ...]]:
+def _mirrored(labels: ClassNames | None) -> dict[str, tuple[int, ...]]:
     """The class of each class's mirror image, of each task."""
     if not labels:
-        raise XViTError("labels: missing: data.flip_pairs needs the class names")
-    mirrored = {task: mirrored_classes(names) for task, names in labels_by_task(labels).items()}
+        raise XViTError("class_names: missing: augment.flip_pairs needs the class names")
+    mirrored = {task: mirrored_classes(names) for task, names in as_task_dict(labels).items()}
     if all(found == tuple(range(len(found))) for found in mirrored.values()):
-        raise XViTError("data.flip_pairs=True: no class name is another's with left and right exchanged: leave it out")
+        raise XViTError(
+            "augment.flip_pairs=True: no class name is another's with left and right exchanged: leave it out"
+        )
     return mirrored
 
 
@@ -345,17 +347,17 @@ def _numbers(labels: list[int | None]) -> torch.Tensor:
     return torch.tensor([-1 if label is None else label for label in labels], dtype=torch.int64)
 
 
-def lacking_shared_memory(dataset: VideoDataset, *, batch_size: int, workers: int) -> str:
+def lacking_shared_memory(dataset: VideoDataset, *, batch_size: int, num_workers: int) -> str:
     """What is wrong with the memory through which workers hand over their batches, or nothing. Too little of it would
     end a worker with "Bus error" and no other word.
     """
     if not _SHARED_MEMORY.is_dir():
         return ""
     free = shutil.disk_usage(_SHARED_MEMORY).free
-    needed = math.prod(dataset.item_shape) * batch_size * (_PREFETCH * workers + 1)
+    needed = math.prod(dataset.item_shape) * batch_size * (_PREFETCH * num_workers + 1)
     if free >= needed:
         return ""
     return (
-        f"{_SHARED_MEMORY}: {free / 1e6:.0f} MB free, but the batches of {workers} loader workers need "
+        f"{_SHARED_MEMORY}: {free / 1e6:.0f} MB free, but the batches of {num_workers} loader workers need "
         f"{needed / 1e6:.0f} MB"
     )

@@ -47,7 +47,7 @@ class EpochSampler(Sampler[int]):
     """
 
     def __init__(self, dataset: Epochs, *, class_balanced: bool = False, repeats: int = 1) -> None:
-        check_range("repeats", repeats, 1)
+        check_range("repeated_aug", repeats, 1)
         self.dataset = dataset
         self.repeats = repeats
         self.skip = 0

@@ -11,7 +11,7 @@ import torch
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
-from xvit.config import ClipSpec, DataConfig
+from xvit.config import AugmentConfig, ClipSpec
 from xvit.utils.errors import XViTError, check_range
 
 _OTHER_SIDE = {"left": "right", "right": "left", "Left": "Right", "Right": "Left"}
@@ -71,18 +71,20 @@ class TrainTransform:
         data: what is varied, and how much.
     """
 
-    def __init__(self, spec: ClipSpec, data: DataConfig) -> None:
+    def __init__(self, spec: ClipSpec, augment: AugmentConfig) -> None:
         nothing = [round(255 * value) for value in spec.mean]
         self.crop = RandomScaledCrop(
-            spec.image_size, scale_jitter=data.scale_jitter, interpolation=_interpolation(spec)
+            spec.image_size, scale_jitter=augment.scale_jitter, interpolation=_interpolation(spec)
         )
-        self.flip_probability = data.horizontal_flip
+        self.flip_probability = augment.horizontal_flip
         self.changes: list[v2.Transform] = []
-        if data.auto_augment != "none":
-            policy = {"auto": v2.AutoAugment, "rand": v2.RandAugment}[data.auto_augment]
+        if augment.auto_augment != "none":
+            policy = {"auto": v2.AutoAugment, "rand": v2.RandAugment}[augment.auto_augment]
             self.changes.append(policy(interpolation=InterpolationMode.BILINEAR, fill=nothing))
-        if data.erase:
-            self.changes.append(v2.RandomErasing(data.erase, scale=(0.02, 1 / 3), ratio=(0.3, 1 / 0.3), value=nothing))
+        if augment.random_erasing:
+            self.changes.append(
+                v2.RandomErasing(augment.random_erasing, scale=(0.02, 1 / 3), ratio=(0.3, 1 / 0.3), value=nothing)
+            )
 
     def __call__(self, frames: torch.Tensor) -> tuple[torch.Tensor, bool]:
         """Vary a clip.

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torchmetrics.functional.classification import binary_average_precision
 
-from xvit.config import labels_by_task
-from xvit.evaluation.multi_view import Scored, write_numbers
+from xvit.config import SINGLE_TASK, as_task_dict
+from xvit.evaluation.multi_view import ScoredVideos, write_numbers
 from xvit.visualize.plots import plot_per_class
 
 
@@ -63,7 +63,7 @@ class MultiLabelEvaluation:
 
         Args:
             directory: made if it is not there.
-            of: what was measured, by `certificate`; put before the results in evaluation.json.
+            of: what was measured, by `run_metadata`; put before the results in evaluation.json.
         """
         directory = Path(directory)
         known = {label: value for label, value in self.average_precision.items() if value is not None}
@@ -72,9 +72,9 @@ class MultiLabelEvaluation:
         write_numbers(directory, {"of": dict(of)} | self.to_dict(), self.samples)
 
 
-def measure_multi_label(scored: Scored) -> MultiLabelEvaluation:
+def measure_multi_label(scored: ScoredVideos) -> MultiLabelEvaluation:
     """Compare the scores of videos, whose labels are tuples, with these labels."""
-    names, scores = labels_by_task(scored.labels)[None], scored.scores[None]  # (videos, classes)
+    names, scores = as_task_dict(scored.class_names)[SINGLE_TASK], scored.scores[SINGLE_TASK]  # (videos, classes)
     truth = torch.zeros_like(scores, dtype=torch.int64)
     for row, sample in zip(truth, scored.samples, strict=True):
         assert isinstance(sample.label, tuple)

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xvit.config import DataConfig, EvalConfig, Labels, by_task, labels_by_task, plain
-from xvit.data.annotations.samples import Sample, renumbered
+from xvit.config import ClassNames, DataConfig, EvalConfig, as_task_dict, unwrap_single_task
+from xvit.data.annotations.samples import Sample, remap_label
 from xvit.data.dataset import VideoDataset, make_loader
 from xvit.inference.predictor import Predictor
 from xvit.utils import distributed
@@ -20,13 +20,13 @@ from xvit.utils.files import atomic_write_text
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Scored:
+class ScoredVideos:
     """Scores of videos.
 
     Args:
         samples: those that could be read, in the order in which they were given.
         scores: of each task, (samples, classes) in [0, 1]; the only task is named None.
-        labels: the model's class names.
+        class_names: the model's class names.
         failures: id, path and reason of each that could not be read.
         temporal_views: clips along each video.
         spatial_views: crops of each clip.
@@ -34,8 +34,8 @@ class Scored:
     """
 
     samples: list[Sample]
-    scores: dict[str | None, Tensor]
-    labels: Labels
+    scores: dict[str, Tensor]
+    class_names: ClassNames
     failures: list[tuple[str, str, str]]
     temporal_views: int
     spatial_views: int
@@ -61,16 +61,18 @@ class Scored:
 
         Args:
             directory: made if it is not there.
-            of: what was scored, by `certificate`; put before the results in evaluation.json.
+            of: what was scored, by `run_metadata`; put before the results in evaluation.json.
         """
-        names = labels_by_task(self.labels)
+        names = as_task_dict(self.class_names)
         best = {task: values.max(dim=1) for task, values in self.scores.items()}  # values and indices, (samples,)
         rows = (
             {
                 "id": sample.id,
                 "path": sample.path,
-                "prediction": plain({task: names[task][int(found.indices[row])] for task, found in best.items()}),
-                "score": plain({task: float(found.values[row]) for task, found in best.items()}),
+                "prediction": unwrap_single_task(
+                    {task: names[task][int(found.indices[row])] for task, found in best.items()}
+                ),
+                "score": unwrap_single_task({task: float(found.values[row]) for task, found in best.items()}),
             }
             for row, sample in enumerate(self.samples)
         )
@@ -82,10 +84,10 @@ def score(
     samples: Sequence[Sample],
     *,
     eval_config: EvalConfig,
-    workers: int = 0,
+    num_workers: int = 0,
     decode_timeout: float = DataConfig.decode_timeout,
     on_progress: Callable[[int, int], None] | None = None,
-) -> Scored:
+) -> ScoredVideos:
     """Score videos, with labels or without. Several processes each read a part, and all return the whole.
 
     Args:
@@ -103,21 +105,21 @@ def score(
     started = time.perf_counter()
     mine = range(distributed.rank(), len(samples), distributed.world_size())  # none twice, none left out
     places: list[int] = []
-    parts: list[dict[str | None, Tensor]] = []
+    parts: list[dict[str, Tensor]] = []
     errors: dict[int, VideoError] = {}
     if mine:
         dataset = VideoDataset(
             samples=[replace(samples[place], label=None) for place in mine],
-            spec=predictor.clip,
+            spec=predictor.clip_spec,
             temporal_views=eval_config.temporal_views,
             spatial_views=eval_config.spatial_views,
             decode_timeout=decode_timeout,
         )
-        for batch in make_loader(dataset, batch_size=eval_config.batch_size, workers=workers):
+        for batch in make_loader(dataset, batch_size=eval_config.batch_size, num_workers=num_workers):
             errors |= {mine[index]: error for index, error in batch["errors"].items()}
             if len(batch["indices"]):
                 places += [mine[index] for index in batch["indices"].tolist()]
-                scored = by_task(predictor.scores(batch["pixels"]))
+                scored = as_task_dict(predictor.scores(batch["pixels"]))
                 parts.append({task: part.cpu() for task, part in scored.items()})
             if on_progress is not None:
                 done = (len(places) + len(errors)) * distributed.world_size()
@@ -130,10 +132,10 @@ def score(
         raise XViTError(f"none of {len(samples)} videos could be read; the first: {errors[min(errors)]}")
     rows = [part for _, its_parts, _ in gathered for part in its_parts]
     order = torch.tensor(places).argsort()
-    return Scored(
+    return ScoredVideos(
         samples=[samples[place] for place in sorted(places)],
         scores={task: torch.cat([row[task] for row in rows])[order] for task in rows[0]},
-        labels=predictor.labels,
+        class_names=predictor.class_names,
         failures=failures,
         temporal_views=eval_config.temporal_views,
         spatial_views=eval_config.spatial_views,
@@ -141,20 +143,20 @@ def score(
     )
 
 
-def match_labels(samples: Sequence[Sample], classes: Labels, labels: Labels) -> list[Sample]:
+def match_labels(samples: Sequence[Sample], classes: ClassNames, labels: ClassNames) -> list[Sample]:
     """Samples labelled by the classes of their data set, labelled by the classes of a model, by name.
 
     Args:
         samples: the videos.
         classes: the data set's class names, which the samples' labels index.
-        labels: the model's.
+        class_names: the model's.
 
     Raises:
         XViTError: other tasks than the model's, a class that the model does not have.
     """
     if all(sample.label is None for sample in samples):
         return list(samples)
-    theirs, ours = labels_by_task(classes), labels_by_task(labels)
+    theirs, ours = as_task_dict(classes), as_task_dict(labels)
     if theirs.keys() != ours.keys():
         known, found = (", ".join(map(str, filter(None, tasks))) or "one without a name" for tasks in (ours, theirs))
         raise XViTError(f"a model of the tasks {known} on videos with labels of {found}")
@@ -165,7 +167,7 @@ def match_labels(samples: Sequence[Sample], classes: Labels, labels: Labels) -> 
                 hint = did_you_mean(name, ours[task])
                 raise XViTError(f'class "{name}" is not one of the {len(ours[task])} that the model knows.{hint}')
     numbers = {task: [places[task][name] for name in names] for task, names in theirs.items()}
-    return [replace(sample, label=renumbered(sample.label, numbers)) for sample in samples]
+    return [replace(sample, label=remap_label(sample.label, numbers)) for sample in samples]
 
 
 def write_numbers(directory: Path, values: Mapping[str, Any], samples: Iterable[Mapping[str, Any]]) -> None:

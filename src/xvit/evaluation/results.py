@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
 
-from xvit.config import DataConfig, EvalConfig, Labels, by_task, labels_by_task, plain, to_dict
+from xvit.config import SINGLE_TASK, ClassNames, DataConfig, EvalConfig, as_task_dict, to_dict, unwrap_single_task
 from xvit.data.annotations.samples import Sample
 from xvit.evaluation.multi_label import MultiLabelEvaluation, measure_multi_label
-from xvit.evaluation.multi_view import Scored, score, write_numbers
+from xvit.evaluation.multi_view import ScoredVideos, score, write_numbers
 from xvit.inference.predictor import Predictor
 from xvit.utils import distributed
 from xvit.utils.errors import XViTError
@@ -45,14 +45,14 @@ class TaskResult:
     """Accuracy in one task, over the videos that could be read.
 
     Args:
-        labels: the K class names.
+        class_names: the K class names.
         top1: share of the videos whose class has the highest score.
         top5: share of those whose class is among the five highest.
         per_class: accuracy of each class; None for one without videos.
         confusion: (K, K) counts; rows are the truth, columns the predictions.
     """
 
-    labels: list[str]
+    class_names: list[str]
     top1: float
     top5: float
     per_class: dict[str, float | None]
@@ -89,7 +89,7 @@ class Evaluation:
     top5: float
     top1_of_all: float
     loss: float
-    tasks: dict[str | None, TaskResult]
+    tasks: dict[str, TaskResult]
     expected: int
     videos: int
     failures: list[tuple[str, str, str]]
@@ -118,7 +118,7 @@ class Evaluation:
             task: values["tasks"][task] | {"mean_class_accuracy": result.mean_class_accuracy}
             for task, result in self.tasks.items()
         }
-        values["tasks"] = {"label" if task is None else task: result for task, result in tasks.items()}
+        values["tasks"] = {"label" if task == SINGLE_TASK else task: result for task, result in tasks.items()}
         return values
 
     def save(self, directory: str | Path, *, of: Mapping[str, Any]) -> None:
@@ -126,19 +126,19 @@ class Evaluation:
 
         Args:
             directory: made if it is not there.
-            of: what was measured, by `certificate`; put before the results in evaluation.json.
+            of: what was measured, by `run_metadata`; put before the results in evaluation.json.
         """
         directory = Path(directory)
         for task, result in self.tasks.items():
-            name = "" if task is None else f"_{task}"
+            name = "" if task == SINGLE_TASK else f"_{task}"
             title = f"top-1 {100 * result.top1:.1f} %"
-            plot_confusion(result.confusion, result.labels, directory / f"confusion{name}.png", title=title)
+            plot_confusion(result.confusion, result.class_names, directory / f"confusion{name}.png", title=title)
             known = {label: share for label, share in result.per_class.items() if share is not None}
             plot_per_class({task or "accuracy": known}, directory / f"per_class{name}.png")
         write_numbers(directory, {"of": dict(of)} | self.to_dict(), map(asdict, self.samples))
 
 
-def certificate(predictor: Predictor, data: DataConfig, *, checkpoint: str | Path = "") -> dict[str, Any]:
+def run_metadata(predictor: Predictor, data: DataConfig, *, checkpoint: str | Path = "") -> dict[str, Any]:
     """What a result is of, so that it can be repeated: the model by its hash, its clips, the data, the versions.
 
     Args:
@@ -148,8 +148,8 @@ def certificate(predictor: Predictor, data: DataConfig, *, checkpoint: str | Pat
     """
     return {
         "checkpoint": str(checkpoint),
-        "model": predictor.model.fingerprint(),
-        "clip": to_dict(predictor.clip),
+        "model": predictor.model_hash(),
+        "clip": to_dict(predictor.clip_spec),
         "data": to_dict(data),
         "device": str(predictor.device),
         "precision": predictor.model.precision,
@@ -163,7 +163,7 @@ def evaluate(
     samples: Sequence[Sample],
     *,
     eval_config: EvalConfig,
-    workers: int = 0,
+    num_workers: int = 0,
     decode_timeout: float = DataConfig.decode_timeout,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation | MultiLabelEvaluation:
@@ -180,24 +180,24 @@ def evaluate(
     Raises:
         XViTError: samples without a label or with one that the model does not have; not one video can be read.
     """
-    check_labels(samples, predictor.labels, multi_label=predictor.multi_label)
+    check_labels(samples, predictor.class_names, multi_label=predictor.multi_label)
     scored = score(
         predictor,
         samples,
         eval_config=eval_config,
-        workers=workers,
+        num_workers=num_workers,
         decode_timeout=decode_timeout,
         on_progress=on_progress,
     )
     return measure(scored)
 
 
-def measure(scored: Scored) -> Evaluation | MultiLabelEvaluation:
+def measure(scored: ScoredVideos) -> Evaluation | MultiLabelEvaluation:
     """Compare the scores of labelled videos with their labels."""
     if isinstance(scored.samples[0].label, tuple):
         return measure_multi_label(scored)
-    read, scores, names = scored.samples, scored.scores, labels_by_task(scored.labels)
-    truths = {task: torch.tensor([by_task(sample.label)[task] for sample in read]) for task in scores}  # (videos,)
+    read, scores, names = scored.samples, scored.scores, as_task_dict(scored.class_names)
+    truths = {task: torch.tensor([as_task_dict(sample.label)[task] for sample in read]) for task in scores}  # (videos,)
     best = {task: scores[task].argmax(dim=1) for task in scores}  # (videos,)
     rank = _rank(scores, truths)
     losses = [-scores[task].gather(1, truths[task][:, None]).clamp_min(1e-12).log() for task in scores]
@@ -205,9 +205,9 @@ def measure(scored: Scored) -> Evaluation | MultiLabelEvaluation:
         SampleResult(
             id=sample.id,
             path=sample.path,
-            truth=plain({task: names[task][int(truths[task][row])] for task in scores}),
-            prediction=plain({task: names[task][int(best[task][row])] for task in scores}),
-            score=plain({task: float(scores[task][row].max()) for task in scores}),
+            truth=unwrap_single_task({task: names[task][int(truths[task][row])] for task in scores}),
+            prediction=unwrap_single_task({task: names[task][int(best[task][row])] for task in scores}),
+            score=unwrap_single_task({task: float(scores[task][row].max()) for task in scores}),
         )
         for row, sample in enumerate(read)
     ]
@@ -227,7 +227,7 @@ def measure(scored: Scored) -> Evaluation | MultiLabelEvaluation:
     )
 
 
-def _rank(scores: dict[str | None, Tensor], truths: dict[str | None, Tensor]) -> Tensor:
+def _rank(scores: dict[str, Tensor], truths: dict[str, Tensor]) -> Tensor:
     """How many classes come before the right one, (videos,). With several tasks the classes are all combinations of
     theirs, such as EPIC-KITCHENS' actions, and the score of one is the product of the scores.
     """
@@ -253,18 +253,18 @@ def _task_result(scores: Tensor, truth: Tensor, labels: list[str]) -> TaskResult
         label: confusion[row, row].item() / total if (total := int(confusion[row].sum())) else None
         for row, label in enumerate(labels)
     }
-    return TaskResult(labels=labels, top1=top1, top5=top5, per_class=per_class, confusion=confusion.tolist())
+    return TaskResult(class_names=labels, top1=top1, top5=top5, per_class=per_class, confusion=confusion.tolist())
 
 
-def check_labels(samples: Sequence[Sample], labels: Labels, *, multi_label: bool) -> None:
+def check_labels(samples: Sequence[Sample], labels: ClassNames, *, multi_label: bool) -> None:
     """See that each sample has labels that index the model's classes.
 
     Raises:
         XViTError: one has not.
     """
-    names = labels_by_task(labels)
+    names = as_task_dict(labels)
     for sample in samples:
-        label = by_task(sample.label)
+        label = as_task_dict(sample.label)
         if label.keys() != names.keys():
             raise XViTError(f"{sample.id}: labels of tasks {list(label)}, but the model's tasks are {list(names)}")
         for task, found in label.items():

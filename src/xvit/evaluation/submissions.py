@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xvit.config import Labels, labels_by_task
-from xvit.evaluation.multi_view import Scored
+from xvit.config import SINGLE_TASK, ClassNames, as_task_dict
+from xvit.evaluation.multi_view import ScoredVideos
 from xvit.utils.errors import XViTError
 from xvit.utils.files import atomic_write_text
 
@@ -18,7 +18,7 @@ _ACTIONS = 100  # of EPIC-KITCHENS: so many combinations of a verb and a noun ar
 _CLASSES = 5  # of the CSV
 
 
-def check_submission(path: str | Path, labels: Labels, *, supervision: tuple[int, ...] = ()) -> None:
+def check_submission(path: str | Path, labels: ClassNames, *, supervision: tuple[int, ...] = ()) -> None:
     """See that `write_submission` can write such a file, before hours are spent on the scores.
 
     Args:
@@ -29,7 +29,7 @@ def check_submission(path: str | Path, labels: Labels, *, supervision: tuple[int
     Raises:
         XViTError: another ending, other tasks than the format has, no levels of supervision for EPIC.
     """
-    tasks, kind = set(labels_by_task(labels)), Path(path).suffix
+    tasks, kind = set(as_task_dict(labels)), Path(path).suffix
     found = ", ".join(sorted(filter(None, tasks))) or "one without a name"
     if kind not in (".json", ".csv"):
         raise XViTError(f"{path}: expected a name that ends with .json (EPIC-KITCHENS-100) or .csv (id, best classes)")
@@ -41,7 +41,7 @@ def check_submission(path: str | Path, labels: Labels, *, supervision: tuple[int
         raise XViTError(f"supervision={supervision}: expected EPIC's three levels: pretraining, labels, data")
 
 
-def write_submission(path: str | Path, scored: Scored, *, supervision: tuple[int, ...] = ()) -> None:
+def write_submission(path: str | Path, scored: ScoredVideos, *, supervision: tuple[int, ...] = ()) -> None:
     """Write scores to a file, whole or not at all. Videos that could not be read are not in it.
 
     Args:
@@ -54,14 +54,14 @@ def write_submission(path: str | Path, scored: Scored, *, supervision: tuple[int
     Raises:
         XViTError: as `check_submission`.
     """
-    check_submission(path, scored.labels, supervision=supervision)
+    check_submission(path, scored.class_names, supervision=supervision)
     path = Path(path)
     text = _epic(scored, supervision) if path.suffix == ".json" else _best_classes(scored)
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write_text(path, text)
 
 
-def _epic(scored: Scored, supervision: tuple[int, ...]) -> str:
+def _epic(scored: ScoredVideos, supervision: tuple[int, ...]) -> str:
     verbs, nouns = scored.scores["verb"], scored.scores["noun"]
     results = {
         sample.id: {"verb": _numbered(verb), "noun": _numbered(noun), "action": _actions(verb, noun)}
@@ -82,9 +82,9 @@ def _actions(verb: Tensor, noun: Tensor) -> dict[str, float]:
     return {f"{v},{n}": value for (v, n), value in zip(numbers, values.tolist(), strict=True)}
 
 
-def _best_classes(scored: Scored) -> str:
-    names = labels_by_task(scored.labels)[None]
-    values, places = scored.scores[None].topk(min(_CLASSES, len(names)))
+def _best_classes(scored: ScoredVideos) -> str:
+    names = as_task_dict(scored.class_names)[SINGLE_TASK]
+    values, places = scored.scores[SINGLE_TASK].topk(min(_CLASSES, len(names)))
     text = io.StringIO()
     rows: Any = csv.writer(text, lineterminator="\n")
     rows.writerow(["id", *(f"{what}_{rank + 1}" for rank in range(values.shape[1]) for what in ("class", "score"))])

@@ -17,6 +17,7 @@ from xvit.checkpoint.model_card import model_card
 from xvit.export.parity import Limits, Parity, check, compare, read_clips
 from xvit.export.programs import state_of, write_program
 from xvit.export.runtime import PRECISIONS, PROGRAMS, ExportedModel, Format, Manifest, Precision, export_package
+from xvit.models.profiling import model_hash
 from xvit.models.xvit import XViT
 from xvit.utils.errors import XViTError, check_choice
 from xvit.utils.files import atomic_directory
@@ -76,24 +77,24 @@ def export(
     versions = {name: str(export_package(name).__version__) for name in packages}
     tell = on_progress or (lambda what, done, total: None)
     calibrated = precision == "int8"
-    found = read_clips(model.clip, videos, clips, calibrating=calibrated, on_progress=tell)
+    found = read_clips(model.clip_spec, videos, clips, calibrating=calibrated, on_progress=tell)
     manifest = Manifest(
         format=format,
         precision=precision,
         state=state_of(model) if streaming else {},
-        source=model.fingerprint(),
+        source=model_hash(model),
         versions={"xvit": __version__, "torch": str(torch.__version__)} | versions,
     )
     with atomic_directory(folder) as folder:
         tell("exporting", 0, 1)
-        description = model.description.to_dict()
+        description = model.checkpoint_metadata.to_dict()
         (folder / checkpoint.CONFIG).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
         (folder / checkpoint.CARD).write_text(model_card(description), encoding="utf-8")
         any_frames = write_program(model, folder, manifest, calibration=found.calibration, on_progress=tell)
         manifest = replace(manifest, dynamic_frames=any_frames)
         _write_manifest(folder, manifest)
         tell("exporting", 1, 1)
-        exported = ExportedModel(folder, trust=True)  # just written, by us
+        exported = ExportedModel(folder, trust_code=True)  # just written, by us
         parity = compare(model, exported, found.compared, size=_size(folder), on_progress=tell)
         check(parity, limits or Limits.of(precision))
         _write_manifest(folder, replace(manifest, parity=asdict(parity)))

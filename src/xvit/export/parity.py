@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from xvit.config import ClipSpec, by_task
+from xvit.config import ClipSpec, as_task_dict
 from xvit.data.annotations.samples import Sample, find_videos
 from xvit.data.dataset import VideoDataset
 from xvit.data.transforms import normalize
@@ -128,13 +128,13 @@ def compare(
     bytes.
     """
 
-    def ours_of(clip: Tensor) -> dict[str | None, Tensor]:
-        return {task: logits.cpu() for task, logits in by_task(model(clip.to(model.device))).items()}
+    def ours_of(clip: Tensor) -> dict[str, Tensor]:
+        return {task: logits.cpu() for task, logits in as_task_dict(model(clip.to(model.device))).items()}
 
     differences, largest, agreeing = [], 0.0, []
     for place, pixels in enumerate(clips, start=1):
-        clip = normalize(pixels, model.clip)
-        ours, theirs = ours_of(clip), by_task(exported(clip))
+        clip = normalize(pixels, model.clip_spec)
+        ours, theirs = ours_of(clip), as_task_dict(exported(clip))
         for task, logits in ours.items():
             differences.append((logits - theirs[task]).abs())
             largest = max(largest, logits.abs().max().item())
@@ -142,7 +142,7 @@ def compare(
         on_progress("comparing", place, len(clips))
     seconds: dict[str, list[float]] = {}
     for turn, pixels in enumerate(clips[:_TIMED]):
-        clip = normalize(pixels, model.clip)
+        clip = normalize(pixels, model.clip_spec)
         steps: dict[str, Callable[[], object]] = {"model": partial(ours_of, clip), "exported": partial(exported, clip)}
         for name, times in interleaved(steps, rounds=1, warm_up=int(turn == 0)).items():
             seconds.setdefault(name, []).extend(times)

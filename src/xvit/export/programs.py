@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.symbolic_shapes import is_concrete_int
 
-from xvit.config import ClipSpec, labels_by_task
+from xvit.config import SINGLE_TASK, ClipSpec, as_task_dict
 from xvit.data.transforms import normalize
 from xvit.export.runtime import PROGRAMS, Manifest, export_package
 from xvit.models.pretrained import load_tensors
+from xvit.models.streaming import Stream
 from xvit.models.xvit import XViT
 from xvit.utils.errors import XViTError
 
@@ -48,7 +49,7 @@ class StreamingStep(nn.Module):
         self.model, self.dtype = model.to(dtype), dtype
 
     def forward(self, pixel_values: Tensor, state: list[Tensor]) -> list[Tensor]:
-        stream = self.model.stream()
+        stream = Stream(self.model)
         stream.load_tensors({name: x.to(self.dtype) for name, x in zip(self.names, state, strict=True)})
         logits = stream.push(pixel_values.to(self.dtype)).logits  # (B, 1, classes)
         kept = stream.tensors()
@@ -68,14 +69,16 @@ def state_of(model: XViT) -> dict[str, list[int]]:
     Raises:
         XViTError: a model that cannot be streamed by a step of fixed shapes.
     """
-    stream = model.stream()  # which says why, if it cannot
+    stream = Stream(model)  # which says why, if it cannot
     if stream.latency_frames:
         raise XViTError("direction='centered': an exported step answers its own frame; take direction='causal'")
-    if model.config.edges == "replicate":
+    if model.config.advanced.temporal_padding == "replicate":
         raise XViTError("edges='replicate': an exported step begins with zeros; take edges='zero'")
     if model.config.summary_tokens:
         raise XViTError("summary_tokens: their number grows with the first frames, an exported step's shapes cannot")
-    blank = torch.zeros(1, model.config.num_frames, model.channels, model.clip.image_size, model.clip.image_size)
+    blank = torch.zeros(
+        1, model.config.num_frames, model.in_chans, model.clip_spec.image_size, model.clip_spec.image_size
+    )
     stream.push(blank.to(next(model.parameters()).device))
     return {name: list(tensor.shape[1:]) for name, tensor in stream.tensors().items()}
 
@@ -111,7 +114,7 @@ def write_program(
             return _any_frames(program)
         integers = None
         if "int8" in manifest.precision:
-            seen = Seen(module, list(manifest.state.values()), calibration, model.clip)
+            seen = Seen(module, list(manifest.state.values()), calibration, model.clip_spec)
             integers = partial(_integers, manifest=manifest, seen=seen, tell=on_progress)
         onnx = _to_onnx(program, inputs, model, manifest)
         if manifest.format == "onnx":
@@ -126,7 +129,7 @@ def takes_any_frames(model: XViT) -> bool:
     tubelet filled.
     """
     config = model.config
-    return config.temporal_position == "none" and not config.segment_frames and config.tubelet == 1
+    return config.temporal_position == "none" and not config.advanced.segment_frames and config.tubelet_size == 1
 
 
 def _any_frames(program: ExportedProgram) -> bool:
@@ -137,27 +140,27 @@ def _any_frames(program: ExportedProgram) -> bool:
 
 def fixed_size(model: XViT) -> XViT:
     """A copy of the model for pictures of its clip's size alone, its positions resized once and for all."""
-    size = model.clip.image_size
+    size = model.clip_spec.image_size
     kwargs = {**model.config.backbone_kwargs, "dynamic_img_size": False, "img_size": size}
-    fixed = XViT(replace(model.config, backbone_kwargs=kwargs, pretrained=False, checkpoint_path=""))
+    fixed = XViT(replace(model.config, backbone_kwargs=kwargs))
     if tuple(model.backbone.patch_embed.img_size) == (size, size):
         fixed.load_state_dict(model.state_dict())
     else:
         state = model.state_dict()
         image = {key.removeprefix("backbone."): x for key, x in state.items() if key.startswith("backbone.")}
         rest = {key: x for key, x in state.items() if not key.startswith("backbone.")}
-        load_tensors(fixed, model.config.backbone, image, rest, source="the model")
-    fixed.clip = model.clip
+        load_tensors(fixed, image, rest, source="the model")
+    fixed.clip_spec = model.clip_spec
     return fixed.cpu().eval()
 
 
 def _inputs(module: nn.Module, model: XViT, manifest: Manifest) -> tuple[Any, ...]:
     """An example of what the program takes, of 2 clips: sizes of 1 would be taken for constants."""
-    size = model.clip.image_size
+    size = model.clip_spec.image_size
     if isinstance(module, StreamingStep):
         state = [torch.zeros(2, *shape) for shape in manifest.state.values()]
-        return torch.zeros(2, 1, model.channels, size, size), state
-    return (torch.zeros(2, model.config.num_frames, model.channels, size, size),)
+        return torch.zeros(2, 1, model.in_chans, size, size), state
+    return (torch.zeros(2, model.config.num_frames, model.in_chans, size, size),)
 
 
 @torch.no_grad()
@@ -170,7 +173,7 @@ def _exported(module: nn.Module, inputs: tuple[Any, ...], *, any_frames: bool) -
 
 def _to_onnx(program: ExportedProgram, inputs: tuple[Any, ...], model: XViT, manifest: Manifest) -> Any:
     state = list(manifest.state)
-    tasks = ["logits" if task is None else f"logits.{task}" for task in model.config.tasks]
+    tasks = ["logits" if task == SINGLE_TASK else f"logits.{task}" for task in model.config.tasks]
     made = torch.onnx.export(
         program,
         inputs,
@@ -186,9 +189,11 @@ def _to_onnx(program: ExportedProgram, inputs: tuple[Any, ...], model: XViT, man
 
 def _about(model: XViT) -> dict[str, str]:
     """What a program says of itself, for who has the file alone."""
-    clip = model.clip
+    clip = model.clip_spec
     return {
-        "xvit.labels": json.dumps({task or "": names for task, names in labels_by_task(model.labels).items()}),
+        "xvit.labels": json.dumps(
+            {"" if task == SINGLE_TASK else task: names for task, names in as_task_dict(model.class_names).items()}
+        ),
         "xvit.frames": str(clip.num_frames),
         "xvit.sampling": f"{clip.sampling}, stride {clip.stride}",
         "xvit.image_size": str(clip.image_size),

@@ -23,10 +23,10 @@ from torch import Tensor
 from torch.export.passes import move_to_device_pass
 
 from xvit.checkpoint import format as checkpoint
-from xvit.config import ClipSpec, Labels, ModelConfig
+from xvit.config import SINGLE_TASK, ClassNames, ClipSpec, ModelConfig
 from xvit.models.xvit import XViT
 from xvit.utils.devices import resolve_device
-from xvit.utils.errors import XViTError, check_choice, did_you_mean, needed
+from xvit.utils.errors import XViTError, check_choice, did_you_mean, import_optional
 
 Format = Literal["onnx", "openvino", "torch"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int8-weights"]
@@ -84,12 +84,12 @@ class ExportedModel:
             `trust`, a device that the runtime does not have.
     """
 
-    def __init__(self, directory: str | Path, *, device: str | torch.device = "cpu", trust: bool = False) -> None:
+    def __init__(self, directory: str | Path, *, device: str | torch.device = "cpu", trust_code: bool = False) -> None:
         directory = Path(directory)
-        description = checkpoint.read_description(directory)
+        description = checkpoint.read_metadata(directory)
         self.config: ModelConfig = description.model
-        self.clip: ClipSpec = description.clip
-        self.labels: Labels = description.labels
+        self.clip_spec: ClipSpec = description.clip_spec
+        self.class_names: ClassNames = description.class_names
         self.manifest = read_manifest(directory)
         self.device = resolve_device(device)
         self.precision = self.manifest.precision
@@ -97,10 +97,10 @@ class ExportedModel:
         self._program = directory / PROGRAMS[self.manifest.format]
         if not self._program.is_file():
             raise XViTError(f"{self._program}: missing: the directory was not written whole")
-        if self.manifest.format == "torch" and not trust:
+        if self.manifest.format == "torch" and not trust_code:
             raise XViTError(
                 f"{self._program}: a torch.export program can hold any code: if you made it, or trust who did, say so "
-                "(--trust, or trust=True); ONNX and OpenVINO exports need no trust"
+                "(--trust-code, or trust_code=True); ONNX and OpenVINO exports need no trust"
             )
         if not takes_device(self.manifest.format, self.device):
             raise XViTError(f"device={str(device)!r}: the {self.manifest.format} runtime here has none: --device cpu")
@@ -119,7 +119,7 @@ class ExportedModel:
         T, fewest = self.config.num_frames, self.config.window + 2  # programs know no clip shorter than the window
         shape = tuple(pixel_values.shape)
         frames = shape[1] if len(shape) == 5 and self.manifest.dynamic_frames and shape[1] >= fewest else T
-        expected = (frames, self.channels, self.clip.image_size, self.clip.image_size)
+        expected = (frames, self.channels, self.clip_spec.image_size, self.clip_spec.image_size)
         if shape[1:] != expected:
             known = f"at least {fewest}" if self.manifest.dynamic_frames else str(T)
             sizes = ", ".join(map(str, expected[1:]))
@@ -162,9 +162,9 @@ class ExportedModel:
 
     def _named(self, outputs: list[Tensor]) -> Tensor | dict[str, Tensor]:
         tasks = list(self.config.tasks)
-        return outputs[0] if tasks == [None] else dict(zip(map(str, tasks), outputs, strict=True))
+        return outputs[0] if tasks == [SINGLE_TASK] else dict(zip(map(str, tasks), outputs, strict=True))
 
-    def fingerprint(self) -> str:
+    def model_hash(self) -> str:
         """Hash of the program's files, 16 letters."""
         digest = hashlib.sha256()
         for path in sorted(self._program.parent.glob("model.*")):
@@ -218,7 +218,7 @@ def export_package(name: str) -> Any:
     """
     modules: dict[str, Any] = sys.modules
     modules.setdefault("openvino_telemetry", None)  # which importing takes for missing
-    return needed(name, extra="export")
+    return import_optional(name, extra="export")
 
 
 def takes_device(format: Format, device: torch.device) -> bool:

@@ -26,7 +26,8 @@ from xvit.data.annotations.samples import Sample
 from xvit.data.dataset import VideoDataset, make_loader
 from xvit.data.transforms import normalize
 from xvit.features.storage import FORMAT, LEVELS, Level, check_format, check_names, sidecars, write
-from xvit.models.token_merging import patches_left
+from xvit.models.profiling import model_hash
+from xvit.models.token_merging import patches_after_merging
 from xvit.models.xvit import XViT
 from xvit.utils.errors import VideoError, XViTError, check_choice, check_range
 
@@ -56,7 +57,7 @@ def extract(
     level: Level = "clip",
     labels: Sequence[str | None] | None = None,
     batch_size: int = 16,
-    workers: int = 0,
+    num_workers: int = 0,
     resume: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Extraction:
@@ -89,10 +90,10 @@ def extract(
     if len(classes) != len(names):
         raise XViTError(f"{len(classes)} labels for {len(names)} videos: expected one each")
     samples = [Sample(path=name, label=None, id=name) for name in names]
-    dataset = VideoDataset(samples=samples, spec=model.clip)
+    dataset = VideoDataset(samples=samples, spec=model.clip_spec)
     check_range("batch_size", batch_size, 1)
     about: dict[str, Any] = {"format": FORMAT, "level": level}
-    about |= {"model": model.eval().fingerprint(), "clip": to_dict(model.clip)}
+    about |= {"model": model_hash(model.eval()), "clip": to_dict(model.clip_spec)}
     row, device = _row_shape(model, level), next(model.parameters()).device
     check_names(output, (len(names), *row), about | {"paths": names, "labels": classes})
     # The batch size too: how many videos go through the model at once decides on the last bits.
@@ -101,12 +102,12 @@ def extract(
         first = partial.done
         _tell(on_progress, first, len(names))
         dataset.samples = samples[first:]
-        for batch in make_loader(dataset, batch_size=batch_size, workers=workers) if first < len(names) else ():
+        for batch in make_loader(dataset, batch_size=batch_size, num_workers=num_workers) if first < len(names) else ():
             rows = b""
             if len(batch["indices"]):
                 pixels = batch["pixels"].flatten(0, 1).contiguous()  # (B, 1, T, C, S, S) -> (B, T, C, S, S)
                 with torch.inference_mode():
-                    values = getattr(model.forward_features(normalize(pixels, model.clip, device)), level)
+                    values = getattr(model.forward_features(normalize(pixels, model.clip_spec, device)), level)
                 assert values.shape == (len(pixels), *row), values.shape
                 rows = values.float().cpu().numpy().astype("<f4", copy=False).tobytes()
             bad = {first + index: error.reason for index, error in batch["errors"].items()}
@@ -228,9 +229,13 @@ def _append(file: IO[bytes], data: bytes) -> None:
 
 def _row_shape(model: XViT, level: Level) -> tuple[int, ...]:
     """(D,), (T, D) or (T, P, D)."""
-    backbone, T, size = model.backbone, model.clip.num_frames // model.config.tubelet, model.clip.image_size
+    backbone, T, size = (
+        model.backbone,
+        model.clip_spec.num_frames // model.config.tubelet_size,
+        model.clip_spec.image_size,
+    )
     patches = math.prod(backbone.patch_embed.dynamic_feat_size((size, size)))
-    tokens = patches_left(patches, model.config.merge_tokens, len(backbone.blocks) - 1) + backbone.num_prefix_tokens
+    tokens = patches_after_merging(patches, model.config.tome_r, len(backbone.blocks) - 1) + backbone.num_prefix_tokens
     return {"clip": (), "frames": (T,), "tokens": (T, tokens)}[level] + (backbone.num_features,)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from xvit.features.storage import Features
-from xvit.utils.errors import XViTError, check_range, did_you_mean, needed
+from xvit.utils.errors import XViTError, check_range, did_you_mean, import_optional
 
 _STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)  # C of the logistic regression: the larger, the weaker the regularisation
 _HELD_OUT = 0.2  # share of each class that chooses among them
@@ -98,7 +98,7 @@ def probe(
             raise XViTError(f'{path}: class "{name}" is not in the training features.{did_you_mean(name, classes)}')
     x, y = _vectors(train), np.searchsorted(classes, names)  # (N, D), (N,)
     x_test, y_test = _vectors(test), np.searchsorted(classes, truths)
-    neighbors = needed("sklearn.neighbors", extra="features").KNeighborsClassifier(
+    neighbors = import_optional("sklearn.neighbors", extra="features").KNeighborsClassifier(
         k, weights="distance", metric="cosine"
     )
     knn = _accuracy(neighbors.fit(x, y).predict_proba(x_test), y_test)
@@ -125,11 +125,11 @@ def probe(
 
 
 def _linear(x: np.ndarray, y: np.ndarray, C: float) -> Any:
-    scale = needed("sklearn.preprocessing", extra="features").StandardScaler()
-    regression = needed("sklearn.linear_model", extra="features").LogisticRegression(C=C, max_iter=1000)
+    scale = import_optional("sklearn.preprocessing", extra="features").StandardScaler()
+    regression = import_optional("sklearn.linear_model", extra="features").LogisticRegression(C=C, max_iter=1000)
     with warnings.catch_warnings():  # one that has not wholly converged measures as well
-        warnings.simplefilter("ignore", needed("sklearn.exceptions", extra="features").ConvergenceWarning)
-        return needed("sklearn.pipeline", extra="features").make_pipeline(scale, regression).fit(x, y)
+        warnings.simplefilter("ignore", import_optional("sklearn.exceptions", extra="features").ConvergenceWarning)
+        return import_optional("sklearn.pipeline", extra="features").make_pipeline(scale, regression).fit(x, y)
 
 
 def _accuracy(scores: np.ndarray, truth: np.ndarray) -> Accuracy:

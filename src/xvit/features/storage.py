@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import safe_open
 
 from xvit.config import ClipSpec, from_dict
-from xvit.utils.errors import XViTError, check_choice, did_you_mean, needed
+from xvit.utils.errors import XViTError, check_choice, did_you_mean, import_optional
 
 Level = Literal["clip", "frames", "tokens"]
 LEVELS: tuple[str, ...] = ("clip", "frames", "tokens")
@@ -99,7 +99,7 @@ def check_format(path: Path) -> None:
         known = ", ".join(_FORMATS)
         raise XViTError(f"{path}: expected a name that ends in one of {known}.{did_you_mean(path.suffix, _FORMATS)}")
     if path.suffix == ".parquet":
-        needed("pyarrow", extra="features")
+        import_optional("pyarrow", extra="features")
 
 
 def check_names(path: Path, shape: tuple[int, ...], about: Mapping[str, Any]) -> None:
@@ -164,7 +164,7 @@ def _read_npy(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
 
 
 def _write_parquet(path: Path, raw: Path, shape: tuple[int, ...], about: Mapping[str, Any]) -> None:
-    arrow, parquet = needed("pyarrow", extra="features"), needed("pyarrow.parquet", extra="features")
+    arrow, parquet = import_optional("pyarrow", extra="features"), import_optional("pyarrow.parquet", extra="features")
     width, rows = math.prod(shape[1:]), _rows(shape)
     told = {key: value for key, value in about.items() if key not in ("paths", "labels")} | {"shape": shape[1:]}
     columns = [("path", arrow.string()), ("label", arrow.string()), (_TENSOR, arrow.list_(arrow.float32()))]
@@ -179,7 +179,7 @@ def _write_parquet(path: Path, raw: Path, shape: tuple[int, ...], about: Mapping
 
 
 def _read_parquet(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
-    with needed("pyarrow.parquet", extra="features").ParquetFile(path) as file:
+    with import_optional("pyarrow.parquet", extra="features").ParquetFile(path) as file:
         about = json.loads(file.schema_arrow.metadata[_KEY.encode()])
         shape = (file.metadata.num_rows, *about.pop("shape"))
         values = np.empty((shape[0], math.prod(shape[1:])), np.float32)

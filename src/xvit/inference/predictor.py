@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xvit.config import by_task, labels_by_task, plain
+from xvit.config import SINGLE_TASK, as_task_dict, unwrap_single_task
 from xvit.data.annotations.samples import Sample
 from xvit.data.dataset import VideoDataset, lacking_shared_memory, make_loader
 from xvit.data.transforms import normalize
 from xvit.export.runtime import ExportedModel, is_exported, read_manifest, takes_device
+from xvit.models.profiling import model_hash
 from xvit.models.xvit import XViT
 from xvit.utils.devices import default_device, resolve_device
 from xvit.utils.errors import VideoError, XViTError, check_range
@@ -43,7 +44,7 @@ class Prediction:
     times: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        labels, scores = by_task(self.labels), by_task(self.scores)
+        labels, scores = as_task_dict(self.labels), as_task_dict(self.scores)
         if labels.keys() != scores.keys():
             raise XViTError(f"labels of tasks {list(labels)}, scores of tasks {list(scores)}: expected the same")
         for task in labels:
@@ -54,9 +55,9 @@ class Prediction:
 
     def __str__(self) -> str:
         lines = [f"{self.path}: {len(self.times)} frames, {self.times[0]:.2f} to {self.times[-1]:.2f} s"]
-        scores = by_task(self.scores)
-        for task, labels in by_task(self.labels).items():
-            if task is not None:
+        scores = as_task_dict(self.scores)
+        for task, labels in as_task_dict(self.labels).items():
+            if task != SINGLE_TASK:
                 lines.append(f"  {task}")
             width = max(map(len, labels[:_SHOWN]))
             for label, score in list(zip(labels, scores[task], strict=True))[:_SHOWN]:
@@ -91,18 +92,18 @@ class Predictor:
         device: str | torch.device | None = None,
         temporal_views: int = 1,
         spatial_views: int = 1,
-        trust: bool = False,
+        trust_code: bool = False,
     ) -> None:
         check_range("temporal_views", temporal_views, 1)
         check_range("spatial_views", spatial_views, 1)
         if not isinstance(model, XViT | ExportedModel):
-            model = open_model(model, device=device, trust=trust)
+            model = open_model(model, device=device, trust_code=trust_code)
         elif device is not None and isinstance(model, XViT):
             model.to(resolve_device(device))
         elif device is not None and resolve_device(device) != model.device:
             raise XViTError(f"device={str(device)!r}: the exported model was opened on {str(model.device)!r}")
         self.model = model.eval() if isinstance(model, XViT) else model
-        self.clip, self.labels = model.clip, model.labels
+        self.clip_spec, self.class_names = model.clip_spec, model.class_names
         self.multi_label = model.config.multi_label
         self.device = model.device
         self.temporal_views = temporal_views
@@ -119,7 +120,7 @@ class Predictor:
             raise answer
         return answer
 
-    def predict(self, paths: Sequence[str | Path], *, workers: int = 0) -> Iterator[Prediction | VideoError]:
+    def predict(self, paths: Sequence[str | Path], *, num_workers: int = 0) -> Iterator[Prediction | VideoError]:
         """Classify many videos, several at a time, the next ones being read while the model works.
 
         Args:
@@ -131,32 +132,36 @@ class Predictor:
         """
         dataset = VideoDataset(
             samples=[Sample(path=str(path), label=None, id=str(path)) for path in paths],
-            spec=self.clip,
+            spec=self.clip_spec,
             temporal_views=self.temporal_views,
             spatial_views=self.spatial_views,
         )
         at_once = max(_CLIPS_AT_ONCE // (self.temporal_views * self.spatial_views), 1)
-        if workers and (lack := lacking_shared_memory(dataset, batch_size=at_once, workers=workers)):
+        if num_workers and (lack := lacking_shared_memory(dataset, batch_size=at_once, num_workers=num_workers)):
             _logger.warning("%s. Videos are read by this process, one by one", lack)
-            workers = 0
+            num_workers = 0
         answers: dict[int, Prediction | VideoError] = {}
-        for batch in make_loader(dataset, batch_size=at_once, workers=workers):
+        for batch in make_loader(dataset, batch_size=at_once, num_workers=num_workers):
             answers |= batch["errors"]
             if len(batch["indices"]):
-                scores = {task: values.cpu() for task, values in by_task(self.scores(batch["pixels"])).items()}
+                scores = {task: values.cpu() for task, values in as_task_dict(self.scores(batch["pixels"])).items()}
                 for row, (index, times) in enumerate(zip(batch["indices"].tolist(), batch["times"], strict=True)):
                     of_video = {task: values[row] for task, values in scores.items()}
                     answers[index] = self._prediction(str(paths[index]), of_video, times)
             for index in sorted(answers):
                 yield answers.pop(index)
 
-    def _prediction(self, path: str, scores: dict[str | None, Tensor], times: tuple[float, ...]) -> Prediction:
-        names = labels_by_task(self.labels)
+    def model_hash(self) -> str:
+        """Hash of the model's settings and weights, or of an exported model's files: 16 hexadecimal digits."""
+        return model_hash(self.model) if isinstance(self.model, XViT) else self.model.model_hash()
+
+    def _prediction(self, path: str, scores: dict[str, Tensor], times: tuple[float, ...]) -> Prediction:
+        names = as_task_dict(self.class_names)
         best = {task: ranked(values, names[task]) for task, values in scores.items()}
         return Prediction(
             path=path,
-            labels=plain({task: labels for task, (labels, _) in best.items()}),
-            scores=plain({task: values for task, (_, values) in best.items()}),
+            labels=unwrap_single_task({task: labels for task, (labels, _) in best.items()}),
+            scores=unwrap_single_task({task: values for task, (_, values) in best.items()}),
             times=times,
         )
 
@@ -179,7 +184,7 @@ class Predictor:
         B, V = pixels.shape[:2]
         pixels = pixels.contiguous()  # whatever process made them: the last bits depend on the memory's layout
         chunks = pixels.flatten(0, 1).split(max(B, _CLIPS_AT_ONCE))  # (B, V, ...) -> (B V, ...)
-        logits: list[Any] = [self.model(normalize(chunk, self.clip, self.device)) for chunk in chunks]
+        logits: list[Any] = [self.model(normalize(chunk, self.clip_spec, self.device)) for chunk in chunks]
         if isinstance(logits[0], dict):
             return {task: self._mean_scores([chunk[task] for chunk in logits], B, V) for task in logits[0]}
         return self._mean_scores(logits, B, V)
@@ -190,13 +195,13 @@ class Predictor:
 
 
 def open_model(
-    source: str | Path, *, device: str | torch.device | None = None, trust: bool = False
+    source: str | Path, *, device: str | torch.device | None = None, trust_code: bool = False
 ) -> XViT | ExportedModel:
     """A trained model or an exported one, whichever is there; see `Predictor`."""
     if not is_exported(source):
         return XViT.from_pretrained(source, device=device or default_device())
     usable = takes_device(read_manifest(Path(source)).format, default_device())
-    return ExportedModel(source, device=device or (default_device() if usable else "cpu"), trust=trust)
+    return ExportedModel(source, device=device or (default_device() if usable else "cpu"), trust_code=trust_code)
 
 
 def ranked(scores: Tensor, names: list[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:

@@ -1,31 +1,63 @@
 """The attention schemes over the tokens of a clip, each a subclass of timm's `Attention`.
 
-    B clips, T frames, N tokens a frame (patches and prefix tokens), D channels, h heads of d channels, R summary tokens
+    B clips, T frames, N tokens per frame (patches and prefix tokens), D channels, h heads of d channels,
+    R summary tokens per frame
 
-timm builds its image model with one of these classes as `attn_layer`. Its blocks take tokens of shape (B, T, N, D) as
-they are, so a scheme sees the whole clip, and weights, their names, qk-norm, LayerScale and drop path stay timm's. The
-attention layers of timm's `Eva` models become one of `EVA_SCHEMES` after they are built.
+timm builds its image model with one of these classes as `attn_layer`. Its blocks accept tokens of shape (B, T, N, D)
+as they are, so a scheme sees the whole clip, and weights, their names, qk-norm, LayerScale and drop path stay timm's.
+The attention layers of timm's `Eva` models are turned into one of `EVA_SCHEMES` after they are built.
 
-What the query at (t, s) attends to, frames from left to right, tokens from top to bottom:
+What the query q at (t, s) attends to, frames from left to right, tokens from top to bottom:
 
     spatial      local, w=1     joint         divided                   mixing, w=1
-    . . # . .    . # # # .      # # # # #     . . . . .     . . # . .   . . m . .    one key and one value a location,
+    . . # . .    . # # # .      # # # # #     . . . . .     . . # . .   . . m . .    one key and one value per location,
     . . q . .    . # q # .      # # q # #     # # q # #  +  . . q . .   . . q . .    each channel of it read from frame
     . . # . .    . # # # .      # # # # #     . . . . .     . . # . .   . . m . .    t - w, ..., or t + w
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from timm.layers import Attention, apply_rot_embed_cat
 from torch import Tensor, nn
 
-from xvit.models.mixing import MixInPlace, Share, by_segment, channel_shares, mix, temporal_offsets
+from xvit.models.mixing import MixingPattern
 from xvit.utils.errors import XViTError
 
-if TYPE_CHECKING:
-    from xvit.models.streaming import LayerMemory
+
+class AttentionInputs(NamedTuple):
+    """What attention is computed from."""
+
+    q: Tensor  # (B, T, N, h, d)
+    k: Tensor  # (B, T, N, h, d)
+    v: Tensor  # (B, T, N, h, d)
+    summary_k: Tensor  # (B, T R, h, d); in a stream with those of earlier frames
+    summary_v: Tensor  # (B, T R, h, d)
+
+
+class AttentionReader(Protocol):
+    """How an attention layer gets its inputs: `ClipReader`, or for streams `xvit.models.streaming.StreamReader`."""
+
+    def read(self, layer: "SpatialAttention", x: Tensor, rope: Tensor | None) -> AttentionInputs:
+        """The inputs of `layer` for normalised tokens x (B, T, N, D) and rotary positions, if the model has them."""
+
+
+class ClipReader:
+    """All frames of the clip are there."""
+
+    def read(self, layer: "SpatialAttention", x: Tensor, rope: Tensor | None) -> AttentionInputs:
+        """Project the tokens, and mix them as the layer's pattern says."""
+        pattern = layer.pattern
+        if pattern.mixes_tokens:
+            x = pattern.mix(x.unflatten(-1, (layer.num_heads, -1))).flatten(-2)
+        if layer.mixes_in_place:
+            return layer.project(x, rope, pattern)
+        inputs = layer.project(x, rope)
+        return inputs._replace(
+            k=pattern.mix(inputs.k) if pattern.mixes_keys else inputs.k,
+            v=pattern.mix(inputs.v) if pattern.mixes_values else inputs.v,
+        )
 
 
 class SpatialAttention(Attention):
@@ -36,10 +68,11 @@ class SpatialAttention(Attention):
     averages of the frame's own keys and values.
     """
 
+    reader: AttentionReader = ClipReader()
+    pattern = MixingPattern()
     summary_tokens: int = 0
-    causal: bool = False  # summaries of this frame and those before alone, summary_frames in all
+    causal: bool = False  # attend to the summaries of this frame and earlier ones only, summary_frames in all
     summary_frames: int = 0
-    memory: "LayerMemory | None" = None  # of a stream, while it runs the model
     num_prefix_tokens: int = 0
     grid: tuple[int, int] | None = None  # patches in height and width; summary_tokens > 1 needs it
 
@@ -56,67 +89,84 @@ class SpatialAttention(Attention):
 
         Args:
             x: tokens (B, T, N, D), already normalised by the block.
-            attn_mask: added to the scores of the keys at each location, (B, N), the same in all frames: what merged
-                tokens weigh. timm's blocks hand it over.
-            is_causal: not supported; timm's blocks hand it over.
+            attn_mask: added to the scores of the keys at each location, (B, N), the same in all frames: the sizes of
+                merged tokens. timm's blocks pass it on.
+            is_causal: not supported; timm's blocks pass it on.
             rope: rotary positions of a frame's patches, for models that have them; the same for all frames.
-            class_token_only: of each frame, let its first token alone attend, to all tokens.
+            class_token_only: compute the result of each frame's first token only; it attends to all tokens.
 
         Returns:
-            The projected result, (B, T, N, D), or (B, T, 1, D) of the first tokens alone.
+            The projected result, (B, T, N, D), or (B, T, 1, D) of the first tokens only.
 
         Raises:
             XViTError: a causal mask was asked for.
         """
         if is_causal:
-            raise XViTError("is_causal: the attention over clips takes no causal mask; see direction='causal'")
-        q, k, v, summary_k, summary_v = self.read(x, rope) if self.memory is None else self.memory.read(self, x, rope)
+            raise XViTError("is_causal=True is not supported; use create_model(..., causal=True) for causal mixing")
+        inputs = self.reader.read(self, x, rope)
         if class_token_only:
-            q, x = q[:, :, :1], x[:, :, :1]
-        out = self.attend(q, k, v, summary_k, summary_v, attn_mask).flatten(-2)  # (B, T, N, h d)
-        out = self.norm(out)
+            inputs, x = inputs._replace(q=inputs.q[:, :, :1]), x[:, :, :1]
+        out = self.norm(self.attend(inputs, attn_mask).flatten(-2))  # (B, T, N, h d)
         if self.gate is not None:
             out = out * self.gate(x).sigmoid()
-        out = self.proj_drop(self.proj(out))
-        return out
+        projected: Tensor = self.proj_drop(self.proj(out))
+        return projected
 
-    def read(self, x: Tensor, rope: Tensor | None = None) -> tuple[Tensor, ...]:
-        """What `attend` takes, of tokens x (B, T, N, D)."""
-        q, k, v = self.project(x)
+    def project(
+        self, x: Tensor, rope: Tensor | None = None, mix_in_place: MixingPattern | None = None
+    ) -> AttentionInputs:
+        """Queries, keys, values and summaries of tokens x (B, T, N, D), unmixed unless a pattern is given.
+
+        Keys are normalised and rotated in their own frame, before any mixing: each mixed channel is then a channel of a
+        key that the image model knows, whatever its neighbours are, and a stream can keep it.
+        """
+        q, k, v = self.project_qkv(x, mix_in_place)
         summary_k, summary_v = self.k_norm(self.summarise(k)), self.summarise(v)
-        # Keys are normalised and rotated in their own frame, before any mixing: each mixed channel is then a channel of
-        # a key that the image model knows, whatever its neighbours are, and a stream can keep it.
         q, k = self.q_norm(q), self.k_norm(k)
         if rope is not None:
             q, k = self.rotate(q, rope), self.rotate(k, rope)
-        return q, k, v, summary_k, summary_v
+        return AttentionInputs(q, k, v, summary_k, summary_v)
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of x (B, T, N, D), each (B, T, N, h, d)."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(-3)
+    def project_qkv(self, x: Tensor, mix_in_place: MixingPattern | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """The projections of x (B, T, N, D), each (B, T, N, h, d)."""
+        qkv = self.qkv(x)
+        if mix_in_place is not None:
+            qkv = mix_in_place.mix_in_place(qkv, self.num_heads)
+        q, k, v = qkv.unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(-3)
         return q, k, v
 
+    @property
+    def mixes_in_place(self) -> bool:
+        """Whether keys and values are mixed inside the output of the projections: faster and smaller, the same numbers.
+
+        Not if that output is still needed unmixed (norms of the keys, summaries), nor under torch.compile and
+        torch.export, which do better with a pure function.
+        """
+        return (
+            (self.pattern.mixes_keys or self.pattern.mixes_values)
+            and isinstance(self.k_norm, nn.Identity)
+            and not self.summary_tokens
+            and not torch.compiler.is_compiling()
+        )
+
     def rotate(self, x: Tensor, rope: Tensor) -> Tensor:
-        """Turn the channels of queries or keys (B, T, N, h, d) by the places of their patches; prefix tokens stay."""
+        """Rotate the channels of queries or keys (B, T, N, h, d) by their patches' positions; prefix tokens stay."""
         prefix, patches = x[:, :, : self.num_prefix_tokens], x[:, :, self.num_prefix_tokens :]
         half = bool(getattr(self, "rotate_half", False))
-        turned = apply_rot_embed_cat(patches.transpose(2, 3), rope, half=half).transpose(2, 3).type_as(x)
-        return torch.cat([prefix, turned], dim=2)
+        rotated = apply_rot_embed_cat(patches.transpose(2, 3), rope, half=half).transpose(2, 3).type_as(x)
+        return torch.cat([prefix, rotated], dim=2)
 
-    def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, summary_k: Tensor, summary_v: Tensor, bias: Tensor | None = None
-    ) -> Tensor:
-        """Attend within each frame, and to the summaries of all.
+    def attend(self, inputs: AttentionInputs, bias: Tensor | None = None) -> Tensor:
+        """Attend within each frame, and to the summaries of all frames.
 
         Args:
-            q: (B, T, M, h, d), of all N tokens of a frame or of the first.
-            k, v: (B, T, N, h, d).
-            summary_k, summary_v: (B, T R, h, d); in a stream with those of frames before.
-            bias: added to the scores, (B, N); not with summaries.
+            inputs: q may be of M <= N tokens per frame.
+            bias: added to the scores, (B, N); not together with summaries.
 
         Returns:
             (B, T, M, h, d).
         """
+        q, k, v, summary_k, summary_v = inputs
         frames = q.shape[1]
         mask = None if bias is None else bias.repeat_interleave(frames, dim=0)[:, None, None]  # (B T, 1, 1, N)
         if self.summary_tokens:
@@ -127,20 +177,20 @@ class SpatialAttention(Attention):
         return out.unflatten(0, q.shape[:2])
 
     def summary_mask(self, k: Tensor, summary_k: Tensor) -> Tensor:
-        """Which keys the queries of each frame see in a causal model, (B T, 1, 1, N + T R): those of their own frame,
-        and the summaries of it and the frames before, `summary_frames` in all.
+        """Which keys the queries of each frame attend to in a causal model, (B T, 1, 1, N + T R): all of their own
+        frame, and the summaries of that frame and earlier ones, `summary_frames` in all.
         """
         B, frames, N = k.shape[:3]
         R = self.summary_tokens
-        owner = torch.arange(summary_k.shape[1], device=k.device) // R  # frame of each summary token
-        own = torch.arange(frames, device=k.device)[:, None] + summary_k.shape[1] // R - frames  # frame of each query
-        seen = (owner <= own) & (owner > own - self.summary_frames)  # (T, T R)
-        return torch.cat([seen.new_ones(frames, N), seen], dim=1).repeat(B, 1)[:, None, None]
+        summary_frame = torch.arange(summary_k.shape[1], device=k.device) // R  # of each summary token
+        query_frame = torch.arange(frames, device=k.device)[:, None] + summary_k.shape[1] // R - frames
+        visible = (summary_frame <= query_frame) & (summary_frame > query_frame - self.summary_frames)  # (T, T R)
+        return torch.cat([visible.new_ones(frames, N), visible], dim=1).repeat(B, 1)[:, None, None]
 
     def scaled_dot_product(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """Softmax attention of q (B', M, h, d) over k and v (B', M', h, d), giving (B', M, h, d).
 
-        `mask` (B', 1, 1, M') is True where a key is seen, or a number that is added to its scores; None for neither.
+        `mask` (B', 1, 1, M') is True for keys that are attended to, or a number that is added to their scores.
 
         timm's flag `fused_attn` chooses between torch's fused kernels and the plain formula, whose weights can be seen.
         """
@@ -151,8 +201,9 @@ class SpatialAttention(Attention):
         scores = q * self.scale @ k.transpose(-2, -1)
         if mask is not None:
             scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
-        weights = scores.softmax(dim=-1)  # (B', h, M, M'), for a hook on attn_drop
-        return (self.attn_drop(weights) @ v).transpose(1, 2)
+        weights = self.attn_drop(scores.softmax(dim=-1))  # (B', h, M, M'); a hook on attn_drop sees them
+        out: Tensor = (weights @ v).transpose(1, 2)
+        return out
 
     def summarise(self, x: Tensor) -> Tensor:
         """Average keys or values (B, T, N, h, d) over an r x r grid of each frame's patches, giving (B, T R, h, d)."""
@@ -170,92 +221,7 @@ class SpatialAttention(Attention):
 
 class MixingAttention(SpatialAttention):
     """Space-time mixing attention (paper, section 3.2, Eq. 9): spatial attention over keys and values whose channels
-    come from the frames t - w .. t + w. Mixing moves memory and multiplies nothing."""
-
-    shares: tuple[Share, ...] = ()
-    mixed: str = "keys_values"
-    per_head: bool = False
-    replicate: bool = False
-    segment_frames: int = 0
-
-    def configure(
-        self,
-        *,
-        window: int,
-        fraction: float,
-        mixed: str,
-        boundary_only: bool,
-        direction: str,
-        grouping: str,
-        edges: str,
-        segment_frames: int = 0,
-    ) -> None:
-        """Set what is mixed. Without this, or with window = 0 or fraction = 0, the scheme is spatial attention.
-
-        Args:
-            window: half-width w, in frames.
-            fraction: rho, share of the channels that come from other frames.
-            mixed: keys_values, keys, values, or x (the token before the projections).
-            boundary_only: take only the outermost offsets.
-            direction: centered or causal.
-            grouping: flat or per_head.
-            edges: zero or replicate.
-            segment_frames: mix within segments of this many frames; 0 for the whole clip.
-
-        Raises:
-            XViTError: there are too few channels for the shares.
-        """
-        self.per_head = grouping == "per_head"
-        self.replicate = edges == "replicate"
-        self.mixed = mixed
-        self.segment_frames = segment_frames
-        offsets = temporal_offsets(window, boundary_only=boundary_only, causal=direction == "causal")
-        channels = self.head_dim if self.per_head else self.num_heads * self.head_dim
-        self.shares = channel_shares(channels, fraction, offsets)
-
-    def read(self, x: Tensor, rope: Tensor | None = None) -> tuple[Tensor, ...]:
-        if self.memory is not None:  # which mixes what it keeps
-            return super().read(x, rope)
-        if self.mixed == "x":
-            x = self.mix(x.unflatten(-1, (self.num_heads, -1))).flatten(-2)
-        q, k, v, summary_k, summary_v = super().read(x, rope)
-        if not self.mixes_in_place:
-            k = self.mix(k) if self.mixed in ("keys_values", "keys") else k
-            v = self.mix(v) if self.mixed in ("keys_values", "values") else v
-        return q, k, v, summary_k, summary_v
-
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if not self.mixes_in_place:
-            return super().project(x)
-        mixed = {"keys_values": slice(1, 3), "keys": slice(1, 2), "values": slice(2, 3)}[self.mixed]
-        groups = self.num_heads if self.per_head else 1
-        qkv = by_segment(self.qkv(x), self.segment_frames)
-        qkv = MixInPlace.apply(qkv, mixed, groups, self.shares, self.replicate).view(*x.shape[:3], -1)
-        q, k, v = qkv.unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(-3)
-        return q, k, v
-
-    @property
-    def mixes_in_place(self) -> bool:
-        """Whether keys and values mix inside the projections' output: faster and smaller, the same numbers.
-
-        Not where that output is still needed unmixed (norms of the keys, summaries), nor under torch.compile and
-        torch.export, which do better with a pure function.
-        """
-        return (
-            bool(self.shares)
-            and self.mixed != "x"
-            and isinstance(self.k_norm, nn.Identity)
-            and not self.summary_tokens
-            and self.memory is None
-            and not torch.compiler.is_compiling()
-        )
-
-    def mix(self, x: Tensor) -> Tensor:
-        """Give each channel of (B, T, N, h, d) the frame of its share."""
-        if not self.shares:
-            return x
-        channels = by_segment(x if self.per_head else x.flatten(-2), self.segment_frames)
-        return mix(channels, self.shares, replicate=self.replicate).view(x.shape)
+    come from the frames t - w .. t + w, as `pattern` says. Mixing moves memory and multiplies nothing."""
 
 
 class LocalAttention(SpatialAttention):
@@ -264,23 +230,21 @@ class LocalAttention(SpatialAttention):
 
     window: int = 1
 
-    def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, summary_k: Tensor, summary_v: Tensor, bias: Tensor | None = None
-    ) -> Tensor:
-        T, w = q.shape[1], self.window
+    def attend(self, inputs: AttentionInputs, bias: Tensor | None = None) -> Tensor:
+        T, w = inputs.q.shape[1], self.window
         frames = []
         for t in range(T):
-            near = slice(max(0, t - w), t + w + 1)  # frames outside the clip do not exist, they are not zeros
-            frames.append(self.scaled_dot_product(q[:, t], k[:, near].flatten(1, 2), v[:, near].flatten(1, 2)))
+            near = slice(max(0, t - w), t + w + 1)  # frames outside the clip are left out, not zeros
+            k, v = inputs.k[:, near].flatten(1, 2), inputs.v[:, near].flatten(1, 2)
+            frames.append(self.scaled_dot_product(inputs.q[:, t], k, v))
         return torch.stack(frames, dim=1)
 
 
 class JointAttention(SpatialAttention):
     """Every token attends to all T N tokens of the clip: O(T^2 S^2)."""
 
-    def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, summary_k: Tensor, summary_v: Tensor, bias: Tensor | None = None
-    ) -> Tensor:
+    def attend(self, inputs: AttentionInputs, bias: Tensor | None = None) -> Tensor:
+        q, k, v, _, _ = inputs
         out = self.scaled_dot_product(q.flatten(1, 2), k.flatten(1, 2), v.flatten(1, 2))
         return out.unflatten(1, q.shape[1:3])
 
@@ -292,12 +256,11 @@ class DividedAttention(SpatialAttention):
     so an untrained block is the image model's.
     """
 
-    def configure(self) -> None:
-        """Add the temporal layers."""
-        factory: dict[str, Any] = {"device": self.proj.weight.device, "dtype": self.proj.weight.dtype}
-        dim = self.proj.out_features
-        self.temporal = Attention(dim, self.num_heads, qkv_bias=self.proj.bias is not None, **factory)
-        self.temporal_proj = nn.Linear(dim, dim, **factory)
+    def add_temporal_layers(self) -> None:
+        """Add the layers that the image model does not have."""
+        device, dtype, dim = self.proj.weight.device, self.proj.weight.dtype, self.proj.out_features
+        self.temporal = Attention(dim, self.num_heads, qkv_bias=self.proj.bias is not None, device=device, dtype=dtype)
+        self.temporal_proj = nn.Linear(dim, dim, device=device, dtype=dtype)
         nn.init.trunc_normal_(self.temporal.qkv.weight, std=0.02)
         nn.init.trunc_normal_(self.temporal.proj.weight, std=0.02)
         for bias in (self.temporal.qkv.bias, self.temporal.proj.bias):
@@ -316,11 +279,11 @@ class DividedAttention(SpatialAttention):
         class_token_only: bool = False,
     ) -> Tensor:
         B, _, N, _ = x.shape
-        through_time = x.transpose(1, 2).flatten(0, 1)  # (B N, T, D)
-        through_time = self.temporal_proj(self.temporal(through_time))
-        through_time = through_time.unflatten(0, (B, N)).transpose(1, 2)  # (B, T, N, D)
-        out = super().forward(x + through_time, attn_mask, is_causal, rope, class_token_only=class_token_only)
-        return through_time[:, :, : out.shape[2]] + out
+        temporal = x.transpose(1, 2).flatten(0, 1)  # (B N, T, D)
+        temporal = self.temporal_proj(self.temporal(temporal))
+        temporal = temporal.unflatten(0, (B, N)).transpose(1, 2)  # (B, T, N, D)
+        out = super().forward(x + temporal, attn_mask, is_causal, rope, class_token_only=class_token_only)
+        return temporal[:, :, : out.shape[2]] + out
 
 
 SCHEMES: dict[str, type[SpatialAttention]] = {
@@ -333,29 +296,34 @@ SCHEMES: dict[str, type[SpatialAttention]] = {
 
 
 class EvaProjections:
-    """The projections of timm's `EvaAttention` and `AttentionRope`: fused or apart, with biases of their own, several
-    heads to a key. Set before a scheme, whose other parts serve these models as they are."""
+    """The projections of timm's `EvaAttention` and `AttentionRope`: fused or separate, with their own biases, several
+    heads per key. As the first base class of a scheme it makes the scheme serve these models."""
 
-    mixes_in_place = False  # keys are rotated first, which would mix the channels of a pair that two frames share
+    mixes_in_place = False  # keys are rotated first, which would combine channels that come from two frames
 
     qkv: nn.Linear | None
     q_proj: nn.Linear
     k_proj: nn.Linear
     v_proj: nn.Linear
+    q_bias: Tensor | None
+    k_bias: Tensor
+    v_bias: Tensor
     num_heads: int
     head_dim: int
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of x (B, T, N, D), each (B, T, N, h, d)."""
+    def project_qkv(self, x: Tensor, mix_in_place: MixingPattern | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """The projections of x (B, T, N, D), each (B, T, N, h, d)."""
         if self.qkv is None:
-            q, k, v = (layer(x) for layer in (self.q_proj, self.k_proj, self.v_proj))
+            parts = [layer(x) for layer in (self.q_proj, self.k_proj, self.v_proj)]
         else:
-            biases: list[Any] = [getattr(self, f"{name}_bias", None) for name in "qkv"]  # of EvaAttention
-            qkv = self.qkv(x)  # the module, not its weight: PEFT puts another in its place
-            q, k, v = (qkv if biases[0] is None else qkv + torch.cat(biases)).chunk(3, dim=-1)
-        q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in (q, k, v))
-        sharing = self.num_heads // k.shape[-2]  # heads to a key
-        return q, k.repeat_interleave(sharing, dim=-2), v.repeat_interleave(sharing, dim=-2)
+            qkv = self.qkv(x)  # the module, not its weight: PEFT replaces it by another
+            if getattr(self, "q_bias", None) is not None:  # of EvaAttention
+                assert self.q_bias is not None
+                qkv = qkv + torch.cat([self.q_bias, self.k_bias, self.v_bias])
+            parts = list(qkv.chunk(3, dim=-1))
+        q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in parts)
+        heads_per_key = self.num_heads // k.shape[-2]
+        return q, k.repeat_interleave(heads_per_key, dim=-2), v.repeat_interleave(heads_per_key, dim=-2)
 
 
 EVA_SCHEMES: dict[str, type[SpatialAttention]] = {

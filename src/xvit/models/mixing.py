@@ -1,9 +1,24 @@
-"""The mixing of space-time mixing attention: which channels come from which frame, and bringing them there.
+"""Mixing: which frame each channel of a key or value is read from (paper, section 3.2, Eqs. 8 and 9).
 
-channels of a mixed key, w = 1, rho = 1/2:      |  t + 1  |  t - 1  |         t         |
-                                                0       D/4       D/2                   D
+    B clips, T frames, N tokens per frame, h heads of d channels
+
+A `MixingPattern` assigns each neighbouring frame a slice of the channels; the remaining channels stay with their frame.
+
+    channels of a mixed key, w = 1, rho = 1/2:      |  t + 1  |  t - 1  |         t         |
+                                                    0       D/4       D/2                   D
+
+Three forms compute the same numbers, and all of them ask the pattern which channels move (`MixingPattern.split`):
+
+    mix            a whole clip, as a pure function: for torch.compile, export, and if the unmixed tensor is needed
+    mix with a     a stream: the channels that later frames need are kept in `history`; a clip is the special case
+      history      without one
+    mix_in_place   a whole clip, inside the output of the projections: half the time and memory
+
+A new pattern therefore goes into one place, `split` and `join`.
 """
 
+from collections.abc import MutableMapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +28,7 @@ from torch.autograd.function import once_differentiable
 from xvit.utils.errors import XViTError
 
 
-class Share(NamedTuple):
+class ChannelSlice(NamedTuple):
     """Channels start .. stop - 1 are read from frame t + offset."""
 
     offset: int
@@ -21,13 +36,114 @@ class Share(NamedTuple):
     stop: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class MixingPattern:
+    """What mixes, and which channels come from which frame.
+
+    Args:
+        slices: adjacent slices of the channels, from channel 0 on; none for no mixing. See `channel_slices`.
+        inputs: what mixes: keys_values, keys, values, or x (the tokens before the projections).
+        per_head: the slices are of the d channels of each head, instead of all h d channels.
+        replicate: frames outside the clip are copies of the nearest one, instead of zeros.
+        segment_frames: mix within segments of this many frames; 0 for the whole clip.
+    """
+
+    slices: tuple[ChannelSlice, ...] = ()
+    inputs: str = "keys_values"
+    per_head: bool = False
+    replicate: bool = False
+    segment_frames: int = 0
+
+    @property
+    def mixes_keys(self) -> bool:
+        """Whether keys are mixed after the projections."""
+        return bool(self.slices) and self.inputs in ("keys_values", "keys")
+
+    @property
+    def mixes_values(self) -> bool:
+        """Whether values are mixed after the projections."""
+        return bool(self.slices) and self.inputs in ("keys_values", "values")
+
+    @property
+    def mixes_tokens(self) -> bool:
+        """Whether the tokens are mixed before the projections."""
+        return bool(self.slices) and self.inputs == "x"
+
+    @property
+    def lookahead(self) -> int:
+        """How many later frames a frame needs."""
+        return max([0, *(part.offset for part in self.slices)])
+
+    def split(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Views of the channels that each slice moves, and of the channels that stay.
+
+        Args:
+            x: (B, T, N, ..., h, d).
+
+        Returns:
+            For each slice a view (B, T, N, ..., channels), and a view of the rest.
+        """
+        channels = x if self.per_head else x.flatten(-2)
+        moving = [channels[..., part.start : part.stop] for part in self.slices]
+        return moving, channels[..., self.slices[-1].stop :]
+
+    def join(self, moving: list[Tensor], rest: Tensor, shape: torch.Size) -> Tensor:
+        """The inverse of `split`, as a new tensor of that shape."""
+        return torch.cat([*moving, rest], dim=-1).view(shape)
+
+    def mix(
+        self, x: Tensor, *, num_frames: int | None = None, history: MutableMapping[int, Tensor] | None = None
+    ) -> Tensor:
+        """Read the channels of each slice at t + offset, the rest at t (paper, Eq. 9).
+
+        Args:
+            x: consecutive frames (B, T, N, h, d).
+            num_frames: mix the first ones only; those behind them are only read. All by default.
+            history: of a stream: for each slice that reads earlier frames, by its index, its channels of the frames
+                before x. Updated to the frames before x[:, num_frames]; empty at first.
+
+        Returns:
+            (B, num_frames, N, h, d).
+        """
+        if not self.slices:
+            return x[:, :num_frames]
+        clips = x if history is not None else split_segments(x, self.segment_frames)
+        length = clips.shape[1] if num_frames is None else num_frames
+        moving, rest = self.split(clips)
+        shifted = []
+        for index, (part, channels) in enumerate(zip(self.slices, moving, strict=True)):
+            past = None if history is None else history.get(index)
+            shifted.append(shift(channels, part.offset, length, past=past, replicate=self.replicate))
+            if history is not None and part.offset < 0:
+                history[index] = _last_frames(channels[:, :length], -part.offset, past, replicate=self.replicate)
+        mixed = self.join(shifted, rest[:, :length], clips[:, :length].shape)
+        return mixed.view(x.shape[0], -1, *x.shape[2:])
+
+    def mix_in_place(self, qkv: Tensor, num_heads: int) -> Tensor:
+        """`mix` of the keys and values inside the output of the projections; differentiable.
+
+        Args:
+            qkv: (B, T, N, 3 h d), not a view; overwritten.
+            num_heads: h.
+        """
+        mixed: Tensor = _MixInPlace.apply(qkv, self, num_heads)
+        return mixed
+
+    def moving_parts(self, qkv: Tensor, num_heads: int) -> list[tuple[int, Tensor]]:
+        """The offset of each slice, and a view of the keys and values that it moves in qkv (B, T, N, 3 h d)."""
+        heads = split_segments(qkv, self.segment_frames).unflatten(-1, (3, num_heads, -1))  # (B, T, N, 3, h, d)
+        mixed = slice(1 if self.mixes_keys else 2, 3 if self.mixes_values else 2)
+        moving, _ = self.split(heads[:, :, :, mixed])
+        return [(part.offset, channels) for part, channels in zip(self.slices, moving, strict=True)]
+
+
 def temporal_offsets(window: int, *, boundary_only: bool = False, causal: bool = False) -> tuple[int, ...]:
-    """The neighbours' offsets in frames, in the order of their channels: latest frame first, 0 left out.
+    """The offsets of the neighbouring frames in the order of their channels: latest frame first, 0 left out.
 
     Args:
         window: half-width w, in frames; 0 gives no neighbours.
-        boundary_only: -w and w alone.
-        causal: past frames alone.
+        boundary_only: -w and w only.
+        causal: past frames only.
     """
     offsets = [offset for offset in range(window, -window - 1, -1) if offset != 0]
     if boundary_only:
@@ -37,33 +153,33 @@ def temporal_offsets(window: int, *, boundary_only: bool = False, causal: bool =
     return tuple(offsets)
 
 
-def channel_shares(channels: int, fraction: float, offsets: tuple[int, ...]) -> tuple[Share, ...]:
-    """Split the first `fraction` of the channels evenly over the offsets (paper, Eq. 8), whole channels each.
+def channel_slices(channels: int, mix_ratio: float, offsets: tuple[int, ...]) -> tuple[ChannelSlice, ...]:
+    """Divide the first `mix_ratio` of the channels evenly among the offsets, in whole channels (paper, Eq. 8).
 
     Args:
-        channels: number of channels to share out: h d for flat grouping, d for per_head.
-        fraction: rho, share of the channels that come from other frames; 0 gives no shares.
+        channels: number of channels to divide: h d for flat grouping, d for per_head.
+        mix_ratio: rho, fraction of the channels that come from other frames; 0 gives no slices.
         offsets: as `temporal_offsets` gives them.
 
     Raises:
         XViTError: an offset would get less than one channel.
     """
-    if not offsets or fraction == 0:
+    if not offsets or mix_ratio == 0:
         return ()
-    size = int(fraction * channels / len(offsets) + 1e-6)  # so that 0.3 of 10 channels is 3, not 2
+    size = int(mix_ratio * channels / len(offsets) + 1e-6)  # so that 0.3 of 10 channels is 3, not 2
     if size == 0:
         raise XViTError(
-            f"mixed_fraction={fraction}: gives less than one of {channels} channels to each of {len(offsets)} "
-            f"offsets; expected 0 or at least {len(offsets) / channels:.3g}"
+            f"mix_ratio={mix_ratio}: gives less than one of {channels} channels to each of {len(offsets)} offsets; "
+            f"expected 0 or at least {len(offsets) / channels:.3g}"
         )
-    return tuple(Share(offset, i * size, (i + 1) * size) for i, offset in enumerate(offsets))
+    return tuple(ChannelSlice(offset, i * size, (i + 1) * size) for i, offset in enumerate(offsets))
 
 
-def by_segment(x: Tensor, segment_frames: int) -> Tensor:
-    """A view of x (B, T, ...) in which every segment is a clip of its own, (B T / segment_frames, segment_frames, ...).
+def split_segments(x: Tensor, segment_frames: int) -> Tensor:
+    """A view of x (B, T, ...) in which each segment is a clip of its own, (B T / segment_frames, segment_frames, ...).
 
     Raises:
-        XViTError: the segments do not fill the clip.
+        XViTError: T is not a multiple of segment_frames.
     """
     T = x.shape[1]
     if not segment_frames:
@@ -73,38 +189,74 @@ def by_segment(x: Tensor, segment_frames: int) -> Tensor:
     return x.unflatten(1, (T // segment_frames, segment_frames)).flatten(0, 1)
 
 
-def mix(x: Tensor, shares: tuple[Share, ...], *, replicate: bool = False) -> Tensor:
-    """Mix the channels of neighbouring frames (paper, Eq. 9): each share is read at t + offset, the rest at t.
+def shift(x: Tensor, offset: int, length: int, *, past: Tensor | None = None, replicate: bool = False) -> Tensor:
+    """Frames offset .. offset + length - 1 of x (B, T, ...).
 
     Args:
-        x: (B, T, ..., channels).
-        shares: adjacent shares of the channels from 0 on.
-        replicate: what frames outside the clip give: the nearest frame, else zeros.
-
-    Returns:
-        A tensor of the shape of x.
+        x: consecutive frames.
+        offset: negative for earlier frames.
+        length: number of frames to return, at most T.
+        past: the -offset frames before x, if they are known.
+        replicate: what stands for unknown frames: the nearest frame of x, else zeros.
     """
-    parts = [shift(x[..., share.start : share.stop], share.offset, replicate=replicate) for share in shares]
-    return torch.cat([*parts, x[..., shares[-1].stop :]], dim=-1)
+    if offset < 0:
+        before = _padding(x[:, :1], -offset, replicate=replicate) if past is None else past
+        return torch.cat([before, x[:, :length]], dim=1)[:, :length]
+    after = _padding(x[:, -1:], offset, replicate=replicate)
+    return torch.cat([x, after], dim=1)[:, offset : offset + length]
 
 
-def shift(x: Tensor, offset: int, *, replicate: bool = False) -> Tensor:
-    """x (B, T, ...) read at frame t + offset."""
-    T = x.shape[1]
-    steps = min(abs(offset), T)
-    edge = x[:, -1:] if offset > 0 else x[:, :1]
-    outside = edge.expand(-1, steps, *x.shape[2:]) if replicate else x.new_zeros(x.shape[0], steps, *x.shape[2:])
-    return torch.cat([x[:, steps:], outside] if offset > 0 else [outside, x[:, : T - steps]], dim=1)
+def _padding(edge: Tensor, steps: int, *, replicate: bool) -> Tensor:
+    """What stands for `steps` frames beyond the frame `edge` (B, 1, ...)."""
+    return (edge if replicate else torch.zeros_like(edge)).expand(-1, steps, *edge.shape[2:])
 
 
-def shift_in_place(x: Tensor, offset: int, *, replicate: bool = False) -> None:
-    """`shift` that overwrites x (B, T, ...).
+def _last_frames(x: Tensor, steps: int, past: Tensor | None, *, replicate: bool) -> Tensor:
+    """The last `steps` frames up to the end of x (B, T, ...), those before x included."""
+    before = _padding(x[:, :1], steps, replicate=replicate) if past is None else past
+    return torch.cat([before, x], dim=1)[:, -steps:].clone()  # a copy, or the whole concatenation would stay in memory
 
-    On a CPU frame after frame, each read before it is overwritten: half of the time, as no second tensor has to be
-    brought in from memory. On other devices T small copies cost more than a large one.
+
+class _MixInPlace(torch.autograd.Function):
+    """`MixingPattern.mix_in_place`, and its gradient.
+
+    The pure form keeps mixed keys and values beside the projections they come from until the backward pass, and copies
+    the channels that stay where they are. Autograd's own in-place assignment would copy the whole gradient once per
+    slice. Mixing is linear, so its backward pass is its transpose.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, pattern: MixingPattern, num_heads: int) -> Tensor:
+        ctx.pattern, ctx.num_heads = pattern, num_heads
+        ctx.mark_dirty(qkv)
+        for offset, channels in pattern.moving_parts(qkv, num_heads):
+            _shift_in_place(channels, offset, replicate=pattern.replicate)
+        return qkv
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        pattern: MixingPattern = ctx.pattern
+        grad = grad.clone(memory_format=torch.contiguous_format)
+        for offset, channels in pattern.moving_parts(grad, ctx.num_heads):
+            steps = min(abs(offset), channels.shape[1])
+            # A replicated edge frame was read by all the frames that reached beyond it.
+            edge, beyond = (-1, channels[:, -steps:]) if offset > 0 else (0, channels[:, :steps])
+            edge_grad = beyond.sum(dim=1) if pattern.replicate else None
+            _shift_in_place(channels, -offset, replicate=False)
+            if edge_grad is not None:
+                channels[:, edge] += edge_grad
+        return grad, None, None
+
+
+def _shift_in_place(x: Tensor, offset: int, *, replicate: bool) -> None:
+    """Overwrite each frame t of x (B, T, ...) with frame t + offset.
+
+    On the CPU frame by frame, each read before it is overwritten: half the time, as no second tensor has to be brought
+    in from memory. On other devices T small copies cost more than one large copy.
     """
     if x.device.type != "cpu":
-        x.copy_(shift(x, offset, replicate=replicate))
+        x.copy_(shift(x, offset, x.shape[1], replicate=replicate))
         return
     frames, last = x.unbind(1), x.shape[1] - 1
     for t in range(last + 1) if offset > 0 else range(last, -1, -1):
@@ -113,51 +265,3 @@ def shift_in_place(x: Tensor, offset: int, *, replicate: bool = False) -> None:
             frames[t].zero_()
         elif source != t:
             frames[t].copy_(frames[source])
-
-
-class MixInPlace(torch.autograd.Function):
-    """`mix` of the keys and values inside the projections' own output, moving only the shares.
-
-    Out of place, mixed keys and values would live beside the projections they come from until the backward pass: an
-    eighth more activations, and a copy of the channels that stay where they are. Autograd's own in-place assignment
-    would copy the whole gradient once a share. Mixing is linear, so its backward pass is its transpose.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, qkv: Tensor, mixed: slice, groups: int, shares: tuple[Share, ...], replicate: bool) -> Tensor:
-        """Mix qkv (B, T, N, 3 h d) and return it.
-
-        Args:
-            qkv: the output of the projections; overwritten.
-            mixed: which of query, key and value (0, 1, 2).
-            groups: in how many equal groups of channels the shares lie: 1 for flat, h for per_head.
-            shares: as `channel_shares` gives them.
-            replicate: as in `mix`.
-        """
-        ctx.settings = (mixed, groups, shares, replicate)
-        ctx.mark_dirty(qkv)
-        for share, part in _parts(qkv, mixed, groups, shares):
-            shift_in_place(part, share.offset, replicate=replicate)
-        return qkv
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        mixed, groups, shares, replicate = ctx.settings
-        grad = grad.clone(memory_format=torch.contiguous_format)
-        for share, part in _parts(grad, mixed, groups, shares):
-            steps = min(abs(share.offset), part.shape[1])
-            # A replicated edge frame was read by all the frames that reached over it.
-            edge, beyond = (-1, part[:, -steps:]) if share.offset > 0 else (0, part[:, :steps])
-            more = beyond.sum(dim=1) if replicate else None
-            shift_in_place(part, -share.offset)
-            if more is not None:
-                part[:, edge] += more
-        return grad, None, None, None, None
-
-
-def _parts(qkv: Tensor, mixed: slice, groups: int, shares: tuple[Share, ...]) -> list[tuple[Share, Tensor]]:
-    """Views of the channels that move, (B, T, N, keys and values, groups, channels)."""
-    channels = qkv.shape[-1] // 3 // groups
-    grouped = qkv.view(*qkv.shape[:-1], 3, groups, channels)[..., mixed, :, :]
-    return [(share, grouped[..., share.start : share.stop]) for share in shares]

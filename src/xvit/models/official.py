@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from xvit.config import ModelConfig
-from xvit.models.pretrained import LoadReport
+from xvit.config import SINGLE_TASK, ModelConfig, model_config
+from xvit.models.load_report import LoadReport
 from xvit.models.temporal import resize_positions
 from xvit.models.xvit import XViT
 from xvit.utils.errors import XViTError
@@ -36,7 +36,7 @@ KEYS: tuple[tuple[str, str | None, str], ...] = (
     ("consensus.temporal_encoder.{}", "temporal_head.blocks.{}", rf"(\d+\.{_IN_BLOCK})"),
     ("consensus.mlp_head.0.{}", "temporal_head.norm.{}", _PARAMETER),
     ("consensus.mlp_head.1.{}", "classifier.hidden.0.{}", _PARAMETER),
-    ("consensus.mlp_head.4.{}", "classifier.fc.{}", _PARAMETER),
+    ("consensus.mlp_head.4.{}", f"classifier.fc.{SINGLE_TASK}.{{}}", _PARAMETER),
     ("new_fc.{}", None, _PARAMETER),
 )
 
@@ -73,7 +73,7 @@ def load_official(
     num_frames: int,
     segment_frames: int | None = None,
     num_heads: int | None = None,
-    mixed: float = 0.5,
+    mix_ratio: float = 0.5,
 ) -> XViT:
     """Build the model of one of the authors' checkpoints; its logits are theirs.
 
@@ -85,8 +85,8 @@ def load_official(
         segment_frames: mix within segments of this many frames: 8 for the released Kinetics models, which are fed 16.
             Their temporal embedding of as many slots is then used once a segment.
         num_heads: attention heads; by default one for every 64 channels.
-        mixed: rho, share of the channels that comes from neighbouring frames: 0.25 for the released Kinetics models,
-            0.5 for Something-Something.
+        mix_ratio: rho, fraction of channels that come from neighbouring frames: 0.25 for the released Kinetics
+            models, 0.5 for Something-Something.
 
     Returns:
         The model, in eval mode, its `load_report` saying what became of their tensors.
@@ -107,7 +107,7 @@ def load_official(
             tensors[ours] = tensor
     try:
         config = _read_config(
-            tensors, num_frames=num_frames, segment_frames=segment_frames or 0, num_heads=num_heads, mixed=mixed
+            tensors, num_frames=num_frames, segment_frames=segment_frames or 0, num_heads=num_heads, mix_ratio=mix_ratio
         )
         model = XViT(config)
     except KeyError as error:
@@ -175,7 +175,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
 
 
 def _read_config(
-    tensors: Mapping[str, Tensor], *, num_frames: int, segment_frames: int, num_heads: int | None, mixed: float
+    tensors: Mapping[str, Tensor], *, num_frames: int, segment_frames: int, num_heads: int | None, mix_ratio: float
 ) -> ModelConfig:
     dim, _, patch, _ = tensors["backbone.patch_embed.proj.weight"].shape
     if num_heads is not None and (num_heads < 1 or dim % num_heads):
@@ -185,14 +185,14 @@ def _read_config(
     if num_heads is None and dim % 64:
         raise XViTError(f"{dim} channels are not a multiple of 64: say how many heads there are (num_heads)")
     grid = round((tensors["backbone.pos_embed"].shape[1] - 1) ** 0.5)
-    return ModelConfig(
+    return model_config(
         backbone="vit_base_patch16_224",
-        num_classes=tensors["classifier.fc.weight"].shape[0],
+        num_classes=tensors[f"classifier.fc.{SINGLE_TASK}.weight"].shape[0],
         num_frames=num_frames,
         window=1,
-        mixed_fraction=mixed,
+        mix_ratio=mix_ratio,
         grouping="flat",
-        edges="zero",
+        temporal_padding="zero",
         segment_frames=segment_frames,
         temporal_position="input" if "temporal_position.weight" in tensors else "none",
         temporal_head="attention",

@@ -1,8 +1,9 @@
-"""What joins the frames at the end of the model: temporal positions, Temporal Attention, the classifier.
+"""The end of the model: temporal positions, Temporal Attention, the classifier.
 
 B clips, T frames, D channels
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -12,11 +13,11 @@ from timm.layers import LayerNorm
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-_layer_norm: Any = partial(LayerNorm, eps=1e-5)  # the released heads' eps; timm's backbones have 1e-6
+_layer_norm: Any = partial(LayerNorm, eps=1e-5)  # the released heads' eps; timm's backbones use 1e-6
 
 
 class TemporalPosition(nn.Module):
-    """A learned vector a frame, zero at first (paper, section 3.1). Other numbers of frames interpolate it linearly."""
+    """A learned vector per frame, initially zero (paper, section 3.1); interpolated linearly for other numbers of frames."""
 
     def __init__(self, num_frames: int, dim: int) -> None:
         super().__init__()
@@ -36,13 +37,13 @@ def resize_positions(positions: Tensor, num_frames: int) -> Tensor:
 
 class TemporalAttention(nn.Module):
     """Temporal Attention (paper, section 3.3): a learned token and the T frame vectors go through a light transformer;
-    the token's output stands for the clip. O(T).
+    the token's output represents the clip. O(T).
 
     Args:
         dim: D.
         num_heads: heads of its attention.
-        layers: its depth; the paper found no gain beyond 1.
-        num_frames: T of its own positions; None if the frames carry theirs already.
+        layers: depth; the paper found no gain beyond 1.
+        num_frames: T, for positions of its own; None if the frames already have positions.
     """
 
     def __init__(self, dim: int, *, num_heads: int, layers: int = 1, num_frames: int | None = None) -> None:
@@ -75,7 +76,7 @@ class TemporalMean(nn.Module):
 
 
 class FrameProjection(nn.Module):
-    """A linear layer and tanh on each frame's vector: the released models have it before the temporal head."""
+    """A linear layer and tanh on each frame's vector: in the released models, before the temporal head."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -87,31 +88,29 @@ class FrameProjection(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Dropout and one linear layer a task; no classes: the clip vector itself.
+    """Dropout and one linear layer per task. With 0 classes, the output is the clip vector itself.
 
     Args:
         dim: D.
-        tasks: number of classes of each task; the only one may be named None.
+        tasks: number of classes of each task.
         hidden: width of a layer with GELU before, shared by the tasks; 0 for none.
         dropout: dropout before the last layers.
     """
 
-    def __init__(self, dim: int, tasks: dict[str | None, int], *, hidden: int = 0, dropout: float = 0.0) -> None:
+    def __init__(self, dim: int, tasks: Mapping[str, int], *, hidden: int = 0, dropout: float = 0.0) -> None:
         super().__init__()
         self.hidden = nn.Sequential(nn.Linear(dim, hidden), nn.GELU()) if hidden else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         width = hidden or dim
-        layers = {name: nn.Linear(width, number) if number else nn.Identity() for name, number in tasks.items()}
-        self.fc: nn.Module = layers[None] if None in layers else nn.ModuleDict({str(k): v for k, v in layers.items()})
+        self.fc = nn.ModuleDict(
+            {task: nn.Linear(width, classes) if classes else nn.Identity() for task, classes in tasks.items()}
+        )
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
                 nn.init.zeros_(layer.bias)
 
-    def forward(self, clip: Tensor) -> Tensor | dict[str, Tensor]:
-        """Clip vectors (B, D) to logits (B, classes), or a dict of them for several tasks."""
-        clip = self.dropout(self.hidden(clip))
-        if isinstance(self.fc, nn.ModuleDict):
-            return {task: layer(clip) for task, layer in self.fc.items()}
-        logits: Tensor = self.fc(clip)
-        return logits
+    def forward(self, clip_embedding: Tensor) -> dict[str, Tensor]:
+        """Clip vectors (B, D) to the logits (B, classes) of each task."""
+        x = self.dropout(self.hidden(clip_embedding))
+        return {task: layer(x) for task, layer in self.fc.items()}

@@ -18,14 +18,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def patches_left(patches: int, number: int, layers: int) -> int:
-    """How many of a frame's patches are left by `merge_alike` of `number` pairs in each of that many layers."""
+def patches_after_merging(patches: int, number: int, layers: int) -> int:
+    """How many of a frame's patches are left by `merge_similar_tokens` of `number` pairs in each of that many layers."""
     for _ in range(layers):
         patches -= min(number, patches // 2)
     return patches
 
 
-def merge_alike(x: Tensor, sizes: Tensor | None, number: int, *, num_prefix_tokens: int) -> tuple[Tensor, Tensor]:
+def merge_similar_tokens(
+    x: Tensor, sizes: Tensor | None, number: int, *, num_prefix_tokens: int
+) -> tuple[Tensor, Tensor]:
     """Merge the most alike patches, the same ones in all frames of a clip.
 
     Every second patch looks for the one most like it among the others; the best `number` of these pairs merge.

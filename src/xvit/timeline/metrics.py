@@ -16,7 +16,7 @@ IOUS = (0.1, 0.25, 0.5)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
+class VideoSegments:
     """A video's segments and what is right, each in order and without overlap.
 
     Args:
@@ -47,7 +47,7 @@ class Metrics:
     mean_ap: dict[float, float] = field(default_factory=dict)
 
 
-def measure(videos: Sequence[Judged]) -> Metrics:
+def measure(videos: Sequence[VideoSegments]) -> Metrics:
     """All metrics of some videos together.
 
     Raises:
@@ -64,7 +64,7 @@ def measure(videos: Sequence[Judged]) -> Metrics:
     )
 
 
-def frame_accuracy(video: Judged) -> float:
+def frame_accuracy(video: VideoSegments) -> float:
     """Share of the video's time at which prediction and truth agree: what counting frames gives at any high rate."""
     ends = [edge for segment in (*video.truth, *video.predicted) for edge in (segment.start, segment.end)]
     edges = np.unique(np.clip([0.0, *ends, video.duration], 0, video.duration))
@@ -74,7 +74,7 @@ def frame_accuracy(video: Judged) -> float:
     return float(np.diff(edges)[agree].sum() / video.duration)
 
 
-def segment_f1(videos: Sequence[Judged], iou: float) -> float:
+def segment_f1(videos: Sequence[VideoSegments], iou: float) -> float:
     """F1 of segments (Lea et al., "Temporal Convolutional Networks for Action Segmentation and Detection", 2017).
 
     In the order of time, each predicted segment is right if the true one of its class that it overlaps most has at
@@ -92,7 +92,7 @@ def segment_f1(videos: Sequence[Judged], iou: float) -> float:
     return 2 * hits / (predicted + true) if predicted + true else 1.0
 
 
-def mean_average_precision(videos: Sequence[Judged], iou: float) -> float:
+def mean_average_precision(videos: Sequence[VideoSegments], iou: float) -> float:
     """Mean over the true classes of the average precision, as in ActivityNet's detection task; 0 without any.
 
     A class's segments in all videos, from the highest score down: each takes the true one that it overlaps most of

@@ -30,12 +30,12 @@ Answers = tuple[list[int], Tensor]  # m frames that end what was seen, logits (m
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Scores:
+class ScoreTimeline:
     """Class scores over the time of a video.
 
     Args:
         path: the video.
-        labels: names of the K classes.
+        class_names: names of the K classes.
         times: (N,) seconds from the first frame, ascending.
         values: (N, K) float32, each row adding up to 1.
         duration: seconds of the video, as far as it can be read.
@@ -49,7 +49,7 @@ class Scores:
     """
 
     path: str
-    labels: list[str]
+    class_names: list[str]
     times: np.ndarray
     values: np.ndarray
     duration: float
@@ -59,7 +59,7 @@ class Scores:
     damage: str = ""
 
     def __post_init__(self) -> None:
-        expected = (len(self.times), len(self.labels))
+        expected = (len(self.times), len(self.class_names))
         if self.values.shape != expected or self.times.ndim != 1 or not len(self.times):
             raise XViTError(f"scores of shape {self.values.shape}: expected {expected}, at least 1 row and 1 column")
         if (np.diff(self.times) <= 0).any():
@@ -73,12 +73,12 @@ def score_video(
     stride: int | None = None,
     every: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
-) -> Scores:
+) -> ScoreTimeline:
     """Score a video of any length.
 
     Args:
         model: in eval mode, of one task, with its `clip` and `labels`.
-        path: the file. A damaged one is scored as far as it goes, and `Scores.damage` says so.
+        path: the file. A damaged one is scored as far as it goes, and `ScoreTimeline.damage` says so.
         stride: frames of the file from one that the model sees to the next; None for the stride it was trained with.
         every: of those frames, from one score to the next; None for each one of a stream, half a clip of windows.
         on_progress: called with the numbers of frames decoded and of all frames.
@@ -91,7 +91,7 @@ def score_video(
     _check(model)
     stride = _stride(model, stride)
     stream, every = _method(model, every)
-    reader = FrameReader(path, stride=stride, short_side=model.clip.image_size)
+    reader = FrameReader(path, stride=stride, short_side=model.clip_spec.image_size)
     every = min(every, -(-reader.info.num_frames // stride))  # a short video has one score at least
 
     def chunks() -> Iterator[tuple[np.ndarray, Tensor]]:
@@ -105,9 +105,9 @@ def score_video(
         raise VideoError(path, f"only {reader.seen} frames can be decoded, too few for a score each {every * stride}")
     if on_progress is not None:
         on_progress(reader.info.num_frames, reader.info.num_frames)
-    return Scores(
+    return ScoreTimeline(
         path=str(path),
-        labels=list(model.labels),
+        class_names=list(model.class_names),
         times=np.concatenate([times for times, _ in parts]),
         values=np.concatenate([values for _, values in parts]),
         duration=reader.end,
@@ -136,7 +136,7 @@ def iterate_scores(
     """
     _check(model)
     stream, every = _method(model, every)
-    window = model.config.num_frames if stream else model.clip.num_frames
+    window = model.config.num_frames if stream else model.clip_spec.num_frames
     return _iterate(model, chunks, stream, window, every)
 
 
@@ -151,7 +151,7 @@ def _iterate(
         """(n, C, S, S) float32, on the model's device."""
         for times, frames in chunks:
             recent.extend(times.tolist())
-            yield normalize(eval_views(frames, model.clip)[0], model.clip, device)
+            yield normalize(eval_views(frames, model.clip_spec)[0], model.clip_spec, device)
 
     answers = _windows(model, prepared(), window, every) if stream is None else _streamed(stream, prepared())
     for indices, logits in answers:
@@ -209,31 +209,33 @@ def _method(model: XViT, every: int | None) -> tuple[Stream | None, int]:
     if every is not None:
         check_range("every", every, 1)
     try:
-        return model.stream(every=every or 1), every or 1
+        return Stream(model, predict_every=every or 1), every or 1
     except XViTError:  # the model cannot be streamed exactly
-        return None, every or max(model.clip.num_frames // 2, 1)
+        return None, every or max(model.clip_spec.num_frames // 2, 1)
 
 
 def _stride(model: XViT, stride: int | None) -> int:
     if stride is not None:
         check_range("stride", stride, 1)
         return stride
-    if model.clip.sampling == "segments":
+    if model.clip_spec.sampling == "segments":
         raise XViTError(
-            f"--stride: missing: the model was trained on {model.clip.num_frames} frames spread over whole videos. If "
-            f"those had about 10 x {model.clip.num_frames} frames, --stride 10 shows it long ones at the same pace"
+            f"--stride: missing: the model was trained on {model.clip_spec.num_frames} frames spread over whole videos. If "
+            f"those had about 10 x {model.clip_spec.num_frames} frames, --stride 10 shows it long ones at the same pace"
         )
-    return model.clip.stride
+    return model.clip_spec.stride
 
 
 def _check(model: XViT) -> None:
     if model.training:
         raise XViTError("the model is in training mode: call eval() first")
-    if isinstance(model.labels, dict):
-        raise XViTError(f"a model of several tasks ({', '.join(model.labels)}): a timeline shows the classes of one")
+    if isinstance(model.class_names, dict):
+        raise XViTError(
+            f"a model of several tasks ({', '.join(model.class_names)}): a timeline shows the classes of one"
+        )
     if model.config.multi_label:
         raise XViTError(
             "a multi-label model: a timeline shows one class at a time; `xvit stream` tells the scores of all"
         )
-    if not model.labels:
+    if not model.class_names:
         raise XViTError("a model without classes has no scores: take one that was trained on labelled videos")

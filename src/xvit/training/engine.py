@@ -18,23 +18,24 @@ from accelerate.utils import send_to_device, set_seed
 from timm.utils import ModelEmaV3
 from torch import Tensor
 
-from xvit.config import EvalConfig, ModelConfig, RunConfig, by_task, labels_by_task, to_dict
-from xvit.data.annotations.formats import Data, read_data
-from xvit.data.annotations.samples import numbers_of
+from xvit.config import SINGLE_TASK, EvalConfig, ModelConfig, RunConfig, as_task_dict, to_dict
+from xvit.data.annotations.formats import DatasetSplits, load_splits
+from xvit.data.annotations.samples import class_indices
 from xvit.data.dataset import VideoDataset, make_loader
 from xvit.data.sampler import EpochSampler
 from xvit.data.transforms import normalize
 from xvit.evaluation import Evaluation, MultiLabelEvaluation, evaluate
 from xvit.inference.predictor import Predictor
-from xvit.models.backbone import complete_clip
+from xvit.models.backbone import resolve_clip_spec
+from xvit.models.pretrained import load_initial_weights
 from xvit.models.xvit import XViT
 from xvit.training.logger import Progress, TrainingLog
 from xvit.training.mixup import mix_batch
-from xvit.training.optim import build_optimizer, build_schedule, peak_rate
-from xvit.training.run_dir import RunFolder
+from xvit.training.optim import build_optimizer, build_schedule, scaled_lr
+from xvit.training.run_dir import RunDirectory
 from xvit.training.signals import StopSignals
 from xvit.utils import distributed
-from xvit.utils.errors import Stopped, XViTError
+from xvit.utils.errors import Interrupted, XViTError
 from xvit.utils.version import __version__
 
 __all__ = ["FitResult", "Progress", "check_recipe", "classification_loss", "fit"]
@@ -83,31 +84,33 @@ def fit(
     Raises:
         XViTError: settings that do not go together, a folder in use, data that cannot be used, a loss that is not
             finite, an epoch without one video that could be read.
-        Stopped: after Ctrl-C or SIGTERM: the step under way was finished and all is saved; its text says how to go on.
+        Interrupted: after Ctrl-C or SIGTERM: the step under way was finished and all is saved; its text says how to go on.
     """
     check_recipe(config)
     train = config.train
-    data = read_data(config.data)
+    data = load_splits(config.data)
     model_config = _with_classes(config, data)
     accelerator = _accelerator(config)
-    folder = RunFolder(output, config, resume=resume)
+    folder = RunDirectory(output, config, resume=resume)
     config = replace(config, model=model_config)
 
     set_seed(train.seed)
-    start = replace(config.model, pretrained=False, checkpoint_path="") if folder.has_state else config.model
-    plain = XViT(start).to(accelerator.device)
-    plain.clip, plain.labels = complete_clip(config.clip, plain.backbone), data.labels
+    plain = XViT(config.model)
+    if config.init and not folder.has_state:
+        load_initial_weights(plain, config.init)
+    plain.to(accelerator.device)
+    plain.clip_spec, plain.class_names = resolve_clip_spec(config.clip, plain.backbone), data.class_names
     plain.set_grad_checkpointing(train.grad_checkpointing)
     plain.backbone.requires_grad_(not train.freeze_backbone)
     ema = ModelEmaV3(plain, decay=train.ema_decay, use_warmup=True) if train.ema_decay else None
     dataset = VideoDataset(
-        samples=data.train, spec=plain.clip, training=config.data, seed=train.seed, labels=data.labels
+        samples=data.train, spec=plain.clip_spec, augment=config.augment, seed=train.seed, class_names=data.class_names
     )
-    order = EpochSampler(dataset, class_balanced=config.data.class_balanced, repeats=config.data.repeats)
+    order = EpochSampler(dataset, class_balanced=config.data.class_balanced, repeats=config.augment.repeated_aug)
     loader = make_loader(
         dataset,
         batch_size=train.batch_size,
-        workers=config.data.workers,
+        num_workers=config.data.num_workers,
         order=order,
         pin_memory=accelerator.device.type == "cuda",
     )
@@ -115,7 +118,7 @@ def fit(
     model, optimizer = accelerator.prepare(plain, build_optimizer(plain, train))
     steps = len(loader)  # of an epoch
     schedule = build_schedule(
-        optimizer, steps=steps * train.epochs, warmup_steps=round(steps * train.warmup_epochs), lr=peak_rate(train)
+        optimizer, steps=steps * train.epochs, warmup_steps=round(steps * train.warmup_epochs), lr=scaled_lr(train)
     )
     averaged = plain if ema is None else ema.module
     position = folder.load_state(accelerator, averaged)
@@ -125,7 +128,7 @@ def fit(
         position=position,
         epochs=train.epochs,
         steps=steps,
-        unreadable_tolerance=config.data.unreadable_tolerance,
+        max_unreadable_fraction=config.data.max_unreadable_fraction,
         on_progress=on_progress,
     )
 
@@ -137,8 +140,10 @@ def fit(
     def step_loss(pixels: Tensor, labels: Tensor | dict[str, Tensor]) -> Tensor:
         if not len(pixels):  # this process read none of its videos, but the others wait for its gradients
             logits = model(pixels.new_zeros(1, *pixels.shape[1:]))
-            return 0 * torch.stack([part.sum() for part in by_task(logits).values()]).sum()
-        pixels, labels = mix_batch(pixels, labels, config.model.num_classes, mixup=train.mixup, cutmix=train.cutmix)
+            return 0 * torch.stack([part.sum() for part in as_task_dict(logits).values()]).sum()
+        pixels, labels = mix_batch(
+            pixels, labels, config.model.num_classes, mixup=config.augment.mixup, cutmix=config.augment.cutmix
+        )
         return classification_loss(
             model(pixels),
             labels,
@@ -166,15 +171,15 @@ def fit(
                         if distributed.all_reduce_max(time.monotonic() - kept_at > 60 * train.save_minutes)[0]:
                             keep()
                             kept_at = time.monotonic()
-                    update = done % train.accumulate == 0 or done == steps
+                    update = done % train.grad_accum_steps == 0 or done == steps
                     if len(batch["indices"]) or distributed.world_size() > 1:  # some videos of it could be read
                         schedule.step_update(log.step)
                         # A worker's batches are contiguous, those of this process not always: the last bits differ
-                        pixels = normalize(batch["pixels"].contiguous(), plain.clip, accelerator.device)
+                        pixels = normalize(batch["pixels"].contiguous(), plain.clip_spec, accelerator.device)
                         labels = send_to_device(batch["labels"], accelerator.device)
                         with nullcontext() if update else accelerator.no_sync(model):
                             loss = step_loss(pixels, labels)
-                            accelerator.backward(loss / train.accumulate)
+                            accelerator.backward(loss / train.grad_accum_steps)
                         gathered += 1
                         log.trained(loss, batch["indices"], max(group["lr"] for group in optimizer.param_groups))
                     if gathered and update:
@@ -201,11 +206,11 @@ def fit(
                 position.epoch = epoch
                 keep()
                 kept_at = time.monotonic()
-        except Stopped as stop:
+        except Interrupted as stop:
             keep()
             where = f"epoch {position.epoch + 1} of {train.epochs}, after step {log.step}"
             told = f"stopped in {where}; {folder.path} keeps it: go on with --resume"
-            raise Stopped(told, exit_code=stop.exit_code) from None
+            raise Interrupted(told, exit_code=stop.exit_code) from None
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"stopped in epoch {position.epoch + 1} of {train.epochs}; {folder.path} keeps what was saved: "
@@ -234,8 +239,8 @@ def check_recipe(config: RunConfig) -> None:
     if model.num_frames != clip.num_frames:
         raise XViTError(f"model.num_frames={model.num_frames}, clip.num_frames={clip.num_frames}: expected the same")
     with torch.device("meta"):
-        empty = XViT(replace(model, pretrained=False, checkpoint_path="")).eval()
-        clip = complete_clip(clip, empty.backbone)
+        empty = XViT(model).eval()
+        clip = resolve_clip_spec(clip, empty.backbone)
         pixels = torch.empty(1, clip.num_frames, 3, clip.image_size, clip.image_size)
     try:
         empty(pixels)
@@ -277,10 +282,14 @@ def classification_loss(
     return F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
 
 
-def _with_classes(config: RunConfig, data: Data) -> ModelConfig:
+def _with_classes(config: RunConfig, data: DatasetSplits) -> ModelConfig:
     """The model's config with the data set's number of classes."""
-    given, named = config.model.num_classes, labels_by_task(data.labels)
-    found = {str(task): len(names) for task, names in named.items()} if None not in named else len(named[None])
+    given, named = config.model.num_classes, as_task_dict(data.class_names)
+    found = (
+        {str(task): len(names) for task, names in named.items()}
+        if SINGLE_TASK not in named
+        else len(named[SINGLE_TASK])
+    )
     if given not in (0, found):
         raise XViTError(f"model.num_classes={given}, but {config.data.root} has {found} classes: leave it at 0")
     for task in config.train.loss_weights:
@@ -300,38 +309,40 @@ def _accelerator(config: RunConfig) -> Accelerator:
     try:
         accelerator = Accelerator(
             cpu=distributed.uses_cpu(),
-            mixed_precision=config.train.precision,
+            mixed_precision="no" if config.train.precision == "fp32" else config.train.precision,
             dynamo_backend="inductor" if config.train.compile else "no",
         )
     except ValueError as error:
         raise XViTError(f"train.precision={config.train.precision!r}: not on this device: {error}") from None
     if config.train.precision == "fp16" and accelerator.device.type == "cpu":  # accelerate would train in fp32
-        raise XViTError("train.precision='fp16': not on a CPU: take no or bf16")
+        raise XViTError("train.precision='fp16': not on a CPU: take fp32 or bf16")
     return accelerator
 
 
 def _validate(
-    model: XViT, data: Data, config: RunConfig, on_progress: Callable[[int, int], None]
+    model: XViT, data: DatasetSplits, config: RunConfig, on_progress: Callable[[int, int], None]
 ) -> Evaluation | MultiLabelEvaluation:
     """One view a video: `xvit eval` takes those of the recipe."""
     return evaluate(
         Predictor(model),
         data.val,
         eval_config=EvalConfig(batch_size=config.eval.batch_size),
-        workers=config.data.workers,
+        num_workers=config.data.num_workers,
         decode_timeout=config.data.decode_timeout,
         on_progress=on_progress,
     )
 
 
-def _save(directory: Path, model: XViT, config: RunConfig, data: Data, metrics: dict[str, float], epoch: int) -> None:
+def _save(
+    directory: Path, model: XViT, config: RunConfig, data: DatasetSplits, metrics: dict[str, float], epoch: int
+) -> None:
     if not distributed.is_main():
         return
     root = Path(config.data.root).resolve().name  # not where it lay: the checkpoint may be given to others
-    names = labels_by_task(data.labels)
-    counts: dict[str | None, dict[str, int]] = {}
+    names = as_task_dict(data.class_names)
+    counts: dict[str, dict[str, int]] = {}
     for task in names:
-        numbers = Counter(chain.from_iterable(numbers_of(sample.label, task) for sample in data.train))
+        numbers = Counter(chain.from_iterable(class_indices(sample.label, task) for sample in data.train))
         counts[task] = {names[task][number]: count for number, count in numbers.items()}
     named = replace(
         config.data,
@@ -340,14 +351,14 @@ def _save(directory: Path, model: XViT, config: RunConfig, data: Data, metrics: 
         val=Path(config.data.val).name,
         label_files=tuple(Path(file).name for file in config.data.label_files),
     )
-    start = replace(config.model, checkpoint_path=Path(config.model.checkpoint_path).name)
+    init = replace(config.init, checkpoint_path=Path(config.init.checkpoint_path).name)
     model.provenance = {
-        "recipe": to_dict(replace(config, model=start, data=named)),
+        "recipe": to_dict(replace(config, init=init, data=named)),
         "data": {
             "name": root,
             "train": len(data.train),
             "val": len(data.val),
-            "train_videos_a_class": counts.get(None, counts),
+            "train_videos_a_class": counts.get(SINGLE_TASK, counts),
         },
         "metrics": metrics,
         "epoch": epoch,

@@ -14,7 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 from xvit.data.annotations.samples import Sample
 from xvit.data.dataset import Batch
 from xvit.evaluation import Evaluation, MultiLabelEvaluation
-from xvit.training.run_dir import Position, RunFolder
+from xvit.training.run_dir import RunDirectory, TrainState
 from xvit.utils import distributed
 from xvit.utils.errors import VideoError, XViTError
 
@@ -59,23 +59,23 @@ class TrainingLog:
         position: where the run starts; `step` counts on from there.
         epochs: of the whole run.
         steps: of an epoch.
-        unreadable_tolerance: share of the samples whose videos may be unreadable.
+        max_unreadable_fraction: share of the samples whose videos may be unreadable.
         on_progress: told after every step and every batch of a validation.
     """
 
     def __init__(
         self,
-        folder: RunFolder,
+        folder: RunDirectory,
         *,
         samples: list[Sample],
-        position: Position,
+        position: TrainState,
         epochs: int,
         steps: int,
-        unreadable_tolerance: float,
+        max_unreadable_fraction: float,
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
         self.folder, self.samples, self.epochs, self.steps = folder, samples, epochs, steps
-        self.unreadable_tolerance = unreadable_tolerance
+        self.max_unreadable_fraction = max_unreadable_fraction
         self.on_progress = on_progress
         self.step = position.step  # steps done, of all epochs
         self.metrics: dict[str, float] = {}  # of the latest validation
@@ -137,10 +137,10 @@ class TrainingLog:
         for error in chain.from_iterable(distributed.all_gather(errors)):
             self.folder.note_bad(error)
             self._unreadable.add(error.path)
-        if len(self._unreadable) > self.unreadable_tolerance * len(self.samples):
+        if len(self._unreadable) > self.max_unreadable_fraction * len(self.samples):
             raise XViTError(
                 f"{len(self._unreadable)} of {len(self.samples)} training videos could not be read, more than "
-                f"data.unreadable_tolerance={self.unreadable_tolerance:g}; {self.folder.path / 'bad_videos.jsonl'} "
+                f"data.max_unreadable_fraction={self.max_unreadable_fraction:g}; {self.folder.path / 'bad_videos.jsonl'} "
                 "names them"
             )
 

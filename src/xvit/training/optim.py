@@ -26,13 +26,13 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     ]
 
 
-def peak_rate(config: TrainConfig) -> float:
+def scaled_lr(config: TrainConfig) -> float:
     """The peak learning rate, scaled to the clips of an update."""
-    clips = config.batch_size * config.accumulate * distributed.world_size()
-    return config.lr * clips / config.lr_batch if config.lr_batch else config.lr
+    clips = config.batch_size * config.grad_accum_steps * distributed.world_size()
+    return config.lr * clips / config.lr_base_batch_size if config.lr_base_batch_size else config.lr
 
 
-def by_layer(model: XViT, groups: list[dict[str, Any]], decay: float) -> list[dict[str, Any]]:
+def layer_decay_groups(model: XViT, groups: list[dict[str, Any]], decay: float) -> list[dict[str, Any]]:
     """Split the groups so that each layer of the backbone learns `decay` times as fast as the one after it, its patches
     and positions as a layer before the first; what is not of the backbone, at the full rate. The schedule multiplies
     each group's rate by its lr_scale."""
@@ -55,7 +55,7 @@ def by_layer(model: XViT, groups: list[dict[str, Any]], decay: float) -> list[di
 def build_optimizer(model: XViT, config: TrainConfig) -> Optimizer:
     """AdamW, SGD with Nesterov momentum 0.9, or Muon for all linear layers but the classifier's and AdamW for the rest;
     fused: one call for all parameters, not one each."""
-    lr = peak_rate(config)
+    lr = scaled_lr(config)
     groups = parameter_groups(model, config.weight_decay)
     if config.optimizer == "muon":
         last = set(model.classifier.parameters())
@@ -70,7 +70,7 @@ def build_optimizer(model: XViT, config: TrainConfig) -> Optimizer:
             }
         )
     if config.layer_decay < 1:
-        groups = by_layer(model, groups, config.layer_decay)
+        groups = layer_decay_groups(model, groups, config.layer_decay)
     if config.optimizer == "muon":
         return Muon(groups, lr=lr, betas=(0.9, 0.98), fused=True)
     if config.optimizer == "sgd":

@@ -29,11 +29,14 @@ from xvit.utils.errors import VideoError, XViTError
 from xvit.utils.files import atomic_directory, atomic_write_text
 
 _logger = logging.getLogger("xvit")
-_ANY = {"data.workers", "train.save_minutes"}  # settings that may differ on resuming: they change nothing in the result
+_ANY = {
+    "data.num_workers",
+    "train.save_minutes",
+}  # settings that may differ on resuming: they change nothing in the result
 
 
 @dataclass
-class Position:
+class TrainState:
     """Where a run stands, after a step.
 
     Args:
@@ -53,7 +56,7 @@ class Position:
     best: dict[str, float] = field(default_factory=dict)
 
 
-class RunFolder:
+class RunDirectory:
     """The output folder, opened for a new run or to go on with one.
 
     Args:
@@ -112,7 +115,7 @@ class RunFolder:
         """How many different videos could not be read so far."""
         return len(self._bad)
 
-    def save_state(self, accelerator: Accelerator, averaged: nn.Module, position: Position) -> None:
+    def save_state(self, accelerator: Accelerator, averaged: nn.Module, position: TrainState) -> None:
         """Keep all that is needed to go on from here, then drop what was kept before.
 
         Args:
@@ -135,17 +138,17 @@ class RunFolder:
             for older in self._kept()[:-2]:
                 shutil.rmtree(older)
 
-    def load_state(self, accelerator: Accelerator, averaged: nn.Module) -> Position:
+    def load_state(self, accelerator: Accelerator, averaged: nn.Module) -> TrainState:
         """Restore the newest state that is whole, if any, and drop the rows that were written after it.
 
         Raises:
             XViTError: all of them are damaged.
         """
-        position, damage = Position(), ""
+        position, damage = TrainState(), ""
         for state in reversed(self._kept()):
-            position, damage = Position(), ""
+            position, damage = TrainState(), ""
             try:
-                position = Position(**json.loads((state / "position.json").read_text(encoding="utf-8")))
+                position = TrainState(**json.loads((state / "position.json").read_text(encoding="utf-8")))
                 accelerator.load_state(str(state), load_kwargs={"weights_only": True})
                 averaged.load_state_dict(load_file(state / "averaged.safetensors"))
             except Exception as error:  # a damaged file can fail anywhere in three libraries
@@ -186,7 +189,7 @@ class RunFolder:
                 raise XViTError(
                     f"{self.path}: cannot go on with another recipe: {key} was {before.get(key)!r}, is now "
                     f"{now.get(key)!r}: take the same, or start another run from it: --output OTHER "
-                    f"--model.checkpoint_path {self.last}"
+                    f"--init.checkpoint_path {self.last}"
                 )
 
 

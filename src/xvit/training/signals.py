@@ -7,7 +7,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from xvit.utils import distributed
-from xvit.utils.errors import Stopped
+from xvit.utils.errors import Interrupted
 
 _logger = logging.getLogger("xvit")
 
@@ -36,10 +36,10 @@ class StopSignals:
             signal.signal(number, handler)
 
     def check(self) -> None:
-        """Raise `Stopped` if a signal came in, here or in another process: each must call it."""
+        """Raise `Interrupted` if a signal came in, here or in another process: each must call it."""
         received = distributed.all_reduce_max(self.received or 0)[0]
         if received:
-            raise Stopped(exit_code=128 + received)
+            raise Interrupted(exit_code=128 + received)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT and distributed.world_size() == 1:

@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import transformers
 from torch import Tensor, nn
 from transformers.modeling_outputs import ImageClassifierOutput
 
+import transformers
 from xvit.checkpoint import format as checkpoint
-from xvit.config import ClipSpec, Labels, ModelConfig, from_dict
+from xvit.config import ClassNames, ClipSpec, ModelConfig, from_dict
 from xvit.models.attention import LocalAttention
-from xvit.models.backbone import build_backbone, complete_clip
+from xvit.models.backbone import build_backbone, resolve_clip_spec
 from xvit.models.xvit import XViT
 from xvit.utils.errors import XViTError
 
@@ -54,7 +54,7 @@ class XViTConfig(transformers.PreTrainedConfig):
         format: int = checkpoint.FORMAT,
         model: dict[str, Any] | None = None,
         clip: dict[str, Any] | None = None,
-        labels: Labels | None = None,
+        labels: ClassNames | None = None,
         provenance: dict[str, Any] | None = None,
         num_labels: int | None = None,
         **others: Any,
@@ -68,9 +68,9 @@ class XViTConfig(transformers.PreTrainedConfig):
                 "with one label a video; open others with xvit.XViT"
             )
         self.clip = from_dict(ClipSpec, {"num_frames": self.model.num_frames, **(clip or {})}, "XViTConfig")
-        if self.clip.left_open:
+        if self.clip.open_fields:
             with torch.device("meta"):
-                self.clip = complete_clip(self.clip, build_backbone(self.model))
+                self.clip = resolve_clip_spec(self.clip, build_backbone(self.model))
         self.provenance = provenance or {}
         if others.get("id2label") is None:
             names = list(labels) if labels is not None else [str(number) for number in range(self.model.num_classes)]
@@ -99,7 +99,7 @@ class XViTConfig(transformers.PreTrainedConfig):
         return self.clip.image_size
 
     @property
-    def description(self) -> checkpoint.Description:
+    def description(self) -> checkpoint.CheckpointMetadata:
         """What a checkpoint says of the model.
 
         Raises:
@@ -108,16 +108,16 @@ class XViTConfig(transformers.PreTrainedConfig):
         names = {int(number): str(name) for number, name in self.id2label.items()}
         if sorted(names) != list(range(len(names))):
             raise XViTError(f"id2label of the classes {sorted(names)}: expected 0 to {len(names) - 1}")
-        return checkpoint.Description(
+        return checkpoint.CheckpointMetadata(
             model=replace(self.model, num_classes=len(names)),
-            clip=self.clip,
-            labels=[names[number] for number in range(len(names))],
+            clip_spec=self.clip,
+            class_names=[names[number] for number in range(len(names))],
             provenance=self.provenance,
         )
 
     def to_dict(self) -> dict[str, Any]:
         """The values of config.json: xvit's, and the few that transformers needs beside them."""
-        theirs = {key: value for key, value in super().to_dict().items() if key in checkpoint.OF_TRANSFORMERS}
+        theirs = {key: value for key, value in super().to_dict().items() if key in checkpoint.TRANSFORMERS_KEYS}
         return self.description.to_dict() | {key: value for key, value in theirs.items() if value is not None}
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> None:
@@ -147,7 +147,11 @@ class XViTForVideoClassification(transformers.PreTrainedModel):
         super().__init__(config)
         description = config.description
         model = XViT(description.model)
-        model.clip, model.labels, model.provenance = description.clip, description.labels, description.provenance
+        model.clip_spec, model.class_names, model.provenance = (
+            description.clip_spec,
+            description.class_names,
+            description.provenance,
+        )
         # One dict of modules for both: what PEFT puts in the place of one is the XViT's too. The XViT itself is out of
         # torch's sight, or its name would stand before each tensor's.
         self._modules = model._modules
@@ -204,11 +208,15 @@ class XViTForVideoClassification(transformers.PreTrainedModel):
         if config.output_attentions if output_attentions is None else output_attentions:
             self._check_weights_seen()
             weights = []
-            hooks += [layer.attn_drop.register_forward_hook(partial(_keep, weights)) for layer in self.xvit.attentions]
+            hooks += [
+                layer.attn_drop.register_forward_hook(partial(_keep, weights)) for layer in self.xvit.attention_layers
+            ]
         try:
             # With all tokens in the last layer, if somebody looks at them.
             xvit = self.xvit
-            logits = xvit.classifier(xvit.forward_features(pixel_values).clip) if hooks else xvit(pixel_values)
+            logits = (
+                xvit.classifier(xvit.forward_features(pixel_values).clip_embedding) if hooks else xvit(pixel_values)
+            )
         finally:
             for hook in hooks:
                 hook.remove()
@@ -254,7 +262,7 @@ class XViTForVideoClassification(transformers.PreTrainedModel):
                 tensors[name].copy_(new[name])
 
     def _fuse_attention(self) -> None:
-        for layer in self.xvit.attentions:
+        for layer in self.xvit.attention_layers:
             # Final for TorchScript alone
             layer.fused_attn = self.config._attn_implementation != "eager"  # type: ignore[misc]
 
@@ -264,7 +272,7 @@ class XViTForVideoClassification(transformers.PreTrainedModel):
                 f'output_attentions=True: not with attn_implementation="{self.config._attn_implementation}", which '
                 'keeps no weights: attn_implementation="eager", or model.set_attn_implementation("eager")'
             )
-        if any(isinstance(layer, LocalAttention) for layer in self.xvit.attentions):
+        if any(isinstance(layer, LocalAttention) for layer in self.xvit.attention_layers):
             raise XViTError("output_attentions=True: not with attention='local', whose frames see more or fewer keys")
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from torch import Tensor
 from transformers.video_processing_utils import BaseVideoProcessor
 
+import transformers
 from xvit.checkpoint import format as checkpoint
 from xvit.config import ClipSpec
 from xvit.data.decode.video import read_clip
@@ -96,7 +96,7 @@ class XViTVideoProcessor(BaseVideoProcessor):
 
     def to_dict(self) -> dict[str, Any]:
         """The values of preprocessor_config.json."""
-        return checkpoint.preprocessor(self.clip) | {"video_processor_type": type(self).__name__}
+        return checkpoint.preprocessor_config(self.clip) | {"video_processor_type": type(self).__name__}
 
 
 def _split(videos: Any) -> Sequence[Any]:

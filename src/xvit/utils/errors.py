@@ -28,7 +28,7 @@ class VideoError(XViTError):
         return f"{self.path}: {self.reason}"
 
 
-class Stopped(KeyboardInterrupt):
+class Interrupted(KeyboardInterrupt):
     """A stop from outside that was heard, and after which everything was saved.
 
     Args:
@@ -47,7 +47,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f' Did you mean "{near[0]}"?' if near else ""
 
 
-def needed(module: str, *, extra: str) -> Any:
+def one_line(error: BaseException, *, name: bool = False, length: int = 200) -> str:
+    """The message of an error in one line of at most `length` characters, on request after the name of its type."""
+    text = " ".join(str(error).split())
+    return (f"{type(error).__name__}: {text}" if name else text)[:length]
+
+
+def import_optional(module: str, *, extra: str) -> Any:
     """A module of an optional extra of xvit.
 
     Raises:

@@ -24,7 +24,7 @@ def run_all(
     function: Callable[[J], R],
     jobs: Sequence[J],
     *,
-    workers: int,
+    num_workers: int,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[R]:
     """Call a function for each job.
@@ -42,7 +42,7 @@ def run_all(
     Raises:
         XViTError: a worker process that was killed.
     """
-    check_range("workers", workers, 0)
+    check_range("num_workers", num_workers, 0)
     results: dict[int, R] = {}
 
     def done(place: int, result: R) -> None:
@@ -50,7 +50,7 @@ def run_all(
         if on_progress is not None:
             on_progress(len(results), len(jobs))
 
-    if workers == 0 or not jobs:
+    if num_workers == 0 or not jobs:
         for place, job in enumerate(jobs):
             done(place, function(job))
         return [results[place] for place in range(len(jobs))]
@@ -58,11 +58,11 @@ def run_all(
     stop = context.Event()
     upcoming = iter(enumerate(jobs))
     running: dict[Future[R], int] = {}
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=_begin, initargs=(stop,))
+    pool = ProcessPoolExecutor(min(num_workers, len(jobs)), mp_context=context, initializer=_begin, initargs=(stop,))
     try:
         while len(results) < len(jobs):
             with _interrupts_held():  # workers are begun here
-                for place, job in islice(upcoming, 4 * workers - len(running)):
+                for place, job in islice(upcoming, 4 * num_workers - len(running)):
                     running[pool.submit(function, job)] = place
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 done(running[future], future.result())

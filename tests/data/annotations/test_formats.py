@@ -9,7 +9,7 @@ import pytest
 from helpers.files import ids, touch, write
 from xvit.config import DataConfig, from_dict
 from xvit.data.annotations.finder import VideoFinder
-from xvit.data.annotations.formats import Data, read_data, read_epic, read_kinetics, read_something
+from xvit.data.annotations.formats import DatasetSplits, load_splits, read_epic, read_kinetics, read_something
 from xvit.data.annotations.lists import read_list
 from xvit.data.annotations.samples import Sample, read_class_folders
 from xvit.utils.errors import XViTError
@@ -66,12 +66,14 @@ def test_a_kinetics_file_of_all_splits(kinetics, tmp_path):
     text = KINETICS + "making tea,inVal,0,10,validate\nmaking tea,inTest,0,10,test\n"
     touch(kinetics, "inVal.mp4", "inTest.mp4")
     path = write(tmp_path / "all.csv", text)
-    data = read_data(DataConfig(root=str(kinetics), format="kinetics", train=path, val=path, missing_tolerance=0.2))
+    data = load_splits(
+        DataConfig(root=str(kinetics), format="kinetics", train=path, val=path, max_missing_fraction=0.2)
+    )
     assert len(data.train) == 4
     assert ids(data.val) == ["inVal_000000_000010"]
     assert data.missing == ["gone_000000_000010"]
     only = write(tmp_path / "test.csv", "label,youtube_id,time_start,time_end,split\nmaking tea,inTest,0,10,test\n")
-    assert ids(read_data(DataConfig(root=str(kinetics), format="kinetics", val=only)).val) == ["inTest_000000_000010"]
+    assert ids(load_splits(DataConfig(root=str(kinetics), format="kinetics", val=only)).val) == ["inTest_000000_000010"]
 
 
 @pytest.mark.parametrize(
@@ -101,7 +103,7 @@ def test_a_class_that_the_label_file_does_not_have(kinetics, tmp_path):
     path = write(tmp_path / "train.csv", "label,youtube_id,time_start,time_end\nmaking tea,inFrames,0,10\n")
     config = DataConfig(root=str(kinetics), format="kinetics", train=path, label_files=labels)
     with pytest.raises(XViTError, match=r'line 2: label "making tea" is not one of the 2 .* mean "making te"\?'):
-        read_data(config)
+        load_splits(config)
 
 
 def test_something(tmp_path):
@@ -122,10 +124,12 @@ def test_something(tmp_path):
     test = write(tmp_path / "test.json", json.dumps([{"id": "4"}]))
     files = write(tmp_path / "labels.json", json.dumps(labels))
     root = str(tmp_path / "s")
-    data = read_data(
-        DataConfig(root=root, format="ssv2", train=train, val=test, label_files=files, missing_tolerance=0.25, fps=12)
+    data = load_splits(
+        DataConfig(
+            root=root, format="ssv2", train=train, val=test, label_files=files, max_missing_fraction=0.25, fps=12
+        )
     )
-    assert data.labels == ["Putting something", "Holding something next to something", "Unused"]
+    assert data.class_names == ["Putting something", "Holding something next to something", "Unused"]
     assert where(data.train, tmp_path / "s") == ["1.webm", "2.mp4", "deep/er/3.WEBM"]
     assert [sample.label for sample in data.train] == [1, 0, 0]
     assert data.val == [Sample(path=f"{root}/4", label=None, id="4", fps=12)]
@@ -135,7 +139,7 @@ def test_something(tmp_path):
         "Putting something",
     ]
     with pytest.raises(XViTError, match=r"test.json: videos without a label: only labelled ones"):
-        read_data(DataConfig(root=root, format="ssv2", train=test, label_files=files))
+        load_splits(DataConfig(root=root, format="ssv2", train=test, label_files=files))
 
 
 @pytest.mark.parametrize(
@@ -165,7 +169,7 @@ def test_epic(tmp_path):
     touch(root, "P01/rgb_frames/P01_01/frame_0000000001.jpg", "P01/flow_frames/P01_01/u/frame_0000000001.jpg")
     touch(root, "P02/flow_frames/P02_101/frame_0000000001.jpg")
     path = write(tmp_path / "epic.csv", EPIC)
-    data = read_data(DataConfig(root=str(root), format="epic", train=path, val=path))
+    data = load_splits(DataConfig(root=str(root), format="epic", train=path, val=path))
     assert data.train == data.val
     first, second, third = data.train
     long = f"{root}/P01/videos/P01_01.MP4"
@@ -173,8 +177,8 @@ def test_epic(tmp_path):
     assert second == Sample(path=long, label={"verb": 6, "noun": 114}, id="P01_01_1", start=4.4, stop=6.2)
     assert (third.path, third.label) == (f"{root}/P02/rgb_frames/P02_101", {"verb": 0, "noun": 299})
     assert (third.start, third.stop, third.fps) == (3723.5, 3724.0, 50.0)
-    assert isinstance(data.labels, dict)
-    assert {task: len(names) for task, names in data.labels.items()} == {"verb": 97, "noun": 300}
+    assert isinstance(data.class_names, dict)
+    assert {task: len(names) for task, names in data.class_names.items()} == {"verb": 97, "noun": 300}
     (root / "P01/videos/P01_01.MP4").unlink()
     samples = read_epic(path, VideoFinder(root)).samples
     assert (samples[0].path, samples[0].fps) == (f"{root}/P01/rgb_frames/P01_01", 60.0)
@@ -186,13 +190,15 @@ def test_epic_with_class_names_and_without_frame_numbers(tmp_path):
     nouns = write(tmp_path / "nouns.csv", "id,key\n0,tap\n1,pan\n2,plate\n")
     head = "narration_id,participant_id,video_id,start_timestamp,stop_timestamp,verb_class,noun_class\n"
     path = write(tmp_path / "a.csv", head + "a,P01,P01_01,00:00:00,00:00:01,1,2\nb,P01,P01_02,00:00:00,00:00:01,0,0\n")
-    config = DataConfig(root=str(tmp_path), format="epic", val=path, label_files=(verbs, nouns), missing_tolerance=0.5)
-    data = read_data(config)
-    assert data.labels == {"verb": ["take", "put"], "noun": ["tap", "pan", "plate"]}
+    config = DataConfig(
+        root=str(tmp_path), format="epic", val=path, label_files=(verbs, nouns), max_missing_fraction=0.5
+    )
+    data = load_splits(config)
+    assert data.class_names == {"verb": ["take", "put"], "noun": ["tap", "pan", "plate"]}
     assert [sample.label for sample in data.val] == [{"verb": 1, "noun": 2}]
     assert (data.train, data.missing) == ([], ["P01_02"])
     with pytest.raises(XViTError, match="expected two for epic"):
-        read_data(DataConfig(root=str(tmp_path), format="epic", val=path, label_files=(verbs,)))
+        load_splits(DataConfig(root=str(tmp_path), format="epic", val=path, label_files=(verbs,)))
 
 
 @pytest.mark.parametrize(
@@ -216,9 +222,9 @@ def test_epic_rows_that_are_none(old, new, said, tmp_path):
 def test_data_of_class_folders_is_what_it_was(tmp_path):
     touch(tmp_path, *(f"{name}/{video}.mp4" for name in "abc" for video in range(6)), "c/frames/1.jpg")
     train, val, classes = read_class_folders(tmp_path, val_fraction=0.4, seed=2)
-    data = read_data(DataConfig(root=str(tmp_path), val_fraction=0.4, split_seed=2, fps=15))
-    assert isinstance(data, Data)
-    assert (ids(data.train), ids(data.val), data.labels, data.missing) == (ids(train), ids(val), classes, [])
+    data = load_splits(DataConfig(root=str(tmp_path), val_fraction=0.4, split_seed=2, fps=15))
+    assert isinstance(data, DatasetSplits)
+    assert (ids(data.train), ids(data.val), data.class_names, data.missing) == (ids(train), ids(val), classes, [])
     assert {sample.fps for sample in data.train + data.val if sample.id != "c/frames"} == {None}
     assert {sample.fps for sample in data.train + data.val if sample.id == "c/frames"} == {15}
 
@@ -227,14 +233,14 @@ def test_lists_for_training_and_validation(tmp_path):
     touch(tmp_path, "1.mp4", "2.mp4", "3.mp4")
     train, val = write(tmp_path / "train.txt", "1.mp4 b\n2.mp4 a\n"), write(tmp_path / "val.txt", "3.mp4 b\n")
     config = {"root": str(tmp_path), "format": "list", "train": train, "val": val}
-    data = read_data(DataConfig(**config))
-    assert data.labels == ["a", "b"]
+    data = load_splits(DataConfig(**config))
+    assert data.class_names == ["a", "b"]
     assert ([sample.label for sample in data.train], [sample.label for sample in data.val]) == ([1, 0], [1])
     names = write(tmp_path / "labels.txt", "c\nb\na\n")
-    assert [sample.label for sample in read_data(DataConfig(**config, label_files=names)).train] == [1, 2]
+    assert [sample.label for sample in load_splits(DataConfig(**config, label_files=names)).train] == [1, 2]
     write(tmp_path / "val.txt", "3.mp4 c\n")
     with pytest.raises(XViTError, match=r'val.txt line 1: label "c" is not one of the 2 classes'):
-        read_data(DataConfig(**config))
+        load_splits(DataConfig(**config))
 
 
 def test_missing_videos_are_counted_and_decided_upon(tmp_path):
@@ -244,13 +250,13 @@ def test_missing_videos_are_counted_and_decided_upon(tmp_path):
     with pytest.raises(
         XViTError, match=r"list.txt: the videos of 5 of 6 rows are not in .*: 1.mp4, 2.mp4, 3.mp4, \.\.\."
     ) as e:
-        read_data(DataConfig(**config))
-    told = float(str(e.value).rpartition("data.missing_tolerance=")[2])
-    data = read_data(DataConfig(**config, missing_tolerance=told))
+        load_splits(DataConfig(**config))
+    told = float(str(e.value).rpartition("data.max_missing_fraction=")[2])
+    data = load_splits(DataConfig(**config, max_missing_fraction=told))
     assert (len(data.train), data.missing) == (1, [f"{number}.mp4" for number in range(1, 6)])
     (tmp_path / "0.mp4").unlink()
     with pytest.raises(XViTError, match="6 of 6 rows"):
-        read_data(DataConfig(**config, missing_tolerance=1))
+        load_splits(DataConfig(**config, max_missing_fraction=1))
 
 
 @pytest.mark.parametrize(
@@ -270,10 +276,10 @@ def test_settings_that_do_not_go_together(values, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     touch(tmp_path, "a/1.mp4", "b/1.mp4")
     if said is None:
-        assert read_data(DataConfig(**values)).labels == ["a", "b"]
+        assert load_splits(DataConfig(**values)).labels == ["a", "b"]
     else:
         with pytest.raises(XViTError, match=said):
-            read_data(DataConfig(**values))
+            load_splits(DataConfig(**values))
 
 
 def test_the_new_settings_check_themselves():
@@ -282,7 +288,7 @@ def test_the_new_settings_check_themselves():
     config = from_dict(DataConfig, {"format": "epic", "label_files": ["a", "b"], "fps": 50}, "test")
     assert (config.format, config.label_files, config.fps) == ("epic", ("a", "b"), 50)
     assert from_dict(DataConfig, {"label_files": "a"}, "test").label_files == ("a",)
-    for values in ({"format": "kinetic"}, {"fps": 0}, {"missing_tolerance": 1.5}):
+    for values in ({"format": "kinetic"}, {"fps": 0}, {"max_missing_fraction": 1.5}):
         with pytest.raises(XViTError, match=next(iter(values))):
             DataConfig(**values)
 

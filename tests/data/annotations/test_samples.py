@@ -12,7 +12,7 @@ from xvit.data.annotations.samples import (
     Sample,
     find_videos,
     read_class_folders,
-    read_label_names,
+    read_class_names,
 )
 from xvit.utils.errors import XViTError
 
@@ -120,7 +120,7 @@ def test_a_stretch_must_have_a_length(start, stop):
 )
 def test_label_names(tmp_path, name, text, expected):
     (tmp_path / name).write_text(text)
-    assert read_label_names(tmp_path / name) == expected
+    assert read_class_names(tmp_path / name) == expected
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_label_names(tmp_path, name, text, expected):
 def test_label_names_that_are_none(tmp_path, name, text, said):
     (tmp_path / name).write_text(text)
     with pytest.raises(XViTError, match=said) as raised:
-        read_label_names(tmp_path / name)
+        read_class_names(tmp_path / name)
     assert name in str(raised.value)
 
 
@@ -183,7 +183,7 @@ def test_lists_with_numbers(text, tmp_path):
 def test_lists_with_names(text, labels, tmp_path):
     touch(tmp_path, "1.mp4", "2, 3.mp4")
     found = listed(tmp_path, text)
-    assert found.labels == labels
+    assert found.class_names == labels
     assert [labels[sample.label] for sample in found.samples] == [next(x for x in labels if x != "run"), "run"]
     assert ids(found.samples) == ["1.mp4", "2, 3.mp4"]
     assert [sample.label for sample in listed(tmp_path, text, labels=["x", *labels]).samples] == [
@@ -210,7 +210,7 @@ def test_any_path_is_read_back(paths, numbers, separator, tmp_path_factory):
     finder.at = lambda path: f"found/{path}"  # the splitting alone: not all these names are good for all disks
     found = read_list(folder / "list", finder)
     assert [(sample.id, sample.label) for sample in found.samples] == rows
-    assert len(found.labels) == max(number for _, number in rows) + 1
+    assert len(found.class_names) == max(number for _, number in rows) + 1
 
 
 @given(st.lists(st.text(st.characters(blacklist_characters="\n\0/"), min_size=1, max_size=9), min_size=1, max_size=4))

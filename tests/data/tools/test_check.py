@@ -14,7 +14,7 @@ from helpers.barcode_videos import corrupt, truncate, write_audio, write_frames,
 from helpers.files import write
 from xvit.cli import main
 from xvit.config import DataConfig
-from xvit.data.annotations.formats import Data, read_data
+from xvit.data.annotations.formats import DatasetSplits, load_splits
 from xvit.data.annotations.samples import Sample
 from xvit.data.tools.check import check_data
 from xvit.utils.errors import XViTError
@@ -56,11 +56,11 @@ FULL = {"take/broken frames": "damaged", "take/noise.mp4": "damaged"}
 GOOD = ["put down/1.mp4", "put down/a b, c.mp4", "take/1.mp4", "take/frames", "take/slow.mp4"]
 
 
-@pytest.mark.parametrize(("full", "workers"), [(False, 0), (True, 2)])
-def test_every_kind_of_bad_file(full, workers, root):
+@pytest.mark.parametrize(("full", "num_workers"), [(False, 0), (True, 2)])
+def test_every_kind_of_bad_file(full, num_workers, root):
     told = []
-    data = read_data(DataConfig(root=str(root), val_fraction=0))
-    report = check_data(data, full=full, workers=workers, on_progress=lambda *done: told.append(done))
+    data = load_splits(DataConfig(root=str(root), val_fraction=0))
+    report = check_data(data, full=full, num_workers=num_workers, on_progress=lambda *done: told.append(done))
     bad = {problem.id: problem.kind for problem in report.problems}
     assert bad == BAD | FULL if full else BAD.items() <= bad.items()
     assert set(bad) <= set(BAD | FULL)
@@ -75,7 +75,7 @@ def test_every_kind_of_bad_file(full, workers, root):
 
 
 def test_the_reason_names_the_picture_and_the_numbers(root):
-    report = check_data(read_data(DataConfig(root=str(root), val_fraction=0)), full=True, num_frames=13)
+    report = check_data(load_splits(DataConfig(root=str(root), val_fraction=0)), full=True, num_frames=13)
     reasons = {problem.id: problem.reason for problem in report.problems}
     assert reasons["take/broken frames"] == "frame_0000000005.jpg: not a JPEG or PNG picture"
     assert reasons["put down/a b, c.mp4"] == "12 frames, a clip needs 13"
@@ -90,7 +90,7 @@ def test_stretches_of_a_long_video_are_judged_each(tmp_path):
         for name, (start, stop) in times.items()
     ]
     labels = {"verb": ["a", "b"], "noun": ["c"]}
-    report = check_data(Data(train=samples, val=[], labels=labels, missing=["gone"]))
+    report = check_data(DatasetSplits(train=samples, val=[], class_names=labels, missing=["gone"]))
     assert len(report.files) == 1
     assert {problem.id: str(problem) for problem in report.problems} == {
         "gone": "gone: missing: annotated, but not there",
@@ -104,7 +104,7 @@ def test_stretches_of_a_long_video_are_judged_each(tmp_path):
 
 def test_the_report_and_the_list_that_is_read_back(root, tmp_path, capfd):
     out = tmp_path / "report"
-    words = ["data", "check", "--data.root", str(root), "--data.workers", "0", "--full"]
+    words = ["data", "check", "--data.root", str(root), "--data.num_workers", "0", "--full"]
     assert main([*words, "--output", str(out)]) == 1
     said, error = capfd.readouterr()
     assert error == ""
@@ -142,7 +142,7 @@ def test_epic_rows_that_are_usable(tmp_path, capfd):
     verbs, nouns = write(tmp_path / "v.csv", "id,key\n0,lift\n1,stir\n"), write(tmp_path / "n.txt", "lid\njar\nsoup\n")
     words = ["data", "check", "--data.root", str(tmp_path), "--data.format", "epic", "--data.val", path]
     words += ["--data.label_files", f"[{verbs},{nouns}]"]
-    assert main([*words, "--data.workers", "0", "--output", str(tmp_path / "out")]) == 1
+    assert main([*words, "--data.num_workers", "0", "--output", str(tmp_path / "out")]) == 1
     said = capfd.readouterr().out
     assert "P01_2" in said
     assert "1 missing, 1 too short" in said
@@ -169,7 +169,7 @@ def test_names_of_files_are_text_in_the_page(tmp_path, capfd):
     for name in ("a/<b>&.mp4", "a/1.mp4", "c/1.mp4"):
         (tmp_path / "videos" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "videos" / name).write_text("no video")
-    words = ["data", "check", "--data.root", str(tmp_path / "videos"), "--data.workers", "0"]
+    words = ["data", "check", "--data.root", str(tmp_path / "videos"), "--data.num_workers", "0"]
     assert main([*words, "--output", str(tmp_path / "out")]) == 1, "not one usable video is a result too"
     page = (tmp_path / "out/report.html").read_text()
     assert "&lt;b&gt;&amp;.mp4" in page
@@ -182,7 +182,7 @@ def test_mistakes_are_told_in_one_line(tmp_path, capfd):
     assert main(["data", "check", "--data.root", str(tmp_path / "no")]) == 2
     assert "no such folder" in capfd.readouterr().err
     with pytest.raises(XViTError, match="num_frames=0"):
-        check_data(Data(train=[], val=[], labels=["a"], missing=[]), num_frames=0)
+        check_data(DatasetSplits(train=[], val=[], class_names=["a"], missing=[]), num_frames=0)
 
 
 def _die(job: int) -> int:
@@ -192,12 +192,12 @@ def _die(job: int) -> int:
 
 
 def test_work_is_done_in_order_and_a_killed_worker_is_told():
-    assert run_all(_die, [0, 1, 2, 4], workers=0) == [0, 1, 4, 16]
-    assert run_all(_die, [], workers=2) == []
+    assert run_all(_die, [0, 1, 2, 4], num_workers=0) == [0, 1, 4, 16]
+    assert run_all(_die, [], num_workers=2) == []
     with pytest.raises(XViTError, match="a worker process was killed"):
-        run_all(_die, [0, 1, 2, 3, 4], workers=1)
-    with pytest.raises(XViTError, match="workers=-1"):
-        run_all(_die, [1], workers=-1)
+        run_all(_die, [0, 1, 2, 3, 4], num_workers=1)
+    with pytest.raises(XViTError, match="num_workers=-1"):
+        run_all(_die, [1], num_workers=-1)
 
 
 def _long(job: int) -> int:
@@ -213,7 +213,7 @@ def test_a_stop_ends_the_workers_too():
 
     started = time.perf_counter()
     with pytest.raises(KeyboardInterrupt):
-        run_all(_long, range(20), workers=1, on_progress=stop)
+        run_all(_long, range(20), num_workers=1, on_progress=stop)
     assert time.perf_counter() - started < 8, "a job takes 10 s"
     assert not multiprocessing.active_children()
 
@@ -224,7 +224,7 @@ def test_ctrl_c_leaves_nothing(where, root, tmp_path, monkeypatch, capfd):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(where, stop)
-    words = ["data", "check", "--data.root", str(root), "--data.workers", "0", "--output", str(tmp_path / "out")]
+    words = ["data", "check", "--data.root", str(root), "--data.num_workers", "0", "--output", str(tmp_path / "out")]
     assert main(words) == 130
     out, error = capfd.readouterr()
     assert (out, error) == ("", "xvit: stopped. Run the same command to start again.\n")

@@ -138,19 +138,19 @@ def test_what_would_be_confusing_is_refused(root, tmp_path):
     (tmp_path / "full/x").mkdir(parents=True)
     with pytest.raises(XViTError, match="not an empty folder"):
         resize_videos(root, tmp_path / "full")
-    for values in ({"short_side": 1}, {"fps": 0}, {"workers": -1}):
+    for values in ({"short_side": 1}, {"fps": 0}, {"num_workers": -1}):
         with pytest.raises(XViTError, match=next(iter(values))):
             resize_videos(root, tmp_path / "out", **values)
 
 
 def test_the_command(root, tmp_path, capfd):
     words = ["data", "resize", str(root), "--output", str(tmp_path / "out"), "--short-side", "32", "--fps", "5"]
-    assert main([*words, "--workers", "2"]) == 1
+    assert main([*words, "--num-workers", "2"]) == 1
     out, error = capfd.readouterr()
     assert "2 videos written to" in out
     assert "2 of 4 videos could not be read" in error
     assert "take/text.mp4: not a readable video file" in error
-    assert main([*words, "--workers", "0", "--json"]) == 1
+    assert main([*words, "--num-workers", "0", "--json"]) == 1
     told = json.loads(capfd.readouterr().out)
     assert (told["written"], told["skipped"], len(told["failed"])) == (0, 2, 2)
     assert torch.equal(*(decode(tmp_path / "out/take/1.mp4", [0]).frames for _ in range(2)))

@@ -1,4 +1,4 @@
-"""The annotation files of published data sets, and `read_data`, which reads any data set by its `DataConfig`.
+"""The annotation files of published data sets, and `load_splits`, which reads any data set by its `DataConfig`.
 
     folders   root/train/<class>/*.mp4, ...                          xvit.data.annotations.samples.read_class_folders
     list      lines of `path label`                                  xvit.data.annotations.lists.read_list
@@ -18,14 +18,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from xvit.config import DataConfig, Labels
+from xvit.config import ClassNames, DataConfig
 from xvit.data.annotations.finder import VideoFinder, rate_of
 from xvit.data.annotations.lists import read_list, read_multi_label_list
 from xvit.data.annotations.samples import (
-    Listing,
+    ParsedAnnotations,
     Sample,
     read_class_folders,
-    read_label_names,
+    read_class_names,
     read_text,
 )
 from xvit.utils.errors import XViTError, did_you_mean
@@ -34,23 +34,23 @@ EPIC_CLASSES = {"verb": 97, "noun": 300}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Data:
+class DatasetSplits:
     """A data set.
 
     Args:
         train: samples to train on; none without an annotation file of them.
         val: samples to validate on; none without an annotation file of them.
-        labels: the class names, which the samples' labels index; for several tasks a dict of them.
+        class_names: the class names, which the samples' labels index; for several tasks a dict of them.
         missing: annotated videos that are not there, as the annotations name them.
     """
 
     train: list[Sample]
     val: list[Sample]
-    labels: Labels
+    class_names: ClassNames
     missing: list[str]
 
 
-def read_data(config: DataConfig) -> Data:
+def load_splits(config: DataConfig) -> DatasetSplits:
     """Read a data set.
 
     Class names are those of the label files, else those of the training annotations, else those of the others.
@@ -60,7 +60,7 @@ def read_data(config: DataConfig) -> Data:
 
     Raises:
         XViTError: no such folder or file, settings that the format does not take, a row that cannot be used (with file
-            and line), an unknown class, more missing videos than `missing_tolerance` allows.
+            and line), an unknown class, more missing videos than `max_missing_fraction` allows.
     """
     if not config.root:
         raise XViTError("data.root: missing: the folder of the videos")
@@ -70,7 +70,7 @@ def read_data(config: DataConfig) -> Data:
                 raise XViTError(f"data.{name}={getattr(config, name)!r}: class folders have none; give data.format too")
         train, val, classes = read_class_folders(config.root, val_fraction=config.val_fraction, seed=config.split_seed)
         train, val = ([replace(s, fps=rate_of(s.path, config.fps)) for s in samples] for samples in (train, val))
-        return Data(train=train, val=val, labels=classes, missing=[])
+        return DatasetSplits(train=train, val=val, class_names=classes, missing=[])
     if not config.train and not config.val:
         raise XViTError(f"data.train, data.val: missing: the annotation files of data.format={config.format!r}")
     videos = VideoFinder(config.root)
@@ -81,14 +81,14 @@ def read_data(config: DataConfig) -> Data:
         if path:
             listing = _read_part(config, part, path, videos, labels)
             _check_missing(path, listing, config)
-            labels, parts[part] = listing.labels, listing.samples
+            labels, parts[part] = listing.class_names, listing.samples
             missing += listing.missing
-    return Data(**parts, labels=labels or [], missing=list(dict.fromkeys(missing)))
+    return DatasetSplits(**parts, class_names=labels or [], missing=list(dict.fromkeys(missing)))
 
 
 def read_kinetics(
     path: str | Path, videos: VideoFinder, *, part: str = "", labels: list[str] | None = None, fps: float | None = None
-) -> Listing:
+) -> ParsedAnnotations:
     """Read one of Kinetics' CSV files: columns label, youtube_id, time_start and time_end in seconds, and split.
     Those of test sets have no label.
 
@@ -99,7 +99,7 @@ def read_kinetics(
         path: the CSV file.
         videos: where the videos lie.
         part: train or val: where the file holds rows of this split, the others are left out.
-        labels: class names; without, those of the file, sorted.
+        class_names: class names; without, those of the file, sorted.
         fps: frames a second of folders of frames.
 
     Raises:
@@ -124,18 +124,18 @@ def read_kinetics(
             samples.append(Sample(path=place, label=label, id=name, fps=rate_of(place, fps)))
         else:
             missing.append(name)
-    return Listing(samples, names, missing, len(missing))
+    return ParsedAnnotations(samples, names, missing, len(missing))
 
 
 def read_something(
     path: str | Path, videos: VideoFinder, *, labels: list[str] | None = None, fps: float | None = None
-) -> Listing:
+) -> ParsedAnnotations:
     """Read one of Something-Something v2's JSON lists. Test lists have ids only: their samples have no label.
 
     Args:
         path: the JSON file: a list of {"id": "78687", "template": "Holding [something]"}.
         videos: where the videos lie, named by their ids.
-        labels: class names; without, the templates of the file without brackets, sorted.
+        class_names: class names; without, the templates of the file without brackets, sorted.
         fps: frames a second of folders of frames.
 
     Raises:
@@ -166,12 +166,12 @@ def read_something(
             samples.append(Sample(path=found[0], label=place, id=name, fps=rate_of(found[0], fps)))
         else:
             missing.append(name)
-    return Listing(samples, names, missing, len(missing))
+    return ParsedAnnotations(samples, names, missing, len(missing))
 
 
 def read_epic(
     path: str | Path, videos: VideoFinder, *, labels: Mapping[str, list[str]] | None = None, fps: float | None = None
-) -> Listing:
+) -> ParsedAnnotations:
     """Read one of EPIC-KITCHENS-100's CSV files: each row a stretch of a long video, with a verb and a noun, or
     without, in those of test sets.
 
@@ -180,7 +180,7 @@ def read_epic(
     Args:
         path: the CSV file.
         videos: where the videos lie, named by their video_id, or folders of their frames.
-        labels: class names of "verb" and "noun"; without, the numbers 0 to 96 and 0 to 299.
+        class_names: class names of "verb" and "noun"; without, the numbers 0 to 96 and 0 to 299.
         fps: frames a second of folders of frames, where the file does not tell.
 
     Raises:
@@ -208,24 +208,24 @@ def read_epic(
             )
         else:
             missing.append(row["video_id"])
-    return Listing(samples, names, list(dict.fromkeys(missing)), len(missing))
+    return ParsedAnnotations(samples, names, list(dict.fromkeys(missing)), len(missing))
 
 
 _EPIC = ("narration_id", "participant_id", "video_id", "start_timestamp", "stop_timestamp")
 
 
-def _read_labels(config: DataConfig) -> Labels | None:
+def _read_labels(config: DataConfig) -> ClassNames | None:
     files: Sequence[str] = config.label_files
     if config.format == "epic":
         if len(files) not in (0, 2):
             raise XViTError(f"data.label_files={list(files)}: expected two for epic: of the verbs, of the nouns")
-        return dict(zip(EPIC_CLASSES, map(read_label_names, files), strict=True)) if files else None
+        return dict(zip(EPIC_CLASSES, map(read_class_names, files), strict=True)) if files else None
     if len(files) > 1:
         raise XViTError(f"data.label_files={list(files)}: expected one file for data.format={config.format!r}")
-    return read_label_names(files[0]) if files else None
+    return read_class_names(files[0]) if files else None
 
 
-def _read_part(config: DataConfig, part: str, path: str, videos: VideoFinder, labels: Any) -> Listing:
+def _read_part(config: DataConfig, part: str, path: str, videos: VideoFinder, labels: Any) -> ParsedAnnotations:
     if config.format == "kinetics":
         listing = read_kinetics(path, videos, part=part, labels=labels, fps=config.fps)
     elif config.format == "epic":
@@ -240,7 +240,7 @@ def _read_part(config: DataConfig, part: str, path: str, videos: VideoFinder, la
     return listing
 
 
-def _check_missing(path: str, listing: Listing, config: DataConfig) -> None:
+def _check_missing(path: str, listing: ParsedAnnotations, config: DataConfig) -> None:
     rows = len(listing.samples) + listing.missing_rows
     if not listing.missing_rows:
         return
@@ -248,9 +248,9 @@ def _check_missing(path: str, listing: Listing, config: DataConfig) -> None:
     told = f"{path}: the videos of {listing.missing_rows} of {rows} rows are not in {config.root}: {some}"
     if not listing.samples:
         raise XViTError(told)
-    if listing.missing_rows > config.missing_tolerance * rows:
+    if listing.missing_rows > config.max_missing_fraction * rows:
         share = -(-1000 * listing.missing_rows // rows) / 1000  # rounded up
-        raise XViTError(f"{told}. To go on without them: data.missing_tolerance={share:g}")
+        raise XViTError(f"{told}. To go on without them: data.max_missing_fraction={share:g}")
 
 
 def _read_csv(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xvit.data.annotations.finder import VideoFinder, has_extension, rate_of
-from xvit.data.annotations.samples import Listing, Sample, numbers_of, read_text
+from xvit.data.annotations.samples import ParsedAnnotations, Sample, class_indices, read_text
 from xvit.utils.errors import XViTError, did_you_mean
 
 _HEADERS = {"label", "labels", "label_id", "class", "class_id", "classname", "class_name", "category", "target"}
@@ -16,11 +16,11 @@ _MAX_CLASSES = 100_000  # a larger number is a mistake, and would take the memor
 
 def read_list(
     path: str | Path, videos: VideoFinder, *, labels: list[str] | None = None, fps: float | None = None
-) -> Listing:
+) -> ParsedAnnotations:
     """Read lines of `path label`, as PySlowFast's, MMAction2's and VideoMAE's lists are.
 
     What separates the two is a tab, a comma or a space, the last one of the line, and the same in all lines. Either may
-    stand in double quotes. A first line that names the columns is left out. Labels are numbers from 0 on, or names.
+    stand in double quotes. A first line that names the columns is left out. ClassNames are numbers from 0 on, or names.
     Between a folder of frames and its label their number may stand.
 
     Args:
@@ -63,12 +63,12 @@ def read_list(
             missing.append(name)
         else:
             samples.append(Sample(path=place, label=label, id=name, fps=rate_of(place, fps)))
-    return Listing(samples, names, list(dict.fromkeys(missing)), len(missing))
+    return ParsedAnnotations(samples, names, list(dict.fromkeys(missing)), len(missing))
 
 
 def read_multi_label_list(
     path: str | Path, videos: VideoFinder, *, labels: list[str] | None = None, fps: float | None = None
-) -> Listing:
+) -> ParsedAnnotations:
     """Read lines of a path and any number of labels, for classes that do not exclude each other.
 
     Between them are tabs, commas or spaces, the same in all lines; between labels a semicolon may stand as well. Where
@@ -107,7 +107,7 @@ def read_multi_label_list(
         else:
             label = tuple(sorted(classes[number]))
             samples.append(Sample(path=place, label=label, id=name, fps=rate_of(place, fps)))
-    return Listing(samples, names, list(dict.fromkeys(missing)), len(missing))
+    return ParsedAnnotations(samples, names, list(dict.fromkeys(missing)), len(missing))
 
 
 def write_list(path: str | Path, samples: Sequence[Sample], root: str | Path) -> None:
@@ -132,7 +132,7 @@ def write_list(path: str | Path, samples: Sequence[Sample], root: str | Path) ->
             raise XViTError(f"{name!r}: a list cannot hold a line break in a name")
         if name != name.strip() or name.startswith('"'):
             name = '"{}"'.format(name.replace('"', '""'))
-        lines.append(f"{name}\t{';'.join(map(str, numbers_of(sample.label)))}\n")
+        lines.append(f"{name}\t{';'.join(map(str, class_indices(sample.label)))}\n")
     Path(path).write_text("".join(lines), encoding="utf-8", errors="surrogateescape", newline="")
 
 

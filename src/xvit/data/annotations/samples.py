@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from xvit.config import Labels, by_task, plain
+from xvit.config import SINGLE_TASK, ClassNames, as_task_dict, unwrap_single_task
 from xvit.data.annotations.finder import check_folder
 from xvit.data.decode.frame_folder import is_picture
 from xvit.data.decode.video import VIDEO_EXTENSIONS
@@ -52,19 +52,19 @@ class Sample:
             raise XViTError(f"{self.id}: from {self.start} to {self.stop} s: expected 0 <= start < stop")
 
 
-def numbers_of(label: Label | None, task: str | None = None) -> tuple[int, ...]:
-    """The classes that a label names, in a task (None for the only one)."""
-    number = by_task(label).get(task)
+def class_indices(label: Label | None, task: str = SINGLE_TASK) -> tuple[int, ...]:
+    """The indices of the classes in a label, of one task."""
+    number = as_task_dict(label).get(task)
     return () if number is None else number if isinstance(number, tuple) else (number,)
 
 
-def renumbered(label: Label | None, numbers: Mapping[str | None, Sequence[int]]) -> Label | None:
-    """A label in another numbering of the classes: `numbers` of each task, whose only one is named None."""
+def remap_label(label: Label | None, indices: Mapping[str, Sequence[int]]) -> Label | None:
+    """A label with other class indices: of each task, the new index of each old one."""
     if label is None:
         return None
     if isinstance(label, tuple):
-        return tuple(numbers[None][number] for number in label)
-    renamed: Label = plain({task: numbers[task][number] for task, number in by_task(label).items()})
+        return tuple(indices[SINGLE_TASK][number] for number in label)
+    renamed: Label = unwrap_single_task({task: indices[task][number] for task, number in as_task_dict(label).items()})
     return renamed
 
 
@@ -120,13 +120,13 @@ def read_class_folders(root: str | Path, *, val_fraction: float = 0.2, seed: int
     return ClassFolders(_samples(root, train, labels), _samples(root, val, labels), classes)
 
 
-class Listing(NamedTuple):
+class ParsedAnnotations(NamedTuple):
     """What an annotation file holds: the samples whose video is there, the class names that their labels index, the
     videos that are not there (each once), and how many rows are of those.
     """
 
     samples: list[Sample]
-    labels: Labels
+    class_names: ClassNames
     missing: list[str]
     missing_rows: int
 
@@ -144,7 +144,7 @@ def read_text(path: str | Path) -> str:
         raise XViTError(f"{path}: {reason}") from None
 
 
-def read_label_names(path: str | Path) -> list[str]:
+def read_class_names(path: str | Path) -> list[str]:
     """Class names from a file, in the order of their numbers.
 
     Args:

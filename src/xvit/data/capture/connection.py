@@ -54,7 +54,7 @@ class Frame:
 
 
 @dataclass(kw_only=True)
-class Tally:
+class FrameCounts:
     """Frames read = given + skipped + dropped + left; packets or frames damaged."""
 
     read: int = 0
@@ -64,13 +64,13 @@ class Tally:
     left: int = 0
     damaged: int = 0
 
-    def __add__(self, other: "Tally") -> "Tally":
+    def __add__(self, other: "FrameCounts") -> "FrameCounts":
         names = self.__dataclass_fields__
-        return Tally(**dict(zip(names, map(sum, zip(astuple(self), astuple(other), strict=True)), strict=True)))
+        return FrameCounts(**dict(zip(names, map(sum, zip(astuple(self), astuple(other), strict=True)), strict=True)))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Origin:
+class SourceSpec:
     """What to open, and how to read it.
 
     Args:
@@ -151,12 +151,12 @@ class Connection:
     """
 
     def __init__(
-        self, origin: Origin, *, stride: int, short_side: int | None, first: int, before: "Connection | None"
+        self, origin: SourceSpec, *, stride: int, short_side: int | None, first: int, before: "Connection | None"
     ) -> None:
         self.origin, self.stride, self.short_side, self.first = origin, stride, short_side, first
         self.began: float | None = before.began if before else None
         self.time: float = before.time if before else 0.0
-        self.tally = Tally()
+        self.tally = FrameCounts()
         self.opened = ""
         self.reason: str | None = None
         self.closed = self._ended = self._drops = False

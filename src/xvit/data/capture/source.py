@@ -19,17 +19,17 @@ import time
 from collections.abc import Generator
 from dataclasses import dataclass
 
-from xvit.data.capture.connection import SCHEMES, Connection, Frame, Origin, Tally
+from xvit.data.capture.connection import SCHEMES, Connection, Frame, FrameCounts, SourceSpec
 from xvit.utils.errors import VideoError, XViTError, check_range, did_you_mean
 
-__all__ = ["Frame", "Notice", "Source", "Tally"]
+__all__ = ["Frame", "FrameCounts", "Source", "SourceEvent"]
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0  # seconds before reconnecting, doubled each time
 _QUIET = 1.0  # seconds between two notices of the same kind of loss
 
 
 @dataclass(frozen=True, kw_only=True)
-class Notice:
+class SourceEvent:
     """Something to know beside the frames.
 
     Args:
@@ -82,7 +82,7 @@ class Source:
         shown = re.sub(r"(?<=://)[^/?#]*@", "", name)
         if raw is not None and kind != "pipe":
             raise XViTError(f"raw={raw!r}: raw pictures are read from the standard input only, not from {shown}")
-        self.origin = Origin(
+        self.origin = SourceSpec(
             name=name,
             kind=kind,
             shown=shown,
@@ -93,12 +93,12 @@ class Source:
         )
         self.reconnect, self.reconnects = reconnect, 0
         self.failed = self.stopped = False
-        self._past = Tally()
+        self._past = FrameCounts()
         self._connection: Connection | None = None
         self._told: dict[str, tuple[int, float]] = {}  # of each kind of loss: how many were reported, and when
 
     @property
-    def tally(self) -> Tally:
+    def tally(self) -> FrameCounts:
         """What was counted so far."""
         return self._past if self._connection is None else self._past + self._connection.tally
 
@@ -106,7 +106,7 @@ class Source:
         """End `frames` soon, from another thread or from a signal's handler."""
         self.stopped = True  # a plain value: a lock may be held where the signal strikes
 
-    def frames(self, *, stride: int = 1, short_side: int | None = None) -> Generator[Frame | Notice, None, None]:
+    def frames(self, *, stride: int = 1, short_side: int | None = None) -> Generator[Frame | SourceEvent, None, None]:
         """The frames as they come, and notices of all that went wrong. Never waits longer than the timeouts.
 
         Args:
@@ -128,10 +128,12 @@ class Source:
             try:
                 while (frame := connection.take(lambda: self.stopped)) is not None:
                     if greeting:
-                        yield Notice(kind=greeting, text=f"{shown}: {connection.opened}")
+                        yield SourceEvent(kind=greeting, text=f"{shown}: {connection.opened}")
                         attempts, greeting = 0, ""
                     if size is not None and size != frame.size:
-                        yield Notice(kind="size", text=f"the picture size changes from {_x(size)} to {_x(frame.size)}")
+                        yield SourceEvent(
+                            kind="size", text=f"the picture size changes from {_x(size)} to {_x(frame.size)}"
+                        )
                     size = frame.size
                     yield from self._losses(quiet=_QUIET)
                     yield frame
@@ -149,17 +151,17 @@ class Source:
             if origin.kind not in ("live", "http") or attempts >= self.reconnect:
                 tried = f", not back after {attempts} attempts" if attempts else ""
                 self.failed = True
-                yield Notice(kind="failed", text=f"{shown}: {reason}{tried}")
+                yield SourceEvent(kind="failed", text=f"{shown}: {reason}{tried}")
                 return
             wait = min(_FIRST_WAIT * 2 ** min(attempts, 10), _LONGEST_WAIT)
             attempts, self.reconnects = attempts + 1, self.reconnects + 1
             text = f"{shown}: {reason}; reconnecting in {wait:.1f} s ({attempts} of {self.reconnect})"
-            yield Notice(kind="reconnecting", text=text)
+            yield SourceEvent(kind="reconnecting", text=text)
             end = time.monotonic() + wait
             while not self.stopped and (left := end - time.monotonic()) > 0:
                 time.sleep(min(left, 0.1))
 
-    def _losses(self, *, quiet: float) -> Generator[Notice, None, None]:
+    def _losses(self, *, quiet: float) -> Generator[SourceEvent, None, None]:
         """Notices of what was lost since the last ones, at most one of a kind in `quiet` seconds."""
         now, tally = time.monotonic(), self.tally
         texts = {
@@ -170,11 +172,11 @@ class Source:
             told, when = self._told.get(kind, (0, -math.inf))
             if count > told and now - when >= quiet:
                 self._told[kind] = count, now
-                yield Notice(kind=kind, text=text.format(count - told), count=count - told)
+                yield SourceEvent(kind=kind, text=text.format(count - told), count=count - told)
 
 
 def _kind(name: str) -> str:
-    """As `Origin` says."""
+    """As `SourceSpec` says."""
     if name == "-":
         return "pipe"
     if "://" in name:

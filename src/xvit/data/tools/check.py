@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from xvit.config import DataConfig, labels_by_task
-from xvit.data.annotations.formats import Data
+from xvit.config import DataConfig, as_task_dict
+from xvit.data.annotations.formats import DatasetSplits
 from xvit.data.annotations.lists import write_list
-from xvit.data.annotations.samples import Sample, numbers_of, read_text
+from xvit.data.annotations.samples import Sample, class_indices, read_text
 from xvit.data.decode.sequential import FrameReader
 from xvit.data.decode.video import decode, probe, read_clip
 from xvit.utils.errors import VideoError, check_range
@@ -81,7 +81,7 @@ class Report:
         samples: how many there were, the missing videos not counted.
     """
 
-    data: Data
+    data: DatasetSplits
     files: list[FileReport]
     problems: list[Problem]
     odd: list[FileReport]
@@ -92,31 +92,31 @@ class Report:
         """Problems of each kind."""
         return dict(Counter(problem.kind for problem in self.problems))
 
-    def counts(self) -> dict[str | None, dict[str, dict[str, int]]]:
+    def counts(self) -> dict[str, dict[str, dict[str, int]]]:
         """Usable samples of each task, part (train, val) and class; the only task is named None."""
         parts = {"train": self.data.train, "val": self.data.val}
-        found: dict[str | None, dict[str, dict[str, int]]] = {}
-        for task, names in labels_by_task(self.data.labels).items():
+        found: dict[str, dict[str, dict[str, int]]] = {}
+        for task, names in as_task_dict(self.data.class_names).items():
             found[task] = {}
             for part, samples in parts.items():
-                counted = Counter(chain.from_iterable(numbers_of(sample.label, task) for sample in samples))
+                counted = Counter(chain.from_iterable(class_indices(sample.label, task) for sample in samples))
                 if samples:
                     found[task][part] = {name: counted[place] for place, name in enumerate(names)}
         return found
 
 
 def check_data(
-    data: Data,
+    data: DatasetSplits,
     *,
     num_frames: int = 8,
     full: bool = False,
-    workers: int = 0,
+    num_workers: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Look at each video of a data set once.
 
     Args:
-        data: what `read_data` gives.
+        data: what `load_splits` gives.
         num_frames: that a sample must have; fewer are a problem.
         full: decode all frames; else only the packets are counted, and the first and last frames decoded.
         workers: processes; 0 for this one.
@@ -132,7 +132,7 @@ def check_data(
         here = stretches.setdefault((sample.path, sample.fps), {})
         here.setdefault((sample.start, sample.stop), len(here))
     jobs = [(path, fps, tuple(here)) for (path, fps), here in stretches.items()]
-    files = run_all(partial(check_file, full=full), jobs, workers=workers, on_progress=on_progress)
+    files = run_all(partial(check_file, full=full), jobs, num_workers=num_workers, on_progress=on_progress)
     reports = dict(zip(stretches, files, strict=True))
     problems = [Problem(id=name, path="", kind=MISSING, reason="annotated, but not there") for name in data.missing]
     good: dict[str, list[Sample]] = {"train": [], "val": []}
@@ -150,7 +150,7 @@ def check_data(
             else:
                 good[part].append(sample)
     return Report(
-        data=Data(train=good["train"], val=good["val"], labels=data.labels, missing=data.missing),
+        data=DatasetSplits(train=good["train"], val=good["val"], class_names=data.class_names, missing=data.missing),
         files=files,
         problems=problems,
         odd=_odd(files),
@@ -219,7 +219,7 @@ def write_clean(report: Report, config: DataConfig, folder: Path) -> dict[str, s
             settings["format"] = "list"
         settings[part] = path.name
     if settings.get("format") == "list":
-        (folder / "labels.json").write_text(json.dumps(report.data.labels, indent=1) + "\n", encoding="utf-8")
+        (folder / "labels.json").write_text(json.dumps(report.data.class_names, indent=1) + "\n", encoding="utf-8")
         settings["label_files"] = "labels.json"
     return settings
 

@@ -56,7 +56,7 @@ def resize_videos(
     *,
     short_side: int = 256,
     fps: float | None = None,
-    workers: int = 0,
+    num_workers: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Resized:
     """Write each video below root, as H.264 in mp4 without sound, to the same place below output.
@@ -101,7 +101,9 @@ def resize_videos(
         if on_progress is not None:
             on_progress(skipped + done, skipped + total)
 
-    results = run_all(partial(_resize, short_side=short_side, fps=fps), jobs, workers=workers, on_progress=advance)
+    results = run_all(
+        partial(_resize, short_side=short_side, fps=fps), jobs, num_workers=num_workers, on_progress=advance
+    )
     failures = [error for error in results if error is not None]
     return Resized(written=len(jobs) - len(failures), skipped=skipped, failures=failures)
 

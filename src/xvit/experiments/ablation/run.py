@@ -20,11 +20,12 @@ from typing import Any
 import torch
 
 from xvit.config import RunConfig, from_dict, to_dict
-from xvit.data.annotations.formats import read_data
+from xvit.data.annotations.formats import load_splits
 from xvit.data.synthetic.motion import write_motion
 from xvit.evaluation import evaluate, match_labels
 from xvit.experiments.ablation.grid import MODELS, PAPER, TABLES
 from xvit.inference.predictor import Predictor
+from xvit.models.profiling import count_macs
 from xvit.models.xvit import XViT
 from xvit.training.engine import fit
 from xvit.utils.errors import XViTError, check_choice, check_range
@@ -134,7 +135,7 @@ def run_ablation(
     tell = on_progress or (lambda name, done, total: None)
     videos = output / "videos"
     # One validation, after the last epoch; the loader in the training's own process, which has a core for itself
-    data = replace(recipe.data, root=str(videos), workers=0)
+    data = replace(recipe.data, root=str(videos), num_workers=0)
     recipe = replace(recipe, data=data, train=replace(recipe.train, eval_every=recipe.train.epochs))
     _settle(output, recipe, clips_per_class)
     if not videos.exists():  # they appear when all are written
@@ -149,7 +150,7 @@ def run_ablation(
     trained = {key: _kept(job) for key, job in planned.items()}  # before hours are spent on the others
     missing = [key for key, result in trained.items() if result is None]
     advance = partial(tell, "training")
-    new = run_all(_train, [planned[key] for key in missing], workers=jobs, on_progress=advance)
+    new = run_all(_train, [planned[key] for key in missing], num_workers=jobs, on_progress=advance)
     trained |= dict(zip(missing, new, strict=True))
     top1 = {key: result.top1 for key, result in trained.items() if result is not None}
     times = _time(output, wanted, partial(tell, "timing"))
@@ -218,8 +219,8 @@ def _kept(job: _Job) -> Trained | None:
 def _train(job: _Job) -> Trained:
     began = time.perf_counter()
     fit(job.config, job.folder, resume=True, on_progress=lambda news: check_stop())
-    predictor, data = Predictor(job.folder / "last", device="cpu"), read_data(job.config.data)
-    samples = match_labels(data.val, data.labels, predictor.labels)
+    predictor, data = Predictor(job.folder / "last", device="cpu"), load_splits(job.config.data)
+    samples = match_labels(data.val, data.class_names, predictor.class_names)
     result = evaluate(predictor, samples, eval_config=job.config.eval)
     done = Trained(top1=result.metrics["top1"], videos=result.videos, seconds=round(time.perf_counter() - began, 1))
     _write_json(job.folder / _RESULT, asdict(done))
@@ -234,7 +235,7 @@ def _time(
     """Parameters, multiply-adds, and milliseconds of one clip in each of some rounds in which all models take turns."""
     read = {name: XViT.from_pretrained(output / _folder_name(name) / "seed_0" / "last") for name in models}
     tell(0, len(models))
-    clip = next(iter(read.values())).clip
+    clip = next(iter(read.values())).clip_spec
     pixels = torch.zeros(1, 1, clip.num_frames, 3, clip.image_size, clip.image_size, dtype=torch.uint8)
     steps = {name: partial(Predictor(model).scores, pixels) for name, model in read.items()}
     seconds = interleaved(steps, rounds=_ROUNDS, warm_up=_WARM_UP)
@@ -242,7 +243,7 @@ def _time(
     return {
         name: (
             sum(parameter.numel() for parameter in model.parameters()),
-            model.macs(image_size=clip.image_size),
+            count_macs(model, image_size=clip.image_size),
             [1000 * second for second in seconds[name]],
         )
         for name, model in read.items()

@@ -12,8 +12,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from xvit.models.xvit import create_model
-from xvit.utils.errors import XViTError, did_you_mean, needed
+from xvit.models.factory import create_model
+from xvit.utils.errors import XViTError, did_you_mean, import_optional
 
 CLASSES = 400
 OWN_IMAGE_SIZE = 224  # of the models of torchvision
@@ -95,7 +95,7 @@ def _mixing_alone(backbone: str, frames: int) -> nn.Module:
 
 def _of_transformers(kind: str, *, attention: str) -> Callable[[str, int], nn.Module]:
     def build(backbone: str, frames: int) -> nn.Module:
-        transformers = needed("transformers", extra="benchmark")
+        transformers = import_optional("transformers", extra="benchmark")
         with torch.device("meta"):  # to read its sizes off
             size: Any = timm.create_model(backbone, num_classes=0)
         config = getattr(transformers, f"{kind}Config")(
@@ -130,9 +130,9 @@ ENTRANTS: Mapping[str, Entrant] = {
     "image model": Entrant(_image_model, "timm's ViT on each frame by itself"),
     "xvit mixing alone": Entrant(_mixing_alone, "the image model with mixing: no temporal head, no shortcut"),
     "xvit mixing": Entrant(_ours(), "as create_model makes it"),
-    "xvit mixing, tubelet 2": Entrant(_ours(tubelet=2), "tubelet=2"),
+    "xvit mixing, tubelet 2": Entrant(_ours(tubelet_size=2), "tubelet_size=2"),
     "xvit mixing, tubelet 2, merge 12, mean": Entrant(
-        _ours(tubelet=2, merge_tokens=12, temporal_head="mean"), "tubelet=2, merge_tokens=12, temporal_head='mean'"
+        _ours(tubelet_size=2, tome_r=12, temporal_head="mean"), "tubelet_size=2, tome_r=12, temporal_head='mean'"
     ),
     "xvit spatial": Entrant(_ours(attention="spatial"), "attention='spatial'"),
     "xvit local": Entrant(_ours(attention="local"), "attention='local': exact over 3 frames"),

@@ -18,7 +18,7 @@ import torch
 
 from xvit.experiments.benchmark.entrants import CLASSES, ENTRANTS
 from xvit.experiments.benchmark.measure import DTYPES, Measured, Setting, measure
-from xvit.models.xvit import create_model
+from xvit.models.factory import create_model
 from xvit.utils.devices import resolve_device
 from xvit.utils.errors import XViTError, check_choice, check_range, did_you_mean
 from xvit.utils.files import atomic_write_text

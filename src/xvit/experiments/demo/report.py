@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from xvit.checkpoint.format import read_description
+from xvit.checkpoint.format import read_metadata
 from xvit.data.annotations.samples import Sample
 from xvit.data.dataset import VideoDataset
 from xvit.data.synthetic.motion import CLASSES
@@ -69,7 +69,7 @@ def _strips(output: Path, predictions: list[dict[str, Any]]) -> list[Strip]:
     one_a_pair = list({pair_of[said["truth"]]: said for said in right}.values())
     chosen = [*one_a_pair[: _STRIPS - len(wrong)], *wrong]
     samples = [Sample(path=said["path"], label=None, id=said["path"]) for said in chosen]
-    dataset = VideoDataset(samples=samples, spec=read_description(output / "xvit" / "last").clip)
+    dataset = VideoDataset(samples=samples, spec=read_metadata(output / "xvit" / "last").clip_spec)
     strips = []
     for index, said in enumerate(chosen):
         pixels = dataset[index].pixels  # (V, T, C, S, S), one view

@@ -18,12 +18,13 @@ from typing import Any
 
 import torch
 
-from xvit.config import RunConfig, from_dict, read_yaml, to_dict
+from xvit.config import SINGLE_TASK, RunConfig, from_dict, read_yaml, to_dict
 from xvit.data.annotations.samples import read_class_folders
 from xvit.data.synthetic.motion import CLASSES, write_motion
-from xvit.evaluation import Evaluation, certificate, evaluate, match_labels
+from xvit.evaluation import Evaluation, evaluate, match_labels, run_metadata
 from xvit.experiments.demo.report import write_report
 from xvit.inference.predictor import Predictor
+from xvit.models.profiling import count_macs
 from xvit.models.xvit import XViT
 from xvit.training.engine import fit
 from xvit.training.logger import Progress
@@ -189,15 +190,15 @@ def _evaluate(folder: Path, recipe: RunConfig, listener: Listener) -> dict[str, 
     data = read_class_folders(recipe.data.root)
     result = evaluate(
         predictor,
-        match_labels(data.val, data.classes, predictor.labels),
+        match_labels(data.val, data.classes, predictor.class_names),
         eval_config=recipe.eval,
-        workers=recipe.data.workers,
+        num_workers=recipe.data.num_workers,
         on_progress=lambda done, total: listener.counted("evaluating", done, total),
     )
     assert isinstance(result, Evaluation)  # of one label a video
-    result.save(folder / "evaluation", of=certificate(predictor, recipe.data))
-    task = result.tasks[None]
-    places = [task.labels.index(name) for name in CLASSES]  # pairs side by side
+    result.save(folder / "evaluation", of=run_metadata(predictor, recipe.data))
+    task = result.tasks[SINGLE_TASK]
+    places = [task.class_names.index(name) for name in CLASSES]  # pairs side by side
     confusion = [[task.confusion[row][column] for column in places] for row in places]
     pairs = sum(confusion[row][column] for row in range(len(places)) for column in (row, row ^ 1))
     return {
@@ -207,7 +208,7 @@ def _evaluate(folder: Path, recipe: RunConfig, listener: Listener) -> dict[str, 
         "per_class": {name: task.per_class[name] for name in CLASSES},
         "confusion": confusion,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "macs": model.macs(image_size=model.clip.image_size),
+        "macs": count_macs(model, image_size=model.clip_spec.image_size),
     }
 
 
@@ -232,7 +233,7 @@ def _predict(output: Path, listener: Listener) -> list[dict[str, Any]]:
 def _time_models(output: Path) -> dict[str, float]:
     """Milliseconds a clip, one clip at a time on one core: medians over rounds in which each model takes its turn."""
     predictors = {key: Predictor(output / key / "last") for key in VARIANTS}
-    clip = next(iter(predictors.values())).clip
+    clip = next(iter(predictors.values())).clip_spec
     pixels = torch.zeros(1, 1, clip.num_frames, 3, clip.image_size, clip.image_size, dtype=torch.uint8)
     steps = {key: partial(predictor.scores, pixels) for key, predictor in predictors.items()}
     taken = interleaved(steps, rounds=_TIMING_ROUNDS, warm_up=_WARM_UP_ROUNDS)
