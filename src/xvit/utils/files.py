@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from xvit.utils.errors import XViTError
+
 
 def atomic_write_text(path: str | Path, text: str) -> None:
     """Write a UTF-8 text file to a temporary name beside `path`, then rename it.
@@ -47,3 +49,21 @@ def atomic_directory(directory: str | Path) -> Iterator[Path]:
 def previous_version(directory: Path) -> Path:
     """Where `atomic_directory` keeps the old contents of `directory` while it replaces them."""
     return directory.with_name(f".{directory.name}.older")
+
+
+def holds_something(path: str | Path) -> bool:
+    """Whether `path` is a file, or a directory that is not empty."""
+    path = Path(path)
+    return path.exists() and (not path.is_dir() or any(path.iterdir()))
+
+
+def check_new_directory(path: str | Path, advice: str = "choose another --output") -> Path:
+    """The path of a directory that is to be created, as a `Path`.
+
+    Raises:
+        XViTError: something is there already; the message ends with the advice.
+    """
+    path = Path(path)
+    if holds_something(path):
+        raise XViTError(f"{path}: exists and is not an empty directory; {advice}")
+    return path
