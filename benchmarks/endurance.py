@@ -25,10 +25,11 @@ import yaml
 
 from common import tell
 from kills import RECIPE
-from xvit.cli import main as xvit
+from xvit.cli.main import main as xvit
 from xvit.config import AugmentConfig, ClipSpec
 from xvit.data.annotations.samples import Sample
-from xvit.data.dataset import VideoDataset, make_loader
+from xvit.data.dataset import VideoDataset
+from xvit.data.loader import make_loader
 from xvit.data.sampler import EpochSampler
 from xvit.data.synthetic.motion import write_motion
 
@@ -57,8 +58,8 @@ def memory(root: Path, videos: int, epochs: int) -> Iterator[tuple[int, int]]:
         os.link(files[number % len(files)], path)
         samples.append(Sample(path=str(path), label=number % 12, id=path.name))
     spec = ClipSpec(num_frames=8, image_size=48, interpolation="bilinear", mean=(0.5,) * 3, std=(0.5,) * 3)
-    dataset = VideoDataset(samples=samples, spec=spec, augment=AugmentConfig(auto_augment="auto", random_erasing=0.5))
-    loader = make_loader(dataset, batch_size=16, num_workers=2, order=EpochSampler(dataset))
+    dataset = VideoDataset(samples=samples, clip_spec=spec, augment=AugmentConfig(auto_augment="auto", random_erasing=0.5))
+    loader = make_loader(dataset, batch_size=16, num_workers=2, sampler=EpochSampler(dataset))
     for epoch in range(epochs):
         dataset.set_epoch(epoch)
         passing = iter(loader)

@@ -22,7 +22,7 @@ import yaml
 from safetensors.torch import load_file
 
 from common import tell
-from xvit.cli import main as xvit
+from xvit.cli.main import main as xvit
 from xvit.data.synthetic.motion import write_motion
 
 KILLS_A_RUN = 6

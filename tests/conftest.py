@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from helpers.tiny import TINY_MODEL, TINY_RECIPE
-from xvit.cli import main
+from xvit.cli.main import main
 from xvit.config import ClipSpec, model_config
 from xvit.data.synthetic.motion import CLASSES, write_motion
 from xvit.models.backbone import resolve_clip_spec

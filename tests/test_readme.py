@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from xvit.cli import find_command
+from xvit.cli.main import find_command
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

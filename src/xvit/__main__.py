@@ -1,8 +1,8 @@
-"""`python -m xvit`: the command line."""
+"""`python -m xvit` runs the command line."""
 
 import sys
 
-from xvit.cli import main
+from xvit.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

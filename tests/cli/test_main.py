@@ -16,7 +16,7 @@ import timm
 import yaml
 
 from helpers.barcode_videos import truncate, write_audio, write_video
-from xvit.cli import COMMANDS, find_command
+from xvit.cli.main import COMMANDS, find_command
 from xvit.config import RunConfig, from_dict
 from xvit.data.synthetic.motion import CLASSES
 
@@ -43,7 +43,7 @@ def bad_videos(tmp_path) -> dict[str, Path]:
 
 def test_the_overview_names_all_commands_and_imports_nothing_heavy():
     check = (
-        "import sys; from xvit.cli import main; code = main(['--help']); "
+        "import sys; from xvit.cli.main import main; code = main(['--help']); "
         "heavy = {'torch', 'timm', 'matplotlib', 'torchmetrics', 'jsonargparse', 'rich', 'yaml', 'numpy', 'av'}; "
         "sys.exit(code or ', '.join(heavy & set(sys.modules)) or 0)"
     )

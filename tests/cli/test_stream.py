@@ -18,7 +18,7 @@ import torch
 
 from helpers.barcode_videos import barcode_frame, truncate, write_video
 from helpers.color_videos import CLASSES, CLIP, described, make_model
-from xvit.cli import main
+from xvit.cli.main import main
 from xvit.data.decode.video import decode
 from xvit.data.transforms import eval_views, normalize
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from helpers.color_videos import CLASSES, described, make_model, write_video, write_videos
-from xvit.cli import INTERRUPTED, USER_ERROR, _complain
+from xvit.cli.exit_codes import INTERRUPTED, USER_ERROR
+from xvit.cli.main import fail
 from xvit.data.annotations.samples import Sample
 from xvit.evaluation.multi_view import ScoredVideos
 from xvit.evaluation.submissions import write_submission
@@ -155,13 +156,13 @@ def test_what_only_another_process_meets_is_told(capsys, monkeypatch):
     waited = []
     monkeypatch.setattr("time.sleep", waited.append)
     monkeypatch.setenv("RANK", "1")
-    assert _complain("error: no such file", USER_ERROR) == USER_ERROR
+    assert fail("error: no such file", USER_ERROR) == USER_ERROR
     assert capsys.readouterr().err == "xvit: process 1: error: no such file\n"
     assert len(waited) == 1
-    assert _complain("stopped.", INTERRUPTED) == INTERRUPTED
+    assert fail("stopped.", INTERRUPTED) == INTERRUPTED
     assert capsys.readouterr().err == ""
     monkeypatch.setenv("RANK", "0")
-    _complain("error: no such file", USER_ERROR)
+    fail("error: no such file", USER_ERROR)
     assert capsys.readouterr().err == "xvit: error: no such file\n"
     assert len(waited) == 1
 

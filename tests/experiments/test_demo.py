@@ -9,7 +9,7 @@ import torch
 import yaml
 
 import xvit.experiments.demo.run
-from xvit.cli import main
+from xvit.cli.main import main
 from xvit.config import RunConfig, from_dict
 from xvit.data.synthetic.motion import CLASSES
 from xvit.experiments.demo.run import VARIANTS, Listener, default_recipe, run_demo

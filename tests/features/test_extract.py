@@ -57,7 +57,7 @@ def one_by_one(model, paths, level) -> np.ndarray:
     """The features of each video, alone in its batch."""
     rows = []
     for path in paths:
-        item = VideoDataset(samples=[Sample(path=path, label=None, id=path)], spec=model.clip_spec)[0]
+        item = VideoDataset(samples=[Sample(path=path, label=None, id=path)], clip_spec=model.clip_spec)[0]
         with torch.no_grad():
             rows.append(
                 getattr(model.forward_features(normalize(item.pixels, model.clip_spec, torch.device("cpu"))), level)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from helpers.color_videos import CLIP
-from xvit.cli import main
+from xvit.cli.main import main
 from xvit.config import to_dict
 from xvit.features.probe import probe
 from xvit.features.storage import Features, write

@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from xvit import XViT, load_official
-from xvit.cli import main
+from xvit.cli.main import main
 from xvit.models.official import our_name, their_name
 from xvit.utils.errors import XViTError
 
 GOLDEN = Path(__file__).parents[1] / "assets" / "tiny_div8.safetensors"
-OPTIONS = {"num_frames": 4, "num_heads": 3, "mixed": 0.25}
+OPTIONS = {"num_frames": 4, "num_heads": 3, "mix_ratio": 0.25}
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +39,8 @@ def test_golden_values(golden):
     frames = model.forward_features(clip).frames[0]
     torch.testing.assert_close(frames, golden["frame_features"], atol=1e-5, rtol=0)
     torch.testing.assert_close(model(clip), golden["logits"], atol=1e-5, rtol=0)
-    other = load_official(GOLDEN, **(OPTIONS | {"mixed": 0.5}))
-    assert (other(clip) - golden["logits"]).abs().max() > 1e-4, "the share that is mixed matters"
+    other = load_official(GOLDEN, **(OPTIONS | {"mix_ratio": 0.5}))
+    assert (other(clip) - golden["logits"]).abs().max() > 1e-4, "the mix ratio matters"
 
 
 @torch.no_grad()
@@ -139,7 +139,7 @@ def test_the_command(tmp_path, state, golden, capsys):
     """A .pth of theirs becomes a directory of ours with the same logits; frames and labels as said."""
     torch.save({"model_state": state | {"new_fc.bias": torch.zeros(7)}}, tmp_path / "theirs.pth")
     (tmp_path / "labels.json").write_text(json.dumps({f"class {i}": str(6 - i) for i in range(7)}))
-    words = ["import", str(tmp_path / "theirs.pth"), "--num-heads", "3", "--mixed", "1/4"]
+    words = ["convert", str(tmp_path / "theirs.pth"), "--num-heads", "3", "--mix-ratio", "1/4"]
     clip = ["--clip.sampling", "strided", "--clip.stride", "16", "--labels", str(tmp_path / "labels.json")]
     assert main([*words, "--num-frames", "4", "--output", str(tmp_path / "ours"), "--json", *clip]) == 0
     told = json.loads(capsys.readouterr().out)

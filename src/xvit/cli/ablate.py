@@ -6,7 +6,8 @@ import time
 
 from jsonargparse import ArgumentParser, Namespace
 
-from xvit.cli import DONE, terminal
+from xvit.cli import terminal
+from xvit.cli.exit_codes import SUCCESS
 from xvit.cli.parsing import add_json, make_parser
 from xvit.cli.parsing import parse as parse_words
 from xvit.config import RunConfig, from_dict, read_yaml
@@ -87,7 +88,7 @@ def run(args: Namespace) -> int:
     report = write_report(args.output, args.tables, measured, settings)
     if args.json:
         terminal.print_json(report)
-        return DONE
+        return SUCCESS
     out = terminal.console()
     for name in args.tables:
         shown = terminal.table(*HEADS, title=TABLES[name].title, numbers=(1, 2, 3, 4))
@@ -98,4 +99,4 @@ def run(args: Namespace) -> int:
     for told in orders(measured):
         out.print(f"  {told}")
     out.print(f"written to {args.output}: ablation.md, ablation.json, ablation.png")
-    return DONE
+    return SUCCESS

@@ -4,7 +4,8 @@ from dataclasses import asdict
 
 from jsonargparse import ArgumentParser, Namespace
 
-from xvit.cli import DONE, terminal
+from xvit.cli import terminal
+from xvit.cli.exit_codes import SUCCESS
 from xvit.cli.parsing import add_device, add_json, make_parser
 from xvit.cli.parsing import parse as parse_words
 
@@ -79,7 +80,7 @@ def run(args: Namespace) -> int:
     write_report(args.output, plan, rows)
     if args.json:
         terminal.print_json([asdict(row) for row in rows])
-        return DONE
+        return SUCCESS
     out = terminal.console()
     for table in tables(rows):
         drawn = terminal.table(*HEADS, title=table.title, numbers=tuple(range(1, len(HEADS))))
@@ -89,4 +90,4 @@ def run(args: Namespace) -> int:
         for text in findings(table):
             out.print(f"  {text}")
     out.print(f"written to {args.output}: benchmark.json, benchmark.md, benchmark.png")
-    return DONE
+    return SUCCESS

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from xvit.cli import DONE, terminal
+from xvit.cli import terminal
+from xvit.cli.exit_codes import SUCCESS
 from xvit.cli.parsing import add_json, check_new_folder, make_parser
 from xvit.cli.parsing import parse as parse_words
 from xvit.config import ClipSpec
@@ -95,9 +96,9 @@ def run(args: Namespace) -> int:
     facts = _facts(model, args.file, output)
     if args.json:
         terminal.print_json(facts)
-        return DONE
+        return SUCCESS
     terminal.console().print(terminal.pairs({name.replace("_", " "): value for name, value in facts.items()}))
-    return DONE
+    return SUCCESS
 
 
 def _facts(model: "XViT", file: str, output: Path) -> dict[str, Any]:

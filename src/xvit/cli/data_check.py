@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from xvit.cli import DONE, SOME_FAILED, terminal
+from xvit.cli import terminal
+from xvit.cli.exit_codes import SOME_FAILED, SUCCESS
 from xvit.cli.parsing import TRAINING_ONLY, add_json, check_new_folder, make_parser
 from xvit.cli.parsing import parse as parse_words
 from xvit.config import DataConfig
@@ -71,7 +72,7 @@ def run(args: Namespace) -> int:
         _write(output, report, args)
     if args.json:
         terminal.print_json(summary(report))
-        return SOME_FAILED if report.problems else DONE
+        return SOME_FAILED if report.problems else SUCCESS
     out = terminal.console()
     found = summary(report)
     facts = {
@@ -93,7 +94,7 @@ def run(args: Namespace) -> int:
         out.print(f"{file.path}: {file.fps:g} frames a second: odd here, used all the same")
     if output:
         out.print(f"written to {output}")
-    return SOME_FAILED if report.problems else DONE
+    return SOME_FAILED if report.problems else SUCCESS
 
 
 def _write(output: Path, report: "Report", args: Namespace) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from xvit.cli import DONE, terminal
+from xvit.cli import terminal
+from xvit.cli.exit_codes import SUCCESS
 from xvit.cli.parsing import add_json, make_parser
 from xvit.cli.parsing import parse as parse_words
 from xvit.utils.errors import XViTError
@@ -72,4 +73,4 @@ def run(args: Namespace) -> int:
             f"{result['videos']} videos of {result['classes']} classes, {result['bytes'] / 1e6:.1f} MB, "
             f"in {result['output']} ({result['seconds']:.1f} s)"
         )
-    return DONE
+    return SUCCESS

@@ -4,7 +4,8 @@ import time
 
 from jsonargparse import ArgumentParser, Namespace
 
-from xvit.cli import DONE, SOME_FAILED, terminal
+from xvit.cli import terminal
+from xvit.cli.exit_codes import SOME_FAILED, SUCCESS
 from xvit.cli.parsing import add_json, make_parser
 from xvit.cli.parsing import parse as parse_words
 
@@ -59,4 +60,4 @@ def run(args: Namespace) -> int:
         before = f", {done.skipped} were there" if done.skipped else ""
         terminal.console().print(f"{done.written} videos written to {args.output}{before} ({seconds:.1f} s)")
     terminal.report_failures(done.failures, done.written + done.skipped + len(done.failures))
-    return SOME_FAILED if done.failures else DONE
+    return SOME_FAILED if done.failures else SUCCESS

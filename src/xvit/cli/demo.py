@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser, Namespace
 from rich.progress import Progress, TaskID
 
-from xvit.cli import DONE, terminal
+from xvit.cli import terminal
+from xvit.cli.exit_codes import SUCCESS
 from xvit.cli.parsing import add_json, make_parser
 from xvit.cli.parsing import parse as parse_words
 from xvit.config import RunConfig, from_dict, read_yaml
@@ -60,7 +61,7 @@ def run(args: Namespace) -> int:
             raise KeyboardInterrupt from None  # without a training's advice: here the same command goes on
     if args.json:
         terminal.print_json(result)
-        return DONE
+        return SUCCESS
     heads, cells = table_of(result["rows"])
     table = terminal.table(*heads, numbers=tuple(range(1, len(heads))))
     for line in cells:
@@ -70,7 +71,7 @@ def run(args: Namespace) -> int:
     bound = f"{100 * ORDER_BLIND_BOUND:.0f} %"
     out.print(f"A model that is blind to the order of the frames reaches at most {bound}, by construction.")
     out.print(f"{sum(result['seconds'].values()):.0f} s in all. Look at {result['report']}")
-    return DONE
+    return SUCCESS
 
 
 class _Display:

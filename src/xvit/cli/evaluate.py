@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser, Namespace
 from rich.table import Table
 
-from xvit.cli import DONE, SOME_FAILED, terminal
+from xvit.cli import terminal
+from xvit.cli.exit_codes import SOME_FAILED, SUCCESS
 from xvit.cli.parsing import TRAINING_ONLY, add_device, add_json, add_trust, check_new_folder, make_parser
 from xvit.cli.parsing import parse as parse_words
 from xvit.config import SINGLE_TASK, DataConfig, EvalConfig
@@ -119,7 +120,7 @@ def run(args: Namespace) -> int:
             out.print(f"written to {written}")
     failed = [VideoError(path, reason) for _, path, reason in scored.failures]
     terminal.report_failures(failed, len(samples))
-    return SOME_FAILED if failed else DONE
+    return SOME_FAILED if failed else SUCCESS
 
 
 def _tables(result: "Evaluation | MultiLabelEvaluation | ScoredVideos") -> Iterator[Table]:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from xvit.cli import DONE, terminal
+from xvit.cli import terminal
+from xvit.cli.exit_codes import SUCCESS
 from xvit.cli.parsing import add_json, make_parser
 from xvit.cli.parsing import parse as parse_words
 from xvit.utils.errors import check_range
@@ -94,9 +95,9 @@ def run(args: Namespace) -> int:
         )
     if args.json:
         terminal.print_json({"output": args.output} | asdict(parity) | {"speedup": parity.speedup})
-        return DONE
+        return SUCCESS
     terminal.console().print(terminal.pairs(_facts(parity) | {"output": args.output}))
-    return DONE
+    return SUCCESS
 
 
 def _facts(parity: "Parity") -> dict[str, str]:

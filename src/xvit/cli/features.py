@@ -5,7 +5,8 @@ from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from xvit.cli import DONE, SOME_FAILED, terminal
+from xvit.cli import terminal
+from xvit.cli.exit_codes import SOME_FAILED, SUCCESS
 from xvit.cli.parsing import add_device, add_json, make_parser
 from xvit.cli.parsing import parse as parse_words
 from xvit.config import ModelConfig
@@ -113,4 +114,4 @@ def run(args: Namespace) -> int:
         }
         terminal.console().print(terminal.pairs(rows))
     terminal.report_failures(result.failures, len(paths))
-    return SOME_FAILED if result.failures else DONE
+    return SOME_FAILED if result.failures else SUCCESS

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from xvit.cli import DONE, terminal
+from xvit.cli import terminal
+from xvit.cli.exit_codes import SUCCESS
 from xvit.cli.parsing import add_json, make_parser
 from xvit.cli.parsing import parse as parse_words
 from xvit.config import ModelConfig
@@ -58,13 +59,13 @@ def run(args: Namespace) -> int:
             terminal.print_json(names)
         else:
             print("\n".join(names))
-        return DONE
+        return SUCCESS
     facts = _checkpoint_facts(args.checkpoint) if args.checkpoint else _facts(_on_meta(args.model))
     if args.json:
         terminal.print_json(facts)
     else:
         _show(facts)
-    return DONE
+    return SUCCESS
 
 
 def list_backbones(*, quiet: bool = False) -> list[str]:

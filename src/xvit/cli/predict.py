@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser, Namespace
 from rich.text import Text
 
-from xvit.cli import DONE, SOME_FAILED, terminal
+from xvit.cli import terminal
+from xvit.cli.exit_codes import SOME_FAILED, SUCCESS
 from xvit.cli.parsing import add_device, add_json, add_trust, make_parser
 from xvit.cli.parsing import parse as parse_words
 from xvit.utils.errors import VideoError, check_range
@@ -82,7 +83,7 @@ def run(args: Namespace) -> int:
     elif predictions:
         _show(predictions, args.top)
     terminal.report_failures(failed, len(paths))
-    return SOME_FAILED if failed else DONE
+    return SOME_FAILED if failed else SUCCESS
 
 
 def _best(prediction: "Prediction", top: int) -> dict[str, object]:

@@ -2,7 +2,8 @@
 
 from jsonargparse import ArgumentParser, Namespace
 
-from xvit.cli import DONE, terminal
+from xvit.cli import terminal
+from xvit.cli.exit_codes import SUCCESS
 from xvit.cli.parsing import add_json, make_parser
 from xvit.cli.parsing import parse as parse_words
 from xvit.utils.errors import check_range
@@ -46,7 +47,7 @@ def run(args: Namespace) -> int:
         result = probe(train, test, k=args.k, seed=args.seed, on_progress=advance)
     if args.json:
         terminal.print_json(result.to_dict())
-        return DONE
+        return SUCCESS
     shown = terminal.table("method", "top-1", "top-5", numbers=(1, 2))
     methods = {f"{result.k} nearest neighbours": result.knn, f"linear layer, C = {result.C:g}": result.linear}
     for name, accuracy in methods.items():
@@ -57,4 +58,4 @@ def run(args: Namespace) -> int:
     if result.averaged:
         out.print(f"{result.averaged} averaged to one vector a video")
     out.print(f"{result.classes} classes, {result.train_videos} training videos, {result.test_videos} test videos")
-    return DONE
+    return SUCCESS

@@ -16,7 +16,8 @@ from rich.live import Live as Screen
 from rich.table import Column, Table
 from rich.text import Text
 
-from xvit.cli import DONE, SOME_FAILED, terminal
+from xvit.cli import terminal
+from xvit.cli.exit_codes import SOME_FAILED, SUCCESS
 from xvit.cli.parsing import add_device, add_json, make_parser
 from xvit.cli.parsing import parse as parse_words
 from xvit.config import as_task_dict
@@ -110,7 +111,7 @@ def run(args: Namespace) -> int:
     view.end(live.counts)
     if source.stopped:
         raise KeyboardInterrupt
-    return SOME_FAILED if source.failed else DONE
+    return SOME_FAILED if source.failed else SUCCESS
 
 
 class _View(Protocol):

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import ArgumentParser, Namespace
 from rich.text import Text
 
-from xvit.cli import DONE, SOME_FAILED, terminal
+from xvit.cli import terminal
+from xvit.cli.exit_codes import SOME_FAILED, SUCCESS
 from xvit.cli.parsing import add_device, add_json, check_new_folder, make_parser
 from xvit.cli.parsing import parse as parse_words
 from xvit.utils.errors import VideoError, XViTError, check_range
@@ -146,7 +147,7 @@ def run(args: Namespace) -> int:
     elif total is not None:
         _show_metrics(total)
     terminal.report_failures(failed, len(paths))
-    return SOME_FAILED if failed else DONE
+    return SOME_FAILED if failed else SUCCESS
 
 
 def _folders(paths: list[str], output: Path | None) -> dict[str, Path]:

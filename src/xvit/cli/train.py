@@ -6,7 +6,8 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from xvit.cli import DONE, SOME_FAILED, terminal
+from xvit.cli import terminal
+from xvit.cli.exit_codes import SOME_FAILED, SUCCESS
 from xvit.cli.parsing import add_json, add_recipe, make_parser, parse_recipe
 from xvit.utils import distributed
 from xvit.utils.errors import XViTError
@@ -49,7 +50,7 @@ def run(args: Namespace) -> int:
         news = terminal.TrainingProgress(shown, "training", quiet=args.json)
         result = fit(args.recipe, args.output, resume=args.resume, on_progress=news)
     bad = f"{result.bad_videos} videos could not be read: {Path(args.output, 'bad_videos.jsonl')} names them"
-    code = SOME_FAILED if result.bad_videos else DONE
+    code = SOME_FAILED if result.bad_videos else SUCCESS
     if code and distributed.is_main():
         print(f"xvit: {bad}", file=sys.stderr)
     if args.json:

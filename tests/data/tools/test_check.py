@@ -12,7 +12,7 @@ import pytest
 
 from helpers.barcode_videos import corrupt, truncate, write_audio, write_frames, write_video
 from helpers.files import write
-from xvit.cli import main
+from xvit.cli.main import main
 from xvit.config import DataConfig
 from xvit.data.annotations.formats import DatasetSplits, load_splits
 from xvit.data.annotations.samples import Sample
