@@ -34,8 +34,9 @@ from torchvision.transforms import v2
 from common import tell
 from xvit.config import AugmentConfig, ClipSpec
 from xvit.data.annotations.samples import Sample
-from xvit.data.dataset import VideoDataset, make_loader
-from xvit.data.decode.video import VideoInfo, probe, read_clip
+from xvit.data.dataset import VideoDataset
+from xvit.data.decode import VideoInfo, probe, read_clip
+from xvit.data.loader import make_loader
 from xvit.data.sampling import sample_indices
 from xvit.data.transforms import TrainTransform, normalize
 from xvit.utils.timing import interleaved
@@ -155,7 +156,7 @@ def passes(files: list[str], num_workers: int) -> dict[str, Callable[[], None]]:
         if name == "straightforward" or (find_spec(name) and works(name, files[0])):
             loader = DataLoader(Straightforward(read, files), BATCH, num_workers=num_workers, **options)
             made[name] = partial(_consume, loader)
-    ours = VideoDataset(samples=[_sample(file) for file in files], spec=SPEC, augment=TRAINING)
+    ours = VideoDataset(samples=[_sample(file) for file in files], clip_spec=SPEC, augment=TRAINING)
     made["xvit"] = partial(_consume_ours, make_loader(ours, batch_size=BATCH, num_workers=num_workers))
     return made
 
@@ -200,7 +201,7 @@ def where(files: list[str]) -> dict[str, float]:
         np.random.default_rng(0),
         {"open and scan": [], "decode": [], "transform": [], "collate, normalise": []},
     )
-    dataset = VideoDataset(samples=[_sample(file) for file in files], spec=SPEC, augment=TRAINING)
+    dataset = VideoDataset(samples=[_sample(file) for file in files], clip_spec=SPEC, augment=TRAINING)
     transform = TrainTransform(SPEC, TRAINING)
     for place, file in enumerate(files):
         moments = [time.perf_counter()]

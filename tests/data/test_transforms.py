@@ -1,11 +1,13 @@
+"""Crops, flips, augmentation, test views and normalisation."""
+
 import numpy as np
 import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
 from helpers.color_videos import COLOURS
-from xvit.config import ClipSpec, DataConfig
-from xvit.data.transforms import TrainTransform, eval_views, mirrored_classes, normalize
+from xvit.config import AugmentConfig, ClipSpec
+from xvit.data.transforms import TrainTransform, eval_views, flipped_classes, normalize
 from xvit.utils.errors import XViTError
 
 T, S = 4, 32
@@ -33,9 +35,9 @@ def crop_of(pixels: torch.Tensor) -> tuple[float, float, float, float]:
 
 
 @pytest.mark.parametrize(("height", "width"), [(128, 200), (200, 128), (160, 160)])
-def test_training_crops_are_squares_spread_over_the_picture(height, width):
+def test_training_crops_are_squares_spread_over_the_frame(height, width):
     jitter = (1.0, 1.5)
-    transform = TrainTransform(ClipSpec(image_size=S, **COLOURS), DataConfig(scale_jitter=jitter, horizontal_flip=0))
+    transform = TrainTransform(ClipSpec(image_size=S, **COLOURS), AugmentConfig(scale_jitter=jitter, horizontal_flip=0))
     frames = coordinates(height, width)
     torch.manual_seed(1)
     crops = []
@@ -43,12 +45,12 @@ def test_training_crops_are_squares_spread_over_the_picture(height, width):
         pixels, _ = transform(frames)
         assert pixels.shape == (T, 3, S, S)
         assert pixels.dtype == torch.uint8
-        assert (pixels[:, :2] == pixels[:1, :2]).all(), "one draw serves the whole clip"
+        assert (pixels[:, :2] == pixels[:1, :2]).all(), "one draw for the whole clip"
         assert (pixels[:, 2] == torch.arange(T).view(T, 1, 1)).all()
         crops.append(crop_of(pixels))
     top, left, tall, wide = np.array(crops).T
     short = min(height, width)
-    # the plain way: resize the short side to S u, crop S: the crop is short / u pixels of the source
+    # the equivalent: resize the short side to S u, then crop S: the crop is short / u pixels of the source
     np.testing.assert_allclose(tall, wide, atol=0.5)
     assert tall.min() == pytest.approx(short / jitter[1], abs=1)
     assert tall.max() == pytest.approx(short / jitter[0], abs=1)
@@ -61,8 +63,8 @@ def test_training_crops_are_squares_spread_over_the_picture(height, width):
         np.testing.assert_allclose(np.quantile(share, [0.25, 0.5, 0.75]), [0.25, 0.5, 0.75], atol=0.1)
 
 
-def test_training_crops_reach_every_place():
-    transform = TrainTransform(ClipSpec(image_size=4, **COLOURS), DataConfig(scale_jitter=(2, 2), horizontal_flip=0))
+def test_training_crops_can_be_anywhere():
+    transform = TrainTransform(ClipSpec(image_size=4, **COLOURS), AugmentConfig(scale_jitter=(2, 2), horizontal_flip=0))
     torch.manual_seed(0)
     corners = [tuple(transform(coordinates(8, 10))[0][0, :2, 0, 0].tolist()) for _ in range(600)]
     assert set(corners) == {(top, left) for top in range(5) for left in range(7)}
@@ -70,65 +72,65 @@ def test_training_crops_reach_every_place():
 
 
 def test_training_crop_equals_resizing_the_same_square():
-    transform = TrainTransform(ClipSpec(image_size=S, **COLOURS), DataConfig(scale_jitter=(1, 1), horizontal_flip=0))
+    transform = TrainTransform(ClipSpec(image_size=S, **COLOURS), AugmentConfig(scale_jitter=(1, 1), horizontal_flip=0))
     frames = torch.randint(0, 256, (T, 3, 50, 50), dtype=torch.uint8)
     expected = F.resize(frames, [S, S], antialias=True)
     assert (transform(frames)[0] == expected).all()
 
 
-def test_factors_below_one_take_the_whole_short_side():
+def test_scales_below_one_take_the_whole_short_side():
     transform = TrainTransform(
-        ClipSpec(image_size=S, **COLOURS), DataConfig(scale_jitter=(0.5, 0.9), horizontal_flip=0)
+        ClipSpec(image_size=S, **COLOURS), AugmentConfig(scale_jitter=(0.5, 0.9), horizontal_flip=0)
     )
     _, _, tall, wide = crop_of(transform(coordinates(64, 100))[0])
     assert (round(tall), round(wide)) == (64, 64)
 
 
 @pytest.mark.parametrize(("probability", "low", "high"), [(0.0, 0, 0), (0.5, 70, 130), (1.0, 200, 200)])
-def test_mirroring(probability, low, high):
-    transform = TrainTransform(ClipSpec(image_size=S, **COLOURS), DataConfig(horizontal_flip=probability))
+def test_horizontal_flip(probability, low, high):
+    transform = TrainTransform(ClipSpec(image_size=S, **COLOURS), AugmentConfig(horizontal_flip=probability))
     torch.manual_seed(0)
-    clips, told = zip(*(transform(coordinates(40, 60)) for _ in range(200)), strict=True)
-    mirrored = [clip[:, 1, :, 0] > clip[:, 1, :, -1] for clip in clips]
-    assert [bool(clip.all()) for clip in mirrored] == list(told)
-    assert all(clip.all() or not clip.any() for clip in mirrored), "all frames or none"
-    assert low <= sum(bool(clip.all()) for clip in mirrored) <= high
+    clips, reported = zip(*(transform(coordinates(40, 60)) for _ in range(200)), strict=True)
+    flipped = [clip[:, 1, :, 0] > clip[:, 1, :, -1] for clip in clips]
+    assert [bool(clip.all()) for clip in flipped] == list(reported)
+    assert all(clip.all() or not clip.any() for clip in flipped), "all frames or none"
+    assert low <= sum(bool(clip.all()) for clip in flipped) <= high
     assert all((clip[:, 0, 0] < clip[:, 0, -1]).all() for clip in clips), "never upside down"
 
 
-def varied(seed: int, frames: torch.Tensor, **data) -> torch.Tensor:
-    """A clip varied by the draws of a seed, not cropped and not mirrored unless told."""
-    settings = {"scale_jitter": (1, 1), "horizontal_flip": 0, **data}
+def augmented(seed: int, frames: torch.Tensor, **augment) -> torch.Tensor:
+    """A clip augmented with a seed; neither cropped nor flipped by default."""
+    settings = {"scale_jitter": (1, 1), "horizontal_flip": 0, **augment}
     torch.manual_seed(seed)
-    return TrainTransform(ClipSpec(image_size=S, **COLOURS), DataConfig(**settings))(frames)[0]
+    return TrainTransform(ClipSpec(image_size=S, **COLOURS), AugmentConfig(**settings))(frames)[0]
 
 
-CHANGES = {"auto": {"auto_augment": "auto"}, "rand": {"auto_augment": "rand"}, "erase": {"erase": 1.0}}
+AUGMENTATIONS = {"auto": {"auto_augment": "auto"}, "rand": {"auto_augment": "rand"}, "erase": {"random_erasing": 1.0}}
 
 
-@pytest.mark.parametrize("data", CHANGES.values(), ids=CHANGES)
-def test_one_draw_serves_the_whole_clip(data):
-    """Each frame of a clip is what it would be alone, with the same draws; and other draws give other clips."""
+@pytest.mark.parametrize("augment", AUGMENTATIONS.values(), ids=AUGMENTATIONS)
+def test_one_draw_serves_the_whole_clip(augment):
+    """Each frame is augmented as it would be alone with the same seed, and other seeds give other clips."""
     frames = torch.randint(0, 256, (T, 3, S, S), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    seen = []
+    clips = []
     for seed in range(40):
-        pixels = varied(seed, frames, **data)
+        pixels = augmented(seed, frames, **augment)
         assert pixels.shape == frames.shape
         assert pixels.dtype == torch.uint8
-        assert torch.equal(pixels, torch.cat([varied(seed, frame[None], **data) for frame in frames]))
-        seen.append(pixels)
-    assert sum(not torch.equal(pixels, frames) for pixels in seen) > 20
-    assert len({bytes(pixels.numpy()) for pixels in seen}) > 10
+        assert torch.equal(pixels, torch.cat([augmented(seed, frame[None], **augment) for frame in frames]))
+        clips.append(pixels)
+    assert sum(not torch.equal(pixels, frames) for pixels in clips) > 20
+    assert len({bytes(pixels.numpy()) for pixels in clips}) > 10
 
 
-def test_without_changes_the_clip_stays():
+def test_without_augmentation_the_clip_is_unchanged():
     frames = torch.randint(0, 256, (T, 3, S, S), dtype=torch.uint8)
-    assert torch.equal(varied(0, frames), frames)
-    # and those behind the crop leave its draws alone
+    assert torch.equal(augmented(0, frames), frames)
+    # later augmentations do not change the draws of the crop
     crop = {"scale_jitter": (1, 2), "horizontal_flip": 0.5}
     large = torch.randint(0, 256, (T, 3, 60, 50), dtype=torch.uint8)
     for seed in range(10):
-        plain, erased = varied(seed, large, **crop), varied(seed, large, **crop, erase=1.0)
+        plain, erased = augmented(seed, large, **crop), augmented(seed, large, **crop, random_erasing=1.0)
         kept = (erased == plain).all(dim=1)
         assert kept.float().mean() > 0.6
         assert (erased.movedim(1, -1)[~kept] == 128).all()
@@ -139,7 +141,7 @@ def test_erased_boxes(probability, low, high):
     frames = torch.zeros(T, 3, S, S, dtype=torch.uint8)
     areas, aspects = [], []
     for seed in range(300):
-        gone = varied(seed, frames, erase=probability) > 0
+        gone = augmented(seed, frames, random_erasing=probability) > 0
         assert (gone == gone[:1, :1]).all(), "the same box in all frames and colours"
         rows, columns = gone[0, 0].any(dim=1), gone[0, 0].any(dim=0)
         assert torch.equal(gone[0, 0], rows[:, None] & columns), "one box"
@@ -154,15 +156,15 @@ def test_erased_boxes(probability, low, high):
         assert 2.2 < max(aspects) < 4
 
 
-def test_what_is_erased_has_the_mean_colour():
+def test_erased_pixels_have_the_mean_colour():
     spec = ClipSpec(image_size=S, interpolation="bilinear", mean=(0.2, 0.5, 1.0), std=(0.25, 0.25, 0.25))
-    pixels, _ = TrainTransform(spec, DataConfig(erase=1.0))(torch.zeros(1, 3, S, S, dtype=torch.uint8))
+    pixels, _ = TrainTransform(spec, AugmentConfig(random_erasing=1.0))(torch.zeros(1, 3, S, S, dtype=torch.uint8))
     rows, columns = torch.nonzero(pixels[0, 2], as_tuple=True)
     assert pixels[0, :, rows[0], columns[0]].tolist() == [51, 128, 255]
     assert normalize(pixels, spec)[0, :, rows[0], columns[0]].abs().max() < 0.01
 
 
-def test_mirrored_classes():
+def test_flipped_classes_exchange_left_and_right():
     names = [
         "Pushing [something] from left to right",
         "Pushing [something] from right to left",
@@ -175,18 +177,18 @@ def test_mirrored_classes():
         "Right, then right",
         "turning right",
     ]
-    assert mirrored_classes(names) == (1, 0, 2, 7, 4, 5, 8, 3, 6, 9)
-    assert mirrored_classes([]) == ()
+    assert flipped_classes(names) == (1, 0, 2, 7, 4, 5, 8, 3, 6, 9)
+    assert flipped_classes([]) == ()
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_interpolation_is_the_spec_s_and_antialiased(interpolation):
+def test_interpolation_follows_the_clip_spec_and_is_antialiased(interpolation):
     spec = ClipSpec(image_size=S, **(COLOURS | {"interpolation": interpolation}))
     frames = torch.randint(0, 256, (1, 3, 4 * S, 4 * S), dtype=torch.uint8)
-    # torch's own resizing, of the float picture
+    # torch's own resizing of the frames as floats
     plain = torch.nn.functional.interpolate(frames.float(), (S, S), mode=interpolation, antialias=True)
-    still = DataConfig(scale_jitter=(1, 1), horizontal_flip=0)
-    for pixels in (eval_views(frames, spec)[0], TrainTransform(spec, still)(frames)[0]):
+    unaugmented = AugmentConfig(scale_jitter=(1, 1), horizontal_flip=0)
+    for pixels in (eval_views(frames, spec)[0], TrainTransform(spec, unaugmented)(frames)[0]):
         assert (pixels.float() - plain.clamp(0, 255)).abs().max() <= 1.5
 
 
@@ -227,7 +229,7 @@ def test_normalize():
         normalize(values, spec)
 
 
-@pytest.mark.parametrize("values", [{"auto_augment": "rnd"}, {"erase": 1.5}, {"erase": -0.1}])
-def test_wrong_settings(values):
+@pytest.mark.parametrize("values", [{"auto_augment": "rnd"}, {"random_erasing": 1.5}, {"random_erasing": -0.1}])
+def test_invalid_settings(values):
     with pytest.raises(XViTError, match=f"{next(iter(values))}="):
-        DataConfig(**values)
+        AugmentConfig(**values)

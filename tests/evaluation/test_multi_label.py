@@ -16,7 +16,8 @@ from xvit.config import AugmentConfig, DataConfig, ModelConfig, to_dict
 from xvit.data.annotations.finder import VideoFinder
 from xvit.data.annotations.lists import read_list, read_multi_label_list, write_list
 from xvit.data.annotations.samples import Sample
-from xvit.data.dataset import VideoDataset, make_loader
+from xvit.data.dataset import VideoDataset
+from xvit.data.loader import make_loader
 from xvit.evaluation.multi_label import measure_multi_label
 from xvit.evaluation.multi_view import ScoredVideos
 from xvit.inference.predictor import Predictor
@@ -86,12 +87,12 @@ def test_a_written_list_is_read_again(tmp_path):
 def test_targets_loss_and_mixing(tmp_path):
     video = str(write_video(tmp_path / "a.mp4", color=0, seed=0))
     samples = [Sample(path=video, label=label, id=str(i)) for i, label in enumerate([(0, 2), (), (1,)])]
-    dataset = VideoDataset(samples=samples, spec=CLIP, augment=AugmentConfig(), class_names=["x", "y", "z"])
+    dataset = VideoDataset(samples=samples, clip_spec=CLIP, augment=AugmentConfig(), class_names=["x", "y", "z"])
     batch = next(iter(make_loader(dataset, batch_size=3)))
     targets = torch.tensor([[1.0, 0, 1], [0, 0, 0], [0, 1, 0]])
     assert torch.equal(batch["labels"], targets)
     with pytest.raises(XViTError, match="need the class names"):
-        VideoDataset(samples=samples, spec=CLIP)
+        VideoDataset(samples=samples, clip_spec=CLIP)
     logits = torch.randn(3, 3)
     expected = 0.0
     for row, wanted in zip(logits.double().tolist(), targets.tolist(), strict=True):

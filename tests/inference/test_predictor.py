@@ -9,7 +9,7 @@ import torch
 
 from helpers.color_videos import CLASSES, CLIP, described, make_model, write_video
 from xvit.config import ClipSpec
-from xvit.data.decode.video import decode, probe
+from xvit.data.decode import decode, probe
 from xvit.data.sampling import sample_indices
 from xvit.data.transforms import eval_views, normalize
 from xvit.inference.predictor import Prediction, Predictor
@@ -32,7 +32,7 @@ def naive_scores(model, path, clip: ClipSpec, temporal_views: int, spatial_views
     total = probe(path).num_frames
     scores = []
     for view in range(temporal_views):
-        frames = decode(path, sample_indices(clip, total, view=view, views=temporal_views)).frames
+        frames = decode(path, sample_indices(clip, total, view=view, num_views=temporal_views)).frames
         for pixels in eval_views(frames, clip, spatial_views):
             with torch.no_grad():
                 scores.append(model(normalize(pixels, clip)[None])[0].softmax(0))
@@ -124,7 +124,7 @@ def test_many_videos_are_answered_in_turn_the_bad_ones_too(num_workers, tmp_path
 
 def test_with_little_shared_memory_videos_are_read_all_the_same(tmp_path, predictor, monkeypatch, caplog):
     path = write_video(tmp_path / "red.mp4", color=0, seed=1)
-    monkeypatch.setattr("xvit.data.dataset.shutil.disk_usage", lambda place: SimpleNamespace(free=10))
+    monkeypatch.setattr("xvit.data.loader.shutil.disk_usage", lambda place: SimpleNamespace(free=10))
     with caplog.at_level("WARNING", logger="xvit"):
         [answer] = predictor.predict([path], num_workers=2)
     assert answer.labels == predictor(path).labels

@@ -13,15 +13,17 @@ from torch import nn
 
 from helpers.color_videos import CLASSES, CLIP, make_model, recipe, write_videos
 from helpers.training_runs import naive_rate, rows, same, weights
-from xvit.config import EvalConfig, RunConfig, TrainConfig, from_dict, read_yaml
+from xvit.config import EvalConfig, InitConfig, RunConfig, TrainConfig, from_dict, read_yaml
 from xvit.data.annotations.formats import load_splits
 from xvit.data.annotations.samples import read_class_folders
-from xvit.data.dataset import VideoDataset, make_loader
+from xvit.data.dataset import VideoDataset
+from xvit.data.loader import make_loader
 from xvit.data.sampler import EpochSampler
 from xvit.data.transforms import normalize
 from xvit.evaluation import evaluate, match_labels
 from xvit.inference.predictor import Predictor
-from xvit.models.xvit import XViT, create_model
+from xvit.models.factory import create_model
+from xvit.models.xvit import XViT
 from xvit.training import engine
 from xvit.training.engine import check_recipe, classification_loss, fit
 from xvit.training.optim import build_optimizer, build_schedule, parameter_groups
@@ -122,8 +124,8 @@ def naive_fit(config: RunConfig) -> tuple[dict[str, torch.Tensor], dict[str, tor
     data = read_class_folders(config.data.root)
     torch.manual_seed(train.seed)
     model = XViT(replace(config.model, num_classes=3))
-    dataset = VideoDataset(samples=data.train, spec=config.clip, augment=config.augment, seed=train.seed)
-    loader = make_loader(dataset, batch_size=train.batch_size, order=EpochSampler(dataset))
+    dataset = VideoDataset(samples=data.train, clip_spec=config.clip, augment=config.augment, seed=train.seed)
+    loader = make_loader(dataset, batch_size=train.batch_size, sampler=EpochSampler(dataset))
     steps, step = len(loader) * train.epochs, 0
     decayed = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)}
     parameters = dict(model.named_parameters())
@@ -304,11 +306,11 @@ def test_a_loss_that_is_no_number_stops_with_its_videos(videos, tmp_path, monkey
     with pytest.raises(XViTError, match=r"step 5 \(epoch 2\): the loss is nan") as caught:
         fit(recipe(videos), tmp_path / "run")
     named = str(caught.value).split("Videos of that step: ")[1].split(", ")
-    dataset = VideoDataset(samples=read_class_folders(videos).train, spec=CLIP, augment=recipe(videos).augment)
+    dataset = VideoDataset(samples=read_class_folders(videos).train, clip_spec=CLIP, augment=recipe(videos).augment)
     dataset.set_epoch(1)
     order = [
         dataset.samples[i].id
-        for batch in make_loader(dataset, batch_size=5, order=EpochSampler(dataset))
+        for batch in make_loader(dataset, batch_size=5, sampler=EpochSampler(dataset))
         for i in batch["indices"]
     ]
     assert named == order[5:10]
@@ -326,7 +328,7 @@ def test_settings_that_do_not_go_together_are_told_before_any_reading(tmp_path):
     with pytest.raises(XViTError, match="no such folder"):
         fit(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    check_recipe(replace(config, model=replace(config.model, pretrained=True)))  # fetches nothing
+    check_recipe(replace(config, init=InitConfig(pretrained=True)))  # fetches nothing
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="where there is a GPU, fp16 is no mistake")

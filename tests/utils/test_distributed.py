@@ -8,7 +8,6 @@ import sys
 import time
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -16,65 +15,9 @@ from safetensors.torch import load_file
 
 from helpers.color_videos import recipe, write_videos
 from xvit.config import to_dict
-from xvit.data.annotations.samples import Sample
-from xvit.data.sampler import EpochSampler
 from xvit.training.engine import fit
 
 TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "xvit", "train"]
-
-
-class Samples:
-    """What the sampler wants to know of a data set."""
-
-    def __init__(self, total, *, labels=(0,), seed=0, epoch=0):
-        self.samples = [Sample(path=str(i), label=labels[i % len(labels)], id=str(i)) for i in range(total)]
-        self.seed, self.epoch = seed, epoch
-
-
-def order(total, *, count=1, number=0, skip=0, monkeypatch=None, labels=(0,), epoch=0, **options):
-    if monkeypatch is not None:
-        monkeypatch.setenv("WORLD_SIZE", str(count))
-        monkeypatch.setenv("RANK", str(number))
-    sampler = EpochSampler(Samples(total, labels=labels, epoch=epoch), **options)
-    sampler.skip = skip
-    indices = list(sampler)
-    assert len(indices) == len(sampler) - skip
-    return indices
-
-
-@pytest.mark.parametrize("total", [1, 2, 7, 12])
-@pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_processes_share_an_epoch(total, count, monkeypatch):
-    """Step by step they have the clips that one process would have, the first ones again at the end."""
-    whole = order(total)
-    shares = [order(total, count=count, number=number, monkeypatch=monkeypatch) for number in range(count)]
-    together = [index for step in zip(*shares, strict=True) for index in step]
-    assert sorted(whole) == list(range(total))
-    assert together == [whole[place % total] for place in range(-(-total // count) * count)]
-    for number in range(count):
-        skipped = order(total, count=count, number=number, skip=1, monkeypatch=monkeypatch)
-        assert skipped == shares[number][1:]
-
-
-@pytest.mark.parametrize(("total", "repeated_aug"), [(7, 2), (8, 2), (9, 4), (3, 5)])
-def test_repeats_come_in_a_row_each_another_clip(total, repeats):
-    indices = order(total, repeats=repeats)
-    seen, naive = {}, []
-    for index in indices:
-        seen[index % total] = seen.get(index % total, -1) + 1
-        naive.append(index % total + total * seen[index % total])
-    assert indices == naive
-    assert [index % total for index in indices] == [order(total)[place // repeats] for place in range(total)]
-
-
-def test_balanced_classes_come_equally_often():
-    """One video in ten is of class 1: it comes as often as the nine others together."""
-    labels = (0,) * 9 + (1,)
-    drawn = np.array([order(400, labels=labels, epoch=epoch, class_balanced=True) for epoch in range(10)]) % 400
-    share = np.mean(drawn % 10 == 9)
-    assert share == pytest.approx(0.5, abs=0.03)
-    counts = np.bincount(drawn[:, :].ravel() % 10, minlength=10) / drawn.size
-    assert counts[:9] == pytest.approx(np.full(9, 0.5 / 9), abs=0.012)
 
 
 @pytest.fixture(scope="module")

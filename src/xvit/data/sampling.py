@@ -1,19 +1,19 @@
-"""Which frames of a video make a clip: index arithmetic on integers, nothing else.
+"""Frame sampling: the indices of the video frames that make up a clip.
 
-segments, T = 4: one frame of each of T equal parts of the whole video, here of 18 frames
+segments, T = 4: one frame from each of T equal parts of the whole video, here of 18 frames
 
     index     0  1  2  3  4  5  6  7  8  9 10 11 12 13 14 15 16 17
     part      [---0----]  [-----1-----]  [---2----]  [-----3-----]
-    training           x     x           x                    x       a random one of each part
-    test            x           x              x           x          the middle one
+    training           x     x           x                    x       a random frame of each part
+    test            x           x              x           x          the middle frame of each part
 
 strided, T = 4, stride = 3: frames 3 apart, spanning (T - 1) 3 + 1 = 10 frames
 
     index     0  1  2  3  4  5  6  7  8  9 10 11 12 13 14 15 16 17
     training                 x        x        x        x             from a random start
-    test                  x        x        x        x                one view: in the middle
-    2 views   x        x        x        x                            several: the first begins at
-                                      x        x        x        x    the beginning, the last ends at the end
+    test                  x        x        x        x                one view: centred
+    2 views   x        x        x        x                            several views: the first starts at the first
+                                      x        x        x        x    frame, the last ends at the last frame
 """
 
 import numpy as np
@@ -23,76 +23,89 @@ from xvit.utils.errors import check_range
 
 
 def segment_indices(
-    total: int, num_frames: int, *, rng: np.random.Generator | None = None, view: int = 0, views: int = 1
+    total_frames: int, num_frames: int, *, rng: np.random.Generator | None = None, view: int = 0, num_views: int = 1
 ) -> np.ndarray:
     """One frame from each of T equal parts; part i holds frames floor(i total / T) to floor((i + 1) total / T) - 1.
 
     Args:
-        total: frames of the video.
+        total_frames: number of frames of the video.
         num_frames: T. A video with fewer frames shows some of them several times.
-        rng: draws a frame of each part; without it, view v of V takes the one at (v + 1/2) / V of the part: the
+        rng: draws a frame from each part. Without it, view v of V takes the frame at (v + 1/2) / V of each part: the
             middle one for a single view.
-        view: which of the test views, from 0.
-        views: how many test views there are.
+        view: index of the test view, from 0.
+        num_views: number of test views.
 
     Returns:
-        (num_frames,) int64, ascending, within [0, total).
+        (num_frames,) int64, ascending, within [0, total_frames).
 
     Raises:
         XViTError: a number out of its range.
     """
-    _check(total, num_frames, view, views)
-    bounds = np.arange(num_frames + 1, dtype=np.int64) * total // num_frames
+    _check_numbers(total_frames, num_frames, view, num_views)
+    bounds = np.arange(num_frames + 1, dtype=np.int64) * total_frames // num_frames
     lengths = np.maximum(np.diff(bounds), 1)
-    within = (2 * view + 1) * lengths // (2 * views) if rng is None else rng.integers(0, lengths)
-    return bounds[:-1] + within
+    offsets = (2 * view + 1) * lengths // (2 * num_views) if rng is None else rng.integers(0, lengths)
+    return bounds[:-1] + offsets
 
 
 def strided_indices(
-    total: int, num_frames: int, stride: int, *, rng: np.random.Generator | None = None, view: int = 0, views: int = 1
+    total_frames: int,
+    num_frames: int,
+    stride: int,
+    *,
+    rng: np.random.Generator | None = None,
+    view: int = 0,
+    num_views: int = 1,
 ) -> np.ndarray:
-    """`num_frames` frames, `stride` apart; where the video ends before, its last frame is repeated.
+    """`num_frames` frames, `stride` apart. If the video ends before the clip does, its last frame is repeated.
 
     Args:
-        total: frames of the video.
+        total_frames: number of frames of the video.
         num_frames: T.
-        stride: frames from one to the next.
-        rng: draws the start; without it, view v of V starts at v / (V - 1) of the room there is, and a single view
-            in its middle.
-        view: which of the test views, from 0.
-        views: how many test views there are.
+        stride: distance from one frame to the next.
+        rng: draws the start. Without it, view v of V starts at v / (V - 1) of the possible starts, and a single view
+            in the middle.
+        view: index of the test view, from 0.
+        num_views: number of test views.
 
     Returns:
-        (num_frames,) int64, ascending, within [0, total).
+        (num_frames,) int64, ascending, within [0, total_frames).
 
     Raises:
         XViTError: a number out of its range.
     """
-    _check(total, num_frames, view, views)
+    _check_numbers(total_frames, num_frames, view, num_views)
     check_range("stride", stride, 1)
-    room = max(total - ((num_frames - 1) * stride + 1), 0)
+    last_start = max(total_frames - ((num_frames - 1) * stride + 1), 0)
     if rng is not None:
-        start = int(rng.integers(0, room + 1))
+        start = int(rng.integers(0, last_start + 1))
     else:
-        start = room // 2 if views == 1 else room * view // (views - 1)
-    return np.minimum(start + stride * np.arange(num_frames, dtype=np.int64), total - 1)
+        start = last_start // 2 if num_views == 1 else last_start * view // (num_views - 1)
+    return np.minimum(start + stride * np.arange(num_frames, dtype=np.int64), total_frames - 1)
 
 
 def sample_indices(
-    spec: ClipSpec, total: int, *, rng: np.random.Generator | None = None, view: int = 0, views: int = 1
+    clip_spec: ClipSpec,
+    total_frames: int,
+    *,
+    rng: np.random.Generator | None = None,
+    view: int = 0,
+    num_views: int = 1,
 ) -> np.ndarray:
-    """The frames of one clip, sampled as `spec` says: at random with `rng` (training), else a test view.
+    """The frame indices of one clip, sampled as `clip_spec` says: randomly with `rng` (training), else a test view.
 
     Raises:
         XViTError: a number out of its range.
     """
-    if spec.sampling == "segments":
-        return segment_indices(total, spec.num_frames, rng=rng, view=view, views=views)
-    return strided_indices(total, spec.num_frames, spec.stride, rng=rng, view=view, views=views)
+    if clip_spec.sampling == "segments":
+        return segment_indices(total_frames, clip_spec.num_frames, rng=rng, view=view, num_views=num_views)
+    return strided_indices(
+        total_frames, clip_spec.num_frames, clip_spec.stride, rng=rng, view=view, num_views=num_views
+    )
 
 
-def _check(total: int, num_frames: int, view: int, views: int) -> None:
-    check_range("total", total, 1)
+def _check_numbers(total_frames: int, num_frames: int, view: int, num_views: int) -> None:
+    check_range("total_frames", total_frames, 1)
     check_range("num_frames", num_frames, 1)
-    check_range("views", views, 1)
-    check_range("view", view, 0, views - 1)
+    check_range("num_views", num_views, 1)
+    check_range("view", view, 0, num_views - 1)

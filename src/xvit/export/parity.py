@@ -1,9 +1,10 @@
-"""How far the answers of an exported model are from those of the model it was made of, on real clips."""
+"""Comparison of an exported model with the original on real clips: logits, predicted classes and speed."""
 
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import isnan
 
 import torch
 from torch import Tensor
@@ -17,39 +18,40 @@ from xvit.models.xvit import XViT
 from xvit.utils.errors import XViTError, check_range
 from xvit.utils.timing import interleaved
 
-_TIMED = 10  # clips that both models are timed on
+OnProgress = Callable[[str, int, int], None]  # stage, steps done, steps in total
+_TIMED_CLIPS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What an export must reach.
+class ParityLimits:
+    """Requirements on an export.
 
     Args:
-        max_difference: largest difference of any logit; None for any.
-        min_agreement: smallest share of the clips with the same best class, in each task.
+        max_difference: largest allowed difference of any logit; None for no limit.
+        min_agreement: smallest allowed fraction of clips with the same top-1 class, in each task.
     """
 
     max_difference: float | None = None
     min_agreement: float = 0.99
 
     @classmethod
-    def of(cls, precision: str) -> "Limits":
-        """Those of a precision: float32 must give the same logits, the others the same answers."""
+    def for_precision(cls, precision: str) -> "ParityLimits":
+        """The default limits: fp32 must have the same logits, other precisions the same top-1 classes."""
         return cls(max_difference=1e-4 if precision == "fp32" else None)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parity:
-    """An exported model beside the model, clip by clip.
+class ParityReport:
+    """An exported model compared with the original, clip by clip.
 
     Args:
-        clips: how many were compared.
-        max_difference: the largest difference of a logit.
-        mean_difference: the mean difference of a logit.
-        largest_logit: the largest magnitude of the model's logits, to judge differences by.
-        agreement: share of the clips with the same best class, the smallest of the tasks.
-        model_ms: median milliseconds a clip of the model, one clip at a time, on its threads.
-        exported_ms: of the exported model, its turns between the model's.
+        clips: number of compared clips.
+        max_difference: largest difference of a logit.
+        mean_difference: mean difference of a logit.
+        largest_logit: largest magnitude of the original's logits, the scale of the differences.
+        agreement: fraction of clips with the same top-1 class; the smallest over the tasks.
+        model_ms: median milliseconds per clip of the original, one clip at a time, on its threads.
+        exported_ms: the same of the exported model, measured in turns with the original.
         bytes: size of the program with its weights.
     """
 
@@ -69,107 +71,100 @@ class Parity:
 
 
 @dataclass(frozen=True)
-class Clips:
-    """Clips (1, T, C, H, W) in uint8, to compare and to calibrate on: of different videos."""
+class ExportClips:
+    """Clips (1, T, C, H, W) in uint8 of different videos, for the comparison and for the calibration."""
 
-    compared: list[Tensor]
+    comparison: list[Tensor]
     calibration: list[Tensor]
 
 
 def read_clips(
-    spec: ClipSpec,
-    videos: Sequence[str],
-    number: int,
-    *,
-    calibrating: bool,
-    on_progress: Callable[[str, int, int], None],
-) -> Clips:
-    """Read the centre view of videos spread evenly over those given.
+    clip_spec: ClipSpec, videos: Sequence[str], num_clips: int, *, calibrate: bool, on_progress: OnProgress
+) -> ExportClips:
+    """Read the centre views of videos that are evenly spaced in the list of those given.
 
     Args:
-        spec: of the model.
+        clip_spec: of the model.
         videos: files and folders.
-        number: clips to compare; as many of other videos to calibrate on, if `calibrating`.
-        calibrating: whether these are needed.
-        on_progress: called with (what, done, in all).
+        num_clips: number of clips to compare; fewer if there are fewer videos.
+        calibrate: also read as many clips of other videos for calibration.
+        on_progress: called with the stage, the steps done and their total.
 
     Raises:
-        XViTError: too few videos, one that cannot be read.
+        XViTError: too few videos, a video that cannot be read.
     """
-    check_range("clips", number, 1)
+    check_range("num_clips", num_clips, 1)
     paths = find_videos(videos)
-    wanted = number * (1 + calibrating)
-    if len(paths) < 1 + calibrating:
-        raise XViTError(f"{len(paths)} video: expected at least 2: one to calibrate on, another to compare")
-    wanted = min(wanted, len(paths))
-    chosen = [paths[len(paths) * place // wanted] for place in range(wanted)]
-    dataset = VideoDataset(samples=[Sample(path=path, label=None, id=path) for path in chosen], spec=spec)
+    if len(paths) < 1 + calibrate:
+        raise XViTError(f"{len(paths)} video: expected at least 2, one to calibrate on and another one to compare")
+    total = min(num_clips * (1 + calibrate), len(paths))
+    chosen = [paths[len(paths) * index // total] for index in range(total)]
+    dataset = VideoDataset(samples=[Sample(path=path, label=None, id=path) for path in chosen], clip_spec=clip_spec)
     clips = []
-    for place in range(wanted):
-        item = dataset[place]
+    for index in range(total):
+        item = dataset[index]
         if item.error is not None:
             raise item.error
         assert item.pixels is not None
         clips.append(item.pixels)
-        on_progress("reading clips", place + 1, wanted)
-    return Clips(compared=clips[:: 1 + calibrating], calibration=clips[1::2] if calibrating else [])
+        on_progress("reading clips", index + 1, total)
+    return ExportClips(comparison=clips[:: 1 + calibrate], calibration=clips[1::2] if calibrate else [])
 
 
 @torch.inference_mode()
-def compare(
-    model: XViT,
-    exported: ExportedModel,
-    clips: list[Tensor],
-    *,
-    size: int,
-    on_progress: Callable[[str, int, int], None],
-) -> Parity:
-    """Run both models on clips (1, T, C, H, W) in uint8, and time them in turns on some; `size` is of the program, in
-    bytes.
+def measure_parity(
+    model: XViT, exported: ExportedModel, clips: list[Tensor], *, size: int, on_progress: OnProgress
+) -> ParityReport:
+    """Compare the logits of both models on clips (1, T, C, H, W) in uint8, and their speed on some of the clips.
+
+    `size` is that of the program in bytes.
     """
-
-    def ours_of(clip: Tensor) -> dict[str, Tensor]:
-        return {task: logits.cpu() for task, logits in as_task_dict(model(clip.to(model.device))).items()}
-
-    differences, largest, agreeing = [], 0.0, []
-    for place, pixels in enumerate(clips, start=1):
+    differences, largest_logit, agreements = [], 0.0, []
+    for index, pixels in enumerate(clips, start=1):
         clip = normalize(pixels, model.clip_spec)
-        ours, theirs = ours_of(clip), as_task_dict(exported(clip))
-        for task, logits in ours.items():
-            differences.append((logits - theirs[task]).abs())
-            largest = max(largest, logits.abs().max().item())
-        agreeing.append([bool((ours[task].argmax(-1) == theirs[task].argmax(-1)).all()) for task in ours])
-        on_progress("comparing", place, len(clips))
-    seconds: dict[str, list[float]] = {}
-    for turn, pixels in enumerate(clips[:_TIMED]):
+        expected, actual = _model_logits(model, clip), as_task_dict(exported(clip))
+        for task, logits in expected.items():
+            differences.append((logits - actual[task]).abs().flatten())
+            largest_logit = max(largest_logit, logits.abs().max().item())
+        agreements.append([bool((expected[task].argmax(-1) == actual[task].argmax(-1)).all()) for task in expected])
+        on_progress("comparing", index, len(clips))
+    seconds: dict[str, list[float]] = {"model": [], "exported": []}
+    for index, pixels in enumerate(clips[:_TIMED_CLIPS]):
         clip = normalize(pixels, model.clip_spec)
-        steps: dict[str, Callable[[], object]] = {"model": partial(ours_of, clip), "exported": partial(exported, clip)}
-        for name, times in interleaved(steps, rounds=1, warm_up=int(turn == 0)).items():
-            seconds.setdefault(name, []).extend(times)
-    all_differences = torch.cat([each.flatten() for each in differences])
-    return Parity(
+        steps: dict[str, Callable[[], object]] = {
+            "model": partial(_model_logits, model, clip),
+            "exported": partial(exported, clip),
+        }
+        for name, times in interleaved(steps, rounds=1, warm_up=int(index == 0)).items():
+            seconds[name].extend(times)
+    all_differences = torch.cat(differences)
+    return ParityReport(
         clips=len(clips),
         max_difference=all_differences.max().item(),
         mean_difference=all_differences.mean().item(),
-        largest_logit=largest,
-        agreement=min(statistics.fmean(column) for column in zip(*agreeing, strict=True)),
+        largest_logit=largest_logit,
+        agreement=min(statistics.fmean(column) for column in zip(*agreements, strict=True)),
         model_ms=1e3 * statistics.median(seconds["model"]),
         exported_ms=1e3 * statistics.median(seconds["exported"]),
         bytes=size,
     )
 
 
-def check(parity: Parity, limits: Limits) -> None:
-    """Raise `XViTError` if the answers are further apart than the limits."""
-    if parity.max_difference != parity.max_difference:
-        raise XViTError("the exported model answers with numbers that are none (NaN)")
-    if limits.max_difference is not None and parity.max_difference > limits.max_difference:
+def _model_logits(model: XViT, clip: Tensor) -> dict[str, Tensor]:
+    return {task: logits.cpu() for task, logits in as_task_dict(model(clip.to(model.device))).items()}
+
+
+def check_parity(report: ParityReport, limits: ParityLimits) -> None:
+    """Raise `XViTError` if the exported model is beyond the limits."""
+    if isnan(report.max_difference):
+        raise XViTError("parity: the exported model produced NaN logits; nothing was written")
+    if limits.max_difference is not None and report.max_difference > limits.max_difference:
         raise XViTError(
-            f"parity: logits differ by up to {parity.max_difference:.2g} on {parity.clips} clips (the largest logit is "
-            f"{parity.largest_logit:.3g}), but --max-difference is {limits.max_difference:g}: nothing was written"
+            f"parity: logits differ by up to {report.max_difference:.2g} on {report.clips} clips (the largest logit is "
+            f"{report.largest_logit:.3g}), above --max-difference {limits.max_difference:g}; nothing was written"
         )
-    if parity.agreement < limits.min_agreement:
+    if report.agreement < limits.min_agreement:
         raise XViTError(
-            f"parity: the same best class on {100 * parity.agreement:.1f} % of {parity.clips} clips, but "
-            f"--min-agreement is {limits.min_agreement:g}: nothing was written"
+            f"parity: same top-1 class on {100 * report.agreement:.1f} % of {report.clips} clips, below "
+            f"--min-agreement {limits.min_agreement:g}; nothing was written"
         )

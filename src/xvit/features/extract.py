@@ -23,7 +23,8 @@ import torch
 
 from xvit.config import to_dict
 from xvit.data.annotations.samples import Sample
-from xvit.data.dataset import VideoDataset, make_loader
+from xvit.data.dataset import VideoDataset
+from xvit.data.loader import make_loader
 from xvit.data.transforms import normalize
 from xvit.features.storage import FORMAT, LEVELS, Level, check_format, check_names, sidecars, write
 from xvit.models.profiling import model_hash
@@ -90,7 +91,7 @@ def extract(
     if len(classes) != len(names):
         raise XViTError(f"{len(classes)} labels for {len(names)} videos: expected one each")
     samples = [Sample(path=name, label=None, id=name) for name in names]
-    dataset = VideoDataset(samples=samples, spec=model.clip_spec)
+    dataset = VideoDataset(samples=samples, clip_spec=model.clip_spec)
     check_range("batch_size", batch_size, 1)
     about: dict[str, Any] = {"format": FORMAT, "level": level}
     about |= {"model": model_hash(model.eval()), "clip": to_dict(model.clip_spec)}

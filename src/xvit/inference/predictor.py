@@ -1,4 +1,4 @@
-"""A video file in, a Prediction out; the same scores that evaluation counts."""
+"""`Predictor` classifies video files. Evaluation uses the same probabilities."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -20,22 +20,22 @@ from xvit.utils.devices import default_device, resolve_device
 from xvit.utils.errors import VideoError, XViTError, check_range
 
 _logger = logging.getLogger("xvit")
-_CLIPS_AT_ONCE = 8
-_SHOWN = 5  # classes of a printed prediction
+_BATCH_CLIPS = 8
+_MAX_PRINTED = 5  # classes in str(prediction)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What a model says of one video, best class first. For several tasks, labels and scores are dicts of tasks.
+    """The prediction for one video, best class first. With several tasks, labels and scores are dicts of tasks.
 
     Args:
         path: the video.
-        labels: names of all classes, from the highest score down.
-        scores: their scores, in [0, 1], adding up to 1 unless the model is multi-label.
-        times: seconds of the frames looked at, ascending.
+        labels: all class names, in order of descending score.
+        scores: their scores, in [0, 1]; they sum to 1 unless the model is multi-label.
+        times: timestamps of the frames used, in seconds, ascending.
 
     Raises:
-        XViTError: labels and scores that do not pair up, or scores that rise.
+        XViTError: labels and scores differ in number or in tasks, or the scores ascend.
     """
 
     path: str
@@ -46,11 +46,11 @@ class Prediction:
     def __post_init__(self) -> None:
         labels, scores = as_task_dict(self.labels), as_task_dict(self.scores)
         if labels.keys() != scores.keys():
-            raise XViTError(f"labels of tasks {list(labels)}, scores of tasks {list(scores)}: expected the same")
+            raise XViTError(f"labels of tasks {list(labels)}, scores of tasks {list(scores)}: expected the same tasks")
         for task in labels:
             if len(labels[task]) != len(scores[task]) or list(scores[task]) != sorted(scores[task], reverse=True):
                 raise XViTError(
-                    f"{len(labels[task])} labels, scores {scores[task]}: expected one each, from the highest down"
+                    f"{len(labels[task])} labels, scores {scores[task]}: expected one score per label, descending"
                 )
 
     def __str__(self) -> str:
@@ -59,30 +59,30 @@ class Prediction:
         for task, labels in as_task_dict(self.labels).items():
             if task != SINGLE_TASK:
                 lines.append(f"  {task}")
-            width = max(map(len, labels[:_SHOWN]))
-            for label, score in list(zip(labels, scores[task], strict=True))[:_SHOWN]:
+            width = max(map(len, labels[:_MAX_PRINTED]))
+            for label, score in list(zip(labels, scores[task], strict=True))[:_MAX_PRINTED]:
                 lines.append(f"  {label:<{width}}  {100 * score:5.1f} %")
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
+        """The fields as plain values, for JSON."""
         return asdict(self)
 
 
 class Predictor:
-    """A trained model, ready for video files.
+    """Classifies video files with a trained model.
 
     Args:
-        model: a checkpoint directory, its name on the Hugging Face Hub, the directory of an exported model
-            (`xvit export`), or a model (which is put in eval mode).
-        device: where the model runs, such as cuda:1; by default the accelerator if there is one, for a model where it
-            is.
-        temporal_views: clips taken along the video.
-        spatial_views: crops along the longer side of each clip. The scores of all views are averaged.
-        trust: open an exported torch.export program, which can hold any code.
+        model: a checkpoint directory, a repository on the Hugging Face Hub, the directory of an exported model
+            (`xvit export`), or a model object (which is put in eval mode).
+        device: where the model runs, such as cuda:1. By default, a model object stays on its device, and a model that
+            is loaded goes to the accelerator if there is one.
+        temporal_views: clips along each video.
+        spatial_views: crops along the longer side of each clip. The probabilities are averaged over all views.
+        trust_code: load exported torch.export programs, which can contain arbitrary code.
 
     Raises:
-        XViTError: not a checkpoint, no such device, a number out of its range.
+        XViTError: the model cannot be loaded, the device is not available, or a number is out of range.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Predictor:
         elif device is not None and isinstance(model, XViT):
             model.to(resolve_device(device))
         elif device is not None and resolve_device(device) != model.device:
-            raise XViTError(f"device={str(device)!r}: the exported model was opened on {str(model.device)!r}")
+            raise XViTError(f"device={str(device)!r}: the exported model was loaded on {str(model.device)!r}")
         self.model = model.eval() if isinstance(model, XViT) else model
         self.clip_spec, self.class_names = model.clip_spec, model.class_names
         self.multi_label = model.config.multi_label
@@ -113,22 +113,22 @@ class Predictor:
         """Classify one video.
 
         Raises:
-            VideoError: a file that cannot be read.
+            VideoError: the file cannot be read.
         """
-        answer = next(self.predict([path]))
-        if isinstance(answer, VideoError):
-            raise answer
-        return answer
+        prediction = next(self.predict([path]))
+        if isinstance(prediction, VideoError):
+            raise prediction
+        return prediction
 
     def predict(self, paths: Sequence[str | Path], *, num_workers: int = 0) -> Iterator[Prediction | VideoError]:
-        """Classify many videos, several at a time, the next ones being read while the model works.
+        """Classify many videos in batches.
 
         Args:
             paths: the videos.
-            workers: processes that read them; 0 reads in this one, where the model waits for it.
+            num_workers: processes that read videos while the model runs; 0 reads in this process, between batches.
 
         Yields:
-            For each path in turn its prediction, or why it cannot be read.
+            For each path, in order, its prediction, or the error if it cannot be read.
         """
         dataset = VideoDataset(
             samples=[Sample(path=str(path), label=None, id=str(path)) for path in paths],
@@ -136,20 +136,21 @@ class Predictor:
             temporal_views=self.temporal_views,
             spatial_views=self.spatial_views,
         )
-        at_once = max(_CLIPS_AT_ONCE // (self.temporal_views * self.spatial_views), 1)
-        if num_workers and (lack := lacking_shared_memory(dataset, batch_size=at_once, num_workers=num_workers)):
-            _logger.warning("%s. Videos are read by this process, one by one", lack)
+        batch_size = max(_BATCH_CLIPS // (self.temporal_views * self.spatial_views), 1)
+        if num_workers and (lack := lacking_shared_memory(dataset, batch_size=batch_size, num_workers=num_workers)):
+            _logger.warning("%s. Videos are read in the main process, one at a time", lack)
             num_workers = 0
-        answers: dict[int, Prediction | VideoError] = {}
-        for batch in make_loader(dataset, batch_size=at_once, num_workers=num_workers):
-            answers |= batch["errors"]
+        results: dict[int, Prediction | VideoError] = {}
+        for batch in make_loader(dataset, batch_size=batch_size, num_workers=num_workers):
+            results |= batch["errors"]
             if len(batch["indices"]):
-                scores = {task: values.cpu() for task, values in as_task_dict(self.scores(batch["pixels"])).items()}
+                scores = as_task_dict(self.predict_probabilities(batch["pixels"]))
+                scores = {task: values.cpu() for task, values in scores.items()}
                 for row, (index, times) in enumerate(zip(batch["indices"].tolist(), batch["times"], strict=True)):
-                    of_video = {task: values[row] for task, values in scores.items()}
-                    answers[index] = self._prediction(str(paths[index]), of_video, times)
-            for index in sorted(answers):
-                yield answers.pop(index)
+                    video_scores = {task: values[row] for task, values in scores.items()}
+                    results[index] = self._prediction(str(paths[index]), video_scores, times)
+            for index in sorted(results):
+                yield results.pop(index)
 
     def model_hash(self) -> str:
         """Hash of the model's settings and weights, or of an exported model's files: 16 hexadecimal digits."""
@@ -157,54 +158,55 @@ class Predictor:
 
     def _prediction(self, path: str, scores: dict[str, Tensor], times: tuple[float, ...]) -> Prediction:
         names = as_task_dict(self.class_names)
-        best = {task: ranked(values, names[task]) for task, values in scores.items()}
+        ranked = {task: rank_classes(values, names[task]) for task, values in scores.items()}
         return Prediction(
             path=path,
-            labels=unwrap_single_task({task: labels for task, (labels, _) in best.items()}),
-            scores=unwrap_single_task({task: values for task, (_, values) in best.items()}),
+            labels=unwrap_single_task({task: labels for task, (labels, _) in ranked.items()}),
+            scores=unwrap_single_task({task: values for task, (_, values) in ranked.items()}),
             times=times,
         )
 
     @torch.inference_mode()
-    def scores(self, pixels: Tensor) -> Tensor | dict[str, Tensor]:
-        """Score clips: softmax over the classes (sigmoid of each, if multi-label), averaged over the views.
+    def predict_probabilities(self, pixels: Tensor) -> Tensor | dict[str, Tensor]:
+        """Class probabilities of clips: softmax (sigmoid if multi-label), averaged over the views.
 
         Args:
-            pixels: (B, V, T, C, S, S) uint8. Clips go through the model at most max(B, 8) at a time: more views take
-                more time, not more memory.
+            pixels: (B, V, T, C, S, S) uint8. The model processes at most max(B, 8) clips at a time, so more views take
+                more time but not more memory.
 
         Returns:
-            (B, classes) float32; for several tasks a dict of them.
+            (B, classes) float32; a dict of them for several tasks.
 
         Raises:
-            XViTError: a wrong shape or type.
+            XViTError: wrong shape or dtype.
         """
         if pixels.ndim != 6:
             raise XViTError(f"pixels of shape {tuple(pixels.shape)}: expected 6 dimensions (B, V, T, C, S, S)")
         B, V = pixels.shape[:2]
-        pixels = pixels.contiguous()  # whatever process made them: the last bits depend on the memory's layout
-        chunks = pixels.flatten(0, 1).split(max(B, _CLIPS_AT_ONCE))  # (B, V, ...) -> (B V, ...)
-        logits: list[Any] = [self.model(normalize(chunk, self.clip_spec, self.device)) for chunk in chunks]
-        if isinstance(logits[0], dict):
-            return {task: self._mean_scores([chunk[task] for chunk in logits], B, V) for task in logits[0]}
-        return self._mean_scores(logits, B, V)
-
-    def _mean_scores(self, logits: list[Tensor], B: int, V: int) -> Tensor:
-        scores = self.model.probabilities(torch.cat(logits))  # (B V, classes)
-        return scores.unflatten(0, (B, V)).mean(dim=1)
+        pixels = pixels.contiguous()  # the last bits of the results depend on the memory layout
+        chunks = pixels.flatten(0, 1).split(max(B, _BATCH_CLIPS))  # (B, V, ...) -> (B V, ...)
+        logits = [as_task_dict(self.model(normalize(chunk, self.clip_spec, self.device))) for chunk in chunks]
+        probabilities = {
+            task: self.model.probabilities(torch.cat([chunk[task] for chunk in logits]))  # (B V, classes)
+            for task in logits[0]
+        }
+        mean: Tensor | dict[str, Tensor] = unwrap_single_task(
+            {task: values.unflatten(0, (B, V)).mean(dim=1) for task, values in probabilities.items()}
+        )
+        return mean
 
 
 def open_model(
     source: str | Path, *, device: str | torch.device | None = None, trust_code: bool = False
 ) -> XViT | ExportedModel:
-    """A trained model or an exported one, whichever is there; see `Predictor`."""
+    """Load a checkpoint or an exported model; see `Predictor` for the arguments."""
     if not is_exported(source):
         return XViT.from_pretrained(source, device=device or default_device())
     usable = takes_device(read_manifest(Path(source)).format, default_device())
     return ExportedModel(source, device=device or (default_device() if usable else "cpu"), trust_code=trust_code)
 
 
-def ranked(scores: Tensor, names: list[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    """Names and scores (classes,), from the highest score down."""
+def rank_classes(scores: Tensor, names: list[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Class names and scores, sorted by descending score. scores: (classes,)."""
     values, order = scores.sort(descending=True, stable=True)
     return tuple(names[i] for i in order.tolist()), tuple(values.tolist())

@@ -21,7 +21,8 @@ from torch import Tensor
 from xvit.config import SINGLE_TASK, EvalConfig, ModelConfig, RunConfig, as_task_dict, to_dict
 from xvit.data.annotations.formats import DatasetSplits, load_splits
 from xvit.data.annotations.samples import class_indices
-from xvit.data.dataset import VideoDataset, make_loader
+from xvit.data.dataset import VideoDataset
+from xvit.data.loader import make_loader
 from xvit.data.sampler import EpochSampler
 from xvit.data.transforms import normalize
 from xvit.evaluation import Evaluation, MultiLabelEvaluation, evaluate
@@ -104,14 +105,18 @@ def fit(
     plain.backbone.requires_grad_(not train.freeze_backbone)
     ema = ModelEmaV3(plain, decay=train.ema_decay, use_warmup=True) if train.ema_decay else None
     dataset = VideoDataset(
-        samples=data.train, spec=plain.clip_spec, augment=config.augment, seed=train.seed, class_names=data.class_names
+        samples=data.train,
+        clip_spec=plain.clip_spec,
+        augment=config.augment,
+        seed=train.seed,
+        class_names=data.class_names,
     )
-    order = EpochSampler(dataset, class_balanced=config.data.class_balanced, repeats=config.augment.repeated_aug)
+    order = EpochSampler(dataset, class_balanced=config.data.class_balanced, repeated_aug=config.augment.repeated_aug)
     loader = make_loader(
         dataset,
         batch_size=train.batch_size,
         num_workers=config.data.num_workers,
-        order=order,
+        sampler=order,
         pin_memory=accelerator.device.type == "cuda",
     )
     set_seed(train.seed, device_specific=True)  # the weights are the same in all processes, what is drawn now is not

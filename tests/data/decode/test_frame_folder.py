@@ -164,10 +164,10 @@ def test_a_data_set_of_folders_with_rates_of_their_own(tmp_path):
     spec = ClipSpec(num_frames=4, image_size=32, **COLOURS)
 
     def numbers(**stretch):
-        item = VideoDataset(samples=[Sample(path=str(folder), label=0, id="v", **stretch)], spec=spec)[0]
+        item = VideoDataset(samples=[Sample(path=str(folder), label=0, id="v", **stretch)], clip_spec=spec)[0]
         return item.error.reason if item.error else [read_number(f.permute(1, 2, 0).numpy()) for f in item.pixels[0]]
 
     assert numbers(start=1.0, stop=1.08, fps=50.0) == [50, 51, 52, 53]
     assert numbers(start=1.0, stop=1.08, fps=25.0) == [25, 25, 26, 26]
     assert numbers(start=1.0, stop=1 + 4 / 30) == [30, 31, 32, 33]
-    assert numbers(start=9.0, fps=50.0) == "starts at 9 s, but ends at 2 s"
+    assert numbers(start=9.0, fps=50.0) == "starts at 9 s, but the video ends at 2 s"

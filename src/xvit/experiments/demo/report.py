@@ -1,4 +1,4 @@
-"""The demonstration's report: pictures and one HTML page in the output folder, all links relative."""
+"""The demo's report: plots and one HTML page in the output directory, with relative links only."""
 
 import html
 import json
@@ -14,23 +14,25 @@ from xvit.data.synthetic.motion import CLASSES
 from xvit.utils.version import __version__
 from xvit.visualize.plots import Strip, filmstrip, plot_confusion, plot_curves, plot_per_class
 
-ORDER_BLIND_BOUND = 0.5  # a class and its time-reversed twin hold the same frames
-_STRIPS = 8
-_BOUND = ("order-blind bound, by construction", ORDER_BLIND_BOUND)
+ORDER_BLIND_BOUND = 0.5  # a class and its time-reversed twin contain the same frames
+_BOUND = ("upper bound for an order-blind model", ORDER_BLIND_BOUND)
+_STRIPS, _WRONG_STRIPS = 8, 3
 
 
 def write_report(output: Path, summary: dict[str, Any]) -> None:
-    """Draw the pictures and write report.html.
+    """Draw the plots and write report.html.
 
     Args:
-        output: the demonstration's folder.
-        summary: "rows", "predictions", "settings" and "seconds", as `run_demo` collects them.
+        output: the demo's output directory.
+        summary: "rows", "predictions", "settings" and "seconds", as collected by `run_demo`.
     """
     pictures = output / "pictures"
     rows = summary["rows"]
-    curves = {row["model"]: _read_rows(output / row["key"] / "metrics.jsonl") for row in rows}
+    curves = {row["model"]: _read_jsonl(output / row["key"] / "metrics.jsonl") for row in rows}
     plot_curves(curves, pictures / "curves.png", bound=_BOUND)
-    accuracies = {row["model"]: {n: a or 0.0 for n, a in row["per_class"].items()} for row in rows}
+    accuracies = {
+        row["model"]: {name: accuracy or 0.0 for name, accuracy in row["per_class"].items()} for row in rows
+    }
     plot_per_class(accuracies, pictures / "per_class.png")
     for row in rows:
         path = pictures / f"confusion_{row['key']}.png"
@@ -39,9 +41,9 @@ def write_report(output: Path, summary: dict[str, Any]) -> None:
     (output / "report.html").write_text(_page(summary), encoding="utf-8")
 
 
-def table_of(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Heads and cells of the comparison, for the page and for the terminal."""
-    heads = ["model", "top-1", "pair right", "parameters", "MACs a clip", "time a clip", "training"]
+def comparison_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Column headings and rows of the comparison, for the page and the terminal."""
+    columns = ["model", "top-1", "correct pair", "parameters", "MACs per clip", "time per clip", "training time"]
     cells = [
         [
             row["model"],
@@ -54,37 +56,35 @@ def table_of(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
         ]
         for row in rows
     ]
-    return heads, cells
+    return columns, cells
 
 
-def _read_rows(path: Path) -> list[dict[str, Any]]:
+def _read_jsonl(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def _strips(output: Path, predictions: list[dict[str, Any]]) -> list[Strip]:
-    """The wrong ones (they are few), then right ones of different pairs, with the frames that the model saw."""
-    wrong = [said for said in predictions if said["prediction"] != said["truth"]][:3]
-    right = [said for said in predictions if said["prediction"] == said["truth"]]
-    pair_of = {name: number // 2 for number, name in enumerate(CLASSES)}
-    one_a_pair = list({pair_of[said["truth"]]: said for said in right}.values())
-    chosen = [*one_a_pair[: _STRIPS - len(wrong)], *wrong]
-    samples = [Sample(path=said["path"], label=None, id=said["path"]) for said in chosen]
-    dataset = VideoDataset(samples=samples, spec=read_metadata(output / "xvit" / "last").clip_spec)
+    """Correct predictions, one per pair of classes, then some wrong ones, with the frames that the model saw."""
+    wrong = [item for item in predictions if item["prediction"] != item["truth"]][:_WRONG_STRIPS]
+    correct = {
+        CLASSES.index(item["truth"]) // 2: item for item in predictions if item["prediction"] == item["truth"]
+    }
+    shown = [*list(correct.values())[: _STRIPS - len(wrong)], *wrong]
+    samples = [Sample(path=item["path"], label=None, id=item["path"]) for item in shown]
+    dataset = VideoDataset(samples=samples, clip_spec=read_metadata(output / "xvit" / "last").clip_spec)
     strips = []
-    for index, said in enumerate(chosen):
-        pixels = dataset[index].pixels  # (V, T, C, S, S), one view
-        assert pixels is not None, "the file was read a moment ago"
+    for index, item in enumerate(shown):
+        pixels = dataset[index].pixels  # (V, T, C, S, S) with a single view
+        assert pixels is not None, "the prediction stage has read this file"
         frames = pixels[0].permute(0, 2, 3, 1).numpy()  # (T, C, S, S) -> (T, S, S, C)
-        strips.append(Strip(frames, said["truth"], said["prediction"], said["score"]))
+        strips.append(Strip(frames, item["truth"], item["prediction"], item["score"]))
     return strips
 
 
 def _page(summary: dict[str, Any]) -> str:
     rows = {row["key"]: row for row in summary["rows"]}
-    heads, cells = table_of(summary["rows"])
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>" for line in cells)
+    columns, cells = comparison_table(summary["rows"])
     xvit, spatial, blind = rows["xvit"], rows["spatial"], rows["order_blind"]
-    stages = "".join(f"<tr><td>{name}</td><td>{s:.1f} s</td></tr>" for name, s in summary["seconds"].items())
     settings = summary["settings"]
     return _TEMPLATE.format(
         version=__version__,
@@ -95,10 +95,10 @@ def _page(summary: dict[str, Any]) -> str:
         blind=f"{100 * blind['top1']:.1f}",
         blind_pairs=f"{100 * blind['top1_of_pairs']:.1f}",
         macs=f"{spatial['macs'] / xvit['macs']:.3f}",
-        heads="".join(f"<th>{head}</th>" for head in heads),
-        body=body,
+        columns="".join(f"<th>{column}</th>" for column in columns),
+        body="".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in cells),
         confusions="".join(f'<img src="pictures/confusion_{key}.png" alt="confusion matrix">' for key in rows),
-        stages=stages,
+        stages="".join(f"<tr><td>{name}</td><td>{s:.1f} s</td></tr>" for name, s in summary["seconds"].items()),
         total=f"{sum(summary['seconds'].values()):.0f}",
         clips=settings["clips_per_class"],
         seed=settings["seed"],
@@ -126,33 +126,36 @@ pre {{ background: #f8fafc; padding: 1rem; overflow: auto; font-size: 13px }}
 </head>
 <body>
 <h1>Three models on moving shapes</h1>
-<p>Each of the {classes} classes is what happens over time, and each has a time-reversed twin whose videos hold the same
-frames in the opposite order. A model that is blind to the order of the frames can at best name the pair: 50 %, by
-construction. Three models were trained by one recipe, on the same videos, and tested on {videos} others:</p>
-<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>
-<p>XViT names {xvit} % rightly. The same model without mixing, each frame attending to itself alone before temporal
-attention joins them, {spatial} % at {macs} times the multiply-adds (MACs). With a mean in place of temporal attention
-nothing knows the order: {blind} %, while the pair is right for {blind_pairs} %.</p>
-<p><small>Top-1 is that of the weights after the last epoch. <em>Pair right</em> counts a class taken for its
-time-reversed twin as right. Time is the median for one clip at a time on one core, the models taking turns.</small></p>
+<p>The data set has {classes} classes of motion. Each class has a time-reversed twin whose videos contain the same frames
+in the opposite order. A model that ignores the order of the frames can at best identify the pair, so its top-1 accuracy
+is at most 50 %. Three models were trained with the same recipe on the same videos and tested on {videos} held-out
+videos:</p>
+<table><thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table>
+<p>XViT classifies {xvit} % of the videos correctly. The same model without mixing reaches {spatial} % with {macs} times the
+multiply-adds (MACs): each frame attends only to itself before temporal attention combines the frames. With a temporal
+mean in place of temporal attention, the model has no information about the order: it reaches {blind} %, but identifies
+the correct pair for {blind_pairs} % of the videos.</p>
+<p><small>Top-1 is measured with the weights of the last epoch. <em>Correct pair</em> also counts a prediction of the
+time-reversed twin as correct. Time is the median for one clip at a time on one core, with the models taking
+turns.</small></p>
 
 <h2>Predictions</h2>
-<p>What XViT says of held-out files: the first right one of some pairs of classes, then up to three that it got wrong.
-Green is right, red is wrong.</p>
-<img src="pictures/predictions.png" alt="frames of videos with predictions">
+<p>XViT's predictions for held-out files: one correct prediction for each of several pairs of classes, then up to three
+wrong ones. Green is correct, red is wrong.</p>
+<img src="pictures/predictions.png" alt="video frames with predictions">
 
 <h2>Training</h2>
-<img src="pictures/curves.png" alt="accuracy and loss over the epochs">
+<img src="pictures/curves.png" alt="accuracy and loss by epoch">
 
-<h2>Accuracy of each class</h2>
-<img src="pictures/per_class.png" alt="accuracy of each class and model">
+<h2>Accuracy by class</h2>
+<img src="pictures/per_class.png" alt="accuracy by class and model">
 
-<h2>What is taken for what</h2>
-<p>Twins stand side by side. A square of two by two along the diagonal is a pair whose order is not seen.</p>
+<h2>Confusion matrices</h2>
+<p>Twins are adjacent. A 2 × 2 block on the diagonal is a pair whose order the model does not recognise.</p>
 {confusions}
 
-<h2>How it was made</h2>
-<p>xvit {version}, {clips} videos a class of which a fifth is held out, seed {seed}; {total} s in all:</p>
+<h2>Settings and duration</h2>
+<p>xvit {version}, {clips} videos per class (a fifth of them held out), seed {seed}. All stages took {total} s:</p>
 <table>{stages}</table>
 <pre>{recipe}</pre>
 </body>

@@ -1,0 +1,60 @@
+"""Reading a video with a time limit."""
+
+import os
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from threading import Thread
+
+from xvit.data.decode import Clip
+from xvit.utils.errors import VideoError
+
+
+class _ReaderThread:
+    """A thread that reads one video after another. Reusing it avoids the memory that each new thread allocates."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self._requests: SimpleQueue[Callable[[], Clip]] = SimpleQueue()
+        self._results: SimpleQueue[Clip | BaseException] = SimpleQueue()
+        Thread(target=self._work, daemon=True).start()
+
+    def read(self, read: Callable[[], Clip], timeout: float) -> Clip | BaseException:
+        self._requests.put(read)
+        return self._results.get(timeout=timeout)
+
+    def _work(self) -> None:
+        while True:
+            try:
+                self._results.put(self._requests.get()())
+            except BaseException as error:
+                self._results.put(error)
+
+
+_idle_threads: list[_ReaderThread] = []
+
+
+def read_with_timeout(read: Callable[[], Clip], path: str, timeout: float) -> Clip:
+    """Call `read` in a thread and wait for its result.
+
+    A call that hangs in a library or in a file system cannot be interrupted: its thread is abandoned and ends with the
+    process.
+
+    Args:
+        read: reads the video.
+        path: the video, for the error message.
+        timeout: time limit in seconds.
+
+    Raises:
+        VideoError: `read` took longer than `timeout`; or whatever `read` raises.
+    """
+    thread = _idle_threads.pop() if _idle_threads else _ReaderThread()
+    if thread.pid != os.getpid():  # inherited through a fork, which does not copy threads
+        thread = _ReaderThread()
+    try:
+        result = thread.read(read, timeout)
+    except Empty:
+        raise VideoError(path, f"not read within {timeout:g} s (data.decode_timeout)") from None
+    _idle_threads.append(thread)
+    if isinstance(result, BaseException):
+        raise result
+    return result
