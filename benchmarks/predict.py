@@ -21,7 +21,7 @@ import torch
 
 from common import tell
 from xvit import Predictor, create_model
-from xvit.data.decode.video import VideoInfo, read_clip
+from xvit.data.decode import VideoInfo, read_clip
 from xvit.data.sampling import sample_indices
 from xvit.data.synthetic.motion import encode
 from xvit.data.transforms import eval_views

@@ -12,8 +12,8 @@ import torch
 
 from helpers.barcode_videos import FORMATS, corrupt, read_numbers, truncate, write_video
 from helpers.color_videos import CLIP, FRAMES, described, make_model
+from xvit.data.decode import decode
 from xvit.data.decode.sequential import FrameReader
-from xvit.data.decode.video import decode
 from xvit.data.transforms import eval_views, normalize
 from xvit.timeline.scoring import ScoreTimeline, iterate_scores, score_video
 from xvit.utils.errors import VideoError, XViTError
@@ -62,8 +62,8 @@ def test_frames_come_in_order_with_their_times(kind, tmp_path):
         assert [len(times) for times, _ in chunks[:-1]] == [8] * (len(chunks) - 1)
         assert torch.equal(torch.cat([frames for _, frames in chunks]), whole.frames)
         np.testing.assert_allclose(np.concatenate([times for times, _ in chunks]), whole.times, atol=1e-3)
-        assert (reader.seen, reader.damage) == (40, "")
-        assert reader.end == pytest.approx(reader.info.duration, abs=1e-3)
+        assert (reader.num_decoded, reader.damage) == (40, "")
+        assert reader.end_time == pytest.approx(reader.info.duration, abs=1e-3)
 
 
 def test_uneven_times_are_those_of_the_file(tmp_path):

@@ -10,7 +10,7 @@ from matplotlib.image import imsave
 from torchvision.transforms.v2 import functional as F
 
 from xvit.config import SINGLE_TASK, DataConfig
-from xvit.data.decode.video import read_clip
+from xvit.data.decode import read_clip
 from xvit.data.tools.check import MISSING, FileReport, Problem, Report
 from xvit.utils.errors import VideoError
 from xvit.utils.version import __version__

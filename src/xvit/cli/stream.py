@@ -167,7 +167,7 @@ class _Lines:
         print(f"{scores.time:.2f} s: {'; '.join(said)}", flush=True)
 
     def notice(self, notice: "SourceEvent") -> None:
-        print(f"xvit: {notice.text}", file=sys.stderr, flush=True)
+        print(f"xvit: {notice.message}", file=sys.stderr, flush=True)
 
     def end(self, counts: "StreamStats") -> None:
         print(_summary(counts), flush=True)
@@ -229,7 +229,7 @@ class _Picture:
 
     def notice(self, notice: "SourceEvent") -> None:
         style = "dim" if notice.kind in ("opened", "stride") else "yellow"
-        self.screen.console.print(Text(notice.text, style=style))
+        self.screen.console.print(Text(notice.message, style=style))
 
     def end(self, counts: "StreamStats") -> None:
         self.screen.console.print(_summary(counts))

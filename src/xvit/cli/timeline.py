@@ -224,7 +224,7 @@ def _write(
 
 def _frames(path: str) -> "np.ndarray | None":
     """Some frames, evenly spread: the middle one of each of as many parts. (n, H, W, C) uint8."""
-    from xvit.data.decode.video import decode, probe
+    from xvit.data.decode import decode, probe
 
     count = probe(path).num_frames
     places = [(2 * part + 1) * count // (2 * _FRAMES_SHOWN) for part in range(_FRAMES_SHOWN)]

@@ -10,7 +10,7 @@ import torch
 
 from helpers.barcode_videos import FORMATS, barcode_frame, read_numbers, truncate, write_frames, write_video
 from xvit.cli.main import main
-from xvit.data.decode.video import decode, probe
+from xvit.data.decode import decode, probe
 from xvit.data.tools import resize
 from xvit.data.tools.resize import resize_video, resize_videos
 from xvit.utils.errors import VideoError, XViTError

@@ -4,8 +4,8 @@ import os
 from collections import defaultdict
 from pathlib import Path
 
-from xvit.data.decode.frame_folder import is_picture
-from xvit.data.decode.video import VIDEO_EXTENSIONS
+from xvit.data.decode import VIDEO_EXTENSIONS
+from xvit.data.decode.frame_folder import is_image_file
 from xvit.utils.errors import XViTError
 
 
@@ -50,7 +50,7 @@ class VideoFinder:
                 seen.add(real)
                 here = [name for name in names if has_extension(name)]
                 videos += [os.path.join(folder, name) for name in here]
-                frames += [folder] * (not here and any(map(is_picture, names)))
+                frames += [folder] * (not here and any(map(is_image_file, names)))
             self._named = _by_stem([*sorted(videos), *sorted(frames)])
         return self._named.get(name, [])
 

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 from xvit.config import SINGLE_TASK, ClassNames, as_task_dict, unwrap_single_task
 from xvit.data.annotations.finder import check_folder
-from xvit.data.decode.frame_folder import is_picture
-from xvit.data.decode.video import VIDEO_EXTENSIONS
+from xvit.data.decode import VIDEO_EXTENSIONS
+from xvit.data.decode.frame_folder import is_image_file
 from xvit.utils.errors import XViTError, check_range
 
 Label = int | tuple[int, ...] | dict[str, int]
@@ -199,7 +199,7 @@ def find_videos(paths: Iterable[str | Path]) -> list[str]:
         videos: list[str] = []
         for folder, _, names in os.walk(path):
             here = [os.path.join(folder, name) for name in names if _is_video(Path(folder, name))]
-            videos += here or [folder] * any(map(is_picture, names))
+            videos += here or [folder] * any(map(is_image_file, names))
         found += sorted(videos) or [os.fspath(path)]
     return found
 
@@ -240,7 +240,7 @@ def _holds_frames(folder: Path) -> bool:
     if folder.name.startswith(".") or not folder.is_dir():
         return False
     with os.scandir(folder) as entries:
-        return any(is_picture(entry.name) for entry in entries)
+        return any(is_image_file(entry.name) for entry in entries)
 
 
 def _some_extensions() -> str:

@@ -1,4 +1,4 @@
-"""One opening of a source: the thread that decodes it, and the buffer between that and the one who takes the frames."""
+"""One opening of a source: the thread that decodes it, and the frame buffer that its consumer reads."""
 
 import os
 import select
@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import av
@@ -17,21 +17,21 @@ import torch
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from xvit.data.decode.probe import MAX_ASPECT, READ_ERRORS, open_video, reasons
-from xvit.data.decode.video import upright_rgb
+from xvit.data.decode.demux import READ_ERRORS, check_aspect_ratio, error_reason, open_video, video_errors
+from xvit.data.decode.video import frame_to_rgb
 from xvit.utils.errors import VideoError
 
 SCHEMES = ("http", "https", "rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "tcp")
-# As for files: nothing that names other files or addresses, and no address that is a file of this machine.
+# As for files: no format that refers to other files or addresses, and no address that is a file of this machine.
 _OPTIONS = {
     "format_whitelist": "rtsp,mpegts,matroska,mov,flv,live_flv,avi,ogg,nut,ivf,gif,h264,hevc,m4v,mpeg,mpegvideo,mjpeg,"
     "mpjpeg,yuv4mpegpipe",
     "protocol_whitelist": ",".join((*SCHEMES, "httpproxy", "tls", "rtp", "srtp")),
-    "rtsp_transport": "tcp",  # over UDP each lost packet is a damaged picture
+    "rtsp_transport": "tcp",  # over UDP each lost packet damages a frame
 }
-_ROOM = 4  # frames in the buffer: enough for those that a decoder gives at once, few enough not to lag behind
-_JUMP = 10.0  # seconds from one timestamp to the next beyond which they are not believed
-_PARTING = 0.5  # seconds that a reader gets to end
+_BUFFER_FRAMES = 4  # enough for the frames that a decoder returns at once, few enough to keep the lag small
+_MAX_TIME_STEP = 10.0  # seconds between two timestamps; larger steps are ignored
+_JOIN_TIMEOUT = 0.5  # seconds that the thread gets to end
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,34 +39,33 @@ class Frame:
     """One frame of a source.
 
     Args:
-        index: its number among the frames that the source gave, from 0; dropped and skipped ones count.
+        index: index among all frames of the source, from 0; dropped and skipped frames count.
         time: seconds from the source's first frame.
-        due: when it came, or in real time should have come, in seconds of `time.monotonic()`.
-        size: width and height of the stored picture, in pixels.
+        due_time: when the frame arrived, or in real time should have arrived, in seconds of `time.monotonic()`.
+        size: width and height of the stored frame, in pixels.
         pixels: (3, H, W) uint8 RGB.
     """
 
     index: int
     time: float
-    due: float
+    due_time: float
     size: tuple[int, int]
     pixels: torch.Tensor
 
 
 @dataclass(kw_only=True)
 class FrameCounts:
-    """Frames read = given + skipped + dropped + left; packets or frames damaged."""
+    """Frames read = delivered + skipped + dropped + undelivered; `damaged` counts packets and frames."""
 
     read: int = 0
-    given: int = 0
+    delivered: int = 0
     skipped: int = 0
     dropped: int = 0
-    left: int = 0
+    undelivered: int = 0
     damaged: int = 0
 
     def __add__(self, other: "FrameCounts") -> "FrameCounts":
-        names = self.__dataclass_fields__
-        return FrameCounts(**dict(zip(names, map(sum, zip(astuple(self), astuple(other), strict=True)), strict=True)))
+        return FrameCounts(**{name: getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,180 +73,180 @@ class SourceSpec:
     """What to open, and how to read it.
 
     Args:
-        name: a file, a camera, an address, or -.
-        kind: file, camera, pipe, http (its end is announced), or live (an address that has no end).
-        shown: the name without a password.
-        real_time: give each frame at its time.
-        timeout: seconds without a frame after which it counts as lost.
-        max_frames: of the source; None for all.
-        raw: FFmpeg's options of raw pictures on the standard input.
+        name: a file, a camera, an address, or - for the standard input.
+        kind: file, camera, pipe, http (its end is announced), or live (an address without an end).
+        display_name: the name without a password.
+        real_time: deliver each frame at its time.
+        timeout: seconds without a frame after which the source counts as lost.
+        max_frames: end after this many frames; None for all.
+        raw_options: FFmpeg's options for raw frames on the standard input; None for a container.
     """
 
     name: str
     kind: str
-    shown: str
+    display_name: str
     real_time: bool
     timeout: float
     max_frames: int | None
-    raw: dict[str, str] | None
+    raw_options: dict[str, str] | None
 
     @property
-    def silence(self) -> str:
-        """What to say where it does not go on."""
+    def timeout_message(self) -> str:
+        """The reason to report when no frame came within the timeout."""
         return f"no frame for {self.timeout:g} s"
 
     @contextmanager
     def open(self, connection: "Connection") -> Iterator[tuple[InputContainer, VideoStream]]:
-        """The open container and its video.
+        """Open the source and yield its container and its video stream.
 
         Raises:
-            VideoError: it cannot be opened, or holds no video.
+            VideoError: it cannot be opened, or has no video.
         """
         if self.kind == "file":
             with open_video(self.name) as opened:
                 yield opened
             return
         options: dict[str, Any] = {"options": _OPTIONS, "timeout": (self.timeout, self.timeout)}
-        place: Any = self.name
+        target: Any = self.name
         if self.kind == "camera":
-            place = f"/dev/video{self.name}" if self.name.isdigit() else self.name
-            if not os.path.exists(place):
-                raise VideoError(place, "no such camera")
+            target = f"/dev/video{self.name}" if self.name.isdigit() else self.name
+            if not os.path.exists(target):
+                raise VideoError(target, "no such camera")
             options |= {"format": "v4l2", "options": {}}
         if self.kind == "pipe":
-            place = _Pipe(connection)
-            options = {"options": _OPTIONS} if self.raw is None else {"format": "rawvideo", "options": self.raw}
-        forwards = " as a stream that is read forwards, such as mpegts or matroska" if self.kind == "pipe" else ""
-        with reasons(self.shown, f"cannot be opened{forwards}"):
+            target = _StandardInput(connection)
+            raw = self.raw_options
+            options = {"options": _OPTIONS} if raw is None else {"format": "rawvideo", "options": raw}
+        hint = ": a pipe needs a container that can be read without seeking, such as mpegts or matroska"
+        with video_errors(self.display_name, "cannot be opened" + hint * (self.kind == "pipe")):
             try:
-                container: InputContainer = av.open(place, "r", **options)
+                container: InputContainer = av.open(target, "r", **options)
             except (av.error.ExitError, TimeoutError):
-                raise VideoError(self.shown, self.silence) from None
+                raise VideoError(self.display_name, self.timeout_message) from None
         with container:
             if not container.streams.video or container.streams.video[0].codec_context is None:
-                raise VideoError(self.shown, "no video in it that can be decoded")
+                raise VideoError(self.display_name, "it has no video that can be decoded")
             container.streams.video[0].codec_context.thread_count = 1
             yield container, container.streams.video[0]
 
 
 class Connection:
-    """A thread that reads a source, and its buffer.
+    """A thread that reads a source, and its frame buffer.
 
-    A reader that hangs in a system's call cannot be stopped: it is left behind, and what it may still bring is ignored.
+    A thread that hangs in a system call cannot be stopped. It is abandoned, and its later frames are ignored.
 
     Args:
-        origin: what to read.
-        stride: keep each stride-th frame.
-        short_side: pixels wanted; None for the picture as it is.
-        first: frames that came before this opening.
-        before: the opening before, whose time goes on.
+        spec: what to read.
+        stride: keep every stride-th frame.
+        short_side: target size in pixels; None for the stored size.
+        first_index: number of frames read by earlier connections.
+        previous: the previous connection, whose time this one continues.
 
     Attributes:
-        tally: what was counted; it starts at 0.
-        opened: a description, once it is open.
-        reason: why it ended before its end.
-        began: when the source's first frame came, in seconds of `time.monotonic()`; None before.
-        time: seconds, of the latest frame.
+        counts: frames of this connection.
+        description: size, codec, rate and dropping policy; empty until the source is open.
+        error: why the source ended too early; None if it did not.
+        start_time: arrival of the source's first frame, in seconds of `time.monotonic()`; None before it.
+        time: seconds from the first frame to the latest one.
     """
 
     def __init__(
-        self, origin: SourceSpec, *, stride: int, short_side: int | None, first: int, before: "Connection | None"
+        self, spec: SourceSpec, *, stride: int, short_side: int | None, first_index: int, previous: "Connection | None"
     ) -> None:
-        self.origin, self.stride, self.short_side, self.first = origin, stride, short_side, first
-        self.began: float | None = before.began if before else None
-        self.time: float = before.time if before else 0.0
-        self.tally = FrameCounts()
-        self.opened = ""
-        self.reason: str | None = None
-        self.closed = self._ended = self._drops = False
+        self.spec, self.stride, self.short_side, self.first_index = spec, stride, short_side, first_index
+        self.start_time: float | None = previous.start_time if previous else None
+        self.time: float = previous.time if previous else 0.0
+        self.counts = FrameCounts()
+        self.description = ""
+        self.error: str | None = None
+        self.closed = self._finished = self._drop_oldest = False
         self._frames: deque[Frame] = deque()
-        self._changed = threading.Condition()
-        self._sign = time.monotonic()  # of life: when it was opened, when a frame came
-        self._thread = threading.Thread(target=self._read, name="xvit-source", daemon=True)
+        self._condition = threading.Condition()
+        self._last_activity = time.monotonic()  # when the source was opened, or a frame came
+        self._thread = threading.Thread(target=self._run, name="xvit-source", daemon=True)
         self._thread.start()
 
-    def take(self, stopped: Callable[[], bool]) -> Frame | None:
-        """The next frame; None at the end, after `reason` was set if it is a fault, or when it was `stopped`."""
-        timeout, asked = self.origin.timeout, time.monotonic()
-        with self._changed:
-            while not self._frames and not self._ended and not stopped():
-                patience = timeout if self.opened else 2 * timeout + 1  # to connect, and to look at the first frames
-                left = max(asked, self._sign) + patience - time.monotonic()
-                if left <= 0:
-                    self.reason = self.origin.silence
+    def get(self, stopped: Callable[[], bool]) -> Frame | None:
+        """Return the next frame; None at the end, after a fault (which sets `error`), or once `stopped` is true."""
+        timeout, call_time = self.spec.timeout, time.monotonic()
+        with self._condition:
+            while not self._frames and not self._finished and not stopped():
+                limit = timeout if self.description else 2 * timeout + 1  # to connect, and to read the first frames
+                remaining = max(call_time, self._last_activity) + limit - time.monotonic()
+                if remaining <= 0:
+                    self.error = self.spec.timeout_message
                     return None
-                self._changed.wait(min(left, 0.2))
+                self._condition.wait(min(remaining, 0.2))
             if stopped() or not self._frames:
                 return None
-            self.tally.given += 1
-            self._changed.notify_all()
+            self.counts.delivered += 1
+            self._condition.notify_all()
             return self._frames.popleft()
 
     def close(self) -> None:
-        """Take no more."""
-        with self._changed:
+        """Stop reading, and discard the frames in the buffer."""
+        with self._condition:
             self.closed = True
-            self.tally.left += len(self._frames)
+            self.counts.undelivered += len(self._frames)
             self._frames.clear()
-            self._changed.notify_all()
-        self._thread.join(_PARTING)  # a thread at work when the interpreter ends may take the process down with it
+            self._condition.notify_all()
+        self._thread.join(_JOIN_TIMEOUT)  # a thread that still runs when the interpreter exits may crash the process
 
-    def _read(self) -> None:
-        """What the thread does."""
+    def _run(self) -> None:
+        """Open and decode the source in the thread."""
         reason = None
         try:
-            with self.origin.open(self) as (container, stream):
-                self._drops = self.origin.real_time or self.origin.kind in ("camera", "live")
-                self._drops |= self.origin.kind == "http" and container.size <= 0
+            with self.spec.open(self) as (container, stream):
+                self._drop_oldest = self.spec.real_time or self.spec.kind in ("camera", "live")
+                self._drop_oldest |= self.spec.kind == "http" and container.size <= 0
                 self._decode(container, stream)
         except VideoError as error:
             reason = error.reason
         except (av.error.ExitError, TimeoutError):
-            reason = self.origin.silence
-        except Exception as error:  # a thread that ends in silence would look like a source that stalls
-            text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            hint = "; a pipe is read forwards: mpegts or matroska, not mp4" if self.origin.kind == "pipe" else ""
-            reason = f"cannot be read to its end ({' '.join(str(text).lower().split())}{hint})"
-        with self._changed:
-            if not self.closed and self.reason is None:
-                self.reason = reason
-            self._ended = True
-            self._changed.notify_all()
+            reason = self.spec.timeout_message
+        except Exception as error:  # if the thread ended silently, the source would seem to stall
+            hint = "; a pipe cannot seek: use mpegts or matroska, not mp4" if self.spec.kind == "pipe" else ""
+            reason = f"cannot be read to its end ({error_reason(error)}{hint})"
+        with self._condition:
+            if not self.closed and self.error is None:
+                self.error = reason
+            self._finished = True
+            self._condition.notify_all()
 
     def _decode(self, container: InputContainer, stream: VideoStream) -> None:
-        origin, context = self.origin, stream.codec_context
+        spec, context = self.spec, stream.codec_context
         rate = float(stream.average_rate or stream.guessed_rate or 25)
-        policy = "the oldest frames are dropped if need be" if self._drops else "no frame is dropped"
+        policy = "the oldest frames are dropped if necessary" if self._drop_oldest else "no frame is dropped"
         step = min(max(1 / rate, 1e-3), 1.0) if rate > 0 else 0.04
-        start = 0.0  # after a break, time has gone on
-        if self.began is not None:
-            start = max(time.monotonic() - self.began, self.time + step)
-        self.opened = f"{context.width}x{context.height}, {context.codec.canonical_name}, {rate:.4g} frames/s, {policy}"
-        self._sign = time.monotonic()
+        start = 0.0
+        if self.start_time is not None:  # time has passed since the previous connection was lost
+            start = max(time.monotonic() - self.start_time, self.time + step)
+        size, codec = f"{context.width}x{context.height}", context.codec.canonical_name
+        self.description = f"{size}, {codec}, {rate:.4g} frames/s, {policy}"
+        self._last_activity = time.monotonic()
         clock = _Clock(start, step)
-        for picture in self._pictures(container, stream):
-            index, moment = self.first + self.tally.read, clock(picture.time)
-            if self.began is None:
-                self.began = time.monotonic()
+        for image in self._decoded_frames(container, stream):
+            index, frame_time = self.first_index + self.counts.read, clock(image.time)
+            if self.start_time is None:
+                self.start_time = time.monotonic()
             if index % self.stride:
-                self._count()
+                self._count_skipped()
             else:
-                if origin.real_time and origin.kind in ("file", "pipe", "http"):
-                    due = self.began + moment
-                    self._wait_until(due)
+                if spec.real_time and spec.kind in ("file", "pipe", "http"):
+                    due_time = self.start_time + frame_time
+                    self._wait_until(due_time)
                 else:
-                    due = time.monotonic()
-                pixels = _rgb(picture, self.short_side)
-                size = picture.width, picture.height
-                self._put(Frame(index=index, time=moment, due=due, size=size, pixels=pixels))
+                    due_time = time.monotonic()
+                pixels, shape = _to_tensor(image, self.short_side), (image.width, image.height)
+                self._put(Frame(index=index, time=frame_time, due_time=due_time, size=shape, pixels=pixels))
             if self.closed:
                 return
-            self.time = moment
-            if index + 1 == origin.max_frames:
+            self.time = frame_time
+            if index + 1 == spec.max_frames:
                 return
 
-    def _pictures(self, container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
-        """Decoded frames; what cannot be decoded is counted and left out."""
+    def _decoded_frames(self, container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
+        """Yield the decoded frames; packets that cannot be decoded are counted and left out."""
         packets = container.demux(stream)
         while not self.closed:
             try:
@@ -255,64 +254,66 @@ class Connection:
             except StopIteration:
                 return
             except Exception:
-                held: list[av.VideoFrame] = []
+                remaining: list[av.VideoFrame] = []
                 with suppress(*READ_ERRORS):
-                    held = stream.codec_context.decode(None)
-                yield from held  # they came before the fault
+                    remaining = stream.codec_context.decode(None)
+                yield from remaining  # frames from before the fault that the decoder still held
                 raise
             try:
-                pictures = packet.decode()
+                frames = packet.decode()
             except READ_ERRORS:
-                self.tally.damaged += 1
+                self.counts.damaged += 1
                 continue
-            for picture in pictures:
-                self.tally.damaged += bool(picture.is_corrupt)
-                yield picture
+            for frame in frames:
+                self.counts.damaged += bool(frame.is_corrupt)
+                yield frame
 
-    def _wait_until(self, due: float) -> None:
-        with self._changed:
-            while not self.closed and (left := due - time.monotonic()) > 0:
-                self._sign = time.monotonic()  # it waits on purpose
-                self._changed.wait(min(left, 0.1))
+    def _wait_until(self, due_time: float) -> None:
+        with self._condition:
+            while not self.closed and (remaining := due_time - time.monotonic()) > 0:
+                self._last_activity = time.monotonic()  # this wait is intended: it is no timeout
+                self._condition.wait(min(remaining, 0.1))
 
-    def _count(self) -> None:
-        with self._changed:
+    def _count_skipped(self) -> None:
+        with self._condition:
             if not self.closed:
-                self.tally.read += 1
-                self.tally.skipped += 1
-                self._sign = time.monotonic()
+                self.counts.read += 1
+                self.counts.skipped += 1
+                self._last_activity = time.monotonic()
 
     def _put(self, frame: Frame) -> None:
-        with self._changed:
-            while len(self._frames) >= _ROOM and not self._drops and not self.closed:
-                self._changed.wait()
+        with self._condition:
+            while len(self._frames) >= _BUFFER_FRAMES and not self._drop_oldest and not self.closed:
+                self._condition.wait()
             if self.closed:
                 return
-            if len(self._frames) >= _ROOM:
+            if len(self._frames) >= _BUFFER_FRAMES:
                 self._frames.popleft()
-                self.tally.dropped += 1
+                self.counts.dropped += 1
             self._frames.append(frame)
-            self.tally.read += 1
-            self._sign = time.monotonic()
-            self._changed.notify_all()
+            self.counts.read += 1
+            self._last_activity = time.monotonic()
+            self._condition.notify_all()
 
 
 class _Clock:
-    """Timestamps -> seconds that only go up: where a timestamp is missing, goes back or jumps, one frame's time."""
+    """Turns timestamps into increasing seconds: a missing, falling or jumping timestamp advances by one frame."""
 
     def __init__(self, start: float, step: float) -> None:
         self.time, self.step = start - step, step
-        self.stamp: float | None = None
+        self.timestamp: float | None = None
 
-    def __call__(self, stamp: float | None) -> float:
-        passed = self.step if stamp is None or self.stamp is None else stamp - self.stamp
-        self.time += passed if 0 < passed <= _JUMP else self.step
-        self.stamp = stamp if stamp is not None or self.stamp is None else self.stamp + self.step
+    def __call__(self, timestamp: float | None) -> float:
+        elapsed = self.step if timestamp is None or self.timestamp is None else timestamp - self.timestamp
+        self.time += elapsed if 0 < elapsed <= _MAX_TIME_STEP else self.step
+        if timestamp is None and self.timestamp is not None:
+            timestamp = self.timestamp + self.step
+        self.timestamp = timestamp
         return self.time
 
 
-class _Pipe:
-    """The standard input, as PyAV reads it: never waiting longer than the source's timeout."""
+class _StandardInput:
+    """The standard input as a file object for PyAV; a read never waits longer than the source's timeout."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -324,18 +325,16 @@ class _Pipe:
             raise VideoError("-", "the standard input is a terminal: pipe a video into it")
 
     def read(self, size: int) -> bytes:
-        end = time.monotonic() + self.connection.origin.timeout
+        deadline = time.monotonic() + self.connection.spec.timeout
         while not self.connection.closed:
             if select.select([self.file], [], [], 0.1)[0]:
                 return os.read(self.file, size)
-            if time.monotonic() > end:
-                raise TimeoutError(self.connection.origin.silence)
+            if time.monotonic() > deadline:
+                raise TimeoutError(self.connection.spec.timeout_message)
         return b""
 
 
-def _rgb(frame: av.VideoFrame, short_side: int | None) -> torch.Tensor:
-    """(3, H, W) uint8, the same pixels as `xvit.data.decode.video.decode` gives."""
-    width, height = frame.width, frame.height
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        raise VideoError("", f"a picture of {width}x{height} pixels is no video")
-    return torch.from_numpy(np.ascontiguousarray(upright_rgb(frame, short_side))).permute(2, 0, 1)
+def _to_tensor(frame: av.VideoFrame, short_side: int | None) -> torch.Tensor:
+    """Convert a frame to (3, H, W) uint8 RGB, with the same pixels as `xvit.data.decode.decode`."""
+    check_aspect_ratio("", frame.width, frame.height)
+    return torch.from_numpy(np.ascontiguousarray(frame_to_rgb(frame, short_side))).permute(2, 0, 1)

@@ -1,14 +1,15 @@
-"""Frames from what goes on: a file, a camera, an address, the standard input. A thread of its own decodes them.
+"""Frames from a file, a camera, an address or the standard input, decoded in a thread of their own.
 
-    source ──▶ reader (decodes, keeps each stride-th frame) ──▶ buffer of 4 frames ──▶ Source.frames()
+    source ──▶ thread (decodes, keeps every stride-th frame) ──▶ buffer of 4 frames ──▶ Source.frames()
 
-    file, standard input, http(s) with a length    the reader waits for room in the buffer: nothing is dropped
+    file, standard input, http(s) with a length    the thread waits while the buffer is full: no frame is dropped
     the same with real_time                        each frame at its time; a full buffer drops its oldest frame
-    camera, any other address                      each frame as it comes; a full buffer drops its oldest frame
+    camera, any other address                      each frame as it arrives; a full buffer drops its oldest frame
 
-Each frame that was read is counted once: as given, skipped (by the stride), dropped, or left in the buffer at a stop.
+Each frame read is counted once: as delivered, skipped (by the stride), dropped, or undelivered (in the buffer when the
+source was stopped).
 
-Not opened: play lists (HLS, DASH), which name other addresses. Pixels that are not square are not stretched.
+Not supported: playlists (HLS, DASH), because they refer to other addresses. Non-square pixels are not stretched.
 """
 
 import math
@@ -24,41 +25,45 @@ from xvit.utils.errors import VideoError, XViTError, check_range, did_you_mean
 
 __all__ = ["Frame", "FrameCounts", "Source", "SourceEvent"]
 
-_FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0  # seconds before reconnecting, doubled each time
-_QUIET = 1.0  # seconds between two notices of the same kind of loss
+FIRST_RECONNECT_WAIT = 0.5  # seconds before the first attempt to reconnect; doubled for each further one
+_MAX_RECONNECT_WAIT = 30.0  # seconds
+_EVENT_INTERVAL = 1.0  # minimum seconds between two events about the same kind of loss
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceEvent:
-    """Something to know beside the frames.
+    """Something that happened to a source, reported between its frames.
 
     Args:
         kind: opened, size (it changed), damaged, dropped, reconnecting, reconnected, failed (the end), stride.
-        text: one line for people.
-        count: packets or frames that it speaks of: those of all notices add up to the tally.
+        message: one line for the user.
+        count: packets or frames that this event reports; the counts of all events add up to those of the source.
     """
 
     kind: str
-    text: str
+    message: str
     count: int = 0
 
 
 class Source:
-    """Frames of one source, once from its start to its end.
+    """The frames of one source, read once from start to end.
 
     Args:
         name: a file; a camera (/dev/video0, or its number); an address (rtsp://, http://, ...); - for the standard
-            input, which holds a container that can be read forwards, such as mpegts or matroska, or `raw` pictures.
-        real_time: give each frame at its time, and drop what nobody takes. Without it files and pipes wait.
-        reconnect: how often to try again, with longer and longer waits, after an address was lost; a frame that comes
-            starts the count anew. What never gave a frame is not tried again: it may be misspelt.
+            input: a container that can be read without seeking, such as mpegts or matroska, or `raw` frames.
+        real_time: deliver each frame at its time, and drop frames that are not consumed in time. Without it files and
+            pipes wait for the consumer.
+        reconnect: maximum number of attempts to reconnect after an address was lost, with increasing waits; each
+            received frame resets the number. An address that never delivered a frame is not tried again, because it
+            may be misspelt.
         timeout: seconds without a frame after which the source counts as lost.
-        max_frames: end after so many frames; None for all.
-        raw: WIDTHxHEIGHT@RATE of raw rgb24 pictures on the standard input, such as 320x240@25.
+        max_frames: end after this many frames; None for all.
+        raw: WIDTHxHEIGHT@RATE of raw rgb24 frames on the standard input, such as 320x240@25.
 
     Attributes:
-        reconnects: attempts made.
+        reconnects: attempts to reconnect so far.
         failed: the source ended by a fault, after some frames.
+        stopped: `stop` was called.
 
     Raises:
         XViTError: a value out of its range, an unknown kind of address.
@@ -78,124 +83,130 @@ class Source:
         check_range("timeout", timeout, 0.1, 3600)
         check_range("max_frames", 1 if max_frames is None else max_frames, 1)
         name = os.fspath(name)
-        kind = _kind(name)
-        shown = re.sub(r"(?<=://)[^/?#]*@", "", name)
+        kind = _source_kind(name)
+        display_name = re.sub(r"(?<=://)[^/?#]*@", "", name)
         if raw is not None and kind != "pipe":
-            raise XViTError(f"raw={raw!r}: raw pictures are read from the standard input only, not from {shown}")
-        self.origin = SourceSpec(
+            raise XViTError(f"raw={raw!r}: raw frames are read from the standard input only, not from {display_name}")
+        self.spec = SourceSpec(
             name=name,
             kind=kind,
-            shown=shown,
+            display_name=display_name,
             real_time=real_time,
             timeout=timeout,
             max_frames=max_frames,
-            raw=None if raw is None else _raw_options(raw),
+            raw_options=None if raw is None else _parse_raw(raw),
         )
         self.reconnect, self.reconnects = reconnect, 0
         self.failed = self.stopped = False
-        self._past = FrameCounts()
+        self._past_counts = FrameCounts()  # of the closed connections
         self._connection: Connection | None = None
-        self._told: dict[str, tuple[int, float]] = {}  # of each kind of loss: how many were reported, and when
+        self._size: tuple[int, int] | None = None  # of the latest frame
+        self._reported: dict[str, tuple[int, float]] = {}  # kind of loss -> number reported, and when
 
     @property
-    def tally(self) -> FrameCounts:
-        """What was counted so far."""
-        return self._past if self._connection is None else self._past + self._connection.tally
+    def counts(self) -> FrameCounts:
+        """Frames counted so far."""
+        return self._past_counts if self._connection is None else self._past_counts + self._connection.counts
 
     def stop(self) -> None:
-        """End `frames` soon, from another thread or from a signal's handler."""
-        self.stopped = True  # a plain value: a lock may be held where the signal strikes
+        """End `frames` soon; may be called from another thread or from a signal handler."""
+        self.stopped = True  # not behind a lock, which the code that the signal interrupts may hold
 
     def frames(self, *, stride: int = 1, short_side: int | None = None) -> Generator[Frame | SourceEvent, None, None]:
-        """The frames as they come, and notices of all that went wrong. Never waits longer than the timeouts.
+        """Yield frames as they arrive, and events about all faults. Never waits longer than the timeouts.
 
         Args:
-            stride: give each stride-th frame.
-            short_side: pixels wanted; pictures over twice as large are shrunk to it.
+            stride: yield every stride-th frame.
+            short_side: target size in pixels; frames more than twice as large are shrunk to it.
 
         Raises:
-            VideoError: a source that gives not one frame.
+            VideoError: the source delivers no frame at all.
         """
-        origin, shown = self.origin, self.origin.shown
-        attempts = 0
-        size: tuple[int, int] | None = None
+        spec, attempts = self.spec, 0
         connection: Connection | None = None
         while True:
             connection = self._connection = Connection(
-                origin, stride=stride, short_side=short_side, first=self._past.read, before=connection
+                spec, stride=stride, short_side=short_side, first_index=self._past_counts.read, previous=connection
             )
-            greeting = "reconnected" if self.reconnects else "opened"
-            try:
-                while (frame := connection.take(lambda: self.stopped)) is not None:
-                    if greeting:
-                        yield SourceEvent(kind=greeting, text=f"{shown}: {connection.opened}")
-                        attempts, greeting = 0, ""
-                    if size is not None and size != frame.size:
-                        yield SourceEvent(
-                            kind="size", text=f"the picture size changes from {_x(size)} to {_x(frame.size)}"
-                        )
-                    size = frame.size
-                    yield from self._losses(quiet=_QUIET)
-                    yield frame
-            finally:
-                connection.close()
-                self._past, self._connection = self._past + connection.tally, None
-            yield from self._losses(quiet=0)
-            reason = connection.reason
-            if origin.kind == "live" and self.reconnect and reason is None and self._past.read != origin.max_frames:
+            yield from self._read(connection)
+            yield from self._loss_events(min_interval=0)
+            if connection.counts.delivered:
+                attempts = 0
+            num_read, reason = self._past_counts.read, connection.error
+            if spec.kind == "live" and self.reconnect and reason is None and num_read != spec.max_frames:
                 reason = "the connection ended"
-            if self.stopped or (reason is None and self._past.read):
+            if self.stopped or (reason is None and num_read):
                 return
-            if not self._past.read:
-                raise VideoError(shown, reason or f"no frames in it, {self._past.damaged} damaged packets")
-            if origin.kind not in ("live", "http") or attempts >= self.reconnect:
-                tried = f", not back after {attempts} attempts" if attempts else ""
+            if not num_read:
+                reason = reason or f"no frames could be read, {self._past_counts.damaged} damaged packets"
+                raise VideoError(spec.display_name, reason)
+            if spec.kind not in ("live", "http") or attempts >= self.reconnect:
+                outcome = f", not back after {attempts} attempts" if attempts else ""
                 self.failed = True
-                yield SourceEvent(kind="failed", text=f"{shown}: {reason}{tried}")
+                yield SourceEvent(kind="failed", message=f"{spec.display_name}: {reason}{outcome}")
                 return
-            wait = min(_FIRST_WAIT * 2 ** min(attempts, 10), _LONGEST_WAIT)
+            wait = min(FIRST_RECONNECT_WAIT * 2 ** min(attempts, 10), _MAX_RECONNECT_WAIT)
             attempts, self.reconnects = attempts + 1, self.reconnects + 1
-            text = f"{shown}: {reason}; reconnecting in {wait:.1f} s ({attempts} of {self.reconnect})"
-            yield SourceEvent(kind="reconnecting", text=text)
-            end = time.monotonic() + wait
-            while not self.stopped and (left := end - time.monotonic()) > 0:
-                time.sleep(min(left, 0.1))
+            plan = f"reconnecting in {wait:.1f} s ({attempts} of {self.reconnect})"
+            yield SourceEvent(kind="reconnecting", message=f"{spec.display_name}: {reason}; {plan}")
+            self._sleep(wait)
 
-    def _losses(self, *, quiet: float) -> Generator[SourceEvent, None, None]:
-        """Notices of what was lost since the last ones, at most one of a kind in `quiet` seconds."""
-        now, tally = time.monotonic(), self.tally
-        texts = {
-            "dropped": (tally.dropped, "frames dropped: {} (they come quicker than the model takes them)"),
-            "damaged": (tally.damaged, "damaged packets or frames: {}"),
+    def _read(self, connection: Connection) -> Generator[Frame | SourceEvent, None, None]:
+        """Yield the frames and events of one connection, then close it."""
+        event = "reconnected" if self.reconnects else "opened"
+        try:
+            while (frame := connection.get(lambda: self.stopped)) is not None:
+                if event:
+                    yield SourceEvent(kind=event, message=f"{self.spec.display_name}: {connection.description}")
+                    event = ""
+                if self._size is not None and self._size != frame.size:
+                    before, after = (f"{width}x{height}" for width, height in (self._size, frame.size))
+                    yield SourceEvent(kind="size", message=f"the frame size changes from {before} to {after}")
+                self._size = frame.size
+                yield from self._loss_events(min_interval=_EVENT_INTERVAL)
+                yield frame
+        finally:
+            connection.close()
+            self._past_counts, self._connection = self._past_counts + connection.counts, None
+
+    def _loss_events(self, *, min_interval: float) -> Generator[SourceEvent, None, None]:
+        """Report losses since the last events, at most one event per kind of loss in `min_interval` seconds."""
+        now, counts = time.monotonic(), self.counts
+        losses = {
+            "dropped": (counts.dropped, "frames dropped: {} (they arrive faster than the model processes them)"),
+            "damaged": (counts.damaged, "damaged packets or frames: {}"),
         }
-        for kind, (count, text) in texts.items():
-            told, when = self._told.get(kind, (0, -math.inf))
-            if count > told and now - when >= quiet:
-                self._told[kind] = count, now
-                yield SourceEvent(kind=kind, text=text.format(count - told), count=count - told)
+        for kind, (count, message) in losses.items():
+            reported, when = self._reported.get(kind, (0, -math.inf))
+            if count > reported and now - when >= min_interval:
+                self._reported[kind] = count, now
+                yield SourceEvent(kind=kind, message=message.format(count - reported), count=count - reported)
+
+    def _sleep(self, seconds: float) -> None:
+        """Sleep, but not after `stop` was called."""
+        deadline = time.monotonic() + seconds
+        while not self.stopped and (remaining := deadline - time.monotonic()) > 0:
+            time.sleep(min(remaining, 0.1))
 
 
-def _kind(name: str) -> str:
-    """As `SourceSpec` says."""
+def _source_kind(name: str) -> str:
+    """The kind of a source, as in `SourceSpec`."""
     if name == "-":
         return "pipe"
     if "://" in name:
         scheme = name.partition("://")[0].lower()
         if scheme not in SCHEMES:
-            known = ", ".join(SCHEMES)
-            raise XViTError(f'unknown kind of address "{scheme}://".{did_you_mean(scheme, SCHEMES)} Known: {known}')
+            hint = f"{did_you_mean(scheme, SCHEMES)} Known: {', '.join(SCHEMES)}"
+            raise XViTError(f'unknown kind of address "{scheme}://".{hint}')
         return "http" if scheme.startswith("http") else "live"
     if (name.isascii() and name.isdigit()) or name.startswith("/dev/video"):
         return "camera"
     return "camera" if os.path.exists(name) and stat.S_ISCHR(os.stat(name).st_mode) else "file"
 
 
-def _raw_options(raw: str) -> dict[str, str]:
-    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})@(\d{1,4}(?:\.\d{1,6})?)", raw, flags=re.ASCII)
-    if not found or not (int(found[1]) and int(found[2]) and float(found[3])):
-        raise XViTError(f"raw={raw!r}: expected WIDTHxHEIGHT@RATE in pixels and frames a second, such as 320x240@25")
-    return {"video_size": f"{found[1]}x{found[2]}", "framerate": found[3], "pixel_format": "rgb24"}
-
-
-def _x(size: tuple[int, int]) -> str:
-    return f"{size[0]}x{size[1]}"
+def _parse_raw(raw: str) -> dict[str, str]:
+    """FFmpeg's options for WIDTHxHEIGHT@RATE."""
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})@(\d{1,4}(?:\.\d{1,6})?)", raw, flags=re.ASCII)
+    if not match or not (int(match[1]) and int(match[2]) and float(match[3])):
+        raise XViTError(f"raw={raw!r}: expected WIDTHxHEIGHT@RATE in pixels and frames per second, such as 320x240@25")
+    return {"video_size": f"{match[1]}x{match[2]}", "framerate": match[3], "pixel_format": "rgb24"}

@@ -1,0 +1,9 @@
+"""Decoding of video files and of folders of extracted frames, with PyAV (FFmpeg).
+
+Public: `read_clip` and `decode` read chosen frames as a `Clip`; `probe` returns a `VideoInfo` without decoding.
+`sequential` reads a long file from start to end. `demux` opens and scans files, `frame_folder` does so for folders.
+"""
+
+from xvit.data.decode.video import VIDEO_EXTENSIONS, Clip, VideoInfo, decode, probe, read_clip
+
+__all__ = ["VIDEO_EXTENSIONS", "Clip", "VideoInfo", "decode", "probe", "read_clip"]

@@ -1,7 +1,8 @@
-"""A folder of extracted frames, read like a video file: frame_0000000001.jpg, frame_0000000002.jpg, ...
+"""Read a folder of extracted frames (frame_0000000001.jpg, frame_0000000002.jpg, ...) like a video file.
 
-The pictures are numbered by their order, whatever number theirs begin with; a frame's time is its index / fps. Only the
-wanted pictures are decoded: of the first one, which tells the size of all, no more than the header is read.
+The images are sorted by the numbers in their names. A frame's index is its place in that order, whatever the first
+number is, and its time is index / fps. Only the requested images are decoded. The size of all images is read from the
+header of the first one.
 """
 
 import os
@@ -11,56 +12,56 @@ from pathlib import Path
 import av
 import numpy as np
 
-from xvit.data.decode.probe import MAX_ASPECT, VideoInfo, reasons
+from xvit.data.decode.demux import VideoInfo, check_aspect_ratio, error_reason, video_errors
 from xvit.utils.errors import VideoError, check_range
 
-PICTURE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png"})
-PICTURE_FPS = 30.0  # where nobody says
+IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png"})
+DEFAULT_FPS = 30.0
 
-_DECODERS = {b"\xff\xd8": "mjpeg", b"\x89P": "png"}  # by how the file begins: extensions are often wrong
+_DECODERS = {b"\xff\xd8": "mjpeg", b"\x89P": "png"}  # by the first bytes of a file, because extensions are often wrong
 _MAX_BYTES = 2**28
-_MAX_PIXELS = 2**26  # 8192 x 8192: a few bytes of PNG can promise gigabytes
-# A decoder is given the bytes themselves: FFmpeg's readers of picture files take a % in a name for a pattern.
+_MAX_PIXELS = 2**26  # 8192 x 8192: a PNG of a few bytes can announce gigabytes of pixels
 _OPTIONS = {"err_detect": "explode", "max_pixels": str(_MAX_PIXELS)}
+_UNREADABLE = "not a readable image, or cut short"
 
 
-def is_picture(name: str) -> bool:
+def is_image_file(name: str) -> bool:
     """Whether a file of this name counts as a frame."""
-    return os.path.splitext(name)[1].lower() in PICTURE_EXTENSIONS and not name.startswith(".")
+    return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS and not name.startswith(".")
 
 
-def scan_pictures(path: str | Path, fps: float | None = None) -> tuple[VideoInfo, list[str]]:
-    """What a folder of frames holds.
+def scan_frame_folder(path: str | Path, fps: float | None = None) -> tuple[VideoInfo, list[str]]:
+    """List the images of a folder of frames and read their size.
 
     Args:
         path: the folder.
-        fps: frames a second; 30 if None.
+        fps: frames per second; 30 if None.
 
     Returns:
-        The same as a scan of a video file tells, and the pictures in the order of their numbers.
+        The same information as for a video file, and the paths of the images in order.
 
     Raises:
-        VideoError: no such folder, no pictures, pictures of several series, a first one that is not readable.
-        XViTError: fps that is no positive number.
+        VideoError: no such folder, no images, images of several sequences, an unreadable first image.
+        XViTError: fps is not a positive number.
     """
-    fps = PICTURE_FPS if fps is None else fps
+    fps = DEFAULT_FPS if fps is None else fps
     check_range("fps", fps, 0.001)
     try:
         with os.scandir(path) as entries:
-            names = [entry.name for entry in entries if is_picture(entry.name) and entry.is_file()]
+            names = [entry.name for entry in entries if is_image_file(entry.name) and entry.is_file()]
     except OSError as error:
-        raise VideoError(path, f"not a readable folder ({(error.strerror or 'no reason given').lower()})") from None
+        raise VideoError(path, f"not a readable folder ({error_reason(error)})") from None
     if not names:
-        raise VideoError(path, "a folder without videos or pictures of one (frame_0000000001.jpg, ...)")
-    # Of a TSN-like folder img_00001.jpg, flow_x_00001.jpg, ... no order makes a video.
-    series = sorted({re.sub(r"[0-9]+", "#", os.path.splitext(name)[0]) for name in names})
-    if len(series) > 1:
-        raise VideoError(path, f'pictures of several series, such as "{series[0]}" and "{series[1]}": expected one')
-    names.sort(key=_numbers)
-    pictures = [os.path.join(path, name) for name in names]
-    codec, width, height = _size(pictures[0])
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        raise VideoError(pictures[0], f"a picture of {width}x{height} pixels is no frame of a video")
+        raise VideoError(path, "a folder without videos or frame images (frame_0000000001.jpg, ...)")
+    # A folder of img_00001.jpg, flow_x_00001.jpg, ... is not one video, in whatever order.
+    sequences = sorted({re.sub(r"[0-9]+", "#", os.path.splitext(name)[0]) for name in names})
+    if len(sequences) > 1:
+        first, second, *_ = sequences
+        raise VideoError(path, f'images of several sequences, such as "{first}" and "{second}": expected one sequence')
+    names.sort(key=_natural_key)
+    images = [os.path.join(path, name) for name in names]
+    codec, width, height = _read_header(images[0])
+    check_aspect_ratio(images[0], width, height)
     info = VideoInfo(
         path=str(path),
         num_frames=len(names),
@@ -72,48 +73,49 @@ def scan_pictures(path: str | Path, fps: float | None = None) -> tuple[VideoInfo
         container="folder",
         times=np.arange(len(names)) / fps,
     )
-    return info, pictures
+    return info, images
 
 
-def open_picture(path: str) -> av.VideoFrame:
-    """Decode one picture.
+def decode_image(path: str) -> av.VideoFrame:
+    """Decode one image.
 
     Raises:
-        VideoError: not a JPEG or PNG picture, damaged, cut short, larger than 8192 x 8192 pixels.
+        VideoError: not a JPEG or PNG image, damaged, cut short, larger than 8192 x 8192 pixels.
     """
-    context, data = _decoder(path)
-    with reasons(path, "not a readable picture, or cut short"):
+    context, data = _open_decoder(path)
+    with video_errors(path, _UNREADABLE):
         frames = [*context.decode(av.Packet(data)), *context.decode(None)]
     if len(frames) != 1 or frames[0].is_corrupt:
-        raise VideoError(path, "not a readable picture, or cut short")
+        raise VideoError(path, _UNREADABLE)
     return frames[0]
 
 
-def _size(path: str) -> tuple[str, int, int]:
-    """Name of the decoder, width and height in pixels, from the header."""
-    context, data = _decoder(path)
+def _read_header(path: str) -> tuple[str, int, int]:
+    """Return the codec's name, the width and the height in pixels."""
+    context, data = _open_decoder(path)
     context.skip_frame = "ALL"
-    with reasons(path, "not a readable picture, or cut short"):
+    with video_errors(path, _UNREADABLE):
         context.decode(av.Packet(data))
     if not context.width or not context.height:
-        raise VideoError(path, "not a readable picture")
+        raise VideoError(path, "not a readable image")
     return context.codec.name, context.width, context.height
 
 
-def _decoder(path: str) -> tuple[av.VideoCodecContext, bytes]:
+def _open_decoder(path: str) -> tuple[av.VideoCodecContext, bytes]:
+    """Return a decoder and the bytes to give it: FFmpeg's image readers take a % in a file name for a pattern."""
     try:
         size = os.path.getsize(path)
         with open(path, "rb") as file:
             data = file.read() if size <= _MAX_BYTES else b""
     except OSError as error:
-        raise VideoError(path, f"not readable ({(error.strerror or 'no reason given').lower()})") from None
+        raise VideoError(path, f"not readable ({error_reason(error)})") from None
     if size == 0:
-        raise VideoError(path, "an empty file (0 bytes)")
+        raise VideoError(path, "the file is empty (0 bytes)")
     name = _DECODERS.get(data[:2])
     if name is None:
-        raise VideoError(path, "not a JPEG or PNG picture")
-    if name == "mjpeg" and b"\xff\xd9" not in data:  # the end marker: without it the last rows are made up
-        raise VideoError(path, "a picture that is cut short")
+        raise VideoError(path, "not a JPEG or PNG image")
+    if name == "mjpeg" and b"\xff\xd9" not in data:  # without the end marker the decoder invents the last rows
+        raise VideoError(path, "the image is cut short")
     context = av.CodecContext.create(name, "r")
     assert isinstance(context, av.VideoCodecContext)
     context.thread_count = 1
@@ -121,5 +123,5 @@ def _decoder(path: str) -> tuple[av.VideoCodecContext, bytes]:
     return context, data
 
 
-def _numbers(name: str) -> tuple[list[int], str]:
+def _natural_key(name: str) -> tuple[list[int], str]:
     return [int(number) for number in re.findall(r"[0-9]+", os.path.splitext(name)[0])], name

@@ -1,7 +1,7 @@
-"""A long video file -> its frames one after the other, a few at a time: the file is never held, nor its pictures.
+"""Read a long video file from start to end, a few frames at a time, without holding the file or its frames in memory.
 
 decoded   0  1  2  3  4  5  6  7  8 ...      stride = 2
-given     x     x     x     x     x          in chunks of 8: (n,) seconds and (n, C, H, W) uint8
+yielded   x     x     x     x     x          in chunks of 8: (n,) seconds and (n, C, H, W) uint8
 """
 
 from collections.abc import Iterator
@@ -12,32 +12,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xvit.data.decode.probe import READ_ERRORS, open_video, probe
-from xvit.data.decode.video import upright_rgb
+from xvit.data.decode.demux import READ_ERRORS, error_reason, open_video, probe_file
+from xvit.data.decode.video import check_frame_size, frame_to_rgb
 from xvit.utils.errors import VideoError, check_range
 
-_CHUNK = 8  # frames
+_CHUNK_FRAMES = 8
 
 
 class FrameReader:
-    """Each `stride`-th frame of a video, in order; to be iterated over.
+    """An iterable over every `stride`-th frame of a video file, in order.
 
-    A damaged file gives what is in it: packets that fail are left out, and a file that is cut short ends where it ends.
-    `damage` then says so. What stays in memory is a chunk, the decoder's few frames, and 8 bytes a frame for `info`.
+    A damaged file yields the frames that can be decoded: packets that fail are left out, and a file that is cut short
+    ends early. `damage` then says so. Memory holds one chunk, the decoder's frames, and 8 bytes per frame for `info`.
 
-    A frame's time is that of its own timestamp, so that frames lost to damage do not shift those after them; where
-    there is none (as in AVI), or it goes back, the frame follows the one before by 1 / fps.
+    A frame's time comes from its own timestamp, so that frames lost to damage do not shift the later ones. Where the
+    timestamp is missing (as in AVI) or goes back, the frame follows the previous one by 1 / fps.
 
     Args:
         path: the file.
-        stride: frames from one given frame to the next; the first frame is always given.
-        short_side: pixels wanted; pictures over twice as large are shrunk to it while their colours are converted.
+        stride: distance between yielded frames; the first frame is always yielded.
+        short_side: target size in pixels; frames more than twice as large are shrunk to it during colour conversion.
 
     Attributes:
-        info: what a scan of the packets told.
-        seen: frames decoded until now.
-        end: seconds at which the last of them ends.
-        damage: what is wrong with the file, as far as it shows until now; empty for nothing.
+        info: the result of a scan of the packets.
+        num_decoded: frames decoded so far.
+        end_time: seconds at which the last decoded frame ends.
+        damage: what is wrong with the file, as far as it has been read; empty if nothing.
 
     Raises:
         VideoError: no such file, not a video, no frames.
@@ -46,8 +46,8 @@ class FrameReader:
     def __init__(self, path: str | Path, *, stride: int = 1, short_side: int | None = None) -> None:
         check_range("stride", stride, 1)
         self.path, self.stride, self.short_side = path, stride, short_side
-        self.info = probe(path)
-        self._forget()
+        self.info = probe_file(path)
+        self._reset()
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Decode from the start.
@@ -58,28 +58,28 @@ class FrameReader:
         Raises:
             VideoError: none of its frames can be decoded, or their size changes.
         """
-        self._forget()
+        self._reset()
         times: list[float] = []
-        pictures: list[np.ndarray] = []
-        for time, frame in self._decoded():
-            if (self.seen - 1) % self.stride == 0:
+        images: list[np.ndarray] = []
+        for time, frame in self._decode():
+            if (self.num_decoded - 1) % self.stride == 0:
                 times.append(time)
-                pictures.append(upright_rgb(frame, self.short_side))
-            if len(times) == _CHUNK:
-                yield _chunk(times, pictures)
-                times, pictures = [], []
-        if self.seen == 0:
+                images.append(frame_to_rgb(frame, self.short_side))
+            if len(times) == _CHUNK_FRAMES:
+                yield _stack(times, images)
+                times, images = [], []
+        if self.num_decoded == 0:
             raise VideoError(self.path, "none of its frames can be decoded")
         if times:
-            yield _chunk(times, pictures)
+            yield _stack(times, images)
 
-    def _forget(self) -> None:
-        self.seen, self.end, self.damage = 0, 0.0, self.info.damage
+    def _reset(self) -> None:
+        self.num_decoded, self.end_time, self.damage = 0, 0.0, self.info.damage
 
-    def _decoded(self) -> Iterator[tuple[float, av.VideoFrame]]:
-        size, origin, time, damaged = None, 0.0, 0.0, 0
+    def _decode(self) -> Iterator[tuple[float, av.VideoFrame]]:
+        size, start, time, num_damaged = None, 0.0, 0.0, 0
         with open_video(self.path) as (container, stream):
-            stamped = container.format.name != "avi"  # for it PyAV hands on the times of decoding, in another order
+            has_pts = container.format.name != "avi"  # PyAV reports AVI's decoding times, which are in another order
             packets = container.demux(stream)
             while True:
                 try:
@@ -87,42 +87,31 @@ class FrameReader:
                 except StopIteration:
                     break
                 except READ_ERRORS as error:
-                    self._note(f"cannot be read beyond {self.end:.1f} s ({_reason(error)})")
+                    self._add_damage(f"cannot be read beyond {self.end_time:.1f} s ({error_reason(error)})")
                     break
                 try:
                     frames = packet.decode()
                 except READ_ERRORS:
-                    damaged += 1
+                    num_damaged += 1
                     continue
                 for frame in frames:
-                    found = frame.width, frame.height
-                    size = size or found
-                    if found != size:
-                        before, now = "x".join(map(str, size)), "x".join(map(str, found))
-                        raise VideoError(
-                            self.path, f"the picture size changes within the video, from {before} to {now}"
-                        )
-                    damaged += bool(frame.is_corrupt)
-                    stamp = float(frame.pts * (frame.time_base or 0)) if stamped and frame.pts is not None else None
-                    if self.seen == 0:
-                        origin = stamp or 0.0
+                    size = check_frame_size(self.path, frame, size)
+                    num_damaged += bool(frame.is_corrupt)
+                    pts = float(frame.pts * (frame.time_base or 0)) if has_pts and frame.pts is not None else None
+                    if self.num_decoded == 0:
+                        start = pts or 0.0
                     else:
-                        time = self.end if stamp is None or stamp - origin <= time else stamp - origin
-                    self.seen, self.end = self.seen + 1, time + 1 / self.info.fps
+                        time = self.end_time if pts is None or pts - start <= time else pts - start
+                    self.num_decoded, self.end_time = self.num_decoded + 1, time + 1 / self.info.fps
                     yield time, frame
-        if 0 < self.seen < 0.9 * self.info.num_frames:  # a few packets without a picture are usual
-            self._note(f"only {self.seen} of its {self.info.num_frames} frames can be decoded")
-        if damaged:
-            self._note(f"{damaged} damaged packets or frames")
+        if 0 < self.num_decoded < 0.9 * self.info.num_frames:  # a few packets without a frame are usual
+            self._add_damage(f"only {self.num_decoded} of its {self.info.num_frames} frames can be decoded")
+        if num_damaged:
+            self._add_damage(f"{num_damaged} damaged packets or frames")
 
-    def _note(self, text: str) -> None:
+    def _add_damage(self, text: str) -> None:
         self.damage = f"{self.damage}; {text}" if self.damage else text
 
 
-def _chunk(times: list[float], pictures: list[np.ndarray]) -> tuple[np.ndarray, Tensor]:
-    return np.array(times), torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)  # (n, H, W, C) -> (n, C, H, W)
-
-
-def _reason(error: BaseException) -> str:
-    detail = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(detail.lower().split())
+def _stack(times: list[float], images: list[np.ndarray]) -> tuple[np.ndarray, Tensor]:
+    return np.array(times), torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)  # (n, H, W, C) -> (n, C, H, W)

@@ -1,16 +1,17 @@
-"""Video file -> Clip: exact frames by their index, decoded with PyAV (FFmpeg), nothing taken from metadata on trust.
+"""Video file -> Clip: exact frames by index, decoded with PyAV (FFmpeg) without trusting the file's metadata.
 
-    0     1     2     3     4     5     6     7        index of a decoded frame, in order of display
+    0     1     2     3     4     5     6     7        index of a decoded frame, in display order
     |-----|-----|-----|-----|-----|-----|-----|--▶ s   its time, from the file's timestamps (they may be uneven)
-    K                       K                          keyframes: decoding can start at one of them only
+    K                       K                          keyframes: decoding can only start at one of them
 
-One scan over the packets, which decodes nothing, counts the frames and finds the keyframes. Where the timestamps name
-each frame (mp4, mov, mkv, webm), only what the wanted frames need is decoded: seek to the keyframe before, skip frames
-that no other frame refers to. Otherwise, and whenever that meets anything odd, frames are decoded in order and counted.
+A first scan over the packets, without decoding, counts the frames and finds the keyframes. Where each frame has a
+timestamp of its own (mp4, mov, mkv, webm), only the necessary frames are decoded: seek to the keyframe before, skip
+frames that no other frame refers to. In all other cases, and after any inconsistency, frames are decoded in order and
+counted.
 
-A folder of extracted frames stands for a video everywhere: see `xvit.data.decode.frame_folder`.
+A folder of extracted frames can take the place of a video file: see `xvit.data.decode.frame_folder`.
 
-Not done: pixels that are not square are not stretched (sample aspect ratio), interlaced fields are not separated.
+Not supported: non-square pixels are not stretched (sample aspect ratio), and interlaced fields are not separated.
 """
 
 import os
@@ -25,9 +26,16 @@ import torch
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from xvit.data.decode import probe as files
-from xvit.data.decode.frame_folder import open_picture, scan_pictures
-from xvit.data.decode.probe import READ_ERRORS, Scan, VideoInfo, open_video, reasons
+from xvit.data.decode.demux import (
+    READ_ERRORS,
+    PacketScan,
+    VideoInfo,
+    open_video,
+    probe_file,
+    scan_packets,
+    video_errors,
+)
+from xvit.data.decode.frame_folder import decode_image, scan_frame_folder
 from xvit.utils.errors import VideoError, XViTError
 
 __all__ = ["VIDEO_EXTENSIONS", "Clip", "VideoInfo", "decode", "probe", "read_clip"]
@@ -36,8 +44,10 @@ VIDEO_EXTENSIONS = frozenset({".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", "
     *(".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv")
 }
 
-_SKIPPABLE = {"h264", "hevc"}  # FFmpeg's decoders that leave out unreferenced frames exactly (measured)
-_SEEK_GAIN = 4  # frames that a seek must save: for fewer, reading on is as quick
+_SKIPPABLE = {"h264", "hevc"}  # codecs whose FFmpeg decoders skip unreferenced frames exactly (measured)
+_MIN_SEEK_GAIN = 4  # frames: to skip fewer, decoding on is as fast as seeking
+
+IndexChooser = Callable[[VideoInfo], Sequence[int] | np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,16 +56,16 @@ class Clip:
 
     Args:
         path: the file, or the folder of frames.
-        frames: (T, C, H, W) uint8 RGB: a view of a (T, H, W, C) array, which is the layout quickest to resize.
+        frames: (T, C, H, W) uint8 RGB: a view of a (T, H, W, C) array, the fastest layout to resize.
         times: (T,) seconds from the video's first frame.
-        indices: (T,) which frames of the video they are.
-        info: the video they come from.
-        repeated: how many were asked for beyond the end, where the last frame stands in for them.
-        damaged: how many the decoder itself flags as damaged (it does not see all damage), and, with strict=False,
-            how many packets it refused.
+        indices: (T,) index of each frame in the video.
+        info: the video that the frames come from.
+        num_repeated: how many requested indices were beyond the end; the last frame is used for them.
+        num_damaged: frames that the decoder flags as damaged (it does not detect all damage), and, with strict=False,
+            packets that it rejected.
 
     Raises:
-        XViTError: shapes or types that do not fit together.
+        XViTError: wrong type, or shapes that do not match.
     """
 
     path: str
@@ -63,21 +73,21 @@ class Clip:
     times: np.ndarray
     indices: np.ndarray
     info: VideoInfo
-    repeated: int = 0
-    damaged: int = 0
+    num_repeated: int = 0
+    num_damaged: int = 0
 
     def __post_init__(self) -> None:
         shape = tuple(self.frames.shape)
         if self.frames.dtype != torch.uint8 or len(shape) != 4 or shape[1] != 3:
             raise XViTError(f"frames of {self.frames.dtype} {shape}: expected torch.uint8 (T, 3, H, W)")
         if not self.times.shape == self.indices.shape == shape[:1]:
-            raise XViTError(
-                f"{shape[0]} frames, {self.times.shape} times, {self.indices.shape} indices: expected as many"
-            )
+            sizes = f"{shape[0]} frames, times {self.times.shape}, indices {self.indices.shape}"
+            raise XViTError(f"{sizes}: expected one time and one index per frame")
 
     def __repr__(self) -> str:
         frames, _, height, width = self.frames.shape
-        notes = f", {self.repeated} repeated" * bool(self.repeated) + f", {self.damaged} damaged" * bool(self.damaged)
+        counts = {"repeated": self.num_repeated, "damaged": self.num_damaged}
+        notes = "".join(f", {count} {name}" for name, count in counts.items() if count)
         return (
             f"Clip({self.path}: {frames} frames of {width}x{height}, {self.indices.min()} to {self.indices.max()} "
             f"of {self.info.num_frames}, {self.times.min():.2f} to {self.times.max():.2f} s{notes})"
@@ -89,12 +99,12 @@ def probe(path: str | Path, *, fps: float | None = None) -> VideoInfo:
 
     Args:
         path: the file, or a folder of frames.
-        fps: frames a second of a folder of frames, 30 if None; a file says it itself.
+        fps: frames per second of a folder of frames, 30 if None; a file has its own rate.
 
     Raises:
         VideoError: no such file, not a video, no frames.
     """
-    return scan_pictures(path, fps)[0] if os.path.isdir(path) else files.probe(path)
+    return scan_frame_folder(path, fps)[0] if os.path.isdir(path) else probe_file(path)
 
 
 def decode(
@@ -106,187 +116,190 @@ def decode(
 
 def read_clip(
     path: str | Path,
-    choose: Callable[[VideoInfo], Sequence[int] | np.ndarray],
+    choose_indices: IndexChooser,
     *,
     short_side: int | None = None,
     strict: bool = True,
     fps: float | None = None,
 ) -> Clip:
-    """Open a video once, choose frames knowing how many there are, and read them.
+    """Open a video once, choose frame indices from its `VideoInfo`, and read these frames.
 
     Args:
         path: the file, or a folder of frames.
-        choose: gives the wanted indices, in any order, repeats allowed; beyond the end the last frame is taken. It is
-            asked a second time if decoding finds fewer frames than the file has packets.
-        short_side: pixels wanted; pictures over twice as large are shrunk to it while their colours are converted.
-        strict: False takes what can be had of a damaged file, packets that fail being left out and counted, so that
-            the indices after them shift.
-        fps: frames a second of a folder of frames, 30 if None; a file says it itself.
+        choose_indices: returns the indices to read, in any order, repeats allowed; beyond the end the last frame is
+            used. It is called a second time if decoding finds fewer frames than the file has packets.
+        short_side: target size in pixels; frames more than twice as large are shrunk to it during colour conversion.
+        strict: False reads what can be decoded of a damaged file: packets that fail are counted and left out, which
+            shifts the indices after them.
+        fps: frames per second of a folder of frames, 30 if None; a file has its own rate.
 
     Raises:
-        VideoError: no such file, not a video, no frames; a picture of a folder that cannot be decoded; with `strict`,
+        VideoError: no such file, not a video, no frames; an image of a folder that cannot be decoded; with `strict`,
             also a file that is cut short or frames that cannot be decoded.
         XViTError: no index, or a negative one.
     """
     if os.path.isdir(path):
-        return _read_pictures(path, choose, short_side, fps)
+        return _read_frame_folder(path, choose_indices, short_side, fps)
     with open_video(path) as (container, stream):
-        scan = Scan(path, container, stream)
+        scan = scan_packets(path, container, stream)
         info = scan.info
         if strict and info.damage:
             raise VideoError(path, info.damage)
-        indices = _checked(choose(info))
-        wanted = np.unique(np.minimum(indices, info.num_frames - 1))
-        pictures = _decode_selected(scan, container, stream, wanted.tolist(), short_side) if scan.named else None
-    while pictures is None or not pictures.complete:
-        with open_video(path) as (container, stream):  # anew: not every container can be wound back
-            pictures = _decode_in_order(path, container, stream, wanted.tolist(), short_side, strict)
-        if not pictures.complete:  # packets without a picture: a few are usual in some AVI and MPEG files
-            if pictures.seen == 0:
+        indices, unique = _choose(choose_indices, info)
+        buffer = decode_by_seeking(scan, container, stream, unique.tolist(), short_side) if scan.seekable else None
+    while buffer is None or not buffer.is_full:
+        with open_video(path) as (container, stream):  # reopened, because not every container can be rewound
+            buffer = decode_in_order(path, container, stream, unique.tolist(), short_side, strict)
+        if not buffer.is_full:  # some AVI and MPEG files have a few packets without a frame
+            if buffer.num_decoded == 0:
                 raise VideoError(path, "none of its frames can be decoded")
-            if strict and pictures.seen < 0.9 * info.num_frames:
-                raise VideoError(path, f"only {pictures.seen} of its {info.num_frames} frames can be decoded")
-            info = replace(info, num_frames=pictures.seen, times=info.times[: pictures.seen])
-            indices = _checked(choose(info))
-            wanted = np.unique(np.minimum(indices, info.num_frames - 1))
-    return _clip(info, pictures, indices, wanted)
+            if strict and buffer.num_decoded < 0.9 * info.num_frames:
+                raise VideoError(path, f"only {buffer.num_decoded} of its {info.num_frames} frames can be decoded")
+            info = replace(info, num_frames=buffer.num_decoded, times=info.times[: buffer.num_decoded])
+            indices, unique = _choose(choose_indices, info)
+    return _make_clip(info, buffer, indices, unique)
 
 
-def _read_pictures(
-    path: str | Path,
-    choose: Callable[[VideoInfo], Sequence[int] | np.ndarray],
-    short_side: int | None,
-    fps: float | None,
-) -> Clip:
-    info, names = scan_pictures(path, fps)
-    indices = _checked(choose(info))
-    wanted = np.unique(np.minimum(indices, info.num_frames - 1))
-    pictures = _Pictures(path, len(wanted), short_side)
-    for index in wanted.tolist():
-        frame = open_picture(names[index])
-        pictures.see(frame)
-        pictures.add(frame)
-    return _clip(info, pictures, indices, wanted)
-
-
-def _clip(info: VideoInfo, pictures: "_Pictures", indices: np.ndarray, wanted: np.ndarray) -> Clip:
-    """The clip of `indices`, from pictures of the `wanted` ones, which ascend without repeats."""
-    shown = np.minimum(indices, info.num_frames - 1)
-    array = pictures.array if np.array_equal(shown, wanted) else pictures.array[np.searchsorted(wanted, shown)]
-    return Clip(
-        path=info.path,
-        frames=torch.from_numpy(array).permute(0, 3, 1, 2),  # (T, H, W, C) -> (T, C, H, W), a view
-        times=info.times[shown],
-        indices=shown,
-        info=info,
-        repeated=int((indices >= info.num_frames).sum()),
-        damaged=pictures.damaged,
-    )
-
-
-def upright_rgb(frame: av.VideoFrame, short_side: int | None) -> np.ndarray:
-    """A decoded picture as (H, W, C) uint8, turned as it is to be shown; shrunk as `read_clip` says."""
+def frame_to_rgb(frame: av.VideoFrame, short_side: int | None) -> np.ndarray:
+    """Convert a decoded frame to (H, W, C) uint8 RGB, rotated for display and shrunk as `read_clip` describes."""
     width, height = frame.width, frame.height
     if short_side is not None and min(width, height) > 2 * short_side:
         scale = short_side / min(width, height)
         width, height = round(width * scale), round(height * scale)
     rgb = frame.reformat(width, height, format="rgb24", interpolation="BILINEAR", threads=1).to_ndarray()
-    return np.rot90(rgb, round(frame.rotation / 90))  # FFmpeg leaves the turning to the player
+    return np.rot90(rgb, round(frame.rotation / 90))  # FFmpeg leaves the rotation to the player
 
 
-def _checked(indices: Sequence[int] | np.ndarray) -> np.ndarray:
-    indices = np.asarray(indices, dtype=np.int64)
-    if indices.ndim != 1 or indices.size == 0 or indices.min() < 0:
-        raise XViTError(f"indices={indices.tolist()}: expected at least one, none negative")
-    return indices
+def check_frame_size(path: str | Path, frame: av.VideoFrame, expected: tuple[int, int] | None) -> tuple[int, int]:
+    """Return the width and height of a frame; raise `VideoError` if they differ from the expected ones."""
+    size = frame.width, frame.height
+    if expected is not None and expected != size:
+        before, after = (f"{width}x{height}" for width, height in (expected, size))
+        raise VideoError(path, f"the frame size changes within the video, from {before} to {after}")
+    return size
 
 
-class _Pictures:
-    """The wanted frames as they come in: one (T, H, W, C) array, filled frame by frame."""
+class FrameBuffer:
+    """An array (T, H, W, C) that is filled frame by frame, and the number of frames decoded for it."""
 
-    def __init__(self, path: str | Path, number: int, short_side: int | None) -> None:
-        self.path, self.number, self.short_side = path, number, short_side
+    def __init__(self, path: str | Path, capacity: int, short_side: int | None) -> None:
+        self.path, self.capacity, self.short_side = path, capacity, short_side
         self.array = np.empty(0, np.uint8)
-        self.filled = self.seen = self.damaged = 0
+        self.num_filled = self.num_decoded = self.num_damaged = 0
         self.size: tuple[int, int] | None = None
 
     @property
-    def complete(self) -> bool:
-        return self.filled == self.number
+    def is_full(self) -> bool:
+        """Whether all requested frames are in the array."""
+        return self.num_filled == self.capacity
 
-    def see(self, frame: av.VideoFrame) -> None:
-        if self.size is None:
-            self.size = frame.width, frame.height
-        if self.size != (frame.width, frame.height):
-            before, now = "x".join(map(str, self.size)), f"{frame.width}x{frame.height}"
-            raise VideoError(self.path, f"the picture size changes within the video, from {before} to {now}")
-        self.seen += 1
+    def count(self, frame: av.VideoFrame) -> None:
+        """Count a decoded frame and check its size, whether or not it was requested."""
+        self.size = check_frame_size(self.path, frame, self.size)
+        self.num_decoded += 1
 
-    def add(self, frame: av.VideoFrame) -> None:
-        rgb = upright_rgb(frame, self.short_side)
-        if self.filled == 0:
-            self.array = np.empty((self.number, *rgb.shape), np.uint8)
-        self.array[self.filled] = rgb
-        self.filled += 1
-        self.damaged += bool(frame.is_corrupt)
+    def append(self, frame: av.VideoFrame) -> None:
+        """Convert a requested frame and add it to the array."""
+        rgb = frame_to_rgb(frame, self.short_side)
+        if self.num_filled == 0:
+            self.array = np.empty((self.capacity, *rgb.shape), np.uint8)
+        self.array[self.num_filled] = rgb
+        self.num_filled += 1
+        self.num_damaged += bool(frame.is_corrupt)
 
 
-def _decode_in_order(
+def decode_in_order(
     path: str | Path,
     container: InputContainer,
     stream: VideoStream,
-    wanted: list[int],
+    indices: list[int],
     short_side: int | None,
     strict: bool,
-) -> _Pictures:
-    """Decode from the start and count; stop after the last wanted frame. `wanted` ascends, without repeats."""
-    pictures = _Pictures(path, len(wanted), short_side)
-    with reasons(path, "cannot be read to its end"):
+) -> FrameBuffer:
+    """Decode from the start to the last of `indices`, which ascend without repeats, and count the frames."""
+    buffer = FrameBuffer(path, len(indices), short_side)
+    with video_errors(path, "cannot be read to its end"):
         for packet in container.demux(stream):
             try:
                 frames = packet.decode()
             except av.error.FFmpegError as error:
                 if strict:
-                    raise VideoError(path, f"damaged after frame {pictures.seen} ({error.strerror})") from None
-                pictures.damaged += 1
+                    raise VideoError(path, f"damaged after frame {buffer.num_decoded} ({error.strerror})") from None
+                buffer.num_damaged += 1
                 continue
             for frame in frames:
-                pictures.see(frame)
-                if pictures.seen - 1 == wanted[pictures.filled]:
-                    pictures.add(frame)
-                    if pictures.complete:
-                        return pictures
-    return pictures
+                buffer.count(frame)
+                if buffer.num_decoded - 1 == indices[buffer.num_filled]:
+                    buffer.append(frame)
+                    if buffer.is_full:
+                        return buffer
+    return buffer
 
 
-def _decode_selected(
-    scan: Scan, container: InputContainer, stream: VideoStream, wanted: list[int], short_side: int | None
-) -> _Pictures | None:
-    """Decode only what the wanted frames need; None if the timestamps do not lead to exactly these frames."""
-    pictures = _Pictures(scan.info.path, len(wanted), short_side)
-    due = [scan.pts[index] for index in wanted]
-    targets = set(due)
+def decode_by_seeking(
+    scan: PacketScan, container: InputContainer, stream: VideoStream, indices: list[int], short_side: int | None
+) -> FrameBuffer | None:
+    """Decode only the packets that `indices` depend on; None if the timestamps do not lead to exactly these frames."""
+    buffer = FrameBuffer(scan.info.path, len(indices), short_side)
+    targets = [scan.pts[index] for index in indices]
+    target_set = set(targets)
     packets: Iterator[av.Packet[VideoStream]] = iter(())
-    fed = -1  # index of the latest frame given to the decoder
+    position = -1  # index of the latest frame given to the decoder
     try:
-        while not pictures.complete:
-            key = scan.keys[bisect_right(scan.keys, due[pictures.filled]) - 1]
-            first = max(bisect_right(scan.pts, key) - 1, 0)
-            if fed < 0 or first > fed + _SEEK_GAIN:
-                container.seek(key, stream=stream)
-                packets, fed = container.demux(stream), first
+        while not buffer.is_full:
+            keyframe = scan.keyframe_pts[bisect_right(scan.keyframe_pts, targets[buffer.num_filled]) - 1]
+            first = max(bisect_right(scan.pts, keyframe) - 1, 0)
+            if position < 0 or first > position + _MIN_SEEK_GAIN:
+                container.seek(keyframe, stream=stream)
+                packets, position = container.demux(stream), first
             packet = next(packets)
             if packet.pts is not None:
-                fed = max(fed, bisect_right(scan.pts, packet.pts) - 1)
+                position = max(position, bisect_right(scan.pts, packet.pts) - 1)
             if scan.info.codec in _SKIPPABLE:
-                stream.codec_context.skip_frame = "DEFAULT" if packet.pts in targets else "NONREF"
+                stream.codec_context.skip_frame = "DEFAULT" if packet.pts in target_set else "NONREF"
             for frame in packet.decode():
-                pictures.see(frame)
-                if pictures.complete or frame.pts is None or frame.pts < due[pictures.filled]:
+                buffer.count(frame)
+                if buffer.is_full or frame.pts is None or frame.pts < targets[buffer.num_filled]:
                     continue
-                if frame.pts > due[pictures.filled] or frame.is_corrupt:
+                if frame.pts > targets[buffer.num_filled] or frame.is_corrupt:
                     return None
-                pictures.add(frame)
+                buffer.append(frame)
     except (*READ_ERRORS, StopIteration):
-        return None  # reading in order decides whether the file is at fault, and says so
-    return pictures
+        return None  # decoding in order then decides whether the file is damaged, and reports it
+    return buffer
+
+
+def _read_frame_folder(
+    path: str | Path, choose_indices: IndexChooser, short_side: int | None, fps: float | None
+) -> Clip:
+    info, images = scan_frame_folder(path, fps)
+    indices, unique = _choose(choose_indices, info)
+    buffer = FrameBuffer(path, len(unique), short_side)
+    for index in unique.tolist():
+        frame = decode_image(images[index])
+        buffer.count(frame)
+        buffer.append(frame)
+    return _make_clip(info, buffer, indices, unique)
+
+
+def _choose(choose_indices: IndexChooser, info: VideoInfo) -> tuple[np.ndarray, np.ndarray]:
+    """Return the requested indices, and the existing frames among them: ascending, without repeats."""
+    indices = np.asarray(choose_indices(info), dtype=np.int64)
+    if indices.ndim != 1 or indices.size == 0 or indices.min() < 0:
+        raise XViTError(f"indices={indices.tolist()}: expected at least one, none negative")
+    return indices, np.unique(np.minimum(indices, info.num_frames - 1))
+
+
+def _make_clip(info: VideoInfo, buffer: FrameBuffer, indices: np.ndarray, unique: np.ndarray) -> Clip:
+    """Arrange the buffer's frames, which are those of `unique`, in the order of `indices`."""
+    existing = np.minimum(indices, info.num_frames - 1)
+    array = buffer.array if np.array_equal(existing, unique) else buffer.array[np.searchsorted(unique, existing)]
+    return Clip(
+        path=info.path,
+        frames=torch.from_numpy(array).permute(0, 3, 1, 2),  # (T, H, W, C) -> (T, C, H, W), a view
+        times=info.times[existing],
+        indices=existing,
+        info=info,
+        num_repeated=int((indices >= info.num_frames).sum()),
+        num_damaged=buffer.num_damaged,
+    )

@@ -17,8 +17,8 @@ from xvit.config import DataConfig, as_task_dict
 from xvit.data.annotations.formats import DatasetSplits
 from xvit.data.annotations.lists import write_list
 from xvit.data.annotations.samples import Sample, class_indices, read_text
+from xvit.data.decode import decode, probe, read_clip
 from xvit.data.decode.sequential import FrameReader
-from xvit.data.decode.video import decode, probe, read_clip
 from xvit.utils.errors import VideoError, check_range
 from xvit.utils.parallel import check_stop, run_all
 
@@ -239,8 +239,8 @@ def _decode_all(path: str, frames: int) -> None:
         check_stop()
     if reader.damage:
         raise VideoError(path, reader.damage)
-    if reader.seen < 0.9 * frames:  # as `read_clip` has it: a few packets without a picture are usual in AVI and MPEG
-        raise VideoError(path, f"only {reader.seen} of its {frames} frames can be decoded")
+    if reader.num_decoded < 0.9 * frames:  # as in `read_clip`: AVI and MPEG often have a few packets without a frame
+        raise VideoError(path, f"only {reader.num_decoded} of its {frames} frames can be decoded")
 
 
 def _frames_between(times: np.ndarray, start: float | None, stop: float | None) -> int:

@@ -16,8 +16,8 @@ from av.video.stream import VideoStream
 
 from xvit.data.annotations.finder import check_folder
 from xvit.data.annotations.samples import find_videos
-from xvit.data.decode.probe import VideoInfo, open_video, probe, reasons
-from xvit.data.decode.video import upright_rgb
+from xvit.data.decode.demux import VideoInfo, open_video, probe_file, video_errors
+from xvit.data.decode.video import frame_to_rgb
 from xvit.utils.errors import VideoError, XViTError, check_range
 from xvit.utils.parallel import check_stop, run_all
 
@@ -114,7 +114,7 @@ def resize_video(source: str | Path, target: str | Path, *, short_side: int, fps
     Raises:
         VideoError: a file that is no video, is damaged or cut short.
     """
-    info = probe(source)
+    info = probe_file(source)
     if info.damage:
         raise VideoError(source, info.damage)
     target = Path(target)
@@ -123,7 +123,7 @@ def resize_video(source: str | Path, target: str | Path, *, short_side: int, fps
     try:
         with (
             open_video(source) as (container, stream),
-            reasons(source, "cannot be re-encoded"),
+            video_errors(source, "cannot be re-encoded"),
             av.open(f"file:{part}", "w", format="mp4", options={"movflags": "faststart"}) as made,
         ):
             frames = (frame for packet in container.demux(stream) for frame in packet.decode())
@@ -200,7 +200,7 @@ def _timed(frames: Iterator[av.VideoFrame], info: VideoInfo) -> Iterator[tuple[f
 def _small(frame: av.VideoFrame, short_side: int) -> av.VideoFrame:
     """The picture as it is to be shown, shrunk, with sides that the encoder takes."""
     if round(frame.rotation / 90) % 4:
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(upright_rgb(frame, None)), format="rgb24")
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_to_rgb(frame, None)), format="rgb24")
     scale = min(1.0, short_side / min(frame.width, frame.height))
     width, height = (max(2, 2 * round(side * scale / 2)) for side in (frame.width, frame.height))
     small = frame.reformat(width, height, format="yuv420p", interpolation="AREA", threads=1)

@@ -1,0 +1,226 @@
+"""Open a video file safely and scan its packets, without decoding them or trusting its metadata."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from xvit.utils.errors import VideoError, XViTError
+
+# Only formats that are a video in themselves. FFmpeg also opens playlists and scripts that refer to other files and
+# addresses, and renders plain text as a terminal screen. A hostile file named .mp4 must reach none of these.
+_OPTIONS = {
+    "format_whitelist": "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,h264,hevc,m4v,mxf,nut,ivf,yuv4mpegpipe",
+    "protocol_whitelist": "file",
+}
+# Titles and comments may be in any encoding. PyAV 19 has removed this argument and never fails on them.
+_METADATA: Any = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+_INDEXED_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
+_ONE_FRAME_PER_PACKET = {"h264", "hevc", "vp9", "av1"}
+READ_ERRORS = (av.error.FFmpegError, ValueError, ArithmeticError, LookupError, MemoryError)  # seen on damaged files
+MAX_ASPECT_RATIO = 32  # resizing the short side of a frame of 2 x 60000 pixels would take gigabytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoInfo:
+    """Size, length and frame times of a video, from a scan of its packets.
+
+    Args:
+        path: the file, or the folder of frames.
+        num_frames: number of frames in the file: counted, not taken from its header.
+        fps: mean frame rate, in frames per second.
+        duration: seconds.
+        width: of the stored frames in pixels, before rotation.
+        height: of the stored frames in pixels, before rotation.
+        codec: FFmpeg's name, such as h264.
+        container: FFmpeg's name, such as matroska,webm; "folder" for a folder of frames.
+        damage: how the file is cut short; empty if it seems complete.
+        times: (num_frames,) seconds from the first frame to each frame.
+    """
+
+    path: str
+    num_frames: int
+    fps: float
+    duration: float
+    width: int
+    height: int
+    codec: str
+    container: str
+    damage: str = ""
+    times: np.ndarray = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PacketScan:
+    """The result of `scan_packets`.
+
+    Args:
+        info: size, length and frame times of the video.
+        pts: known timestamps of the frames, ascending.
+        keyframe_pts: known timestamps of the keyframes, ascending.
+        seekable: each frame has a timestamp of its own, and the first frame can be reached from a keyframe.
+    """
+
+    info: VideoInfo
+    pts: list[int]
+    keyframe_pts: list[int]
+    seekable: bool
+
+
+def probe_file(path: str | Path) -> VideoInfo:
+    """Count the frames of a video file and read its size and times, without decoding it.
+
+    Raises:
+        VideoError: no such file, not a video, no frames.
+    """
+    with open_video(path) as (container, stream):
+        return scan_packets(path, container, stream).info
+
+
+def error_reason(error: BaseException) -> str:
+    """The reason of an FFmpeg, PyAV or operating system error, in one line of lower case."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(text).lower().split())
+
+
+@contextmanager
+def video_errors(path: str | Path, message: str) -> Iterator[None]:
+    """Turn the errors of FFmpeg and PyAV, which cannot be pickled by a worker, into a `VideoError`."""
+    try:
+        yield
+    except XViTError:
+        raise
+    except READ_ERRORS as error:
+        raise VideoError(path, f"{message} ({error_reason(error)})") from None
+
+
+def check_aspect_ratio(path: str | Path, width: int, height: int) -> None:
+    """Raise `VideoError` if frames of this size are too elongated to be resized."""
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        raise VideoError(path, f"frames of {width}x{height} pixels: the aspect ratio is above {MAX_ASPECT_RATIO}")
+
+
+@contextmanager
+def open_video(path: str | Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open a video file and yield its container and its video stream.
+
+    Raises:
+        VideoError: no such file, not a video file.
+    """
+    if not os.path.exists(path):
+        raise VideoError(path, "no such file")
+    if os.path.isdir(path):
+        raise VideoError(path, "a folder, not a video file")
+    if not os.path.isfile(path):
+        raise VideoError(path, "not a regular file")
+    if os.path.getsize(path) == 0:
+        raise VideoError(path, "the file is empty (0 bytes)")
+    with video_errors(path, "not a readable video file, or cut short"):
+        # "file:" keeps FFmpeg from reading a colon in the name as the end of a protocol.
+        container: InputContainer = av.open(f"file:{os.fspath(path)}", "r", options=_OPTIONS, **_METADATA)
+    with container:
+        # FFmpeg presents the cover image of a music file as a video stream.
+        streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+        if not streams:
+            raise VideoError(path, "the file has no video stream" + (", only audio" if container.streams.audio else ""))
+        if streams[0].codec_context is None:
+            raise VideoError(path, "no decoder is available for its video, or its header is damaged")
+        streams[0].codec_context.thread_count = 1  # more threads cost a third of the throughput of several workers
+        yield container, streams[0]
+
+
+def scan_packets(path: str | Path, container: InputContainer, stream: VideoStream) -> PacketScan:
+    """Read all packets of an open video, without decoding them.
+
+    Args:
+        path: the file.
+        container: the open file; it is read to its end.
+        stream: its video stream.
+
+    Raises:
+        VideoError: not readable, no frames.
+    """
+    frame_pts: list[int | None] = []
+    keyframe_pts: list[int | None] = []
+    num_corrupt = 0
+    end_time = 0.0  # of the last packet, in seconds
+    with video_errors(path, "not a readable video file"):
+        for packet in container.demux(stream):
+            if packet.size == 0:
+                continue
+            num_corrupt += packet.is_corrupt
+            if packet.is_keyframe:
+                keyframe_pts.append(packet.pts)
+            if not packet.is_discard:  # an edit list hides frames that other frames refer to
+                frame_pts.append(packet.pts)
+            end_time = max(end_time, _end_time(packet))
+    context, num_frames = stream.codec_context, len(frame_pts)
+    if not frame_pts or not context.width or not context.height:
+        raise VideoError(path, "the file has no frames")
+    check_aspect_ratio(path, context.width, context.height)
+    pts = sorted(value for value in frame_pts if value is not None)
+    keys = sorted(value for value in keyframe_pts if value is not None)
+    fps = float(stream.average_rate or stream.guessed_rate or 25)
+    times = np.arange(num_frames) / fps
+    if len(pts) == num_frames and pts[-1] > pts[0]:
+        times = (np.array(pts) - pts[0]) * float(stream.time_base or 1)
+        fps = (num_frames - 1) / float(times[-1])
+    info = VideoInfo(
+        path=str(path),
+        num_frames=num_frames,
+        fps=fps,
+        duration=num_frames / fps,
+        width=context.width,
+        height=context.height,
+        codec=context.codec.canonical_name,
+        container=container.format.name,
+        damage=_describe_damage(path, container, stream, num_frames - num_corrupt, end_time),
+        times=times,
+    )
+    seekable = (
+        info.container in _INDEXED_CONTAINERS
+        and info.codec in _ONE_FRAME_PER_PACKET
+        and len(set(pts)) == num_frames
+        and bool(keys)
+        and keys[0] <= pts[0]
+    )
+    return PacketScan(info=info, pts=pts, keyframe_pts=keys, seekable=seekable)
+
+
+def _end_time(packet: av.Packet) -> float:
+    return float(((packet.pts or 0) + (packet.duration or 0)) * (packet.time_base or 0))
+
+
+def _describe_damage(
+    path: str | Path, container: InputContainer, stream: VideoStream, num_intact: int, end_time: float
+) -> str:
+    """Say how much of the promised video the file lacks; "" if nothing. MPEG streams and GIF promise nothing.
+
+    Args:
+        num_intact: complete video packets in the file.
+        end_time: seconds at which the last packet ends.
+    """
+    # An AVI header often counts up to two frames too many.
+    if container.format.name == "avi" and num_intact < 0.98 * stream.frames - 2:
+        return f"cut short: {num_intact} of its {stream.frames} frames are present"
+    if "mp4" in container.format.name:  # its index holds the position of each frame
+        size = os.path.getsize(path)
+        num_lost = sum(entry.pos + entry.size > size for entry in stream.index_entries)
+        if num_lost:
+            return f"cut short: {num_intact} of its {num_intact + num_lost} frames are present"
+    if container.format.name == "matroska,webm" and container.duration:
+        duration = container.duration / av.time_base
+        min_end = duration - max(0.5, 0.02 * duration)
+        if end_time < min_end:  # the audio may be longer than the video
+            container.seek(0)
+            end_time = max([end_time, *(_end_time(packet) for packet in container.demux())])
+        if end_time < min_end:
+            return f"cut short: {end_time:.1f} of its {duration:.1f} s are present"
+    return ""
