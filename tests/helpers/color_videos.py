@@ -16,7 +16,7 @@ from xvit.config import (
     TrainConfig,
     model_config,
 )
-from xvit.data.synthetic.motion import encode
+from xvit.data.synthetic.motion import encode_video
 from xvit.models.pretrained import load_initial_weights
 from xvit.models.xvit import XViT
 
@@ -39,7 +39,7 @@ def write_video(path: Path, *, color: int, seed: int) -> Path:
     frames = rng.integers(0, 120, (6, 24, 32, 3), dtype=np.uint8)
     frames[..., color] += 110
     path.parent.mkdir(parents=True, exist_ok=True)
-    encode(frames, path)
+    encode_video(frames, path)
     return path
 
 

@@ -1,12 +1,14 @@
-"""Space-time attention written out in loops, from the equations alone: what the tests compare the library with."""
+"""Space-time attention written out in loops, from the equations alone: the reference of the tests."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
 
-def mixed_channels(x: Tensor, *, window: int, fraction: float, boundary_only: bool, causal: bool, edges: str) -> Tensor:
-    """Eq. 9 of the paper, a channel and a frame at a time. x: (T, N, C), the shares over all C channels."""
+def mixed_channels(
+    x: Tensor, *, window: int, mix_ratio: float, boundary_only: bool, causal: bool, temporal_padding: str
+) -> Tensor:
+    """Eq. 9 of the paper, a channel and a frame at a time. x: (T, N, C), sliced over all C channels."""
     T, N, C = x.shape
     offsets = [o for o in range(-window, window + 1) if o != 0]
     if causal:
@@ -14,13 +16,13 @@ def mixed_channels(x: Tensor, *, window: int, fraction: float, boundary_only: bo
     if boundary_only:
         offsets = [o for o in offsets if abs(o) == window]
     offsets = sorted(offsets, reverse=True)
-    each = int(np.floor(round(fraction * C / len(offsets), 6))) if offsets else 0
+    each = int(np.floor(round(mix_ratio * C / len(offsets), 6))) if offsets else 0
     out = torch.zeros_like(x)
     for t in range(T):
         for c in range(C):
             owner = c // each if each else len(offsets)
             source = t + (offsets[owner] if owner < len(offsets) else 0)
-            if edges == "replicate":
+            if temporal_padding == "replicate":
                 source = min(max(source, 0), T - 1)
             if 0 <= source < T:
                 for n in range(N):

@@ -7,9 +7,11 @@ from hypothesis import strategies as st
 from timm.layers import Attention, AttentionRope, LayerNorm
 from timm.models.eva import EvaAttention
 
+from helpers.mixing import mixing_options, pattern_of
 from helpers.reference import attention, heads, mixed_channels
+from xvit.config import ModelConfig, model_config
 from xvit.models.attention import EVA_SCHEMES, SCHEMES, MixingAttention
-from xvit.models.mixing import channel_slices, mix, shift, temporal_offsets
+from xvit.models.backbone import build_pattern
 from xvit.utils.errors import XViTError
 
 H, D = 2, 16  # heads, channels
@@ -19,7 +21,7 @@ def make(scheme: str, **options) -> torch.nn.Module:
     torch.manual_seed(0)
     layer = SCHEMES[scheme](D, num_heads=H, qkv_bias=True, **options)
     if scheme == "divided":
-        layer.configure()
+        layer.add_temporal_layers()
     return layer.double().eval()
 
 
@@ -27,42 +29,25 @@ def project(layer, x):
     return layer.qkv(x).chunk(3, dim=-1)
 
 
-mixing_settings = st.fixed_dictionaries(
-    {
-        "window": st.integers(0, 3),
-        "fraction": st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]),
-        "mixed": st.sampled_from(["keys_values", "keys", "values", "x"]),
-        "boundary_only": st.booleans(),
-        "direction": st.sampled_from(["centered", "causal"]),
-        "grouping": st.sampled_from(["flat", "per_head"]),
-        "temporal_padding": st.sampled_from(["zero", "replicate"]),
-    }
-)
-
-
 @settings(max_examples=60, deadline=None)
-@given(options=mixing_settings, T=st.integers(1, 5), seed=st.integers(0, 99))
-def test_mixing_is_equation_9_in_loops(options, T, seed):
+@given(options=mixing_options, T=st.integers(1, 5), seed=st.integers(0, 99))
+def test_mixing_attention_is_softmax_over_keys_and_values_mixed_in_loops(options, T, seed):
     layer = make("mixing")
-    neighbours = options["window"] * (1 if options["direction"] == "causal" else 2)
-    channels = D // H if options["grouping"] == "per_head" else D
-    if neighbours and options["fraction"] and options["fraction"] * channels < neighbours:
-        with pytest.raises(XViTError, match="less than one of"):
-            layer.configure(**(options | {"boundary_only": False}))
+    try:
+        layer.pattern = pattern_of(**options)
+    except XViTError:
         return
-    layer.configure(**options)
     x = torch.randn(1, T, 3, D, dtype=torch.double, generator=torch.Generator().manual_seed(seed))
+    naive = {name: options[name] for name in ("window", "mix_ratio", "boundary_only", "causal", "temporal_padding")}
 
     def mixed(y):
         parts = heads(y, H) if options["grouping"] == "per_head" else [y]
-        keys = ("window", "fraction", "boundary_only", "temporal_padding")
-        causal = options["direction"] == "causal"
-        return torch.cat([mixed_channels(p, **{k: options[k] for k in keys}, causal=causal) for p in parts], dim=-1)
+        return torch.cat([mixed_channels(part, **naive) for part in parts], dim=-1)
 
-    tokens = mixed(x[0]) if options["mixed"] == "x" else x[0]
+    tokens = mixed(x[0]) if options["mix_inputs"] == "x" else x[0]
     q, k, v = project(layer, tokens)
-    k = mixed(k) if options["mixed"] in ("keys_values", "keys") else k
-    v = mixed(v) if options["mixed"] in ("keys_values", "values") else v
+    k = mixed(k) if options["mix_inputs"] in ("keys_values", "keys") else k
+    v = mixed(v) if options["mix_inputs"] in ("keys_values", "values") else v
     expected = torch.stack(
         [
             torch.cat([attention(*qkv) for qkv in zip(heads(q[t], H), heads(k[t], H), heads(v[t], H), strict=True)], -1)
@@ -70,24 +55,6 @@ def test_mixing_is_equation_9_in_loops(options, T, seed):
         ]
     )
     torch.testing.assert_close(layer(x)[0], layer.proj(expected), atol=1e-10, rtol=0)
-
-
-def test_paper_order_of_the_flat_shares():
-    shares = channel_slices(24, 0.25, temporal_offsets(1))
-    assert shares == ((1, 0, 3), (-1, 3, 6)), "the first rho/2 D channels come from t + 1, the next from t - 1"
-    frames = torch.arange(4.0)[None, :, None, None].expand(1, 4, 1, 24)
-    assert mix(frames, shares)[0, :, 0, [0, 3, 6]].T.tolist() == [[1, 2, 3, 0], [0, 0, 1, 2], [0, 1, 2, 3]]
-    assert mix(frames, shares, replicate=True)[0, :, 0, [0, 3]].T.tolist() == [[1, 2, 3, 3], [0, 0, 1, 2]]
-
-
-@pytest.mark.parametrize("offset", [-5, -1, 1, 5])
-@pytest.mark.parametrize("replicate", [True, False])
-def test_shift_reaches_beyond_a_short_clip(offset, replicate):
-    x = torch.arange(1.0, 4.0)[None, :, None]
-    source = [t + offset for t in range(3)]
-    nearest = [float(min(max(s, 0), 2) + 1) for s in source]
-    expected = nearest if replicate else [float(s + 1) if 0 <= s < 3 else 0.0 for s in source]
-    assert shift(x, offset, replicate=replicate).flatten().tolist() == expected
 
 
 @pytest.mark.parametrize("scheme", ["mixing", "spatial"])
@@ -175,17 +142,9 @@ def test_summaries_are_tokens_of_their_own(scheme, R, grid, qk_norm):
 
 
 def test_keys_are_normalised_before_they_mix():
-    """With shares that cut through a head, a mixed key's channels are those of keys normalised in their own frames."""
+    """With slices that cut through a head, a mixed key's channels are those of keys normalised in their own frames."""
     layer = make("mixing", qk_norm=True, norm_layer=LayerNorm)
-    layer.configure(
-        window=1,
-        fraction=0.25,
-        mixed="keys",
-        boundary_only=False,
-        causal=True,
-        grouping="flat",
-        temporal_padding="zero",
-    )
+    layer.pattern = pattern_of(mix_ratio=0.25, mix_inputs="keys", causal=True)
     x = torch.randn(1, 2, 3, D, dtype=torch.double)
     q, k, v = project(layer, x[0])
     k = torch.cat([layer.k_norm(part) for part in heads(k, H)], -1)
@@ -197,52 +156,8 @@ def test_keys_are_normalised_before_they_mix():
     torch.testing.assert_close(layer(x)[0, 1], expected, atol=1e-10, rtol=0)
 
 
-@pytest.mark.parametrize("in_place", [True, False])
-@pytest.mark.parametrize("grouping", ["flat", "per_head"])
-def test_segments_are_clips_of_their_own(in_place, grouping, monkeypatch):
-    if not in_place:
-        monkeypatch.setattr(MixingAttention, "mixes_in_place", False)
-    layer = make("mixing")
-    options = {"window": 1, "fraction": 0.5, "mix_inputs": "keys_values", "boundary_only": False}
-    options |= {"causal": False, "grouping": grouping, "temporal_padding": "zero"}
-    x = torch.randn(2, 6, 3, D, dtype=torch.double)
-    layer.configure(**options)
-    expected = torch.cat([layer(x[:, :3]), layer(x[:, 3:])], dim=1)
-    layer.configure(**options, segment_frames=3)
-    torch.testing.assert_close(layer(x), expected, atol=1e-12, rtol=0)
-    with pytest.raises(XViTError, match="expected a multiple of segment_frames=3"):
-        layer(x[:, :4])
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    options=mixing_settings.filter(lambda o: o["mixed"] != "x" and o["window"] and o["fraction"]),
-    T=st.integers(1, 5),
-)
-def test_mixing_in_place_has_the_values_and_gradients_of_the_pure_function(options, T):
-    layer = make("mixing")
-    try:
-        layer.configure(**options)
-    except XViTError:
-        return
-    x = torch.randn(2, T, 3, D, dtype=torch.double, generator=torch.Generator().manual_seed(T))
-    results = {}
-    for name in ("in place", "pure"):
-        with pytest.MonkeyPatch.context() as patch:
-            if name == "pure":
-                patch.setattr(MixingAttention, "mixes_in_place", False)
-            assert layer.mixes_in_place == (name == "in place")
-            tokens = x.clone().requires_grad_()
-            out = layer(tokens)
-            layer.zero_grad()
-            out.pow(3).sum().backward()
-            results[name] = [out, tokens.grad, layer.qkv.weight.grad.clone(), layer.qkv.bias.grad.clone()]
-    for ours, expected in zip(results["in place"], results["pure"], strict=True):
-        torch.testing.assert_close(ours, expected, atol=1e-9, rtol=1e-9)
-
-
 def test_a_causal_mask_is_refused():
-    with pytest.raises(XViTError, match="takes no causal mask"):
+    with pytest.raises(XViTError, match="is_causal=True is not supported"):
         MixingAttention(D, num_heads=H)(torch.zeros(1, 1, 2, D), is_causal=True)
 
 
@@ -254,10 +169,10 @@ def test_a_causal_mask_is_refused():
         lambda: AttentionRope(D, 4, qkv_fused=False, num_kv_heads=2, num_prefix_tokens=2, gated=True),
         lambda: AttentionRope(D, H, rotate_half=True, num_prefix_tokens=2),
     ],
-    ids=["biases apart", "projections apart", "shared keys, gate", "halves rotated"],
+    ids=["separate biases", "separate projections", "shared keys, gate", "rotated halves"],
 )
-@pytest.mark.parametrize("fraction", [0.25, 0.375])  # the second parts a pair of rotated channels
-def test_mixing_in_eva_models(layer, fraction, monkeypatch):
+@pytest.mark.parametrize("mix_ratio", [0.25, 0.375])  # the second separates two channels that are rotated together
+def test_mixing_in_eva_models(layer, mix_ratio, monkeypatch):
     """timm's own rotated keys and values of each frame, mixed by loops, attended to by loops."""
     torch.manual_seed(0)
     theirs = layer().double().eval()
@@ -274,7 +189,7 @@ def test_mixing_in_eva_models(layer, fraction, monkeypatch):
         if frame >= 3:  # the second time round all frames are known
             options = {
                 "window": 1,
-                "fraction": fraction,
+                "mix_ratio": mix_ratio,
                 "boundary_only": False,
                 "causal": False,
                 "temporal_padding": "zero",
@@ -288,7 +203,7 @@ def test_mixing_in_eva_models(layer, fraction, monkeypatch):
         expected = [theirs(x[:, t % 3], rope=rope) for t in range(6)][3:]
 
     theirs.__class__ = EVA_SCHEMES["mixing"]
-    options = {"window": 1, "fraction": fraction, "mix_inputs": "keys_values", "boundary_only": False}
-    theirs.configure(**options, causal=False, grouping="flat", temporal_padding="zero")
+    config = model_config(ModelConfig(), window=1, mix_ratio=mix_ratio)
+    theirs.pattern = build_pattern(config, theirs.num_heads, theirs.head_dim)
     with torch.no_grad():
         torch.testing.assert_close(theirs(x, rope=rope), torch.stack(expected, dim=1), atol=1e-10, rtol=0)

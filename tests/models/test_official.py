@@ -89,7 +89,10 @@ def test_the_temporal_embedding_is_resized_linearly(state):
         ),
         (lambda s: s.update({"base_model.norm.bias": torch.zeros(24, dtype=torch.int8)}), "torch.int8"),
         (lambda s: s.update({"base_model.temp_embed": torch.zeros(1, 0, 1, 24)}), "temp_embed"),
-        (lambda s: s.update({"base_model.patch_embed.proj.weight": torch.zeros(24, 768)}), "shapes that are not those"),
+        (
+            lambda s: s.update({"base_model.patch_embed.proj.weight": torch.zeros(24, 768)}),
+            "shapes of its tensors",
+        ),
         (lambda s: s.update({"base_model.temp_embed": torch.zeros(3)}), r"temp_embed \(3,\), expected \(1, 4, 24\)"),
         (lambda s: s.pop("base_model.blocks.1.attn.qkv.bias"), "1 missing: base_model.blocks.1.attn.qkv.bias"),
         (lambda s: s.pop("consensus.mlp_head.4.weight"), '"consensus.mlp_head.4.weight" is missing'),
@@ -130,7 +133,7 @@ def test_files_that_are_not_theirs(tmp_path, capsys):
 
 
 def test_heads_that_shapes_do_not_tell_are_asked_for():
-    with pytest.raises(XViTError, match="say how many heads"):
+    with pytest.raises(XViTError, match="give the number of heads"):
         load_official(GOLDEN, num_frames=4)
 
 

@@ -107,10 +107,10 @@ def test_a_built_model(caplog):
     [
         (
             lambda: timm.create_model(TINY, depth=2, drop_path_rate=0.5),
-            r"its blocks differ\): if it was given drop rates",
+            r"in blocks\): if it has drop rates",
         ),
-        (lambda: changed(timm.create_model(TINY, depth=1)), "its norm differ"),
-        (lambda: VisionTransformer(depth=1), "not built by timm.create_model: give its name"),
+        (lambda: changed(timm.create_model(TINY, depth=1)), "in norm"),
+        (lambda: VisionTransformer(depth=1), "not built by timm.create_model: pass its name"),
         (lambda: timm.create_model("resnet18"), "a ResNet as backbone"),
         (lambda: timm.create_model("swin_tiny_patch4_window7_224"), "a SwinTransformer as backbone"),
     ],
@@ -210,8 +210,11 @@ def test_another_scheme_number_of_frames_size_and_classes(tmp_path):
     )
     report = other.load_report
     assert set(report.resized) == {"backbone.pos_embed", "temporal_position.weight"}
-    assert {key for key in report.new if ".attn.temporal" not in key} == {"classifier.fc.weight", "classifier.fc.bias"}
-    assert set(report.dropped) == {"classifier.fc.weight", "classifier.fc.bias"}
+    assert {key for key in report.new if ".attn.temporal" not in key} == {
+        "classifier.fc.label.weight",
+        "classifier.fc.label.bias",
+    }
+    assert set(report.dropped) == {"classifier.fc.label.weight", "classifier.fc.label.bias"}
     assert other.temporal_position.weight.shape[1] == 8
     before, after = trained.temporal_position.weight[0], other.temporal_position.weight[0]
     torch.testing.assert_close(after[1], 0.75 * before[0] + 0.25 * before[1])  # frame 1 of 8 lies at 0.25 of 4
@@ -243,10 +246,10 @@ def test_what_does_not_fit_is_refused(tmp_path):
         ("other.safetensors", "not weights of this backbone", {}),
         ("whole.safetensors", "of a wrong shape", {"backbone_kwargs": {**kwargs, "embed_dim": 96}}),
         ("cut.safetensors", "damaged", {}),
-        ("text.pth", "not a file of tensors alone|damaged", {}),
-        ("list.pth", "damaged|cannot be fitted|not weights|tensors alone", {}),
+        ("text.pth", "holds more than tensors|damaged", {}),
+        ("list.pth", "damaged|does not fit the backbone|not weights|holds more than tensors", {}),
         ("none.pth", "no such file or directory", {}),
-        ("run", r"an XViT of \[2\] heads in 2 layers, not \[3\] in 2", {}),
+        ("run", r"it has \[2\] heads in 2 layers, expected \[3\] in 2", {}),
         ("half", "damaged or cut off", {}),
         ("whole numbers.safetensors", "torch.int64, torch.strided: expected a plain floating", {}),
     ]:
@@ -272,7 +275,7 @@ class Hostile:
 
 def test_a_payload_is_not_run(tmp_path, capfd):
     torch.save({"state_dict": {"cls_token": Hostile()}}, tmp_path / "hostile.pth")
-    with pytest.raises(XViTError, match=r"hostile\.pth: not a file of tensors alone"):
+    with pytest.raises(XViTError, match=r"hostile\.pth: holds more than tensors, so it was not loaded"):
         create_model(TINY, num_classes=2, checkpoint_path=tmp_path / "hostile.pth")
     assert "run!" not in capfd.readouterr().out
 
@@ -306,7 +309,7 @@ except xvit.utils.errors.XViTError as error:
     assert report.startswith(f"{hub} (Hugging Face Hub): ")
     assert "dropped backbone.head (2)" in report
     assert float(total) == pytest.approx(float(image.cls_token.detach().double().sum()))
-    assert "cannot be had from the Hugging Face Hub or its local cache" in refused
+    assert "from the Hugging Face Hub or its local cache" in refused
     assert "checkpoint_path" in refused
 
 
@@ -316,4 +319,4 @@ def test_mean_std_size_and_interpolation_are_the_backbones():
     assert clip.std == pytest.approx((0.26862954, 0.26130258, 0.27577711))
     assert clip.interpolation == "bicubic"
     assert clip.image_size == 224
-    assert clip.left_open == []
+    assert clip.open_fields == []

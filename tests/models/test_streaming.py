@@ -8,6 +8,7 @@ from safetensors.torch import load, save
 
 from helpers.color_videos import make_model
 from xvit import create_model
+from xvit.config import SINGLE_TASK
 from xvit.models.streaming import Stream
 from xvit.utils.errors import XViTError
 
@@ -16,12 +17,12 @@ models = st.fixed_dictionaries(
     {
         "window": st.integers(0, 3),
         "mix_ratio": st.sampled_from([0.0, 0.75, 0.875, 1.0]),
-        "mixed": st.sampled_from(["keys_values", "keys", "values", "x"]),
+        "mix_inputs": st.sampled_from(["keys_values", "keys", "values", "x"]),
         "boundary_only": st.booleans(),
-        "direction": st.sampled_from(["causal", "centered"]),
+        "causal": st.booleans(),
         "grouping": st.sampled_from(["flat", "per_head"]),
         "temporal_padding": st.sampled_from(["zero", "replicate"]),
-        "layers": st.sampled_from(["all", "odd", (1,)]),
+        "mixing_layers": st.sampled_from(["all", "odd", (1,)]),
         "temporal_head": st.sampled_from(["attention", "mean"]),
         "num_frames": st.sampled_from([1, 2, 4, 8]),
     }
@@ -48,7 +49,7 @@ def offline(model, video):
     frames = model.forward_features(video).frames
     T = model.config.num_frames
     clips = [model.temporal_head(frames[:, max(0, t - T + 1) : t + 1]) for t in range(video.shape[1])]
-    return frames, model.classifier(torch.stack(clips, dim=1))
+    return frames, model.classifier(torch.stack(clips, dim=1))[SINGLE_TASK]
 
 
 def streamed(model, video, cuts, **options):
@@ -58,7 +59,7 @@ def streamed(model, video, cuts, **options):
         outputs.append(stream.push(part))
         pushed, indices = pushed + part.shape[1], indices + outputs[-1].indices
         ready = range(max(0, pushed - stream.latency_frames))  # neither later nor earlier than these
-        assert indices == [i for i in ready if (i + 1) % options.get("every", 1) == 0]
+        assert indices == [i for i in ready if (i + 1) % options.get("predict_every", 1) == 0]
     return stream, [*outputs, stream.flush()]
 
 
@@ -79,21 +80,21 @@ def test_a_stream_is_the_model_on_all_frames_at_once(options, length, batch, dat
     torch.manual_seed(length)
     video = torch.randn(batch, length, 3, SIZE, SIZE)
     frames, logits = offline(model, video)
-    stream, outputs = streamed(model, video, cuts, every=every)
+    stream, outputs = streamed(model, video, cuts, predict_every=every)
     answered = list(range(every - 1, length, every))
     indices, found_frames, found_logits = joined(outputs)
     assert indices == answered
     torch.testing.assert_close(found_frames, frames[:, answered], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(found_logits, logits[:, answered], atol=1e-5, rtol=1e-5)
-    mixing = 2 if options["layers"] == "all" else 1
-    reads_ahead = options["direction"] == "centered" and options["mix_ratio"] and options["window"]
+    mixing = 2 if options["mixing_layers"] == "all" else 1
+    reads_ahead = not options["causal"] and options["mix_ratio"] and options["window"]
     assert stream.latency_frames == (mixing * options["window"] if reads_ahead else 0)
 
 
 @pytest.mark.parametrize("summary_tokens", [1, 4])
 @pytest.mark.parametrize("attention", ["keys_values", "x", "spatial"])
 def test_summaries_of_a_causal_model(attention, summary_tokens):
-    options = {"attention": "spatial"} if attention == "spatial" else {"mixed": attention}
+    options = {"attention": "spatial"} if attention == "spatial" else {"mix_inputs": attention}
     model = made(**options, causal=True, summary_tokens=summary_tokens, num_frames=3)
     video = torch.randn(2, 11, 3, SIZE, SIZE)
     frames, logits = offline(model, video)
@@ -109,7 +110,7 @@ def test_summaries_of_a_causal_model(attention, summary_tokens):
     assert (other[:, 5:10] - frames[:, 5:10]).abs().amin(dim=(0, 2)).min() > 0  # two layers, each three frames back
 
 
-@pytest.mark.parametrize("direction", ["causal", "centered"])
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "centered"])
 @pytest.mark.parametrize(
     "name",
     [
@@ -121,13 +122,13 @@ def test_summaries_of_a_causal_model(attention, summary_tokens):
         "vit_small_patch16_rope_mixed_224",
     ],
 )
-def test_backbones(name, direction):
+def test_backbones(name, causal):
     kwargs = {"depth": 2, "embed_dim": 48, "num_heads": 3, "img_size": 32, "patch_size": 16}
     model = create_model(
         name,
         num_classes={"verb": 2, "noun": 3},
         num_frames=4,
-        direction=direction,
+        causal=causal,
         temporal_position="head",
         backbone_kwargs=kwargs,
     )
@@ -138,7 +139,7 @@ def test_backbones(name, direction):
         first_clip = model(video[:, :4])
     _, outputs = streamed(model, video, [2, 3, 8])
     torch.testing.assert_close(torch.cat([o.frames for o in outputs], dim=1), frames, atol=1e-5, rtol=1e-5)
-    if direction == "causal":  # the first T frames are a clip as in training
+    if causal:  # the first T frames are a clip as in training
         logits = {task: torch.cat([o.logits[task] for o in outputs], dim=1)[:, 3] for task in first_clip}
         torch.testing.assert_close(logits, first_clip, atol=1e-5, rtol=1e-5)
 
@@ -150,14 +151,14 @@ def test_two_branches_wait_for_nothing_or_are_refused():
     video = torch.randn(1, 6, 3, 32, 32)
     _, outputs = streamed(model, video, [1, 4])
     torch.testing.assert_close(joined(outputs)[1], model.forward_features(video).frames.detach(), atol=1e-5, rtol=1e-5)
-    with pytest.raises(XViTError, match=r"ParallelThingsBlock with direction='centered'.*direction='causal'"):
+    with pytest.raises(XViTError, match=r"centered mixing in a ParallelThingsBlock cannot .*causal=True"):
         Stream(create_model("vit_small_patch16_18x2_224", **options).eval())
 
 
 def test_no_drift_and_constant_memory_over_10_000_frames():
     """A window of 10 009 to 10 016 seen alone, from long enough before that nothing earlier reaches it, is the same."""
     model = made(causal=True, window=1, num_frames=4)
-    stream = Stream(model, every=8)
+    stream = Stream(model, predict_every=8)
     torch.manual_seed(0)
     bytes_seen, last = set(), []
     for _ in range(1252):
@@ -172,13 +173,13 @@ def test_no_drift_and_constant_memory_over_10_000_frames():
     assert len(bytes_seen) == 1
     # w frames of half the keys' and values' channels of 2 x 2 patches and the class token, 4 bytes each
     assert stream.layer_bytes == [2 * 5 * 8 * 4] * 2
-    storage = sum(t.untyped_storage().nbytes() for layer in stream._memories for m in layer for t in m.tensors.values())
+    storage = sum(t.untyped_storage().nbytes() for name, t in stream.tensors().items() if name != "frames")
     assert storage == sum(stream.layer_bytes)  # no views of something larger
 
 
-@pytest.mark.parametrize("direction", ["causal", "centered"])
-def test_copies_and_saved_states_go_on_by_themselves(direction):
-    model = made(direction=direction, window=2, mix_ratio=0.5)
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "centered"])
+def test_copies_and_saved_states_go_on_by_themselves(causal):
+    model = made(causal=causal, window=2, mix_ratio=0.5)
     video = torch.randn(2, 12, 3, SIZE, SIZE)
     _, logits = offline(model, video)
     stream = Stream(model)
@@ -207,10 +208,10 @@ def test_the_model_is_left_as_it_was():
         assert torch.equal(model(video), before)
 
 
-@pytest.mark.parametrize("direction", ["causal", "centered"])
-def test_each_new_frame_goes_through_the_layers_once(direction):
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "centered"])
+def test_each_new_frame_goes_through_the_layers_once(causal):
     """Rows of the first layer's projection and MLP, counted: as many frames as were pushed, with waiting or without."""
-    model = made(direction=direction)
+    model = made(causal=causal)
     rows = {"qkv": 0, "fc1": 0}
     for block in model.backbone.blocks:
         block.attn.qkv.register_forward_hook(lambda m, i, o: rows.update(qkv=rows["qkv"] + o[..., 0].numel()))
@@ -226,12 +227,12 @@ def test_each_new_frame_goes_through_the_layers_once(direction):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"temporal_position": "input"}, "temporal_position='input'.*take temporal_position='head' or 'none'"),
-        ({"attention": "joint"}, "attention='joint'.*take attention='mixing'"),
+        ({"temporal_position": "input"}, "temporal_position='input'.*use temporal_position='head' or 'none'"),
+        ({"attention": "joint"}, "attention='joint'.*use attention='mixing'"),
         ({"attention": "local"}, "attention='local'"),
         ({"attention": "divided"}, "attention='divided'"),
-        ({"segment_frames": 2}, "segment_frames=2.*take segment_frames=0"),
-        ({"summary_tokens": 1}, "summary_tokens=1.*take direction='causal'"),
+        ({"segment_frames": 2}, "segment_frames=2.*use segment_frames=0"),
+        ({"summary_tokens": 1}, "summary_tokens=1.*use causal=True"),
     ],
 )
 def test_what_cannot_be_streamed_exactly_is_refused(options, said):
@@ -241,21 +242,21 @@ def test_what_cannot_be_streamed_exactly_is_refused(options, said):
 
 def test_wrong_use_is_refused():
     model = made(causal=True)
-    with pytest.raises(XViTError, match="every=0"):
-        Stream(model, every=0)
+    with pytest.raises(XViTError, match="predict_every=0"):
+        Stream(model, predict_every=0)
     with pytest.raises(XViTError, match="training mode"):
         Stream(made().train())
     stream = Stream(model)
-    with pytest.raises(XViTError, match="flush before any push"):
+    with pytest.raises(XViTError, match=r"flush\(\) before any push\(\)"):
         stream.flush()
     with pytest.raises(XViTError, match="expected 5 dimensions"):
         stream.push(torch.randn(1, 3, SIZE, SIZE))
     stream.push(torch.randn(1, 2, 3, SIZE, SIZE))
     for shape in ((2, 1, 3, SIZE, SIZE), (1, 1, 3, 2 * SIZE, SIZE)):
-        with pytest.raises(XViTError, match=r"before them \(1, 3, 16, 16\): reset\(\) first"):
+        with pytest.raises(XViTError, match=r"after \(1, 3, 16, 16\): call reset\(\) first"):
             stream.push(torch.randn(shape))
     stream.flush()
-    with pytest.raises(XViTError, match="push after flush"):
+    with pytest.raises(XViTError, match=r"push\(\) after flush\(\)"):
         stream.push(torch.randn(1, 1, 3, SIZE, SIZE))
-    with pytest.raises(XViTError, match="not a state of a stream"):
+    with pytest.raises(XViTError, match="not a stream state of this model"):
         stream.load_state({"ring": torch.zeros(1)})

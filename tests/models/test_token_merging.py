@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from helpers.color_videos import described, make_model, write_video
 from xvit import create_model
+from xvit.config import SINGLE_TASK
 from xvit.models.profiling import count_macs
 from xvit.models.streaming import Stream
 from xvit.models.token_merging import merge_similar_tokens
@@ -76,7 +77,7 @@ def test_where_other_tokens_are_pooled_all_are_computed(backbone):
     assert not model.class_token_only
     clip = torch.zeros(1, 2, 3, *model.backbone.patch_embed.img_size)
     features = model.forward_features(clip).clip_embedding
-    torch.testing.assert_close(model(clip), model.classifier(features))
+    torch.testing.assert_close(model(clip), model.classifier(features)[SINGLE_TASK])
     assert count_macs(model) == count_macs(model, all_tokens=True)
 
 
@@ -136,12 +137,12 @@ def test_tubelets_halve_the_multiply_adds():
     ("options", "message"),
     [
         ({"tubelet_size": 3}, "tubelet_size=3: expected a number, between 1 and 2"),
-        ({"tubelet_size": 2, "num_frames": 5}, "num_frames=5: no whole number of tubelets"),
-        ({"tubelet_size": 2, "segment_frames": 1}, "segment_frames=1: no whole number of tubelets"),
+        ({"tubelet_size": 2, "num_frames": 5}, "num_frames=5: expected a multiple of tubelet_size=2"),
+        ({"tubelet_size": 2, "segment_frames": 1}, "segment_frames=1: expected a multiple of tubelet_size=2"),
         ({"tome_r": -1}, "tome_r=-1"),
         ({"tome_r": 1, "attention": "joint"}, "expected 'mixing' or 'spatial'"),
-        ({"tome_r": 1, "summary_tokens": 4}, "no grid to summarise"),
-        ({"tome_r": 1, "backbone": "eva02_tiny_patch14_224", "backbone_kwargs": {}}, "only for plain blocks"),
+        ({"tome_r": 1, "summary_tokens": 4}, "do not form a grid"),
+        ({"tome_r": 1, "backbone": "eva02_tiny_patch14_224", "backbone_kwargs": {}}, "needs standard blocks"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(options, message):
@@ -150,10 +151,10 @@ def test_settings_that_do_not_go_together_are_refused(options, message):
 
 
 def test_a_clip_of_half_a_tubelet_is_refused_and_neither_streams():
-    with pytest.raises(XViTError, match="whole tubelets of 2 frames"):
+    with pytest.raises(XViTError, match="multiple of tubelet_size=2"):
         tiny(tubelet_size=2)(clip(T=3))
     for options in ({"tubelet_size": 2}, {"tome_r": 2}):
-        with pytest.raises(XViTError, match="take tubelet_size=1, tome_r=0"):
+        with pytest.raises(XViTError, match="use tubelet_size=1 and tome_r=0"):
             Stream(tiny(causal=True, temporal_position="head", **options))
 
 

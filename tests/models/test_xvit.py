@@ -8,7 +8,7 @@ import timm
 import torch
 
 from xvit import create_model
-from xvit.config import ATTENTIONS, ModelConfig
+from xvit.config import ATTENTION_SCHEMES, model_config
 from xvit.models.profiling import count_macs
 from xvit.models.xvit import XViT
 from xvit.utils.errors import XViTError
@@ -97,7 +97,7 @@ def test_reach_grows_by_the_window_each_layer():
     assert differs.tolist() == [True, True, True] + [False] * 5
 
 
-@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("attention", ATTENTION_SCHEMES)
 @pytest.mark.parametrize("position", ["input", "head"])
 def test_gradients_reach_every_parameter(attention, position):
     model = tiny(attention=attention, temporal_position=position).train()
@@ -163,7 +163,7 @@ def test_order_blind_and_order_aware():
     assert not torch.allclose(mixing(x), mixing(x.flip(1)), atol=1e-4)
 
 
-@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("attention", ATTENTION_SCHEMES)
 @torch.no_grad()
 def test_modes_of_running_agree(attention):
     model = tiny(attention=attention, summary_tokens=4 if attention in ("spatial", "mixing", "divided") else 0)
@@ -241,18 +241,18 @@ def test_macs_are_those_counted_by_hand(head):
     [
         ({"attention": "mixng"}, 'Did you mean "mixing"'),
         ({"windw": 1}, 'Did you mean "window"'),
-        ({"mixing_layers": (3,)}, "layer 3 of a backbone with layers 0 to 2"),
+        ({"mixing_layers": (3,)}, "the backbone has layers 0 to 2, not 3"),
         ({"mixing_layers": "last"}, "expected one of all, first_half"),
         ({"mix_ratio": 1.5}, "between 0 and 1"),
         ({"num_frames": 0}, "num_frames=0"),
         ({"window": "3"}, "window='3': expected a number"),
-        ({"spatial_position": "sincos", "pretrained": True}, "bring their positions"),
+        ({"spatial_position": "sincos", "pretrained": True}, "have positions already"),
         ({"summary_tokens": 3}, "expected a square number"),
-        ({"summary_tokens": 1, "attention": "joint"}, "see other frames' tokens"),
+        ({"summary_tokens": 1, "attention": "joint"}, "attend to other frames' tokens already"),
         ({"temporal_position": "head", "temporal_head": "mean"}, "needs temporal_head='attention'"),
         ({"backbone_kwargs": {"dpth": 2}}, 'Did you mean "depth"'),
-        ({"backbone_kwargs": {"patch_drop_rate": 0.5}}, "tokens in time"),
-        ({"backbone_kwargs": {"attn_layer": "diff"}}, "set by attention="),
+        ({"backbone_kwargs": {"patch_drop_rate": 0.5}}, "mixing needs the same patches in every frame"),
+        ({"backbone_kwargs": {"attn_layer": "diff"}}, "not allowed: use attention="),
         ({"backbone_kwargs": {"embed_dim": 25, "num_heads": 3}}, "divisible"),
     ],
 )
@@ -267,7 +267,7 @@ def test_wrong_arguments_are_refused(options, message):
         ("vit_base_patch16_22", 'Did you mean "vit_base_patch16_224"'),
         ("resnet18", "not one of timm's VisionTransformer and Eva models"),
         ("beit_base_patch16_224", "not one of timm's VisionTransformer and Eva models"),
-        ("vit_dlittle_patch16_reg1_gap_256", "attention of its own \\(DiffAttention\\)"),
+        ("vit_dlittle_patch16_reg1_gap_256", "other attention \\(DiffAttention\\)"),
         ("vit_base_patch16_xp_224", "ParallelScalingBlock has no attention module"),
     ],
 )
@@ -281,7 +281,7 @@ def test_backbones_without_a_scheme_are_refused(backbone, message):
     [
         ((2, 3, 32, 32), "expected 5 dimensions"),
         ((2, 3, 4, 32, 32), "expected 3 channels"),
-        ((2, 4, 3, 33, 32), "not whole patches of 16x16"),
+        ((2, 4, 3, 33, 32), "multiples of the patch size, 16x16"),
         ((2, 0, 3, 32, 32), "at least 1 frame"),
     ],
 )
@@ -299,5 +299,5 @@ def test_layers_by_name():
 
 
 def test_model_config_is_checked_when_made():
-    with pytest.raises(XViTError, match="edges='mirror'"):
-        ModelConfig(temporal_padding="mirror")
+    with pytest.raises(XViTError, match="temporal_padding='mirror'"):
+        model_config(temporal_padding="mirror")

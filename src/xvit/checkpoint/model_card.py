@@ -1,84 +1,83 @@
-"""The model card of a checkpoint: README.md, for people and for the Hugging Face Hub."""
+"""The model card of a checkpoint: README.md, for readers and for the Hugging Face Hub."""
 
 import json
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
+from huggingface_hub import ModelCardData
 
-_SHOWN_LABELS = 200
+from xvit.config import SINGLE_TASK, ClassNames, as_task_dict
+
+_SHOWN_CLASSES = 200
+_PROVENANCE = ("source", "data", "metrics", "epoch", "seed", "versions")
 
 
 def model_card(config: Mapping[str, Any]) -> str:
-    """The card of a model.
+    """The text of the model card.
 
     Args:
-        config: the values of its config.json.
+        config: the values of the checkpoint's config.json.
     """
-    model, clip, provenance = config["model"], config["clip_spec"], config["provenance"]
-    head = {
-        "library_name": "xvit",
-        "pipeline_tag": "video-classification",
-        "tags": ["xvit", "video-classification", "space-time-mixing-attention"],
-    }
-    stride = f", {clip['stride']} apart" if clip["sampling"] == "strided" else ""
+    model, clip_spec, provenance = config["model"], config["clip_spec"], config["provenance"]
+    data = ModelCardData(
+        library_name="xvit",
+        pipeline_tag="video-classification",
+        tags=["xvit", "video-classification", "space-time-mixing-attention"],
+    )
+    stride = f", stride {clip_spec['stride']}" if clip_spec["sampling"] == "strided" else ""
     facts = {
         "backbone": model["backbone"],
         "attention": model["attention"],
         "temporal head": model["temporal_head"],
-        "input": f"{clip['num_frames']} frames ({clip['sampling']}{stride}) of {clip['image_size']} px",
-        "normalisation": f"mean {clip['mean']}, std {clip['std']}",
-        **{
-            name.replace("_", " "): _plain(provenance[name])
-            for name in ("source", "data", "metrics", "epoch", "seed", "versions")
-            if provenance.get(name)
-        },
+        "input": f"{clip_spec['num_frames']} frames ({clip_spec['sampling']}{stride}), {clip_spec['image_size']} px",
+        "normalisation": f"mean {clip_spec['mean']}, std {clip_spec['std']}",
+        **{name: _one_line(provenance[name]) for name in _PROVENANCE if provenance.get(name)},
     }
     lines = [
         "---",
-        yaml.safe_dump(head, sort_keys=False).strip(),
+        data.to_yaml().strip(),
         "---",
         "",
         "# Video classification with XViT",
         "",
-        f"A video transformer on {model['backbone']}, with {model['attention']} attention over its frames.",
+        f"A video transformer on {model['backbone']} with {model['attention']} attention.",
         "",
         "| | |",
         "|---|---|",
-        *(f"| {name} | {_cell(value)} |" for name, value in facts.items()),
+        *(f"| {name} | {_table_cell(value)} |" for name, value in facts.items()),
         "",
         "```python",
         "import xvit",
         "",
-        'predictor = xvit.Predictor("PATH_OR_NAME")  # of this directory, or on the Hub',
+        'predictor = xvit.Predictor("PATH_OR_NAME")  # this directory, or its name on the Hub',
         'print(predictor("video.mp4"))',
         "```",
         "",
-        "The recipe it was trained by is in config.json." if "recipe" in provenance else "",
+        "config.json holds the recipe that trained it." if "recipe" in provenance else "",
         "",
         "## Classes",
         "",
-        *_classes(config["class_names"]),
+        *_class_lines(config["class_names"]),
         "",
     ]
     return "\n".join(lines)
 
 
-def _classes(labels: list[str] | dict[str, list[str]]) -> list[str]:
+def _class_lines(class_names: ClassNames) -> list[str]:
     lines = []
-    for task, names in labels.items() if isinstance(labels, dict) else [("", labels)]:
-        shown = ", ".join(f"`{name}`" for name in names[:_SHOWN_LABELS])
-        rest = f", ... ({len(names)} in all)" if len(names) > _SHOWN_LABELS else ""
-        lines.append(f"{task}: {shown}{rest}" if task else shown + rest)
+    for task, names in as_task_dict(class_names).items():
+        shown = ", ".join(f"`{name}`" for name in names[:_SHOWN_CLASSES])
+        total = f", ... ({len(names)} in all)" if len(names) > _SHOWN_CLASSES else ""
+        lines.append(shown + total if task == SINGLE_TASK else f"{task}: {shown}{total}")
     return lines
 
 
-def _plain(value: Any) -> str:
+def _one_line(value: Any) -> str:
     """A provenance value in one line."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{k} {_plain(v)}" for k, v in value.items() if not isinstance(v, Mapping))
+        return ", ".join(f"{key} {_one_line(v)}" for key, v in value.items() if not isinstance(v, Mapping))
     return f"{value:.4g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
 
 
-def _cell(text: str) -> str:
+def _table_cell(text: str) -> str:
     return " ".join(text.replace("|", "\\|").split())

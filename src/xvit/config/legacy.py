@@ -37,6 +37,17 @@ RENAMED = {
 }
 
 
+def new_name(group: str, name: str) -> str:
+    """The dotted name of today of a setting of format 1; empty if it was not renamed.
+
+    Args:
+        group: class of the settings, such as ModelConfig.
+        name: of the setting.
+    """
+    groups = {"ModelConfig": "model", "DataConfig": "data", "TrainConfig": "train"}
+    return RENAMED.get(f"{groups.get(group, '')}.{name}", "")
+
+
 def upgrade_recipe(values: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe of format 1 under the names of today.
 

@@ -229,9 +229,7 @@ def _check_token_merging(config: ModelConfig, backbone: Backbone) -> None:
     if config.attention not in ("mixing", "spatial"):
         raise XViTError(f"{given} with attention={config.attention!r}: expected 'mixing' or 'spatial'")
     if config.summary_tokens:
-        raise XViTError(
-            f"{given} with summary_tokens={config.summary_tokens}: merged patches do not form a grid that could be summarised"
-        )
+        raise XViTError(f"{given} with summary_tokens={config.summary_tokens}: merged patches do not form a grid")
     if not isinstance(backbone.blocks[-1], ClassTokenBlock):
         raise XViTError(
             f"{given} with backbone={config.backbone!r}: token merging needs standard blocks and class-token pooling"

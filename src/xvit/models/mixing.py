@@ -74,22 +74,22 @@ class MixingPattern:
         """How many later frames a frame needs."""
         return max([0, *(part.offset for part in self.slices)])
 
-    def split(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Views of the channels that each slice moves, and of the channels that stay.
+    def split(self, x: Tensor) -> list[Tensor]:
+        """Views of what each slice moves.
 
         Args:
             x: (B, T, N, ..., h, d).
 
         Returns:
-            For each slice a view (B, T, N, ..., channels), and a view of the rest.
+            For each slice a view (B, T, N, ..., channels).
         """
         channels = x if self.per_head else x.flatten(-2)
-        moving = [channels[..., part.start : part.stop] for part in self.slices]
-        return moving, channels[..., self.slices[-1].stop :]
+        return [channels[..., part.start : part.stop] for part in self.slices]
 
-    def join(self, moving: list[Tensor], rest: Tensor, shape: torch.Size) -> Tensor:
-        """The inverse of `split`, as a new tensor of that shape."""
-        return torch.cat([*moving, rest], dim=-1).view(shape)
+    def join(self, moved: list[Tensor], x: Tensor) -> Tensor:
+        """The inverse of `split`: a copy of x (B, T, N, ..., h, d) with each slice replaced by the moved one."""
+        channels = x if self.per_head else x.flatten(-2)
+        return torch.cat([*moved, channels[..., self.slices[-1].stop :]], dim=-1).view(x.shape)
 
     def mix(
         self, x: Tensor, *, num_frames: int | None = None, history: MutableMapping[int, Tensor] | None = None
@@ -109,15 +109,13 @@ class MixingPattern:
             return x[:, :num_frames]
         clips = x if history is not None else split_segments(x, self.segment_frames)
         length = clips.shape[1] if num_frames is None else num_frames
-        moving, rest = self.split(clips)
-        shifted = []
-        for index, (part, channels) in enumerate(zip(self.slices, moving, strict=True)):
+        moved = []
+        for index, (part, channels) in enumerate(zip(self.slices, self.split(clips), strict=True)):
             past = None if history is None else history.get(index)
-            shifted.append(shift(channels, part.offset, length, past=past, replicate=self.replicate))
+            moved.append(shift(channels, part.offset, length, past=past, replicate=self.replicate))
             if history is not None and part.offset < 0:
                 history[index] = _last_frames(channels[:, :length], -part.offset, past, replicate=self.replicate)
-        mixed = self.join(shifted, rest[:, :length], clips[:, :length].shape)
-        return mixed.view(x.shape[0], -1, *x.shape[2:])
+        return self.join(moved, clips[:, :length]).view(x.shape[0], -1, *x.shape[2:])
 
     def mix_in_place(self, qkv: Tensor, num_heads: int) -> Tensor:
         """`mix` of the keys and values inside the output of the projections; differentiable.
@@ -129,12 +127,13 @@ class MixingPattern:
         mixed: Tensor = _MixInPlace.apply(qkv, self, num_heads)
         return mixed
 
-    def moving_parts(self, qkv: Tensor, num_heads: int) -> list[tuple[int, Tensor]]:
+    def moving_views(self, qkv: Tensor, num_heads: int) -> list[tuple[int, Tensor]]:
         """The offset of each slice, and a view of the keys and values that it moves in qkv (B, T, N, 3 h d)."""
         heads = split_segments(qkv, self.segment_frames).unflatten(-1, (3, num_heads, -1))  # (B, T, N, 3, h, d)
         mixed = slice(1 if self.mixes_keys else 2, 3 if self.mixes_values else 2)
-        moving, _ = self.split(heads[:, :, :, mixed])
-        return [(part.offset, channels) for part, channels in zip(self.slices, moving, strict=True)]
+        return [
+            (part.offset, channels) for part, channels in zip(self.slices, self.split(heads[:, :, :, mixed]), strict=True)
+        ]
 
 
 def temporal_offsets(window: int, *, boundary_only: bool = False, causal: bool = False) -> tuple[int, ...]:
@@ -229,7 +228,7 @@ class _MixInPlace(torch.autograd.Function):
     def forward(ctx: Any, qkv: Tensor, pattern: MixingPattern, num_heads: int) -> Tensor:
         ctx.pattern, ctx.num_heads = pattern, num_heads
         ctx.mark_dirty(qkv)
-        for offset, channels in pattern.moving_parts(qkv, num_heads):
+        for offset, channels in pattern.moving_views(qkv, num_heads):
             _shift_in_place(channels, offset, replicate=pattern.replicate)
         return qkv
 
@@ -238,7 +237,7 @@ class _MixInPlace(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         pattern: MixingPattern = ctx.pattern
         grad = grad.clone(memory_format=torch.contiguous_format)
-        for offset, channels in pattern.moving_parts(grad, ctx.num_heads):
+        for offset, channels in pattern.moving_views(grad, ctx.num_heads):
             steps = min(abs(offset), channels.shape[1])
             # A replicated edge frame was read by all the frames that reached beyond it.
             edge, beyond = (-1, channels[:, -steps:]) if offset > 0 else (0, channels[:, :steps])

@@ -1,7 +1,7 @@
-"""The authors' released checkpoints: their names and ours, and what their shapes leave unsaid.
+"""The checkpoints that the paper's authors released: their tensor names and ours, and what their shapes do not tell.
 
-A file of theirs holds the model twice as long as the paper does: `base_model` is the backbone with its temporal
-positions, `consensus` the temporal head and the classifier. All their names and ours are in `KEYS`.
+In their files `base_model` is the backbone with its temporal positions, `consensus` the temporal head and the
+classifier. `KEYS` lists all of their names beside ours.
 """
 
 import hashlib
@@ -18,12 +18,12 @@ from xvit.config import SINGLE_TASK, ModelConfig, model_config
 from xvit.models.load_report import LoadReport
 from xvit.models.temporal import resize_positions
 from xvit.models.xvit import XViT
-from xvit.utils.errors import XViTError
+from xvit.utils.errors import XViTError, one_line
 
 _PARAMETER = r"(weight|bias)"
 _IN_BLOCK = rf"(norm1|norm2|attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)\.{_PARAMETER}"
 
-# (theirs, ours); {} stands for what the pattern beside it captures. None: dropped on purpose.
+# (theirs, ours, what {} matches). None: dropped on purpose.
 KEYS: tuple[tuple[str, str | None, str], ...] = (
     ("base_model.cls_token", "backbone.cls_token", ""),
     ("base_model.pos_embed", "backbone.pos_embed", ""),
@@ -42,10 +42,10 @@ KEYS: tuple[tuple[str, str | None, str], ...] = (
 
 
 def our_name(theirs: str) -> str | None:
-    """Our name of a tensor of theirs; None for one that is dropped on purpose.
+    """Our name of one of their tensors; None if the tensor is dropped on purpose.
 
     Raises:
-        XViTError: not a name of theirs.
+        XViTError: they have no such tensor.
     """
     for their_form, our_form, pattern in KEYS:
         match = re.fullmatch(re.escape(their_form).replace(r"\{\}", pattern), theirs)
@@ -55,10 +55,10 @@ def our_name(theirs: str) -> str | None:
 
 
 def their_name(ours: str) -> str:
-    """Their name of a tensor of ours.
+    """Their name of one of our tensors.
 
     Raises:
-        XViTError: theirs has no such tensor.
+        XViTError: they have no such tensor.
     """
     for their_form, our_form, pattern in KEYS:
         match = our_form and re.fullmatch(re.escape(our_form).replace(r"\{\}", pattern), ours)
@@ -75,38 +75,29 @@ def load_official(
     num_heads: int | None = None,
     mix_ratio: float = 0.5,
 ) -> XViT:
-    """Build the model of one of the authors' checkpoints; its logits are theirs.
+    """Build the model of one of the authors' checkpoints. Its logits equal theirs.
 
-    Depth, widths, number of classes and the rest are read off the shapes; the arguments are what shapes cannot say.
+    Depth, widths, number of classes and the like follow from the shapes; the arguments are what shapes do not tell.
 
     Args:
-        path: a .pyth, .pth or .pt file of theirs, or its tensors as .safetensors.
-        num_frames: T, frames a clip.
-        segment_frames: mix within segments of this many frames: 8 for the released Kinetics models, which are fed 16.
-            Their temporal embedding of as many slots is then used once a segment.
-        num_heads: attention heads; by default one for every 64 channels.
-        mix_ratio: rho, fraction of channels that come from neighbouring frames: 0.25 for the released Kinetics
-            models, 0.5 for Something-Something.
+        path: one of their .pyth, .pth or .pt files, or its tensors as .safetensors.
+        num_frames: T, frames per clip.
+        segment_frames: mix within segments of this many frames: 8 for the released Kinetics models, whose clips have
+            16. Their temporal embedding has 8 slots and is then used once per segment.
+        num_heads: attention heads; one for every 64 channels by default.
+        mix_ratio: rho, fraction of channels that come from neighbouring frames: 0.25 for the released Kinetics models,
+            0.5 for Something-Something.
 
     Returns:
-        The model, in eval mode, its `load_report` saying what became of their tensors.
+        The model, in eval mode; its `load_report` says what became of their tensors.
 
     Raises:
-        XViTError: not such a file, tensors missing, unknown, or of shapes that do not go together.
+        XViTError: not such a file; tensors that are missing, unknown or of inconsistent shapes.
     """
     state = read_state(path)
-    tensors: dict[str, Tensor] = {}
-    unknown: list[str] = []
-    for name, tensor in state.items():
-        try:
-            ours = our_name(name)
-        except XViTError:
-            unknown.append(name)
-            continue
-        if ours is not None:
-            tensors[ours] = tensor
+    tensors, unknown = _rename_tensors(state)
     try:
-        config = _read_config(
+        config = _infer_config(
             tensors, num_frames=num_frames, segment_frames=segment_frames or 0, num_heads=num_heads, mix_ratio=mix_ratio
         )
         model = XViT(config)
@@ -114,16 +105,10 @@ def load_official(
         raise XViTError(f'{path}: tensor "{their_name(error.args[0])}" is missing') from None
     except XViTError as error:
         raise XViTError(f"{path}: {error}") from None
-    except Exception as error:  # of torch and timm, where shapes of any file lead
-        raise XViTError(f"{path}: tensors of shapes that are not those of the authors' models ({error})") from None
-    resized = {}
-    if (slots := tensors.get("temporal_position.weight")) is not None and slots.ndim == 4 and slots.shape[1]:
-        slots = slots.squeeze(2)  # (1, slots, 1, D) -> (1, slots, D)
-        filled = _fill_slots(slots, num_frames, segment_frames)
-        if filled.shape != slots.shape:
-            resized = {"temporal_position.weight": (tuple(slots.shape), tuple(filled.shape))}
-        tensors["temporal_position.weight"] = filled
-    _check(path, model, tensors, unknown)
+    except Exception as error:  # torch and timm raise many kinds on arbitrary shapes
+        raise XViTError(f"{path}: the shapes of its tensors are not those of the authors' models ({error})") from None
+    resized = _resize_temporal_embedding(tensors, num_frames, segment_frames)
+    _check_tensors(path, model, tensors, unknown)
     model.load_state_dict(tensors)
     model.load_report = LoadReport(
         source=str(path),
@@ -138,7 +123,7 @@ def load_official(
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
-    """The `model_state` of a checkpoint file of the authors', read without running anything that is in it.
+    """Read `model_state` from one of the authors' checkpoint files, without executing anything in it.
 
     Raises:
         XViTError: no such file, not readable, no `model_state` in it.
@@ -153,10 +138,10 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
             else torch.load(path, map_location="cpu", weights_only=True)
         )
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
-        raise XViTError(f"{path}: damaged, or not a checkpoint: {' '.join(str(error).split())[:200]}") from None
-    except Exception:  # pickle's own errors: whatever a hostile file holds is not run
+        raise XViTError(f"{path}: damaged, or not a checkpoint: {one_line(error)}") from None
+    except Exception:  # pickle's own errors, whatever a hostile file holds
         raise XViTError(
-            f"{path}: not a PyTorch checkpoint, or one of more than tensors and plain values, which are not loaded"
+            f"{path}: not a PyTorch checkpoint, or it holds more than tensors and plain values, which are not loaded"
         ) from None
     if isinstance(loaded, Mapping) and isinstance(loaded.get("model_state"), Mapping):
         loaded = loaded["model_state"]
@@ -169,21 +154,36 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     for name, tensor in state.items():
         if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.is_meta:
             raise XViTError(
-                f'{path}: tensor "{name}" of {tensor.dtype}, {tensor.layout}: expected plain floating point'
+                f'{path}: tensor "{name}" is {tensor.dtype}, {tensor.layout}: expected dense floats'
             )
     return {name: tensor.float() for name, tensor in state.items()}
 
 
-def _read_config(
+def _rename_tensors(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Their tensors under our names, and the names that are not theirs."""
+    tensors: dict[str, Tensor] = {}
+    unknown: list[str] = []
+    for name, tensor in state.items():
+        try:
+            ours = our_name(name)
+        except XViTError:
+            unknown.append(name)
+            continue
+        if ours is not None:
+            tensors[ours] = tensor
+    return tensors, unknown
+
+
+def _infer_config(
     tensors: Mapping[str, Tensor], *, num_frames: int, segment_frames: int, num_heads: int | None, mix_ratio: float
 ) -> ModelConfig:
     dim, _, patch, _ = tensors["backbone.patch_embed.proj.weight"].shape
     if num_heads is not None and (num_heads < 1 or dim % num_heads):
-        raise XViTError(f"num_heads={num_heads}: {dim} channels cannot be shared out evenly to so many heads")
+        raise XViTError(f"num_heads={num_heads}: {dim} channels cannot be divided evenly among the heads")
     if segment_frames and num_frames % segment_frames:
-        raise XViTError(f"segment_frames={segment_frames}: {num_frames} frames are not a whole number of segments")
+        raise XViTError(f"segment_frames={segment_frames}: {num_frames} frames are not a multiple of it")
     if num_heads is None and dim % 64:
-        raise XViTError(f"{dim} channels are not a multiple of 64: say how many heads there are (num_heads)")
+        raise XViTError(f"{dim} channels are not a multiple of 64: give the number of heads (num_heads)")
     grid = round((tensors["backbone.pos_embed"].shape[1] - 1) ** 0.5)
     return model_config(
         backbone="vit_base_patch16_224",
@@ -196,7 +196,7 @@ def _read_config(
         segment_frames=segment_frames,
         temporal_position="input" if "temporal_position.weight" in tensors else "none",
         temporal_head="attention",
-        temporal_layers=_depth(tensors, "temporal_head.blocks"),
+        temporal_layers=_count_blocks(tensors, "temporal_head.blocks"),
         frame_projection="frame_projection.fc.weight" in tensors,
         classifier_hidden=len(tensors["classifier.hidden.0.weight"]),
         dropout=0.5,
@@ -204,7 +204,7 @@ def _read_config(
             "img_size": grid * patch,
             "patch_size": patch,
             "embed_dim": dim,
-            "depth": _depth(tensors, "backbone.blocks"),
+            "depth": _count_blocks(tensors, "backbone.blocks"),
             "num_heads": num_heads or dim // 64,
             "mlp_ratio": len(tensors["backbone.blocks.0.mlp.fc1.weight"]) / dim,
             "qkv_bias": "backbone.blocks.0.attn.qkv.bias" in tensors,
@@ -212,7 +212,7 @@ def _read_config(
     )
 
 
-def _depth(tensors: Mapping[str, Tensor], blocks: str) -> int:
+def _count_blocks(tensors: Mapping[str, Tensor], blocks: str) -> int:
     numbers = {int(name.removeprefix(f"{blocks}.").split(".")[0]) for name in tensors if name.startswith(f"{blocks}.")}
     for number in range(len(numbers) or 1):
         if number not in numbers:
@@ -220,14 +220,26 @@ def _depth(tensors: Mapping[str, Tensor], blocks: str) -> int:
     return len(numbers)
 
 
-def _fill_slots(slots: Tensor, num_frames: int, segment_frames: int | None) -> Tensor:
-    """Temporal positions (1, slots, D) for all frames: once a segment where they are a segment's, else resized."""
+def _resize_temporal_embedding(
+    tensors: dict[str, Tensor], num_frames: int, segment_frames: int | None
+) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Fit the temporal embedding to the frames, and return its shapes before and after if they differ.
+
+    An embedding of one segment is repeated for each segment; any other is interpolated.
+    """
+    name = "temporal_position.weight"
+    slots = tensors.get(name)
+    if slots is None or slots.ndim != 4 or not slots.shape[1]:
+        return {}
+    slots = slots.squeeze(2)  # (1, slots, 1, D) -> (1, slots, D)
     if segment_frames and slots.shape[1] == segment_frames:
-        return slots.repeat(1, num_frames // segment_frames, 1)
-    return resize_positions(slots, num_frames)
+        tensors[name] = slots.repeat(1, num_frames // segment_frames, 1)
+    else:
+        tensors[name] = resize_positions(slots, num_frames)
+    return {} if tensors[name].shape == slots.shape else {name: (tuple(slots.shape), tuple(tensors[name].shape))}
 
 
-def _check(path: str | Path, model: XViT, tensors: Mapping[str, Tensor], unknown: list[str]) -> None:
+def _check_tensors(path: str | Path, model: XViT, tensors: Mapping[str, Tensor], unknown: list[str]) -> None:
     expected = model.state_dict()
     missing = [their_name(name) for name in expected if name not in tensors]
     unused = unknown + [their_name(name) for name in tensors if name not in expected]

@@ -68,6 +68,8 @@ class StreamReader:
         else:
             new = layer.project(x, rope)._asdict()
         for name, tensor in new.items():
+            if not tensor.shape[1]:  # no summary tokens
+                continue
             pending = self.tensors.get(f"pending_{name}")
             self.tensors[f"pending_{name}"] = tensor if pending is None else torch.cat([pending, tensor], dim=1)
 
@@ -79,13 +81,11 @@ class StreamReader:
         if pattern.mixes_tokens:
             inputs = layer.project(self._take(layer, "x", m, mixed=True).flatten(-2), rope)
         else:
-            inputs = AttentionInputs(
-                q=self._take(layer, "q", m),
-                k=self._take(layer, "k", m, mixed=pattern.mixes_keys),
-                v=self._take(layer, "v", m, mixed=pattern.mixes_values),
-                summary_k=self.tensors.pop("pending_summary_k"),
-                summary_v=self.tensors.pop("pending_summary_v"),
-            )
+            q = self._take(layer, "q", m)
+            k = self._take(layer, "k", m, mixed=pattern.mixes_keys)
+            v = self._take(layer, "v", m, mixed=pattern.mixes_values)
+            summaries = [self.tensors.pop(f"pending_summary_{kind}", q[:, :0, 0]) for kind in "kv"]  # (B, m R, h, d)
+            inputs = AttentionInputs(q, k, v, *summaries)
         return inputs._replace(
             summary_k=self._with_past(layer, "summary_k", inputs.summary_k),
             summary_v=self._with_past(layer, "summary_v", inputs.summary_v),
@@ -133,7 +133,7 @@ class _StreamBlock:
             )
 
     def run(self, x: Tensor | None, kwargs: dict[str, Tensor], *, ended: bool) -> Tensor | None:
-        """Add new tokens x (B, n, N, D), and run the block on all frames that wait no longer; None if there are none."""
+        """Add new tokens x (B, n, N, D), and run the block on the frames that wait no longer; None if there are none."""
         if self.lookahead:
             x = self._release(x, kwargs.get("rope"), ended=ended)
         return self.block(x, **kwargs) if x is not None and x.shape[1] else None

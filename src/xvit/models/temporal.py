@@ -17,7 +17,7 @@ _layer_norm: Any = partial(LayerNorm, eps=1e-5)  # the released heads' eps; timm
 
 
 class TemporalPosition(nn.Module):
-    """A learned vector per frame, initially zero (paper, section 3.1); interpolated linearly for other numbers of frames."""
+    """A learned vector per frame, initially zero (paper, section 3.1). Interpolated linearly for other T."""
 
     def __init__(self, num_frames: int, dim: int) -> None:
         super().__init__()

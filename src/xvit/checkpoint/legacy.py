@@ -1,0 +1,51 @@
+"""Conversion of checkpoints of format 1 (development versions before November 2026), whose settings had other names."""
+
+import json
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from xvit.checkpoint.format import CONFIG, WEIGHTS, CheckpointMetadata, tensor_shapes, write_checkpoint
+from xvit.config import SINGLE_TASK, ClipSpec, ModelConfig, from_dict
+from xvit.config.legacy import upgrade_recipe
+from xvit.utils.errors import XViTError, one_line
+from xvit.utils.files import check_new_directory
+
+
+def upgrade_checkpoint(source: Path, output: Path) -> None:
+    """Write a checkpoint directory of format 1 as one of the current format; its tensors are copied unchanged.
+
+    Args:
+        source: a checkpoint directory.
+        output: the new directory, which must not hold anything.
+
+    Raises:
+        XViTError: not a checkpoint of format 1, a damaged file, `output` is in use.
+    """
+    path = source / CONFIG
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values["format"] != 1:
+            raise XViTError(f"{path}: format {values['format']}; only format 1 needs to be converted")
+        model = upgrade_recipe({"model": values["model"]})["model"]
+        clip_spec, class_names, provenance = values["clip"], values["labels"], values["provenance"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, XViTError):
+            raise
+        raise XViTError(
+            f"{path}: not the config of a checkpoint of format 1 ({type(error).__name__}: {error})"
+        ) from None
+    if isinstance(provenance, dict) and isinstance(provenance.get("recipe"), dict):
+        provenance["recipe"] = upgrade_recipe(provenance["recipe"])
+    metadata = CheckpointMetadata(
+        model=from_dict(ModelConfig, model, path),
+        clip_spec=from_dict(ClipSpec, clip_spec, path),
+        class_names=class_names,
+        provenance=provenance,
+    )
+    tensor_shapes(source / WEIGHTS)  # tells what is wrong with a damaged file
+    tensors = load_file(source / WEIGHTS)
+    if SINGLE_TASK in metadata.model.tasks:
+        names = {f"classifier.fc.{name}": f"classifier.fc.{SINGLE_TASK}.{name}" for name in ("weight", "bias")}
+        tensors = {names.get(name, name): tensor for name, tensor in tensors.items()}
+    write_checkpoint(check_new_directory(output), metadata, tensors)

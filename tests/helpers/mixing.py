@@ -1,0 +1,25 @@
+"""Random mixing patterns for layers of 2 heads and 16 channels."""
+
+from hypothesis import strategies as st
+
+from xvit.config import ModelConfig, model_config
+from xvit.models.backbone import build_pattern
+from xvit.models.mixing import MixingPattern
+
+H, D = 2, 16  # heads, channels
+
+mixing_options = st.fixed_dictionaries(
+    {
+        "window": st.integers(0, 3),
+        "mix_ratio": st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]),
+        "mix_inputs": st.sampled_from(["keys_values", "keys", "values", "x"]),
+        "boundary_only": st.booleans(),
+        "causal": st.booleans(),
+        "grouping": st.sampled_from(["flat", "per_head"]),
+        "temporal_padding": st.sampled_from(["zero", "replicate"]),
+    }
+)
+
+
+def pattern_of(**options) -> MixingPattern:
+    return build_pattern(model_config(ModelConfig(), **options), H, D // H)
