@@ -1,14 +1,16 @@
-"""What is compared: the paper's ablations (section 4), with its figures, the attention schemes, fewer operations.
+"""The models and tables of the ablation study: section 4 of the paper, the other attention schemes, fewer tokens.
 
-The paper's figures are top-1 in % on Something-Something v2 with ViT-B/16 and 8 frames: another task and another size
-of model. What can be compared is which row is above which.
+The paper's figures are top-1 in % on Something-Something v2 with ViT-B/16 and 8 frames. The data set and the model size
+differ here, so only the order of the rows can be compared.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
-# What a recipe may say otherwise, and the tables' rows take for granted.
-PAPER: dict[str, Any] = {
+Options = dict[str, bool | int | float | str]
+
+# Options that every row of the tables assumes, whatever the recipe sets.
+BASE_OPTIONS: Options = {
     "attention": "mixing",
     "window": 1,
     "mix_ratio": 0.5,
@@ -23,15 +25,15 @@ PAPER: dict[str, Any] = {
     "tubelet_size": 1,
     "tome_r": 0,
 }
-MEAN: dict[str, Any] = {"temporal_head": "mean"}
-# Changes of PAPER, by name. Each is trained once a seed, in how many tables it may stand.
-MODELS: dict[str, dict[str, Any]] = {
+_MEAN: Options = {"temporal_head": "mean"}
+# Each model's changes of BASE_OPTIONS. A model is trained once per seed, even if several tables contain it.
+MODEL_OPTIONS: dict[str, Options] = {
     "spatial": {"attention": "spatial"},
     "mixing": {},
-    "spatial, mean": {"attention": "spatial", **MEAN},
-    "mixing, mean": MEAN,
-    "w = 2, mean": {"window": 2, **MEAN},
-    "w = 2, boundary only, mean": {"window": 2, "boundary_only": True, **MEAN},
+    "spatial, mean": {"attention": "spatial", **_MEAN},
+    "mixing, mean": _MEAN,
+    "w = 2, mean": {"window": 2, **_MEAN},
+    "w = 2, boundary only, mean": {"window": 2, "boundary_only": True, **_MEAN},
     "mixed x": {"mix_inputs": "x"},
     "mixed keys": {"mix_inputs": "keys"},
     "mixed values": {"mix_inputs": "values"},
@@ -40,12 +42,12 @@ MODELS: dict[str, dict[str, Any]] = {
     "local": {"attention": "local"},
     "divided": {"attention": "divided"},
     "joint": {"attention": "joint"},
-    "first half, mean": {"mixing_layers": "first_half", **MEAN},
-    "second half, mean": {"mixing_layers": "second_half", **MEAN},
-    "odd layers, mean": {"mixing_layers": "odd", **MEAN},
+    "first half, mean": {"mixing_layers": "first_half", **_MEAN},
+    "second half, mean": {"mixing_layers": "second_half", **_MEAN},
+    "odd layers, mean": {"mixing_layers": "odd", **_MEAN},
     "2 temporal layers": {"temporal_layers": 2},
     "3 temporal layers": {"temporal_layers": 3},
-    "summary, mean": {"summary_tokens": 1, **MEAN},
+    "summary, mean": {"summary_tokens": 1, **_MEAN},
     "summary": {"summary_tokens": 1},
     "tubelet 2": {"tubelet_size": 2},
     "merge 1": {"tome_r": 1},
@@ -55,19 +57,19 @@ MODELS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table.
+    """One row of a table.
 
     Args:
-        name: what it is in this table.
-        model: its key in `MODELS`.
-        paper: the paper's top-1 in %, None where the paper has no such row.
-        kinetics: the same on Kinetics-400, where the paper has it.
+        name: text of the first column.
+        model: key in `MODEL_OPTIONS`.
+        paper_top1: the paper's top-1 in % on Something-Something v2; None if the paper has no such row.
+        paper_top1_k400: the paper's top-1 in % on Kinetics-400, where it has one.
     """
 
     name: str
     model: str
-    paper: float | None = None
-    kinetics: float | None = None
+    paper_top1: float | None = None
+    paper_top1_k400: float | None = None
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,8 @@ class Table:
     """One comparison.
 
     Args:
-        title: what varies, and what all rows share.
-        rows: its lines.
+        title: what varies, and in parentheses what all rows share.
+        rows: the rows.
     """
 
     title: str
@@ -93,8 +95,8 @@ TABLES: dict[str, Table] = {
             Row("w = 2, boundary only", "w = 2, boundary only, mean", 59.6),
         ),
     ),
-    "mixed": Table(
-        "What is mixed (temporal attention)",
+    "mix_inputs": Table(
+        "Mixed inputs (temporal attention)",
         (
             Row("nothing", "spatial", 55.6),
             Row("x", "mixed x", 62.1),
@@ -103,8 +105,8 @@ TABLES: dict[str, Table] = {
             Row("keys and values", "mixing", 63.4),
         ),
     ),
-    "fraction": Table(
-        "Mixed fraction (temporal attention)",
+    "mix_ratio": Table(
+        "Mix ratio (temporal attention)",
         (
             Row("0 %", "spatial", 55.6),
             Row("25 %", "rho = 25 %", 63.3),
@@ -112,7 +114,7 @@ TABLES: dict[str, Table] = {
             Row("100 %", "rho = 100 %", 60.7),
         ),
     ),
-    "schemes": Table(
+    "attention": Table(
         "Attention scheme (temporal attention)",
         (
             Row("spatial", "spatial", 55.6),
@@ -122,17 +124,17 @@ TABLES: dict[str, Table] = {
             Row("joint", "joint"),
         ),
     ),
-    "layers": Table(
+    "mixing_layers": Table(
         "Mixing layers (temporal mean)",
         (
             Row("first half", "first half, mean", 60.7),
             Row("second half", "second half, mean", 60.6),
-            Row("every odd one", "odd layers, mean", 60.3),
+            Row("odd layers", "odd layers, mean", 60.3),
             Row("all", "mixing, mean", 61.6),
         ),
     ),
-    "head": Table(
-        "Layers of temporal attention",
+    "temporal_layers": Table(
+        "Number of temporal attention layers",
         (
             Row("0 (mean)", "mixing, mean", 61.6),
             Row("1", "mixing", 63.4),
@@ -140,7 +142,7 @@ TABLES: dict[str, Table] = {
             Row("3", "3 temporal layers", 63.4),
         ),
     ),
-    "summary": Table(
+    "summary_tokens": Table(
         "Summary tokens and temporal attention (TA)",
         (
             Row("neither", "mixing, mean", 61.6, 77.8),
@@ -149,10 +151,10 @@ TABLES: dict[str, Table] = {
             Row("TA", "mixing", 63.4, 78.5),
         ),
     ),
-    "operations": Table(
-        "Fewer operations (temporal attention)",
+    "token_reduction": Table(
+        "Fewer tokens (temporal attention)",
         (
-            Row("all", "mixing"),
+            Row("none", "mixing"),
             Row("tubelet = 2", "tubelet 2"),
             Row("tome_r = 1", "merge 1"),
             Row("both", "tubelet 2, merge 1"),
@@ -160,11 +162,17 @@ TABLES: dict[str, Table] = {
     ),
 }
 
-# What the paper finds: pairs (worse, better) of models.
-ORDERS: tuple[tuple[str, str], ...] = (
+# The paper's findings: pairs of models (lower, higher) by top-1.
+PAPER_RANKINGS: tuple[tuple[str, str], ...] = (
     ("spatial, mean", "mixing, mean"),
     ("spatial", "mixed keys"),
     ("spatial", "mixed values"),
     ("mixed keys", "mixing"),
     ("mixed values", "mixing"),
 )
+
+
+def models_in(tables: Iterable[str]) -> list[str]:
+    """The models of these tables, in the order of `MODEL_OPTIONS`, each once."""
+    used = {row.model for table in tables for row in TABLES[table].rows}
+    return [name for name in MODEL_OPTIONS if name in used]

@@ -1,4 +1,4 @@
-"""The tables of an ablation: ours measured, the paper's beside them and marked as the paper's."""
+"""The results of an ablation study as tables, beside the paper's figures."""
 
 import json
 import math
@@ -9,104 +9,106 @@ from typing import Any
 
 import torch
 
-from xvit.experiments.ablation.grid import ORDERS, TABLES, Row
-from xvit.experiments.ablation.run import Measured
+from xvit.experiments.ablation.grid import PAPER_RANKINGS, TABLES, Row
+from xvit.experiments.ablation.run import ModelResult
 from xvit.utils.files import atomic_write_text
 from xvit.utils.version import __version__
 from xvit.visualize.plots import plot_ablation
 
-HEADS = ("", "top-1 here, %", "the paper's, %", "10⁶ MACs", "ms a clip")
-NOTE = (
-    "Top-1 on held-out videos of the built-in data set, mean ± standard deviation over the seeds. The paper's figures "
-    "are of ViT-B/16 on Something-Something v2 (K400: Kinetics-400): compare which row is above which, not the numbers."
-)
+COLUMNS = ("", "top-1 here, %", "top-1 in the paper, %", "10⁶ MACs", "ms per clip [quartiles]")
 
 
-def note(measured: Mapping[str, Measured]) -> str:
-    """What the tables' figures are, and of how many seeds."""
-    seeds = len(next(iter(measured.values())).top1)
-    return f"{NOTE} {f'{seeds} seeds.' if seeds > 1 else 'One seed: no spread.'}"
+def caption(results: Mapping[str, ModelResult]) -> str:
+    """What the numbers in the tables are."""
+    seeds = len(next(iter(results.values())).top1)
+    statistic, count = ("mean ± standard deviation", f"{seeds} seeds") if seeds > 1 else ("value", "one seed")
+    return (
+        f"Top-1 on held-out videos of the synthetic data set: {statistic} over {count}. The paper's figures are for "
+        "ViT-B/16 on Something-Something v2 (K400: Kinetics-400): compare the order of the rows, not the numbers."
+    )
 
 
-def cells(table: str, measured: Mapping[str, Measured]) -> list[tuple[str, ...]]:
-    """The lines of a table as texts, under `HEADS`."""
-    lines: list[tuple[str, ...]] = []
+def table_rows(table: str, results: Mapping[str, ModelResult]) -> list[tuple[str, ...]]:
+    """The rows of a table as text, one cell for each of `COLUMNS`."""
+    rows: list[tuple[str, ...]] = []
     for row in TABLES[table].rows:
-        ours = measured[row.model]
-        spread = "" if ours.spread is None else f" ± {100 * ours.spread:.1f}"
-        low, high = ours.quartiles
-        lines.append(
+        result = results[row.model]
+        std = "" if result.std is None else f" ± {100 * result.std:.1f}"
+        first, third = result.quartiles
+        rows.append(
             (
                 row.name,
-                f"{100 * ours.mean:.1f}{spread}",
-                _papers(row),
-                f"{ours.macs / 1e6:.1f}",
-                f"{ours.milliseconds:.2f} [{low:.2f}, {high:.2f}]",
+                f"{100 * result.mean:.1f}{std}",
+                _paper_top1(row),
+                f"{result.macs / 1e6:.1f}",
+                f"{result.ms_per_clip:.2f} [{first:.2f}, {third:.2f}]",
             )
         )
-    return lines
+    return rows
 
 
-def _papers(row: Row) -> str:
-    if row.paper is None:
+def _paper_top1(row: Row) -> str:
+    if row.paper_top1 is None:
         return ""
-    return f"{row.paper:.1f}" if row.kinetics is None else f"{row.paper:.1f} (K400: {row.kinetics:.1f})"
+    k400 = "" if row.paper_top1_k400 is None else f" (K400: {row.paper_top1_k400:.1f})"
+    return f"{row.paper_top1:.1f}{k400}"
 
 
-def orders(measured: Mapping[str, Measured]) -> list[str]:
-    """For each order that the paper finds, whether it is seen here, where both models were trained."""
-    return [_compared(*pair, measured) for pair in ORDERS if all(name in measured for name in pair)]
+def compare_rankings(results: Mapping[str, ModelResult]) -> list[str]:
+    """Whether each of the paper's rankings is reproduced, for those whose two models were trained."""
+    return [_compare(*pair, results) for pair in PAPER_RANKINGS if all(name in results for name in pair)]
 
 
-def _compared(worse: str, better: str, measured: Mapping[str, Measured]) -> str:
-    one, other = measured[worse], measured[better]
-    seen = "seen" if one.mean < other.mean else "NOT seen"
-    if one.spread is None or other.spread is None:
-        beside = "one seed: no spread"
+def _compare(lower: str, higher: str, results: Mapping[str, ModelResult]) -> str:
+    first, second = results[lower], results[higher]
+    difference = second.mean - first.mean
+    if first.std is None or second.std is None:
+        spread = "one seed, no standard deviation"
     else:
-        spread = math.hypot(one.spread, other.spread)  # of the difference of two trainings
-        within = "within" if abs(other.mean - one.mean) <= spread else "beyond"
-        beside = f"the difference, {100 * (other.mean - one.mean):+.1f}, is {within} the spread, {100 * spread:.1f}"
-    means = f"here {100 * one.mean:.1f} % and {100 * other.mean:.1f} %"
-    return f"the paper's [{worse}] below [{better}]: {seen}: {means}; {beside}"
+        std = math.hypot(first.std, second.std)  # of the difference between two trainings
+        relation = "within" if abs(difference) <= std else "larger than"
+        spread = f"the difference, {100 * difference:+.1f}, is {relation} its standard deviation, {100 * std:.1f}"
+    outcome = "reproduced" if difference > 0 else "NOT reproduced"
+    means = f"{100 * first.mean:.1f} % and {100 * second.mean:.1f} % here"
+    return f"The paper ranks [{lower}] below [{higher}]: {outcome} ({means}; {spread})."
 
 
 def write_report(
-    output: str | Path, tables: Sequence[str], measured: Mapping[str, Measured], settings: Mapping[str, Any]
+    output: str | Path, tables: Sequence[str], results: Mapping[str, ModelResult], settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Write ablation.json, ablation.md and ablation.png.
 
     Args:
-        output: the folder.
+        output: the output directory.
         tables: keys of `TABLES`.
-        measured: their models.
-        settings: of the run, for the JSON.
+        results: the results of the tables' models.
+        settings: the settings of the run, for the JSON file.
 
     Returns:
-        What ablation.json holds.
+        The contents of ablation.json.
     """
     output = Path(output)
-    versions = {"xvit": __version__, "torch": str(torch.__version__)}
-    lines = [f"{note(measured)} xvit {__version__}, torch {torch.__version__}.", ""]
+    rankings = compare_rankings(results)
+    lines = [f"{caption(results)} xvit {__version__}, torch {torch.__version__}.", ""]
     for table in tables:
-        lines += [f"**{TABLES[table].title}**", "", f"| {' | '.join(HEADS)} |", f"|{'---|' * len(HEADS)}"]
-        lines += [f"| {' | '.join(line)} |" for line in cells(table, measured)]
+        lines += [f"**{TABLES[table].title}**", "", f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
+        lines += [f"| {' | '.join(row)} |" for row in table_rows(table, results)]
         lines += [""]
-    lines += [f"- {told}" for told in orders(measured)]
-    values = {
+    lines += [f"- {line}" for line in rankings]
+    report = {
         "settings": settings,
-        "versions": versions,
-        "models": {name: asdict(one) | {"mean": one.mean, "spread": one.spread} for name, one in measured.items()},
+        "versions": {"xvit": __version__, "torch": str(torch.__version__)},
+        "models": {name: asdict(result) | {"mean": result.mean, "std": result.std} for name, result in results.items()},
         "tables": {table: asdict(TABLES[table]) for table in tables},
-        "orders": orders(measured),
+        "rankings": rankings,
     }
-    atomic_write_text(output / "ablation.json", json.dumps(values, indent=2) + "\n")
+    atomic_write_text(output / "ablation.json", json.dumps(report, indent=2) + "\n")
     atomic_write_text(output / "ablation.md", "\n".join(lines) + "\n")
     panels = {
         TABLES[table].title: [
-            (row.name, [100 * share for share in measured[row.model].top1], row.paper) for row in TABLES[table].rows
+            (row.name, [100 * top1 for top1 in results[row.model].top1], row.paper_top1) for row in TABLES[table].rows
         ]
         for table in tables
     }
     plot_ablation(panels, output / "ablation.png")
-    return values
+    return report

@@ -1,48 +1,48 @@
-"""Time, memory and multiply-adds of models side by side, in groups of one number of frames, precision and mode.
+"""Time, memory and multiply-adds of the models in one group: one number of frames, precision and mode.
 
-Within a group the models take turns, and a matrix multiplication with them: a machine that slows down slows them all.
-Peak memory is that of a process of its own for each model, which starts from one that has imported all their libraries.
+The models of a group take turns, together with a matrix multiplication, so a machine that slows down slows all of them.
+Peak memory is measured in a separate process for each model; all these processes have imported the same libraries.
 """
 
 import gc
 import resource
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
-from typing import Any, Literal
+from typing import Any
 
 import timm
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from xvit.experiments.benchmark.entrants import ENTRANTS, OWN_IMAGE_SIZE, build
+from xvit.experiments.benchmark.peers import MODELS, TORCHVISION_IMAGE_SIZE, build_model
 from xvit.utils.errors import XViTError
 from xvit.utils.timing import interleaved
 
-Mode = Literal["inference", "training"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-_RATE = (1576, 768, 3072)  # rows, columns, inner: the first layer of ViT-B/16's MLP on 8 frames, 16 times in a row
-_PRODUCTS = 16
-_PEAKS = 2
+# The matrix multiplication: rows, inner size and columns of the first MLP layer of ViT-B/16 on 8 frames.
+_MATMUL_SHAPE = (1576, 768, 3072)
+_MATMULS_PER_STEP = 16
+_MEMORY_RUNS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
-    """What a group of measurements has in common.
+class GroupSettings:
+    """The settings that all measurements of a group share.
 
     Args:
-        backbone: a timm model, of whose size all are that can be.
-        frames: T.
-        precision: fp32 or bf16, of weights and arithmetic.
-        mode: inference, or training: forward, backward and an SGD step.
-        batch_size: clips at a time.
-        compiled: through torch.compile.
-        device: where.
-        threads: of torch on a CPU.
-        rounds: turns of each model.
+        backbone: timm model whose size the models have, except those of a fixed size.
+        frames: number of frames per clip, T.
+        precision: fp32 or bf16, for weights and arithmetic.
+        mode: inference, or training: forward pass, backward pass and an SGD step.
+        batch_size: clips per step.
+        compiled: use torch.compile.
+        device: device of the models.
+        threads: torch's threads on a CPU.
+        rounds: number of timed steps of each model.
     """
 
     backbone: str
@@ -57,14 +57,14 @@ class Setting:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """One model in one group.
+class Measurement:
+    """Cost of one model in one group.
 
     Args:
-        parameters: number of them.
-        macs: multiply-adds of one clip through the model, forward.
-        seconds: of a batch, in each round.
-        peak_bytes: of the process, or of the accelerator's memory where it runs on one.
+        parameters: number of parameters.
+        macs: multiply-adds of the forward pass for one clip.
+        seconds: duration of a step, in each round.
+        peak_bytes: peak memory of the process, or on an accelerator the peak of its allocated memory.
     """
 
     parameters: int
@@ -73,72 +73,75 @@ class Measured:
     peak_bytes: int
 
 
-def measure(
-    names: Sequence[str], setting: Setting, on_progress: Callable[[str], None]
-) -> tuple[dict[str, Measured], list[float], int]:
+def measure_group(
+    names: Sequence[str], settings: GroupSettings, on_progress: Callable[[str], None]
+) -> tuple[dict[str, Measurement], list[float], int]:
     """Measure the models of a group.
 
     Args:
-        names: of `ENTRANTS`, of those that take that number of frames.
-        setting: of the group.
-        on_progress: called with what is done next.
+        names: keys of `MODELS` that support the group's number of frames.
+        settings: settings of the group.
+        on_progress: called with a description of each step before it starts.
 
     Returns:
-        The models by name; multiply-adds a second of the matrix multiplication in each round; peak memory of a process
-        without a model, in bytes.
+        The measurement of each model; the rate of the matrix multiplication in each round, in multiply-adds per second;
+        peak memory of a process without a model, in bytes.
     """
     peaks = {}
     for name in names:
         on_progress(f"memory of {name}")
-        peaks[name] = peak_bytes(name, setting)
-    counts = {name: _counts(name, setting) for name in names}
-    models = {}
+        peaks[name] = measure_peak_bytes(name, settings)
+    counts = {name: _count(name, settings) for name in names}
+    steps = {}
     for name in names:
         on_progress(f"building {name}")
-        models[name] = _built(name, setting)
-    steps = {name: step_of(name, model, setting) for name, model in models.items()}
-    on_progress(f"timing, {setting.rounds} rounds")
-    seconds = interleaved(steps | {"": matrix_product(setting)}, rounds=setting.rounds)
-    rate = [_PRODUCTS * _RATE[0] * _RATE[1] * _RATE[2] / second for second in seconds.pop("")]
-    measured = {
-        name: Measured(parameters=counts[name][0], macs=counts[name][1], seconds=seconds[name], peak_bytes=peaks[name])
-        for name in names
-    }
-    return measured, rate, peak_bytes("", setting)
+        steps[name] = make_step(name, _build(name, settings), settings)
+    on_progress(f"timing, {settings.rounds} rounds")
+    seconds = interleaved(steps | {"": make_matmul_step(settings)}, rounds=settings.rounds)
+    rows, inner, columns = _MATMUL_SHAPE
+    macs_per_second = [_MATMULS_PER_STEP * rows * inner * columns / value for value in seconds.pop("")]
+    measurements = {}
+    for name in names:
+        parameters, macs = counts[name]
+        measurements[name] = Measurement(
+            parameters=parameters, macs=macs, seconds=seconds[name], peak_bytes=peaks[name]
+        )
+    return measurements, macs_per_second, measure_peak_bytes("", settings)
 
 
-def _built(name: str, setting: Setting) -> nn.Module:
-    torch.set_default_dtype(DTYPES[setting.precision])  # converted later, it would be in memory twice
+def _build(name: str, settings: GroupSettings) -> nn.Module:
+    dtype = DTYPES[settings.precision]
+    torch.set_default_dtype(dtype)  # a conversion after building would need the memory of both copies
     try:
-        model = build(name, backbone=setting.backbone, frames=setting.frames)
+        model = build_model(name, backbone=settings.backbone, frames=settings.frames)
     finally:
         torch.set_default_dtype(torch.float32)
-    model = model.to(setting.device, DTYPES[setting.precision]).train(setting.mode == "training")
-    return torch.compile(model) if setting.compiled else model  # type: ignore[return-value]
+    model = model.to(settings.device, dtype).train(settings.mode == "training")
+    return torch.compile(model) if settings.compiled else model  # type: ignore[return-value]
 
 
-def _clips(name: str, setting: Setting, device: str) -> Tensor:
-    size = OWN_IMAGE_SIZE if ENTRANTS[name].own_size else image_size(setting.backbone)
-    return torch.zeros(
-        setting.batch_size, setting.frames, 3, size, size, device=device, dtype=DTYPES[setting.precision]
-    )
+def _random_clips(name: str, settings: GroupSettings) -> Tensor:
+    """A batch of random clips (B, T, 3, H, W) for this model."""
+    size = TORCHVISION_IMAGE_SIZE if MODELS[name].fixed_size else image_size(settings.backbone)
+    shape = (settings.batch_size, settings.frames, 3, size, size)
+    return torch.zeros(shape, device=settings.device, dtype=DTYPES[settings.precision]).normal_()
 
 
 def image_size(backbone: str) -> int:
     """Height and width in pixels that a timm model was made for."""
-    known: Any = timm.get_pretrained_cfg(backbone)
-    return int(known.input_size[-1])
+    config: Any = timm.get_pretrained_cfg(backbone)
+    return int(config.input_size[-1])
 
 
-def step_of(name: str, model: nn.Module, setting: Setting) -> Callable[[], None]:
-    """A step of the setting's mode through the model of that name, which waits for the device."""
-    clips = _clips(name, setting, setting.device).normal_()
-    if setting.mode == "inference":
+def make_step(name: str, model: nn.Module, settings: GroupSettings) -> Callable[[], None]:
+    """A function that runs the model once in the group's mode and waits for the device."""
+    clips = _random_clips(name, settings)
+    if settings.mode == "inference":
 
         def step() -> None:
             with torch.inference_mode():
                 model(clips)
-            _wait(setting.device)
+            _synchronize(settings.device)
     else:
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
 
@@ -146,75 +149,73 @@ def step_of(name: str, model: nn.Module, setting: Setting) -> Callable[[], None]
             model(clips).float().square().mean().backward()
             optimizer.step()
             optimizer.zero_grad()
-            _wait(setting.device)
+            _synchronize(settings.device)
 
     return step
 
 
-def matrix_product(setting: Setting) -> Callable[[], None]:
-    """Products of the size that a base model is made of."""
-    rows, inner, columns = _RATE
-    options: Mapping[str, Any] = {"device": setting.device, "dtype": DTYPES[setting.precision]}
-    a, b = torch.randn(rows, inner, **options), torch.randn(inner, columns, **options)
+def make_matmul_step(settings: GroupSettings) -> Callable[[], None]:
+    """A function that multiplies matrices of the size that occurs in a base model."""
+    rows, inner, columns = _MATMUL_SHAPE
+    device, dtype = settings.device, DTYPES[settings.precision]
+    a = torch.randn(rows, inner, device=device, dtype=dtype)
+    b = torch.randn(inner, columns, device=device, dtype=dtype)
 
     def step() -> None:
         with torch.inference_mode():
-            for _ in range(_PRODUCTS):
+            for _ in range(_MATMULS_PER_STEP):
                 a @ b
-        _wait(setting.device)
+        _synchronize(device)
 
     return step
 
 
-def _wait(device: str) -> None:
+def _synchronize(device: str) -> None:
     if torch.device(device).type != "cpu":
         torch.accelerator.synchronize(torch.device(device))
 
 
-def _counts(name: str, setting: Setting) -> tuple[int, int]:
-    """Parameters, and multiply-adds of a clip: counted on the meta device, which computes nothing."""
+def _count(name: str, settings: GroupSettings) -> tuple[int, int]:
+    """Parameters, and multiply-adds per clip, counted on the meta device, where nothing is computed."""
     with torch.device("meta"):
-        model = build(name, backbone=setting.backbone, frames=setting.frames).eval()
-        clip = _clips(name, replace(setting, batch_size=1, precision="fp32"), "meta")
+        model = build_model(name, backbone=settings.backbone, frames=settings.frames).eval()
+        clip = _random_clips(name, replace(settings, batch_size=1, precision="fp32", device="meta"))
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             model(clip)
     return sum(p.numel() for p in model.parameters()), int(counter.get_total_flops()) // 2
 
 
-def peak_bytes(name: str, setting: Setting) -> int:
-    """Peak memory of a pass, or of two training steps, of a model in a process of its own: the least of several, which
-    the allocator's moods have not touched. Of no name, that of the process without a model.
+def measure_peak_bytes(name: str, settings: GroupSettings) -> int:
+    """Peak memory of one inference step, or of two training steps, in a separate process.
+
+    The minimum of several runs is taken, because the allocator's overhead varies. An empty name measures a process
+    without a model.
 
     Raises:
-        XViTError: there is not enough.
+        XViTError: there is not enough memory.
     """
     context = get_context("forkserver")
-    context.set_forkserver_preload(["xvit.experiments.benchmark.libraries"])
+    context.set_forkserver_preload(["xvit.experiments.benchmark.preload"])
     peaks = []
-    for _ in range(_PEAKS):
+    for _ in range(_MEMORY_RUNS):
         with ProcessPoolExecutor(1, mp_context=context) as pool:
             try:
-                peaks.append(pool.submit(_peak_bytes, name, setting).result())
+                peaks.append(pool.submit(_run_and_get_peak, name, settings).result())
             except (BrokenProcessPool, torch.OutOfMemoryError, MemoryError) as error:
                 raise XViTError(
-                    f"{name}, {setting.mode}, T = {setting.frames}: not enough memory ({type(error).__name__}); leave "
-                    "it out of --models, or take fewer --frames. What was measured before is kept"
+                    f"{name}, {settings.mode}, T = {settings.frames}: not enough memory ({type(error).__name__}). "
+                    "Leave the model out of --models, or use fewer --frames. Earlier measurements are saved"
                 ) from None
     return min(peaks)
 
 
-def _peak_bytes(name: str, setting: Setting) -> int:
-    torch.set_num_threads(setting.threads)
-    if not name:  # what a process needs without a model
-        return _peak_so_far(setting)
-    step = step_of(name, _built(name, setting), setting)
-    gc.collect()
-    for _ in range(2 if setting.mode == "training" else 1):
-        step()
-    return _peak_so_far(setting)
-
-
-def _peak_so_far(setting: Setting) -> int:
-    if torch.device(setting.device).type == "cuda":
-        return torch.cuda.max_memory_allocated(setting.device)
+def _run_and_get_peak(name: str, settings: GroupSettings) -> int:
+    torch.set_num_threads(settings.threads)
+    if name:
+        step = make_step(name, _build(name, settings), settings)
+        gc.collect()
+        for _ in range(2 if settings.mode == "training" else 1):
+            step()
+    if torch.device(settings.device).type == "cuda":
+        return torch.cuda.max_memory_allocated(settings.device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

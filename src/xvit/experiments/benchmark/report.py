@@ -1,23 +1,25 @@
-"""The tables of a benchmark, what they say of the promises, and the picture; beside them the paper's own figures."""
+"""The report of a benchmark: tables, a summary of the comparisons, a plot, and the paper's own figures."""
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
-from xvit.experiments.benchmark.entrants import ENTRANTS
-from xvit.experiments.benchmark.run import Plan, Row, machine
+from xvit.experiments.benchmark.peers import MODELS
+from xvit.experiments.benchmark.run import BenchmarkConfig, ModelResult, machine_info
+from xvit.utils.files import atomic_write_text
 from xvit.visualize.benchmark import plot_benchmark
 
-IMAGE, OURS, PLAIN = "image model", "xvit mixing", "xvit mixing alone"
+IMAGE_MODEL, XVIT, MIXING_ALONE = "image model", "xvit mixing", "xvit mixing alone"
 PEERS = ("TimeSformer", "ViViT", "VideoMAE")
-HEADS = (
-    "model", "T", "10⁶ parameters", "10⁹ MACs", "ms a clip [quartiles]", "ms a frame", "to image model", "peak MB",
-    "to image model", "of matmul rate", "T/2 to T",
+COLUMNS = (
+    "model", "T", "10⁶ parameters", "10⁹ MACs", "ms per clip [quartiles]", "ms per frame", "time / image model",
+    "peak MB", "memory / image model", "share of matmul rate", "T/2 to T",
 )  # fmt: skip
-# Data set, backbone, frames, top-1, top-5, 10^9 multiply-adds over 3 views, as the paper gives them; "": it does not.
-PAPER = (
+PAPER_COLUMNS = ("data set", "backbone", "T", "top-1, %", "top-5, %", "10⁹ MACs")
+# The paper's figures, with the multiply-adds of all 3 views together; "" where the paper has none.
+PAPER_ROWS = (
     ("Something-Something v2", "B/32", 8, 59.8, "", 95),
     ("Something-Something v2", "L/32", 8, 61.0, "", 327),
     ("Something-Something v2", "B/16", 8, 63.4, 89.6, 425),
@@ -28,97 +30,91 @@ PAPER = (
 )
 
 
-class Table:
-    """The rows of a mode and precision, by model and frames."""
+class ResultTable:
+    """The results of one mode and precision, by model and number of frames."""
 
-    def __init__(self, rows: Sequence[Row]) -> None:
-        self.rows = {(row.model, row.setting.frames): row for row in rows}
-        self.frames = sorted({frames for _, frames in self.rows})
-        setting = rows[0].setting
-        self.title = f"{setting.mode}, {setting.precision}"
-        self.mode, self.precision = setting.mode, setting.precision
-
-    def ms(self, model: str, frames: int) -> float:
-        """Median milliseconds of a clip."""
-        row = self.rows[model, frames]
-        return 1e3 * statistics.median(row.measured.seconds) / row.setting.batch_size
-
-    def memory(self, model: str, frames: int) -> float:
-        """Peak memory in 10^6 bytes."""
-        return self.rows[model, frames].measured.peak_bytes / 1e6
-
-    def time_ratio(self, model: str, to: str, frames: int) -> float:
-        """Median over the rounds of the ratio within each round."""
-        pairs = zip(self.rows[model, frames].measured.seconds, self.rows[to, frames].measured.seconds, strict=True)
-        return statistics.median(a / b for a, b in pairs)
-
-    def growth(self, model: str, few: int, many: int) -> float:
-        """How many times longer the model takes at many frames than at few: both beside the matrix products of their
-        own rounds, as the machine may have changed its pace between them.
-        """
-
-        def products(frames: int) -> float:
-            row = self.rows[model, frames]
-            return statistics.median(s * r for s, r in zip(row.measured.seconds, row.macs_per_second, strict=True))
-
-        return products(many) / products(few)
-
-    def memory_ratio(self, model: str, to: str, frames: int, *, above_empty: bool = False) -> float:
-        """Of peak memory, whole or above that of a process without a model."""
-        one, other = (self.rows[name, frames] for name in (model, to))
-        empty = one.empty_bytes if above_empty else 0
-        return (one.measured.peak_bytes - empty) / (other.measured.peak_bytes - empty)
+    def __init__(self, results: Sequence[ModelResult]) -> None:
+        self.results = {(result.model, result.settings.frames): result for result in results}
+        self.frames = sorted({frames for _, frames in self.results})
+        settings = results[0].settings
+        self.title = f"{settings.mode}, {settings.precision}"
 
     def has(self, model: str, frames: int) -> bool:
-        """Whether it was measured."""
-        return (model, frames) in self.rows
+        """Whether the model was measured at this number of frames."""
+        return (model, frames) in self.results
+
+    def ms_per_clip(self, model: str, frames: int) -> float:
+        """Median milliseconds per clip."""
+        result = self.results[model, frames]
+        return 1e3 * statistics.median(result.measurement.seconds) / result.settings.batch_size
+
+    def peak_mb(self, model: str, frames: int) -> float:
+        """Peak memory in 10^6 bytes."""
+        return self.results[model, frames].measurement.peak_bytes / 1e6
+
+    def time_ratio(self, model: str, reference: str, frames: int) -> float:
+        """Time relative to a reference model: the median of the ratios within each round."""
+        first, second = (self.results[name, frames].measurement.seconds for name in (model, reference))
+        return statistics.median(a / b for a, b in zip(first, second, strict=True))
+
+    def memory_ratio(self, model: str, reference: str, frames: int, *, above_empty: bool = False) -> float:
+        """Peak memory relative to a reference model, on request without that of a process without a model."""
+        first, second = (self.results[name, frames] for name in (model, reference))
+        empty = first.empty_bytes if above_empty else 0
+        return (first.measurement.peak_bytes - empty) / (second.measurement.peak_bytes - empty)
+
+    def growth(self, model: str, few: int, many: int) -> float:
+        """Time at `many` frames relative to the time at `few`.
+
+        Both are in units of the matrix multiplication in the same rounds, because the speed of the machine may have
+        changed between the groups.
+        """
+        return self._time_in_matmul_macs(model, many) / self._time_in_matmul_macs(model, few)
+
+    def _time_in_matmul_macs(self, model: str, frames: int) -> float:
+        result = self.results[model, frames]
+        pairs = zip(result.measurement.seconds, result.macs_per_second, strict=True)
+        return statistics.median(seconds * rate for seconds, rate in pairs)
 
 
-def tables(rows: Sequence[Row]) -> list[Table]:
-    """A table for each mode and precision."""
-    found: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        found.setdefault((row.setting.mode, row.setting.precision), []).append(row)
-    return [Table(found[key]) for key in sorted(found, key=lambda key: (key[0], key[1] != "fp32"))]
+def make_tables(results: Sequence[ModelResult]) -> list[ResultTable]:
+    """One table for each mode and precision."""
+    groups: dict[tuple[str, str], list[ModelResult]] = {}
+    for result in results:
+        groups.setdefault((result.settings.mode, result.settings.precision), []).append(result)
+    return [ResultTable(groups[key]) for key in sorted(groups, key=lambda key: (key[0], key[1] != "fp32"))]
 
 
-def cells(table: Table) -> Iterator[tuple[str, ...]]:
-    """The lines of a table as texts, under `HEADS`."""
-    for model in ENTRANTS:
+def table_rows(table: ResultTable) -> Iterator[tuple[str, ...]]:
+    """The rows of a table as text, one cell for each of `COLUMNS`."""
+    for model in MODELS:
         for frames in table.frames:
-            if not table.has(model, frames):
-                continue
-            row = table.rows[model, frames]
-            measured, setting = row.measured, row.setting
-            low, _, high = _quartiles([1e3 * s / setting.batch_size for s in measured.seconds])
-            ms = table.ms(model, frames)
-            passes = 3 if setting.mode == "training" else 1  # the backward pass is about two forward ones
-            rate = [passes * setting.batch_size * measured.macs / s for s in measured.seconds]
-            share = statistics.median(a / b for a, b in zip(rate, row.macs_per_second, strict=True))
-            beside = table.has(IMAGE, frames)
-            yield (
-                model,
-                str(frames),
-                f"{measured.parameters / 1e6:.1f}",
-                f"{measured.macs / 1e9:.1f}",
-                f"{ms:.0f} [{low:.0f}, {high:.0f}]",
-                f"{ms / frames:.1f}",
-                f"{table.time_ratio(model, IMAGE, frames):.3f}" if beside else "",
-                f"{table.memory(model, frames):.0f}",
-                f"{table.memory_ratio(model, IMAGE, frames):.3f}" if beside else "",
-                f"{100 * share:.0f} %",
-                f"{table.growth(model, frames // 2, frames):.2f}" if table.has(model, frames // 2) else "",
-            )
+            if table.has(model, frames):
+                yield _row(table, model, frames)
 
 
-def _memory_note(found: Sequence[Table]) -> str:
-    rows = [row for table in found for row in table.rows.values()]
-    if any(torch.device(row.setting.device).type == "cuda" for row in rows):
-        return "Peak memory is what torch allocated on the accelerator."
-    empty = statistics.median(row.empty_bytes for row in rows) / 1e6
+def _row(table: ResultTable, model: str, frames: int) -> tuple[str, ...]:
+    result = table.results[model, frames]
+    measurement, settings = result.measurement, result.settings
+    first, _, third = _quartiles([1e3 * seconds / settings.batch_size for seconds in measurement.seconds])
+    ms = table.ms_per_clip(model, frames)
+    passes = 3 if settings.mode == "training" else 1  # the backward pass costs about two forward passes
+    macs = passes * settings.batch_size * measurement.macs
+    rounds = zip(measurement.seconds, result.macs_per_second, strict=True)
+    share = statistics.median(macs / seconds / rate for seconds, rate in rounds)
+    has_image_model = table.has(IMAGE_MODEL, frames)
     return (
-        "Peak memory is that of a process of its own for each model, libraries and weights in it; without a model the "
-        f"process takes {empty:.0f} MB."
+        model,
+        str(frames),
+        f"{measurement.parameters / 1e6:.1f}",
+        f"{measurement.macs / 1e9:.1f}",
+        f"{ms:.0f} [{first:.0f}, {third:.0f}]",
+        f"{ms / frames:.1f}",
+        f"{table.time_ratio(model, IMAGE_MODEL, frames):.3f}" if has_image_model else "",
+        f"{table.peak_mb(model, frames):.0f}",
+        f"{table.memory_ratio(model, IMAGE_MODEL, frames):.3f}" if has_image_model else "",
+        f"{100 * share:.0f} %",
+        f"{table.growth(model, frames // 2, frames):.2f}" if table.has(model, frames // 2) else "",
     )
 
 
@@ -126,92 +122,114 @@ def _quartiles(values: Sequence[float]) -> list[float]:
     return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
 
 
-def findings(table: Table) -> Iterator[str]:
-    """What a table says: mixing's price over the image model, growth, and who is ahead of whom."""
+def summarize(table: ResultTable) -> Iterator[str]:
+    """The cost of mixing relative to the image model, growth with the frames, and the comparison with the peers."""
     for frames in table.frames:
-        if table.has(PLAIN, frames) and table.has(IMAGE, frames):
-            text = f"T = {frames}: with mixing the image model takes {_prices(table, PLAIN, frames)}"
-            if table.has(OURS, frames):
-                text += f"; with temporal head and shortcut {_prices(table, OURS, frames)}"
+        if table.has(MIXING_ALONE, frames) and table.has(IMAGE_MODEL, frames):
+            text = f"T = {frames}: the image model with mixing takes {_cost(table, MIXING_ALONE, frames)}"
+            if table.has(XVIT, frames):
+                text += f"; with the temporal head and the class-token shortcut {_cost(table, XVIT, frames)}"
             yield text
-    for model in (IMAGE, OURS, "xvit joint"):
+    for model in (IMAGE_MODEL, XVIT, "xvit joint"):
         if table.has(model, 8) and table.has(model, 64):
-            yield f"{model}: {table.growth(model, 8, 64):.2f} times the time at T = 64 of that at T = 8"
-    ours = [name for name in ENTRANTS if name.startswith(OURS) and name != PLAIN]
+            yield f"{model}: T = 64 takes {table.growth(model, 8, 64):.2f} times as long as T = 8"
     for frames in table.frames:
         for peer in PEERS:
-            if not table.has(peer, frames):
-                continue
-            below = [
-                name
-                for name in ours
-                if table.has(name, frames)
-                and table.ms(name, frames) < table.ms(peer, frames)
-                and table.memory(name, frames) < table.memory(peer, frames)
-            ]
-            by = f"below it in time and memory: {'; '.join(below)}" if below else "nothing of ours is below it in both"
-            price = f"{table.ms(peer, frames):.0f} ms, {table.memory(peer, frames):.0f} MB"
-            yield f"T = {frames}: {peer} ({price}): {by}"
+            if table.has(peer, frames):
+                yield _compare_with_peer(table, peer, frames)
 
 
-def _prices(table: Table, model: str, frames: int) -> str:
-    time = table.time_ratio(model, IMAGE, frames)
-    memory = [table.memory_ratio(model, IMAGE, frames, above_empty=above) for above in (False, True)]
-    return f"{time:.3f} of its time, {memory[0]:.3f} of its memory ({memory[1]:.3f} above an empty process)"
+def _cost(table: ResultTable, model: str, frames: int) -> str:
+    time = table.time_ratio(model, IMAGE_MODEL, frames)
+    memory = table.memory_ratio(model, IMAGE_MODEL, frames)
+    above_empty = table.memory_ratio(model, IMAGE_MODEL, frames, above_empty=True)
+    return f"{time:.3f} of its time and {memory:.3f} of its memory ({above_empty:.3f} above an empty process)"
 
 
-def write_report(folder: str | Path, plan: Plan, rows: Sequence[Row]) -> None:
+def _compare_with_peer(table: ResultTable, peer: str, frames: int) -> str:
+    ms, mb = table.ms_per_clip(peer, frames), table.peak_mb(peer, frames)
+    better = [
+        name
+        for name in MODELS
+        if name.startswith(XVIT)
+        and name != MIXING_ALONE
+        and table.has(name, frames)
+        and table.ms_per_clip(name, frames) < ms
+        and table.peak_mb(name, frames) < mb
+    ]
+    text = f"faster with less memory: {'; '.join(better)}" if better else "no xvit mixing model is better in both"
+    return f"T = {frames}: {peer} ({ms:.0f} ms, {mb:.0f} MB): {text}"
+
+
+def write_report(output: str | Path, config: BenchmarkConfig, results: Sequence[ModelResult]) -> None:
     """Write benchmark.md and benchmark.png."""
-    folder, found = Path(folder), tables(rows)
-    (folder / "benchmark.md").write_text("\n".join(_lines(plan, found)), encoding="utf-8")
-    if found:
-        plot_benchmark(
-            {
-                table.title: {
-                    model: [
-                        (frames, table.ms(model, frames), table.memory(model, frames))
-                        for frames in table.frames
-                        if table.has(model, frames)
-                    ]
-                    for model in ENTRANTS
-                    if any(table.has(model, frames) for frames in table.frames)
-                }
-                for table in found
-            },
-            folder / "benchmark.png",
-        )
+    output, tables = Path(output), make_tables(results)
+    atomic_write_text(output / "benchmark.md", "\n".join(markdown_lines(config, machine_info(config), tables)))
+    if tables:
+        plot_benchmark({table.title: _curves(table) for table in tables}, output / "benchmark.png")
 
 
-def _lines(plan: Plan, found: Sequence[Table]) -> Iterator[str]:
-    known = machine(plan)
-    yield "# Video transformers side by side"
+def _curves(table: ResultTable) -> dict[str, list[tuple[int, float, float]]]:
+    """Frames, milliseconds per clip and peak MB of each model."""
+    curves: dict[str, list[tuple[int, float, float]]] = {}
+    for model in MODELS:
+        for frames in table.frames:
+            if table.has(model, frames):
+                point = (frames, table.ms_per_clip(model, frames), table.peak_mb(model, frames))
+                curves.setdefault(model, []).append(point)
+    return curves
+
+
+def markdown_lines(config: BenchmarkConfig, machine: Mapping[str, str], tables: Sequence[ResultTable]) -> Iterator[str]:
+    """The lines of benchmark.md.
+
+    Args:
+        config: settings of the benchmark.
+        machine: the machine, as described by `machine_info`.
+        tables: the results.
+    """
+    yield "# Comparison of video transformers"
     yield ""
-    yield "By `xvit benchmark`. " + ", ".join(f"{name} {value}" for name, value in known.items()) + "."
+    yield f"Written by `xvit benchmark`. {', '.join(f'{name} {value}' for name, value in machine.items())}."
     yield (
-        f"{plan.backbone} and what is of its size; {plan.batch_size} clip at a time, {plan.threads} threads, "
-        f"{plan.rounds} rounds in which all models of a table's T take turns, medians. {_memory_note(found)} The share "
-        "of the matrix multiplication's rate is that of plain products in the same rounds (training counted as three "
-        "forward passes); growth from T/2 to T is in units of these products."
+        f"Models of the size of {config.backbone}, except those described below as of their own size. Batch size "
+        f"{config.batch_size}, {config.threads} threads. Times are medians of {config.rounds} rounds, in which all "
+        f"models with the same T take turns. {_memory_note(tables)} The share of the matmul rate compares a model's "
+        "multiply-adds per second with those of plain matrix multiplications in the same rounds; a training step counts "
+        "as three forward passes. The column T/2 to T is the growth in time when T doubles, in units of the same matrix "
+        "multiplications."
     )
-    yield ""
-    yield "![Time and memory against the number of frames](benchmark.png)"
-    for table in found:
+    yield from ("", "![Time and memory by number of frames](benchmark.png)")
+    for table in tables:
         yield from ("", f"## {table.title[0].upper()}{table.title[1:]}", "")
-        yield "| " + " | ".join(HEADS) + " |"
-        yield "|" + "---|" * len(HEADS)
-        for line in cells(table):
-            yield "| " + " | ".join(line) + " |"
+        yield from _markdown_table(COLUMNS, table_rows(table))
         yield ""
-        for text in findings(table):
-            yield f"- {text}"
-    yield from ("", "## The models", "", "| model | what it is |", "|---|---|")
-    for name in ENTRANTS:
-        if any(table.has(name, frames) for table in found for frames in table.frames):
-            yield f"| {name} | {ENTRANTS[name].about} |"
+        yield from (f"- {text}" for text in summarize(table))
+    measured = {model for table in tables for model, _ in table.results}
+    yield from ("", "## The models", "")
+    yield from _markdown_table(
+        ("model", "description"), ((name, model.description) for name, model in MODELS.items() if name in measured)
+    )
     yield from ("", "## The paper's own figures", "")
-    yield "Not measured here: XViT on real videos, as the paper reports it; 1x3 views, multiply-adds of all together."
-    heads = ("data set", "backbone", "T", "top-1, %", "top-5, %", "10⁹ MACs")
-    yield from ("", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|")
-    for figures in PAPER:
-        yield "| " + " | ".join(map(str, figures)) + " |"
+    yield "XViT on real videos, with 1 x 3 views and the multiply-adds of all views together. Not measured here."
     yield ""
+    yield from _markdown_table(PAPER_COLUMNS, (tuple(map(str, row)) for row in PAPER_ROWS))
+    yield ""
+
+
+def _markdown_table(columns: Sequence[str], rows: Iterator[tuple[str, ...]]) -> Iterator[str]:
+    yield f"| {' | '.join(columns)} |"
+    yield f"|{'---|' * len(columns)}"
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+
+
+def _memory_note(tables: Sequence[ResultTable]) -> str:
+    results = [result for table in tables for result in table.results.values()]
+    if any(torch.device(result.settings.device).type == "cuda" for result in results):
+        return "Peak memory is the memory that torch allocated on the accelerator."
+    empty_mb = statistics.median(result.empty_bytes for result in results) / 1e6
+    return (
+        "Peak memory is that of a separate process for each model, including libraries and weights; a process without "
+        f"a model takes {empty_mb:.0f} MB."
+    )

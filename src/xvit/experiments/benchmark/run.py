@@ -1,8 +1,8 @@
-"""A benchmark of many groups, each kept when it is done: stopped at any point, it goes on.
+"""Run a benchmark of many groups. Each finished group is saved, so a stopped benchmark can resume.
 
-DIR/benchmark.json   the machine, the settings, each measurement with all its times
+DIR/benchmark.json   the machine, the settings, and each measurement with all its times
 DIR/benchmark.md     the tables
-DIR/benchmark.png    time and memory against the number of frames
+DIR/benchmark.png    time and memory by number of frames
 """
 
 import json
@@ -16,41 +16,44 @@ from typing import Any
 
 import torch
 
-from xvit.experiments.benchmark.entrants import CLASSES, ENTRANTS
-from xvit.experiments.benchmark.measure import DTYPES, Measured, Setting, measure
+from xvit.experiments.benchmark.measure import DTYPES, GroupSettings, Measurement, measure_group
+from xvit.experiments.benchmark.peers import MODELS, NUM_CLASSES, check_model_name
 from xvit.models.factory import create_model
 from xvit.utils.devices import resolve_device
-from xvit.utils.errors import XViTError, check_choice, check_range, did_you_mean
-from xvit.utils.files import atomic_write_text
+from xvit.utils.errors import XViTError, check_choice, check_range, one_line
+from xvit.utils.files import atomic_write_text, check_new_directory
 
-RESULTS = "benchmark.json"
+RESULTS_FILE = "benchmark.json"
+_MODES = ("inference", "training")
+# A resumed benchmark may have other values of these; every other setting must be the same.
+_EXTENSIBLE = ("models", "frames", "precisions", "modes")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What is measured: each number of frames in each mode and precision.
+class BenchmarkConfig:
+    """What to measure: one group for each number of frames, precision and mode.
 
     Args:
-        models: names of `ENTRANTS`.
-        backbone: a timm model, of whose size all are that can be.
-        frames: the numbers of frames.
-        precisions: of fp32 and bf16.
-        modes: of inference and training.
-        batch_size: clips at a time.
-        rounds: turns of each model; the medians are over them.
-        compiled: through torch.compile.
-        device: where.
-        threads: of torch on a CPU.
+        models: keys of `MODELS`.
+        backbone: timm model whose size the models have, except those of a fixed size.
+        frames: numbers of frames per clip.
+        precisions: any of fp32 and bf16.
+        modes: any of inference and training.
+        batch_size: clips per step.
+        rounds: number of timed steps of each model; the medians are taken over them.
+        compiled: use torch.compile.
+        device: device of the models.
+        threads: torch's threads on a CPU.
 
     Raises:
-        XViTError: an unknown name, a number out of its range, no such device.
+        XViTError: an unknown name, a number out of its range, a device that is not available.
     """
 
-    models: tuple[str, ...] = tuple(ENTRANTS)
+    models: tuple[str, ...] = tuple(MODELS)
     backbone: str = "vit_base_patch16_224"
     frames: tuple[int, ...] = (4, 8, 16, 32, 64)
     precisions: tuple[str, ...] = ("fp32", "bf16")
-    modes: tuple[str, ...] = ("inference", "training")
+    modes: tuple[str, ...] = _MODES
     batch_size: int = 1
     rounds: int = 5
     compiled: bool = False
@@ -59,30 +62,28 @@ class Plan:
 
     def __post_init__(self) -> None:
         for name in self.models:
-            if name not in ENTRANTS:
-                known = ", ".join(f'"{known}"' for known in ENTRANTS)
-                raise XViTError(f'--models: no model "{name}".{did_you_mean(name, ENTRANTS)} Known: {known}')
+            check_model_name(name)
         for precision in self.precisions:
             check_choice("--precisions", precision, DTYPES)
         for mode in self.modes:
-            check_choice("--modes", mode, ("inference", "training"))
+            check_choice("--modes", mode, _MODES)
         for name in ("batch_size", "rounds", "threads"):
-            check_range(f"--{name}", getattr(self, name), 1)
+            check_range(f"--{name.replace('_', '-')}", getattr(self, name), 1)
         for frames in self.frames:
             check_range("--frames", frames, 2)
             if frames % 2:
-                raise XViTError(f"--frames {frames}: expected even numbers: some models take 2 frames at a time")
+                raise XViTError(f"--frames {frames}: expected even numbers, because some models use 2-frame tubelets")
         resolve_device(self.device)
-        with torch.device("meta"):  # which says what is wrong with the name
-            create_model(self.backbone, num_classes=CLASSES)
+        with torch.device("meta"):  # checks the backbone's name
+            create_model(self.backbone, num_classes=NUM_CLASSES)
 
     @property
-    def groups(self) -> list[Setting]:
-        """The groups, the quickest first."""
-        keys = ("backbone", "batch_size", "compiled", "device", "threads", "rounds")
-        common = {name: getattr(self, name) for name in keys}
+    def groups(self) -> list[GroupSettings]:
+        """The groups, the fastest first."""
+        names = ("backbone", "batch_size", "compiled", "device", "threads", "rounds")
+        shared = {name: getattr(self, name) for name in names}
         return [
-            Setting(frames=frames, precision=precision, mode=mode, **common)
+            GroupSettings(frames=frames, precision=precision, mode=mode, **shared)
             for mode in self.modes
             for precision in self.precisions
             for frames in sorted(self.frames)
@@ -90,87 +91,91 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """A model in a group.
+class ModelResult:
+    """The measurement of one model in one group.
 
     Args:
-        model: its name.
-        setting: of the group.
-        measured: its numbers.
-        macs_per_second: the machine's matrix multiplication in the same rounds.
+        model: name of the model.
+        settings: settings of the group.
+        measurement: cost of the model.
+        macs_per_second: rate of the matrix multiplication in the same rounds.
         empty_bytes: peak memory of a process without a model.
     """
 
     model: str
-    setting: Setting
-    measured: Measured
+    settings: GroupSettings
+    measurement: Measurement
     macs_per_second: list[float]
     empty_bytes: int
 
 
-def run_benchmark(output: str | Path, plan: Plan, on_progress: Callable[[str, int, int], None]) -> list[Row]:
-    """Measure all groups of a plan that the folder does not hold yet, or holds without some of its models.
+def run_benchmark(
+    output: str | Path, config: BenchmarkConfig, on_progress: Callable[[str, int, int], None]
+) -> list[ModelResult]:
+    """Measure the groups that the output directory lacks, or has without some of the models.
 
     Args:
-        output: a new folder, or one of the same settings, which then goes on.
-        plan: what to measure.
-        on_progress: called with what is done next, groups done, groups in all.
+        output: a new or empty directory, or the directory of a benchmark with the same settings, which is resumed.
+        config: what to measure.
+        on_progress: called with the current step, the number of groups done and their total.
 
     Raises:
-        XViTError: a folder of another plan or machine, or that holds no benchmark.
+        XViTError: a directory of a benchmark with other settings or on another machine, or one without a benchmark.
     """
-    folder, groups = Path(output), plan.groups
-    told = {"plan": json.loads(json.dumps(asdict(plan))), "machine": machine(plan)}
-    found = _read(folder, told)
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(plan.threads)
-    for done, setting in enumerate(groups):
-        key = f"{setting.mode}, {setting.precision}, T={setting.frames}"
-        there = found[key]["models"] if key in found else {}
-        asked = {name for name in plan.models if ENTRANTS[name].takes(setting.frames)}
-        if key in found and asked <= there.keys():
+    directory, planned = Path(output), config.groups
+    header = {"plan": json.loads(json.dumps(asdict(config))), "machine": machine_info(config)}
+    groups = _read_groups(directory, header)
+    directory.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(config.threads)
+    for done, settings in enumerate(planned):
+        key = f"{settings.mode}, {settings.precision}, T={settings.frames}"
+        measured = groups[key]["models"].keys() if key in groups else set()
+        requested = {name for name in config.models if MODELS[name].supports(settings.frames)}
+        if key in groups and requested <= measured:
             continue
-        names = [name for name in ENTRANTS if name in asked or name in there]  # all of a group take turns
-        models, rate, empty = measure(names, setting, partial(_tell, on_progress, key, done, len(groups)))
-        found[key] = {
-            "setting": asdict(setting),
-            "macs_per_second": rate,
-            "empty_bytes": empty,
-            "models": {name: asdict(each) for name, each in models.items()},
+        # Models that were measured before are measured again: all models of a group take turns.
+        names = [name for name in MODELS if name in requested or name in measured]
+        advance = partial(_report_step, on_progress, key, done, len(planned))
+        measurements, macs_per_second, empty_bytes = measure_group(names, settings, advance)
+        groups[key] = {
+            "setting": asdict(settings),
+            "macs_per_second": macs_per_second,
+            "empty_bytes": empty_bytes,
+            "models": {name: asdict(measurement) for name, measurement in measurements.items()},
         }
-        atomic_write_text(folder / RESULTS, json.dumps(told | {"groups": found}, indent=1) + "\n")
-    return list(rows_of(found))
+        atomic_write_text(directory / RESULTS_FILE, json.dumps(header | {"groups": groups}, indent=1) + "\n")
+    return list(parse_groups(groups))
 
 
-def _tell(on_progress: Callable[[str, int, int], None], key: str, done: int, total: int, what: str) -> None:
-    on_progress(f"{key}: {what}", done, total)
+def _report_step(on_progress: Callable[[str, int, int], None], key: str, done: int, total: int, step: str) -> None:
+    on_progress(f"{key}: {step}", done, total)
 
 
-def rows_of(groups: dict[str, Any]) -> Iterator[Row]:
-    """The rows in benchmark.json's groups."""
+def parse_groups(groups: dict[str, Any]) -> Iterator[ModelResult]:
+    """The results in the "groups" of benchmark.json."""
     for group in groups.values():
-        setting = Setting(**group["setting"])
+        settings = GroupSettings(**group["setting"])
         for name, values in group["models"].items():
-            yield Row(
+            yield ModelResult(
                 model=name,
-                setting=setting,
-                measured=Measured(**values),
+                settings=settings,
+                measurement=Measurement(**values),
                 macs_per_second=group["macs_per_second"],
                 empty_bytes=group["empty_bytes"],
             )
 
 
-def machine(plan: Plan) -> dict[str, str]:
-    """What it was measured on."""
-    known = {"python": platform.python_version(), "torch": str(torch.__version__), "processor": _processor()}
-    if torch.device(plan.device).type == "cuda":
-        known["accelerator"] = torch.cuda.get_device_name(plan.device)
+def machine_info(config: BenchmarkConfig) -> dict[str, str]:
+    """The hardware and the versions of the libraries."""
+    info = {"python": platform.python_version(), "torch": str(torch.__version__), "processor": _processor()}
+    if torch.device(config.device).type == "cuda":
+        info["accelerator"] = torch.cuda.get_device_name(config.device)
     for name in ("xvit", "timm", "transformers", "torchvision"):
         try:
-            known[name] = version(name)
+            info[name] = version(name)
         except PackageNotFoundError:
-            known[name] = "not installed"
-    return known
+            info[name] = "not installed"
+    return info
 
 
 def _processor() -> str:
@@ -181,24 +186,24 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def _read(folder: Path, told: dict[str, Any]) -> dict[str, Any]:
-    path = folder / RESULTS
+def _read_groups(directory: Path, header: dict[str, Any]) -> dict[str, Any]:
+    """The saved groups, after a check that they were measured with the same settings on the same machine."""
+    path = directory / RESULTS_FILE
     if not path.is_file():
-        if folder.exists() and any(folder.iterdir()):
-            raise XViTError(f"{folder}: exists and holds no {RESULTS}; choose another --output")
+        check_new_directory(directory, f"it has no {RESULTS_FILE} to resume; choose another --output")
         return {}
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         groups: dict[str, Any] = values["groups"]
-        list(rows_of(groups))
-        unlike = [
-            (name, values[key].get(name), value)
-            for key in ("plan", "machine")
-            for name, value in told[key].items()
-            if values[key].get(name) != value and name not in ("models", "frames", "precisions", "modes")
+        list(parse_groups(groups))  # checks the fields
+        different = [
+            (name, values[part].get(name), value)
+            for part in ("plan", "machine")
+            for name, value in header[part].items()
+            if values[part].get(name) != value and name not in _EXTENSIBLE
         ]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise XViTError(f"{path}: damaged ({type(error).__name__}: {error}); choose another --output") from None
-    for name, before, value in unlike:
-        raise XViTError(f"{path}: measured with {name} = {before}, not {value}: choose another --output")
+        raise XViTError(f"{path}: damaged ({one_line(error, name=True)}); choose another --output") from None
+    for name, before, value in different:
+        raise XViTError(f"{path}: measured with {name} = {before}, not {value}; choose another --output")
     return groups

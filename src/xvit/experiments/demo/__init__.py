@@ -1,0 +1,1 @@
+"""The demo: `run` trains and evaluates the models, `report` writes the HTML page."""

@@ -30,9 +30,7 @@ def write_report(output: Path, summary: dict[str, Any]) -> None:
     rows = summary["rows"]
     curves = {row["model"]: _read_jsonl(output / row["key"] / "metrics.jsonl") for row in rows}
     plot_curves(curves, pictures / "curves.png", bound=_BOUND)
-    accuracies = {
-        row["model"]: {name: accuracy or 0.0 for name, accuracy in row["per_class"].items()} for row in rows
-    }
+    accuracies = {row["model"]: {name: accuracy or 0.0 for name, accuracy in row["per_class"].items()} for row in rows}
     plot_per_class(accuracies, pictures / "per_class.png")
     for row in rows:
         path = pictures / f"confusion_{row['key']}.png"
@@ -65,9 +63,11 @@ def _read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 def _strips(output: Path, predictions: list[dict[str, Any]]) -> list[Strip]:
     """Correct predictions, one per pair of classes, then some wrong ones, with the frames that the model saw."""
-    wrong = [item for item in predictions if item["prediction"] != item["truth"]][:_WRONG_STRIPS]
+    wrong = [item for item in predictions if item["prediction"] != item["ground_truth"]][:_WRONG_STRIPS]
     correct = {
-        CLASSES.index(item["truth"]) // 2: item for item in predictions if item["prediction"] == item["truth"]
+        CLASSES.index(item["ground_truth"]) // 2: item
+        for item in predictions
+        if item["prediction"] == item["ground_truth"]
     }
     shown = [*list(correct.values())[: _STRIPS - len(wrong)], *wrong]
     samples = [Sample(path=item["path"], label=None, id=item["path"]) for item in shown]
@@ -77,7 +77,7 @@ def _strips(output: Path, predictions: list[dict[str, Any]]) -> list[Strip]:
         pixels = dataset[index].pixels  # (V, T, C, S, S) with a single view
         assert pixels is not None, "the prediction stage has read this file"
         frames = pixels[0].permute(0, 2, 3, 1).numpy()  # (T, C, S, S) -> (T, S, S, C)
-        strips.append(Strip(frames, item["truth"], item["prediction"], item["score"]))
+        strips.append(Strip(frames, item["ground_truth"], item["prediction"], item["score"]))
     return strips
 
 
@@ -126,15 +126,15 @@ pre {{ background: #f8fafc; padding: 1rem; overflow: auto; font-size: 13px }}
 </head>
 <body>
 <h1>Three models on moving shapes</h1>
-<p>The data set has {classes} classes of motion. Each class has a time-reversed twin whose videos contain the same frames
-in the opposite order. A model that ignores the order of the frames can at best identify the pair, so its top-1 accuracy
-is at most 50 %. Three models were trained with the same recipe on the same videos and tested on {videos} held-out
-videos:</p>
+<p>The data set has {classes} classes of motion. Each class has a time-reversed twin whose videos contain the same
+frames in the opposite order. A model that ignores the order of the frames can at best identify the pair, so its top-1
+accuracy is at most 50 %. Three models were trained with the same recipe on the same videos and tested on {videos}
+held-out videos:</p>
 <table><thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table>
-<p>XViT classifies {xvit} % of the videos correctly. The same model without mixing reaches {spatial} % with {macs} times the
-multiply-adds (MACs): each frame attends only to itself before temporal attention combines the frames. With a temporal
-mean in place of temporal attention, the model has no information about the order: it reaches {blind} %, but identifies
-the correct pair for {blind_pairs} % of the videos.</p>
+<p>XViT classifies {xvit} % of the videos correctly. The same model without mixing reaches {spatial} % with {macs} times
+the multiply-adds (MACs): each frame attends only to itself before temporal attention combines the frames. With a
+temporal mean in place of temporal attention, the model has no information about the order: it reaches {blind} %, but
+identifies the correct pair for {blind_pairs} % of the videos.</p>
 <p><small>Top-1 is measured with the weights of the last epoch. <em>Correct pair</em> also counts a prediction of the
 time-reversed twin as correct. Time is the median for one clip at a time on one core, with the models taking
 turns.</small></p>

@@ -1,9 +1,9 @@
-"""The demonstration: one recipe, one made data set, three models at the same price, and a report that compares them.
+"""The demo: train three models of equal cost with one recipe on synthetic videos, and compare them in a report.
 
-    videos ─▶ train x 3 ─▶ evaluate x 3 ─▶ predict files ─▶ time ─▶ report.html
+    videos ─▶ train x 3 ─▶ evaluate x 3 ─▶ predict files ─▶ measure time ─▶ report.html
 
-Stopped at any point, it goes on: a stage that is done is noted in demo.json and not done again, and a training goes on
-from its last whole epoch.
+A stopped demo can be resumed: finished stages are recorded in demo.json and not repeated, and an unfinished training
+continues from its last saved state.
 """
 
 import importlib.resources
@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
-from xvit.config import SINGLE_TASK, RunConfig, from_dict, read_yaml, to_dict
-from xvit.data.annotations.samples import read_class_folders
-from xvit.data.synthetic.motion import CLASSES, write_motion
+from xvit.config import SINGLE_TASK, RunConfig, from_dict, model_config, read_yaml, to_dict
+from xvit.data.annotations.formats import load_splits
+from xvit.data.synthetic.motion import CLASSES, write_motion_dataset
 from xvit.evaluation import Evaluation, evaluate, match_labels, run_metadata
 from xvit.experiments.demo.report import write_report
 from xvit.inference.predictor import Predictor
@@ -29,51 +29,51 @@ from xvit.models.xvit import XViT
 from xvit.training.engine import fit
 from xvit.training.logger import Progress
 from xvit.utils.devices import default_device
-from xvit.utils.errors import XViTError
-from xvit.utils.files import atomic_write_text
+from xvit.utils.errors import XViTError, one_line
+from xvit.utils.files import atomic_write_text, check_new_directory
 from xvit.utils.timing import interleaved, one_thread
 
-NOTES = "demo.json"
+STATE_FILE = "demo.json"
 CLIPS_PER_CLASS = 340
 _TIMING_ROUNDS, _WARM_UP_ROUNDS = 40, 5
-_WRONG_SHOWN = 3
+_WRONG_PREDICTIONS = 3  # shown in the report
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One of the models compared: the recipe's, with some settings of its model changed."""
+    """One of the compared models: the recipe's model with some options changed."""
 
     name: str
-    changes: dict[str, Any]
+    options: dict[str, str]
 
 
 VARIANTS: dict[str, Variant] = {
     "xvit": Variant("XViT: mixing, temporal attention", {"attention": "mixing", "temporal_head": "attention"}),
     "spatial": Variant("spatial-only, temporal attention", {"attention": "spatial", "temporal_head": "attention"}),
     "order_blind": Variant(
-        "spatial-only, mean: order-blind",
+        "spatial-only, temporal mean: order-blind",
         {"attention": "spatial", "temporal_head": "mean", "temporal_position": "none"},
     ),
 }
 
 
 @dataclass(frozen=True)
-class Listener:
-    """What `run_demo` tells while it runs; each does nothing by default.
+class DemoCallbacks:
+    """Functions that `run_demo` calls to report progress; the defaults do nothing.
 
     Args:
-        counted: called with what is counted, how many are done, how many there are.
-        training: called with the model's name and what `fit` tells.
-        finished: called with a stage's name, its seconds, and whether an earlier run did it.
+        on_count: called with the name of the current step, the number of items done and their total.
+        on_training: called with the model's name and the training's progress.
+        on_stage_end: called with a stage's name, its seconds, and whether it was done by an earlier run.
     """
 
-    counted: Callable[[str, int, int], None] = lambda name, done, total: None
-    training: Callable[[str, Progress], None] = lambda name, news: None
-    finished: Callable[[str, float, bool], None] = lambda name, seconds, earlier: None
+    on_count: Callable[[str, int, int], None] = lambda name, done, total: None
+    on_training: Callable[[str, Progress], None] = lambda name, progress: None
+    on_stage_end: Callable[[str, float, bool], None] = lambda name, seconds, earlier: None
 
 
 def default_recipe() -> RunConfig:
-    """recipes/motion.yaml, as it comes with the package."""
+    """The recipe of the demo and the ablation study: recipes/motion.yaml, which is installed with the package."""
     file = importlib.resources.files("xvit") / "recipes" / "motion.yaml"
     with importlib.resources.as_file(file) as path:
         return from_dict(RunConfig, read_yaml(path), "recipes/motion.yaml")
@@ -86,124 +86,122 @@ def run_demo(
     recipe: RunConfig,
     clips_per_class: int = CLIPS_PER_CLASS,
     seed: int = 0,
-    listener: Listener | None = None,
+    callbacks: DemoCallbacks | None = None,
 ) -> dict[str, Any]:
-    """Make the videos, train and compare the three models, write the report.
+    """Write the videos, train and compare the three models, and write the report.
 
     Args:
-        output: a new or empty folder, or one of a demonstration with the same settings, which then goes on.
-        recipe: what the three trainings have in common; its data.root is not used.
-        clips_per_class: videos of each class, a fifth of them held out.
-        seed: of the videos.
-        listener: told how far it is.
+        output: a new or empty directory, or the directory of a demo with the same settings, which is resumed.
+        recipe: the settings that the three trainings share; its data.root is not used.
+        clips_per_class: videos per class; a fifth of them is held out.
+        seed: seed of the videos.
+        callbacks: called as the demo progresses.
 
     Returns:
-        What the report shows: "rows" of the table, "predictions" of files, "seconds" of each stage.
+        The contents of the report: "rows" of the table, "predictions" for files, "seconds" of each stage, the "report"
+        file, and the "settings".
 
     Raises:
-        XViTError: `output` holds other things, or a demonstration with other settings.
+        XViTError: `output` holds something else, or a demo with other settings, or a damaged state file.
     """
-    output, listener = Path(output), listener or Listener()
+    output, callbacks = Path(output), callbacks or DemoCallbacks()
     videos = output / "videos"
     recipe = replace(recipe, data=replace(recipe.data, root=str(videos)))
     settings = {"recipe": to_dict(recipe), "clips_per_class": clips_per_class, "seed": seed}
-    stages = _Stages(output, settings, listener)
-
-    def write() -> None:
-        def tell(done: int, total: int) -> None:
-            listener.counted("writing videos", done, total)
-
-        if not videos.exists():  # they appear when all are written
-            write_motion(videos, clips_per_class=clips_per_class, seed=seed, on_progress=tell)
-
-    stages.do("videos", write)
+    stages = _Stages(output, settings, callbacks)
+    stages.run("videos", partial(_write_videos, videos, clips_per_class, seed, callbacks))
     rows = []
     for key, variant in VARIANTS.items():
-        trained = stages.do(f"train {key}", partial(_train, output / key, variant, recipe, listener))
-        tested = stages.do(f"evaluate {key}", partial(_evaluate, output / key, recipe, listener))
-        rows.append({"key": key, "model": variant.name, **trained, **tested})
-    predictions = stages.do("predict files", partial(_predict, output, listener))
-    timing = stages.do("time a clip", partial(_time_models, output))
+        training = stages.run(f"train {key}", partial(_train, output / key, variant, recipe, callbacks))
+        evaluation = stages.run(f"evaluate {key}", partial(_evaluate, output / key, recipe, callbacks))
+        rows.append({"key": key, "model": variant.name, **training, **evaluation})
+    predictions = stages.run("predict files", partial(_predict, output, callbacks))
+    milliseconds = stages.run("measure time", partial(_measure_time, output))
     for row in rows:
-        row["milliseconds"] = timing[row["key"]]
+        row["milliseconds"] = milliseconds[row["key"]]
     summary = {"settings": settings, "rows": rows, "predictions": predictions}
-    stages.do("report", partial(write_report, output, summary | {"seconds": stages.seconds}))
+    stages.run("report", partial(write_report, output, summary | {"seconds": stages.seconds}))
     return summary | {"seconds": stages.seconds, "report": str(output / "report.html")}
 
 
 class _Stages:
-    """The stages that are done, with their results, kept in a file of the output folder."""
+    """The finished stages and their results, saved in a JSON file of the output directory."""
 
-    def __init__(self, output: Path, settings: dict[str, Any], listener: Listener) -> None:
-        self.notes, self.listener = output / NOTES, listener
-        self.done: dict[str, Any] = {}
-        self.settings = settings
-        if output.exists() and not output.is_dir():
-            raise XViTError(f"{output}: a file; choose another folder")
-        if output.exists() and any(output.iterdir()):
+    def __init__(self, output: Path, settings: dict[str, Any], callbacks: DemoCallbacks) -> None:
+        self.path, self.settings, self.callbacks = output / STATE_FILE, settings, callbacks
+        self.finished: dict[str, Any] = {}
+        if self.path.is_file():
             self._read()
-        output.mkdir(parents=True, exist_ok=True)
+        else:
+            check_new_directory(output, f"it has no {STATE_FILE} of a demo to resume; choose another directory")
+            output.mkdir(parents=True, exist_ok=True)
         self._write()
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Of each stage."""
-        return {name: stage["seconds"] for name, stage in self.done.items()}
+        """Duration of each stage."""
+        return {name: stage["seconds"] for name, stage in self.finished.items()}
 
-    def do(self, name: str, work: Callable[[], Any]) -> Any:
-        """The result of a stage: that of an earlier run, or of doing the work now. JSON must be able to hold it."""
-        earlier = name in self.done
+    def run(self, name: str, function: Callable[[], Any]) -> Any:
+        """The result of a stage, saved by an earlier run or computed now. It must be representable in JSON."""
+        earlier = name in self.finished
         if not earlier:
             start = time.perf_counter()
-            result = work()
-            self.done[name] = {"seconds": round(time.perf_counter() - start, 2), "result": result}
+            result = function()
+            self.finished[name] = {"seconds": round(time.perf_counter() - start, 2), "result": result}
             self._write()
-        self.listener.finished(name, self.done[name]["seconds"], earlier)
-        return self.done[name]["result"]
+        stage = self.finished[name]
+        self.callbacks.on_stage_end(name, stage["seconds"], earlier)
+        return stage["result"]
 
     def _read(self) -> None:
-        folder = self.notes.parent
         try:
-            notes = json.loads(self.notes.read_text(encoding="utf-8"))
-            settings, self.done = notes["settings"], notes["stages"]
-        except FileNotFoundError:
-            raise XViTError(f"{folder}: not empty, and not a demonstration to go on with; choose another one") from None
+            state = json.loads(self.path.read_text(encoding="utf-8"))
+            settings, self.finished = state["settings"], state["stages"]
         except (ValueError, KeyError, TypeError) as error:
-            raise XViTError(f"{self.notes}: damaged ({error}); choose another folder for the demonstration") from None
+            raise XViTError(f"{self.path}: damaged ({one_line(error)}); choose another directory") from None
         if settings != self.settings:
-            raise XViTError(f"{folder}: a demonstration with other settings ({NOTES} has them); choose another folder")
+            raise XViTError(
+                f"{self.path.parent}: holds a demo with other settings (see {STATE_FILE}); choose another directory"
+            )
 
     def _write(self) -> None:
-        atomic_write_text(self.notes, json.dumps({"settings": self.settings, "stages": self.done}, indent=2) + "\n")
+        atomic_write_text(self.path, json.dumps({"settings": self.settings, "stages": self.finished}, indent=2) + "\n")
 
 
-def _train(folder: Path, variant: Variant, recipe: RunConfig, listener: Listener) -> dict[str, Any]:
-    config = replace(recipe, model=replace(recipe.model, **variant.changes))
-    result = fit(config, folder, resume=True, on_progress=lambda news: listener.training(variant.name, news))
+def _write_videos(videos: Path, clips_per_class: int, seed: int, callbacks: DemoCallbacks) -> None:
+    if not videos.exists():  # the directory appears once all videos are written
+        on_progress = partial(callbacks.on_count, "writing videos")
+        write_motion_dataset(videos, clips_per_class=clips_per_class, seed=seed, on_progress=on_progress)
+
+
+def _train(directory: Path, variant: Variant, recipe: RunConfig, callbacks: DemoCallbacks) -> dict[str, Any]:
+    config = replace(recipe, model=model_config(recipe.model, **variant.options))
+    result = fit(config, directory, resume=True, on_progress=partial(callbacks.on_training, variant.name))
     return {"training_seconds": round(result.seconds, 1), "bad_videos": result.bad_videos}
 
 
-def _evaluate(folder: Path, recipe: RunConfig, listener: Listener) -> dict[str, Any]:
-    """Test the weights of the last epoch: the best one was chosen by these very videos."""
-    model = XViT.from_pretrained(folder / "last", device=default_device())
+def _evaluate(directory: Path, recipe: RunConfig, callbacks: DemoCallbacks) -> dict[str, Any]:
+    """Evaluate the weights of the last epoch. The best weights are not used: the test videos selected them."""
+    model = XViT.from_pretrained(directory / "last", device=default_device())
     predictor = Predictor(model)
-    data = read_class_folders(recipe.data.root)
+    data = load_splits(recipe.data)
     result = evaluate(
         predictor,
-        match_labels(data.val, data.classes, predictor.class_names),
+        match_labels(data.val, data.class_names, predictor.class_names),
         eval_config=recipe.eval,
         num_workers=recipe.data.num_workers,
-        on_progress=lambda done, total: listener.counted("evaluating", done, total),
+        on_progress=partial(callbacks.on_count, "evaluating"),
     )
-    assert isinstance(result, Evaluation)  # of one label a video
-    result.save(folder / "evaluation", of=run_metadata(predictor, recipe.data))
+    assert isinstance(result, Evaluation)  # single-label
+    result.save(directory / "evaluation", metadata=run_metadata(predictor, recipe.data))
     task = result.tasks[SINGLE_TASK]
-    places = [task.class_names.index(name) for name in CLASSES]  # pairs side by side
-    confusion = [[task.confusion[row][column] for column in places] for row in places]
-    pairs = sum(confusion[row][column] for row in range(len(places)) for column in (row, row ^ 1))
+    order = [task.class_names.index(name) for name in CLASSES]  # the classes of a pair are adjacent
+    confusion = [[task.confusion[row][column] for column in order] for row in order]
+    correct_pairs = sum(confusion[row][column] for row in range(len(order)) for column in (row, row ^ 1))
     return {
         "top1": result.top1,
-        "top1_of_pairs": pairs / result.videos,
+        "top1_of_pairs": correct_pairs / result.videos,
         "videos": result.videos,
         "per_class": {name: task.per_class[name] for name in CLASSES},
         "confusion": confusion,
@@ -212,29 +210,31 @@ def _evaluate(folder: Path, recipe: RunConfig, listener: Listener) -> dict[str, 
     }
 
 
-def _predict(output: Path, listener: Listener) -> list[dict[str, Any]]:
-    """Name what happens in the first held-out file of each class, and in some that the evaluation got wrong."""
+def _predict(output: Path, callbacks: DemoCallbacks) -> list[dict[str, Any]]:
+    """Classify the first held-out file of each class, and some files that the evaluation got wrong."""
     predictor = Predictor(output / "xvit" / "last")
     lines = (output / "xvit" / "evaluation" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-    tested = [json.loads(line) for line in lines]
-    first = {sample["truth"]: sample for sample in reversed(tested)}
-    wrong = [sample for sample in tested if sample["prediction"] != sample["truth"]]
-    chosen = {sample["path"]: sample["truth"] for sample in [*first.values(), *wrong[:_WRONG_SHOWN]]}
+    samples = [json.loads(line) for line in lines]
+    first = {sample["ground_truth"]: sample for sample in reversed(samples)}
+    wrong = [sample for sample in samples if sample["prediction"] != sample["ground_truth"]]
+    truths = {sample["path"]: sample["ground_truth"] for sample in [*first.values(), *wrong[:_WRONG_PREDICTIONS]]}
     predictions = []
-    for done, (path, truth) in enumerate(chosen.items(), start=1):
-        said = predictor(path)
-        assert isinstance(said.labels, tuple)  # one task
-        assert isinstance(said.scores, tuple)
-        predictions.append({"path": path, "truth": truth, "prediction": said.labels[0], "score": said.scores[0]})
-        listener.counted("predicting", done, len(chosen))
+    for done, (path, truth) in enumerate(truths.items(), start=1):
+        prediction = predictor(path)
+        assert isinstance(prediction.labels, tuple)  # a single task
+        assert isinstance(prediction.scores, tuple)
+        label, score = prediction.labels[0], prediction.scores[0]
+        predictions.append({"path": path, "ground_truth": truth, "prediction": label, "score": score})
+        callbacks.on_count("predicting", done, len(truths))
     return predictions
 
 
-def _time_models(output: Path) -> dict[str, float]:
-    """Milliseconds a clip, one clip at a time on one core: medians over rounds in which each model takes its turn."""
+def _measure_time(output: Path) -> dict[str, float]:
+    """Milliseconds per clip on one core: medians over rounds in which the models take turns."""
     predictors = {key: Predictor(output / key / "last") for key in VARIANTS}
-    clip = next(iter(predictors.values())).clip_spec
-    pixels = torch.zeros(1, 1, clip.num_frames, 3, clip.image_size, clip.image_size, dtype=torch.uint8)
-    steps = {key: partial(predictor.scores, pixels) for key, predictor in predictors.items()}
-    taken = interleaved(steps, rounds=_TIMING_ROUNDS, warm_up=_WARM_UP_ROUNDS)
-    return {key: round(1000 * statistics.median(seconds), 3) for key, seconds in taken.items()}
+    clip_spec = next(iter(predictors.values())).clip_spec
+    size = clip_spec.image_size
+    pixels = torch.zeros(1, 1, clip_spec.num_frames, 3, size, size, dtype=torch.uint8)
+    steps = {key: partial(predictor.predict_probabilities, pixels) for key, predictor in predictors.items()}
+    seconds = interleaved(steps, rounds=_TIMING_ROUNDS, warm_up=_WARM_UP_ROUNDS)
+    return {key: round(1000 * statistics.median(values), 3) for key, values in seconds.items()}

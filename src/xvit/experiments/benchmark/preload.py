@@ -1,4 +1,4 @@
-"""The libraries of all models, loaded in a process before its memory is measured, so that none pays for its own."""
+"""Imports the libraries of all models, so that every process whose memory is measured contains all of them."""
 
 import contextlib
 

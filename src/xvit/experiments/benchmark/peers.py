@@ -1,0 +1,174 @@
+"""The models under comparison: XViT with each attention scheme, timm's image model, and other video transformers.
+
+All take clips (B, T, C, H, W) with the same number of frames. Most have the size of the requested backbone (ViT-B/16:
+12 layers, 768 channels, 16 px patches). MViT v2 and Video Swin exist in sizes of their own only.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from xvit.models.factory import create_model
+from xvit.utils.errors import XViTError, did_you_mean, import_optional
+
+NUM_CLASSES = 400
+TORCHVISION_IMAGE_SIZE = 224  # of torchvision's video models
+
+
+class _FrameByFrame(nn.Module):
+    """An image model applied to each frame: the reference for the cost of a video model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, clips: Tensor) -> Tensor:
+        logits: Tensor = self.model(clips.flatten(0, 1))
+        return logits
+
+
+class _ChannelsFirst(nn.Module):
+    """A model of torchvision, which takes clips (B, C, T, H, W)."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, clips: Tensor) -> Tensor:
+        logits: Tensor = self.model(clips.transpose(1, 2))
+        return logits
+
+
+class _LogitsOnly(nn.Module):
+    """A model of transformers, whose output contains the logits and more."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, clips: Tensor) -> Tensor:
+        logits: Tensor = self.model(pixel_values=clips).logits
+        return logits
+
+
+@dataclass(frozen=True)
+class BenchmarkModel:
+    """A model under comparison.
+
+    Args:
+        build: called with the backbone's name and the number of frames.
+        description: a short description for the report.
+        frames: the supported numbers of frames; empty if any number is supported.
+        fixed_size: the model has its own size and image size, not those of the backbone.
+    """
+
+    build: Callable[[str, int], nn.Module]
+    description: str
+    frames: tuple[int, ...] = ()
+    fixed_size: bool = False
+
+    def supports(self, frames: int) -> bool:
+        """Whether the model takes clips of this many frames."""
+        return not self.frames or frames in self.frames
+
+
+def _xvit(**options: Any) -> Callable[[str, int], nn.Module]:
+    def build(backbone: str, frames: int) -> nn.Module:
+        return create_model(backbone, num_classes=NUM_CLASSES, num_frames=frames, **options)
+
+    return build
+
+
+def _image_model(backbone: str, frames: int) -> nn.Module:
+    return _FrameByFrame(timm.create_model(backbone, num_classes=NUM_CLASSES))
+
+
+def _mixing_alone(backbone: str, frames: int) -> nn.Module:
+    model = create_model(backbone, num_classes=NUM_CLASSES, num_frames=frames, temporal_head="mean")
+    model.class_token_only = False
+    return model
+
+
+def _transformers_model(name: str, *, attention: str) -> Callable[[str, int], nn.Module]:
+    def build(backbone: str, frames: int) -> nn.Module:
+        transformers = import_optional("transformers", extra="benchmark")
+        with torch.device("meta"):  # only its sizes are needed
+            vit: Any = timm.create_model(backbone, num_classes=0)
+        config = getattr(transformers, f"{name}Config")(
+            num_frames=frames,
+            num_labels=NUM_CLASSES,
+            image_size=vit.patch_embed.img_size[0],
+            patch_size=vit.patch_embed.patch_size[0],
+            hidden_size=vit.embed_dim,
+            num_hidden_layers=len(vit.blocks),
+            num_attention_heads=vit.blocks[0].attn.num_heads,
+            intermediate_size=vit.blocks[0].mlp.fc1.out_features,
+        )
+        if name == "Vivit":
+            config.tubelet_size = [2, *vit.patch_embed.patch_size]
+            config.hidden_act = "gelu_pytorch_tanh"  # the same function as its "gelu_fast", in a single kernel
+        config._attn_implementation = attention
+        return _LogitsOnly(getattr(transformers, f"{name}ForVideoClassification")(config))
+
+    return build
+
+
+def _torchvision_model(name: str) -> Callable[[str, int], nn.Module]:
+    def build(backbone: str, frames: int) -> nn.Module:
+        from torchvision.models import video
+
+        return _ChannelsFirst(getattr(video, name)(num_classes=NUM_CLASSES))
+
+    return build
+
+
+MODELS: Mapping[str, BenchmarkModel] = {
+    "image model": BenchmarkModel(_image_model, "timm's ViT applied to each frame"),
+    "xvit mixing alone": BenchmarkModel(
+        _mixing_alone, "the image model with mixing; no temporal head, no class-token shortcut in the last block"
+    ),
+    "xvit mixing": BenchmarkModel(_xvit(), "defaults of create_model"),
+    "xvit mixing, tubelet 2": BenchmarkModel(_xvit(tubelet_size=2), "tubelet_size=2"),
+    "xvit mixing, tubelet 2, merge 12, mean": BenchmarkModel(
+        _xvit(tubelet_size=2, tome_r=12, temporal_head="mean"), "tubelet_size=2, tome_r=12, temporal_head='mean'"
+    ),
+    "xvit spatial": BenchmarkModel(_xvit(attention="spatial"), "attention='spatial'"),
+    "xvit local": BenchmarkModel(_xvit(attention="local"), "attention='local': exact attention over 3 frames"),
+    "xvit joint": BenchmarkModel(_xvit(attention="joint"), "attention='joint'"),
+    "xvit divided": BenchmarkModel(_xvit(attention="divided"), "attention='divided'"),
+    "TimeSformer": BenchmarkModel(
+        _transformers_model("Timesformer", attention="eager"), "transformers, eager attention (it has no sdpa)"
+    ),
+    "ViViT": BenchmarkModel(
+        _transformers_model("Vivit", attention="sdpa"), "transformers, sdpa attention, 2-frame tubelets"
+    ),
+    "VideoMAE": BenchmarkModel(
+        _transformers_model("VideoMAE", attention="sdpa"), "transformers, sdpa attention, 2-frame tubelets"
+    ),
+    "MViT v2 small": BenchmarkModel(
+        _torchvision_model("mvit_v2_s"), "torchvision, its own size", frames=(16,), fixed_size=True
+    ),
+    "Video Swin small": BenchmarkModel(_torchvision_model("swin3d_s"), "torchvision, its own size", fixed_size=True),
+}
+
+
+def check_model_name(name: str) -> None:
+    """Raise `XViTError` with the nearest name and all names, unless `name` is one of `MODELS`."""
+    if name not in MODELS:
+        known = ", ".join(f'"{model}"' for model in MODELS)
+        raise XViTError(f'--models: unknown model "{name}".{did_you_mean(name, MODELS)} Known: {known}')
+
+
+def build_model(name: str, *, backbone: str, frames: int, seed: int = 0) -> nn.Module:
+    """A model of `MODELS` with random weights.
+
+    Raises:
+        XViTError: an unknown name, or a model whose package is not installed.
+    """
+    check_model_name(name)
+    torch.manual_seed(seed)
+    return MODELS[name].build(backbone, frames)
