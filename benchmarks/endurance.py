@@ -31,7 +31,7 @@ from xvit.data.annotations.samples import Sample
 from xvit.data.dataset import VideoDataset
 from xvit.data.loader import make_loader
 from xvit.data.sampler import EpochSampler
-from xvit.data.synthetic.motion import write_motion
+from xvit.data.synthetic.motion import write_motion_dataset
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from videos import corrupt, truncate, write_audio
@@ -49,7 +49,7 @@ def resident(process: int) -> int:
 
 def memory(root: Path, videos: int, epochs: int) -> Iterator[tuple[int, int]]:
     """Bytes of the main process and of its workers after each epoch."""
-    write_motion(root / "few", clips_per_class=DISTINCT // 12 + 2, seed=0)
+    write_motion_dataset(root / "few", clips_per_class=DISTINCT // 12 + 2, seed=0)
     files = sorted((root / "few").rglob("*.mp4"))[:DISTINCT]
     samples = []
     for number in range(videos):
@@ -73,7 +73,7 @@ def spoil(files: list[Path]) -> dict[str, Path]:
     """Spoil six files, each in another way. Where they are then, by the way."""
     spoiled = dict(zip(WAYS, files, strict=True))
     whole = spoiled["truncated"].with_suffix(".whole")
-    for name, change in (("truncated", lambda *paths: truncate(*paths, share=0.5)), ("corrupted", corrupt)):
+    for name, change in (("truncated", lambda *paths: truncate(*paths, fraction=0.5)), ("corrupted", corrupt)):
         shutil.move(spoiled[name], whole)
         change(spoiled[name], whole)
         whole.unlink()
@@ -96,7 +96,7 @@ def command(*words: object) -> tuple[int, str]:
 def bad_videos(root: Path) -> tuple[list[tuple[str, str, str]], list[str]]:
     """What became of each spoiled file, and what is not as it should be."""
     videos = root / "videos"
-    write_motion(videos, clips_per_class=20, seed=1)
+    write_motion_dataset(videos, clips_per_class=20, seed=1)
     spoiled = {}
     for part in ("train", "val"):
         files = [sorted(folder.iterdir())[0] for folder in sorted((videos / part).iterdir())]

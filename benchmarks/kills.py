@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 
 from common import tell
 from xvit.cli.main import main as xvit
-from xvit.data.synthetic.motion import write_motion
+from xvit.data.synthetic.motion import write_motion_dataset
 
 KILLS_A_RUN = 6
 RECIPE = {
@@ -98,7 +98,7 @@ def main() -> int:
     kills, runs, identical, damaged = 0, 0, 0, []
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        write_motion(root / "videos", clips_per_class=8, seed=0)
+        write_motion_dataset(root / "videos", clips_per_class=8, seed=0)
         (root / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
         words = ["train", "--config", str(root / "recipe.yaml"), "--data.root", str(root / "videos"), "--resume"]
         tell("the run that is not killed")

@@ -23,7 +23,7 @@ from common import tell
 from xvit import Predictor, create_model
 from xvit.data.decode import VideoInfo, read_clip
 from xvit.data.sampling import sample_indices
-from xvit.data.synthetic.motion import encode
+from xvit.data.synthetic.motion import encode_video
 from xvit.data.transforms import eval_views
 
 
@@ -36,7 +36,7 @@ def write_videos(folder: Path, number: int) -> list[Path]:
         frames += rng.integers(0, 12, frames.shape, dtype=np.uint8)
         for t in range(90):
             frames[t, 60:120, t : t + 60] = 220
-        encode(frames, path)
+        encode_video(frames, path)
     return paths
 
 
@@ -54,7 +54,7 @@ def shares(predictor: Predictor, paths: list[Path]) -> dict[str, float]:
         marks.append(time.perf_counter())
         views = eval_views(clip.frames, spec)
         marks.append(time.perf_counter())
-        predictor.scores(views[None])
+        predictor.predict_probabilities(views[None])
         marks.append(time.perf_counter())
         for name, start, end in zip(seconds, marks, marks[1:], strict=False):
             seconds[name].append(1e3 * (end - start))

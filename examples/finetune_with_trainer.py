@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import transformers
 
-from xvit.data.synthetic.motion import write_motion
+from xvit.data.synthetic.motion import write_motion_dataset
 from xvit.transformers import XViTConfig, XViTForVideoClassification, XViTVideoProcessor
 
 
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1.5e-3)
     args = parser.parse_args()
     if not args.videos.exists():
-        write_motion(args.videos, clips_per_class=170)
+        write_motion_dataset(args.videos, clips_per_class=170)
     labels = sorted(folder.name for folder in (args.videos / "train").iterdir())
 
     torch.manual_seed(0)

@@ -11,7 +11,7 @@ import yaml
 from helpers.tiny import TINY_MODEL, TINY_RECIPE
 from xvit.cli.main import main
 from xvit.config import ClipSpec, model_config
-from xvit.data.synthetic.motion import CLASSES, write_motion
+from xvit.data.synthetic.motion import CLASSES, write_motion_dataset
 from xvit.models.backbone import resolve_clip_spec
 from xvit.models.xvit import XViT
 
@@ -20,7 +20,7 @@ from xvit.models.xvit import XViT
 def videos(tmp_path_factory) -> Path:
     """A small motion data set: one training video and one held-out video a class. Not to be written to."""
     root = tmp_path_factory.mktemp("motion") / "videos"
-    write_motion(root, clips_per_class=2, val_fraction=0.5, seed=1)
+    write_motion_dataset(root, clips_per_class=2, val_fraction=0.5, seed=1)
     return root
 
 

@@ -36,7 +36,7 @@ def bad_videos(tmp_path) -> dict[str, Path]:
         "text": folder / "text.mp4",
         "empty": folder / "empty.mp4",
         "audio": write_audio(folder / "audio.mp4"),
-        "truncated": truncate(folder / "truncated.mp4", good, share=0.5),
+        "truncated": truncate(folder / "truncated.mp4", good, fraction=0.5),
         "missing": folder / "missing.mp4",
     }
 
@@ -316,7 +316,7 @@ def test_ctrl_c_says_how_to_go_on(run, monkeypatch):
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("xvit.data.synthetic.motion.write_motion", stop)
+    monkeypatch.setattr("xvit.data.synthetic.motion.write_motion_dataset", stop)
     code, out, err = run("data", "motion", "--output", "x")
     assert (code, out, err) == (130, "", "xvit: stopped. Run the same command to start again.\n")
 

@@ -10,7 +10,7 @@ from helpers.barcode_videos import truncate, write_video
 from helpers.tiny import TINY_MODEL, TINY_RECIPE
 from xvit.cli.timeline import _clock
 from xvit.config import ClipSpec, ModelConfig
-from xvit.data.synthetic.concatenated import write_joined
+from xvit.data.synthetic.concatenated import write_concatenated_videos
 from xvit.data.synthetic.motion import CLASSES
 from xvit.models.backbone import resolve_clip_spec
 from xvit.models.xvit import XViT
@@ -23,7 +23,7 @@ LOW = ("--threshold", 0.05)  # with random weights all 12 classes are at about 1
 def long(tmp_path_factory):
     """Two videos of 4 clips, 8 s."""
     output = tmp_path_factory.mktemp("joined") / "long"
-    write_joined(output, videos=2, clips=4)
+    write_concatenated_videos(output, num_videos=2, clips_per_video=4)
     return output
 
 
@@ -92,7 +92,7 @@ def test_several_videos_and_json(run, refused, long, checkpoint, tmp_path):
 
 def test_bad_videos_do_not_stop_the_others(run, streamable, tmp_path):
     good = write_video(tmp_path / "good.avi", frames=60, kind="mjpeg-avi")
-    half = truncate(tmp_path / "half.avi", good, share=0.5)
+    half = truncate(tmp_path / "half.avi", good, fraction=0.5)
     (tmp_path / "text.avi").write_text("no video")
     words = ["timeline", good, tmp_path / "text.avi", half, good, "--checkpoint", streamable, *LOW]
     code, out, err = run(*words)
