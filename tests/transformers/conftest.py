@@ -1,4 +1,4 @@
-"""What the tests of xvit.transformers share: a model, what it writes, clips and a video for it."""
+"""Fixtures of the transformers tests: a model, its checkpoint, clips and a video."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def _no_progress_bars():
 
 @pytest.fixture(scope="module")
 def model():
-    """An XViT with random weights everywhere, so that no two tensors can be mistaken for each other."""
+    """An XViT in which all tensors are random, so that swapped tensors are noticed."""
     model = described(make_model(), list(CLASSES))
     torch.manual_seed(1)
     for parameter in model.parameters():
@@ -29,7 +29,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def directory(model, tmp_path_factory):
-    """What XViT.save_pretrained writes. Not to be written to."""
+    """A checkpoint written by XViT.save_pretrained. Read-only."""
     path = tmp_path_factory.mktemp("xvit") / "model"
     model.save_pretrained(path)
     return path

@@ -1,4 +1,4 @@
-"""xvit.transformers: transformers' common model tests as far as they apply, and both sides' files and numbers."""
+"""The config and the model: the applicable ones of transformers' common model tests, and files that both sides open."""
 
 import copy
 import inspect
@@ -15,7 +15,8 @@ from torch import nn
 from helpers.color_videos import CLASSES, FRAMES, MODEL, SIZE, described, make_model, recipe, write_videos
 from xvit.config import ClipSpec
 from xvit.inference.predictor import Predictor
-from xvit.models.xvit import XViT, create_model
+from xvit.models.factory import create_model
+from xvit.models.xvit import XViT
 from xvit.training.engine import fit
 from xvit.utils.errors import XViTError
 
@@ -24,14 +25,14 @@ peft = pytest.importorskip("peft")
 
 from xvit.transformers import XViTConfig, XViTForVideoClassification  # noqa: E402
 
-# peft asks for is_gradient_checkpointing, and users call gradient_checkpointing_enable: both work until transformers 6.
+# peft reads is_gradient_checkpointing, and users call gradient_checkpointing_enable: transformers 6 removes both.
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
 
 TOKENS, DIM, HEADS = 1 + (SIZE // 8) ** 2, 16, 2
 AUTO = transformers.AutoModelForVideoClassification
 
 
-def scratch(**options):
+def new_config(**options):
     return XViTConfig(
         **{"backbone": MODEL.backbone, "num_frames": FRAMES, "backbone_kwargs": MODEL.backbone_kwargs}, **options
     )
@@ -42,10 +43,10 @@ def equal(one, other) -> bool:
     return list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
 
 
-# Both sides' files
+# Files
 
 
-def test_opens_what_xvit_wrote(model, directory, clips):
+def test_transformers_opens_xvit_checkpoint(model, directory, clips):
     opened, info = AUTO.from_pretrained(directory, output_loading_info=True)
     assert type(opened) is XViTForVideoClassification
     assert not opened.training
@@ -54,12 +55,12 @@ def test_opens_what_xvit_wrote(model, directory, clips):
     assert torch.equal(opened(clips).logits, model(clips))
 
 
-def test_xvit_opens_what_transformers_wrote(model, directory, clips, tmp_path):
+def test_xvit_opens_transformers_checkpoint(model, directory, clips, tmp_path):
     AUTO.from_pretrained(directory).save_pretrained(tmp_path / "saved")
     opened = XViT.from_pretrained(tmp_path / "saved")
     assert equal(opened, model)
     assert torch.equal(opened(clips), model(clips))
-    assert (opened.config, opened.clip, opened.labels) == (model.config, model.clip_spec, model.class_names)
+    assert (opened.config, opened.clip_spec, opened.class_names) == (model.config, model.clip_spec, model.class_names)
     assert opened.provenance == {"data": "colours"}
     again = AUTO.from_pretrained(tmp_path / "saved")
     assert torch.equal(again(clips).logits, model(clips))
@@ -78,7 +79,7 @@ def test_xvit_opens_what_transformers_wrote(model, directory, clips, tmp_path):
     ],
     ids=["scales", "divided", "released", "EVA-02", "DINOv3"],
 )
-def test_every_kind_of_tensor_keeps_its_name_and_value(options, clips, tmp_path):
+def test_round_trip_keeps_names_and_values_of_all_tensors(options, clips, tmp_path):
     model = make_model(**options)
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.2)
@@ -90,14 +91,14 @@ def test_every_kind_of_tensor_keeps_its_name_and_value(options, clips, tmp_path)
     assert equal(XViT.from_pretrained(tmp_path / "two"), model)
 
 
-def test_opens_a_checkpoint_of_training(tmp_path, clips):
+def test_opens_training_checkpoint(tmp_path, clips):
     fit(recipe(write_videos(tmp_path / "videos", train=2, val=1), epochs=1), tmp_path / "run")
     opened = AUTO.from_pretrained(tmp_path / "run" / "best")
     assert opened.config.id2label == dict(enumerate(CLASSES))
     assert torch.equal(opened(clips).logits, XViT.from_pretrained(tmp_path / "run" / "best")(clips))
 
 
-def test_config_says_what_the_checkpoint_says(directory):
+def test_config_matches_checkpoint(directory):
     config = transformers.AutoConfig.from_pretrained(directory)
     assert type(config) is XViTConfig
     assert config.id2label == {0: "blue", 1: "green", 2: "red"}
@@ -108,19 +109,19 @@ def test_config_says_what_the_checkpoint_says(directory):
 
 
 def test_config_from_scratch(clips):
-    fields = scratch(num_labels=4, window=2)
+    flat = new_config(num_labels=4, window=2)
     nested = XViTConfig(
         model={"backbone": MODEL.backbone, "num_frames": FRAMES, "window": 2, "num_classes": 4}
         | {"backbone_kwargs": MODEL.backbone_kwargs}
     )
-    assert fields.description == nested.description
-    assert fields.id2label == {0: "0", 1: "1", 2: "2", 3: "3"}
-    # what is left open of the clip is the image model's: timm's vit_tiny_patch16_224 was trained so
-    assert fields.clip == ClipSpec(
+    assert flat.checkpoint_metadata == nested.checkpoint_metadata
+    assert flat.id2label == {0: "0", 1: "1", 2: "2", 3: "3"}
+    # open fields of the clip spec follow the training of timm's vit_tiny_patch16_224
+    assert flat.clip_spec == ClipSpec(
         num_frames=FRAMES, image_size=SIZE, interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3
     )
     torch.manual_seed(3)
-    model = XViTForVideoClassification(fields).eval()
+    model = XViTForVideoClassification(flat).eval()
     torch.manual_seed(3)
     twin = create_model(
         MODEL.backbone, num_classes=4, num_frames=FRAMES, window=2, backbone_kwargs=MODEL.backbone_kwargs
@@ -129,47 +130,57 @@ def test_config_from_scratch(clips):
     assert torch.equal(model(clips).logits, twin.eval()(clips))
 
 
-def test_starts_from_the_weights_of_its_config(model, directory):
-    started = XViTForVideoClassification(scratch(checkpoint_path=str(directory), num_labels=3))
+def test_new_model_starts_from_checkpoint_path(model, directory, tmp_path):
+    started = XViTForVideoClassification(new_config(checkpoint_path=str(directory), num_labels=3))
     assert equal(started, model)
+    started.save_pretrained(tmp_path)
+    assert str(directory) not in (tmp_path / "config.json").read_text()
+    assert equal(AUTO.from_pretrained(tmp_path), model)
+
+
+def test_flat_options_of_advanced_config():
+    config = new_config(num_labels=2, spatial_position="sincos")
+    assert config.model.advanced.spatial_position == "sincos"
+    assert XViTConfig(**config.to_dict()).model == config.checkpoint_metadata.model
 
 
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"num_classes": {"verb": 2, "noun": 3}}, "models of one task only"),
+        ({"num_classes": {"verb": 2, "noun": 3}}, "models of one task with one label per video only"),
         ({"model": {"windw": 2}}, 'Did you mean "window"'),
         ({"format": 99}, "pip install -U xvit"),
+        ({"window": "wide"}, "window"),
         ({"attention": "mixed"}, "mixing"),
     ],
 )
-def test_config_refuses(options, text):
+def test_config_raises(options, text):
     with pytest.raises(XViTError, match=text):
-        scratch(**options)
+        new_config(**options)
 
 
-def test_another_number_of_frames_is_refused_on_opening(directory):
+def test_other_num_frames_raises_on_opening(directory):
     assert AUTO.from_pretrained(directory, num_frames=FRAMES).config.num_frames == FRAMES
-    with pytest.raises(XViTError, match=r"num_frames=16: this checkpoint's is 4.*checkpoint_path=DIR"):
+    with pytest.raises(XViTError, match=r"num_frames=16: this checkpoint has 4.*checkpoint_path=DIR"):
         AUTO.from_pretrained(directory, num_frames=16)
 
 
-def test_several_tasks_are_refused_on_opening(tmp_path):
+def test_several_tasks_raise_on_opening(tmp_path):
     described(make_model({"verb": 2, "noun": 3}), {"verb": ["a", "b"], "noun": ["c", "d", "e"]}).save_pretrained(
         tmp_path / "m"
     )
-    with pytest.raises(XViTError, match="models of one task only"):
+    with pytest.raises(XViTError, match="models of one task with one label per video only"):
         AUTO.from_pretrained(tmp_path / "m")
 
 
-def test_labels_that_skip_a_number_are_not_written(directory, tmp_path):
+def test_class_indices_with_a_gap_are_not_written(directory, tmp_path):
     config = XViTConfig.from_pretrained(directory)
     config.id2label = {1: "a", 2: "b"}
-    with pytest.raises(XViTError, match=r"classes \[1, 2\]: expected 0 to 1"):
+    with pytest.raises(XViTError, match=r"class indices \[1, 2\]: expected 0 to 1"):
         config.save_pretrained(tmp_path)
 
 
-def test_other_labels(model, directory, clips, tmp_path):
+def test_other_classes(model, directory, clips, tmp_path):
     names = ["run", "jump", "sit", "walk", "stand"]
     torch.manual_seed(5)
     opened = AUTO.from_pretrained(
@@ -184,7 +195,7 @@ def test_other_labels(model, directory, clips, tmp_path):
     for name, tensor in opened.state_dict().items():
         assert name.startswith("classifier") or torch.equal(tensor, old[name])
     weight, bias = opened.classifier.fc.weight, opened.classifier.fc.bias
-    assert 0.01 < weight.std() < 0.03  # a normal distribution of 0.02, as Classifier starts
+    assert 0.01 < weight.std() < 0.03  # Classifier starts from a normal distribution of std 0.02
     assert weight.abs().max() < 0.12
     assert not bias.any()
     opened.save_pretrained(tmp_path / "five")
@@ -218,7 +229,7 @@ def test_hidden_states(model, directory, clips):
     assert [state.shape for state in states] == [(2, FRAMES * TOKENS, DIM)] * 3
     backbone = model.backbone
     for b in range(2):
-        for t in range(FRAMES):  # embeddings: timm's of each frame alone, and the frame's position
+        for t in range(FRAMES):  # embeddings: timm's for each single frame, plus the frame's position
             image = (
                 backbone._pos_embed(backbone.patch_embed(clips[b, t : t + 1]))[0] + model.temporal_position.weight[0, t]
             )
@@ -230,7 +241,7 @@ def test_hidden_states(model, directory, clips):
     )
 
 
-def test_no_hook_stays(directory, clips):
+def test_hooks_are_removed(directory, clips):
     model = AUTO.from_pretrained(directory, attn_implementation="eager")
     model(clips, output_hidden_states=True, output_attentions=True)
     with pytest.raises(XViTError, match="channels"):
@@ -268,7 +279,7 @@ def test_eager_attention(options, shape, clips, tmp_path):
     assert torch.equal(fused(clips).logits, output.logits)
 
 
-def test_weights_are_those_of_the_formula(clips, tmp_path):
+def test_attention_weights_follow_the_formula(clips, tmp_path):
     described(make_model(attention="spatial"), list(CLASSES)).save_pretrained(tmp_path / "m")
     model = AUTO.from_pretrained(tmp_path / "m", attn_implementation="eager")
     output = model(clips, output_attentions=True, output_hidden_states=True)
@@ -281,7 +292,7 @@ def test_weights_are_those_of_the_formula(clips, tmp_path):
         torch.testing.assert_close(output.attentions[1][b * FRAMES + t, head], expected, rtol=0, atol=1e-6)
 
 
-def test_weights_that_cannot_be_had(directory, clips, tmp_path):
+def test_unavailable_attention_weights(directory, clips, tmp_path):
     with pytest.raises(XViTError, match=r'attn_implementation="sdpa".*set_attn_implementation\("eager"\)'):
         AUTO.from_pretrained(directory)(clips, output_attentions=True)
     described(make_model(attention="local"), list(CLASSES)).save_pretrained(tmp_path / "m")
@@ -291,7 +302,7 @@ def test_weights_that_cannot_be_had(directory, clips, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["activation_checkpointing", "gradient_checkpointing"])
-def test_gradient_checkpointing_gives_the_same_gradients(directory, clips, kind):
+def test_gradient_checkpointing_keeps_gradients(directory, clips, kind):
     labels = torch.tensor([1, 2])
     gradients, recomputed = [], 0
 
@@ -313,8 +324,8 @@ def test_gradient_checkpointing_gives_the_same_gradients(directory, clips, kind)
     assert not model.backbone.grad_checkpointing
 
 
-def test_copies_and_replacements_are_used(directory, clips):
-    """What takes the place of a module is what computes: a copy's own tensors, another classifier."""
+def test_copies_and_replaced_modules_are_used(directory, clips):
+    """The forward pass uses the current modules: a copy's own tensors, a replaced classifier."""
     model = AUTO.from_pretrained(directory)
     before = model(clips).logits
     twin = copy.deepcopy(model)
@@ -325,13 +336,13 @@ def test_copies_and_replacements_are_used(directory, clips):
     assert not twin(clips).logits.any()
     model.classifier = nn.Linear(DIM, 7)
     assert model(clips).logits.shape == (2, 7)
-    replica = model._replicate_for_data_parallel()  # what nn.DataParallel makes for each device, and then fills
+    replica = model._replicate_for_data_parallel()  # as nn.DataParallel does for each device
     replica.classifier = nn.Linear(DIM, 9)
     assert replica(clips).logits.shape == (2, 9)
     assert model(clips).logits.shape == (2, 7)
 
 
-def test_predictor_takes_the_model_inside(directory, video):
+def test_predictor_accepts_xvit(directory, video):
     assert Predictor(AUTO.from_pretrained(directory).xvit)(video) == Predictor(directory)(video)
 
 
@@ -343,14 +354,13 @@ def test_compiles_to_one_graph(directory, clips):
 
 def test_without_transformers():
     code = "import sys; sys.modules['transformers'] = None; import xvit.models.xvit; import xvit.transformers"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "ImportError: xvit.transformers needs transformers" in done.stderr
-    assert "pip install 'xvit[transformers]'" in done.stderr
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert process.returncode == 1
+    assert "ImportError: xvit.transformers needs transformers" in process.stderr
+    assert "pip install 'xvit[transformers]'" in process.stderr
 
 
-def test_checkpoint_of_an_older_xvit(directory, clips, tmp_path):
-    """Without preprocessor_config.json the model opens all the same."""
-    shutil.copytree(directory, tmp_path / "older")
-    (tmp_path / "older" / "preprocessor_config.json").unlink()
-    assert torch.equal(AUTO.from_pretrained(tmp_path / "older")(clips).logits, XViT.from_pretrained(directory)(clips))
+def test_opens_checkpoint_without_preprocessor_config(directory, clips, tmp_path):
+    shutil.copytree(directory, tmp_path / "copy")
+    (tmp_path / "copy" / "preprocessor_config.json").unlink()
+    assert torch.equal(AUTO.from_pretrained(tmp_path / "copy")(clips).logits, XViT.from_pretrained(directory)(clips))

@@ -1,4 +1,4 @@
-"""xvit.transformers: videos, `pipeline`, `Trainer` and PEFT."""
+"""The video processor, and `pipeline`, `Trainer` and PEFT with the model."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from helpers.color_videos import CLASSES, CLIP, FRAMES, SIZE, described, make_model, write_videos
-from xvit.checkpoint.format import preprocessor
-from xvit.data.decode.video import decode, probe
+from xvit.checkpoint import preprocessor_config
+from xvit.data.decode import decode, probe
 from xvit.data.sampling import segment_indices
 from xvit.data.transforms import eval_views, normalize
 from xvit.inference.predictor import Predictor
@@ -23,7 +23,7 @@ peft = pytest.importorskip("peft")
 
 from xvit.transformers import XViTConfig, XViTForVideoClassification, XViTVideoProcessor  # noqa: E402
 
-# peft asks for is_gradient_checkpointing, and users call gradient_checkpointing_enable: both work until transformers 6.
+# peft reads is_gradient_checkpointing, and users call gradient_checkpointing_enable: transformers 6 removes both.
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
 
 TOKENS, DIM, HEADS = 1 + (SIZE // 8) ** 2, 16, 2
@@ -33,58 +33,58 @@ AUTO = transformers.AutoModelForVideoClassification
 # Videos
 
 
-def test_auto_classes_give_the_processor(directory, tmp_path):
+def test_auto_classes_return_the_processor(directory, tmp_path):
     for auto in (transformers.AutoVideoProcessor, transformers.AutoImageProcessor):
         processor = auto.from_pretrained(directory)
         assert type(processor) is XViTVideoProcessor
-        assert processor.clip == CLIP
+        assert processor.clip_spec == CLIP
         assert list(processor.image_mean) == list(processor.image_std) == [0.5, 0.5, 0.5]
         assert processor.size["shortest_edge"] == SIZE
     processor.save_pretrained(tmp_path)
     assert transformers.AutoVideoProcessor.from_pretrained(tmp_path).clip_spec == CLIP
     strided = replace(CLIP, sampling="strided", stride=2, interpolation="bicubic", mean=(0.1, 0.2, 0.3))
-    assert XViTVideoProcessor(**preprocessor(strided)).clip_spec == strided
+    assert XViTVideoProcessor(**preprocessor_config(strided)).clip_spec == strided
     assert (
         transformers.AutoImageProcessor.from_pretrained(directory, size={"shortest_edge": 8}).clip_spec.image_size == 8
     )
 
 
-def test_frames_in_every_form(directory, video):
+def test_all_formats_of_frames(directory, video):
     processor = transformers.AutoImageProcessor.from_pretrained(directory)
     frames = decode(video, [0, 2, 3, 5]).frames  # (T, C, H, W)
     expected = normalize(eval_views(frames, CLIP), CLIP)
     array = frames.permute(0, 2, 3, 1).numpy()
-    forms = {
+    formats = {
         "PIL": [Image.fromarray(frame) for frame in array],
-        "pictures": list(array),
+        "images": list(array),
         "tensors": list(frames),
         "array": array,
         "channels first": frames.numpy(),
         "tensor": frames,
-        "backwards": array[::-1].copy()[::-1],
+        "negative strides": array[::-1].copy()[::-1],
     }
-    for name, form in forms.items():
-        assert torch.equal(processor(form, return_tensors="pt")["pixel_values"], expected), name
-        batch = processor([form, form])["pixel_values"]
+    for name, video_frames in formats.items():
+        assert torch.equal(processor(video_frames, return_tensors="pt")["pixel_values"], expected), name
+        batch = processor([video_frames, video_frames])["pixel_values"]
         assert torch.equal(batch, torch.cat([expected, expected])), name
     assert torch.equal(processor(np.stack([array, array]))["pixel_values"], torch.cat([expected, expected]))
     assert isinstance(processor(array, return_tensors="np")["pixel_values"], np.ndarray)
-    # by hand, one pixel of a picture that need not be resized
+    # one pixel computed by hand, of an image that is not resized
     plain = np.arange(SIZE * SIZE * 3, dtype=np.uint8).reshape(1, SIZE, SIZE, 3)
     pixels = processor(plain)["pixel_values"]
     assert pixels[0, 0, 1, 2, 3] == pytest.approx((plain[0, 2, 3, 1] / 255 - 0.5) / 0.5, abs=1e-6)
 
 
-def test_files_as_predictor_reads_them(model, directory, video):
+def test_files_are_read_as_by_predictor(model, directory, video):
     processor = transformers.AutoVideoProcessor.from_pretrained(directory)
     indices = segment_indices(probe(video).num_frames, FRAMES)
     expected = normalize(eval_views(decode(video, indices).frames, CLIP), CLIP)
     assert torch.equal(processor(video)["pixel_values"], expected)
     assert torch.equal(processor([str(video), video])["pixel_values"], torch.cat([expected, expected]))
-    whole = decode(video, range(6)).frames
-    assert torch.equal(processor(whole, do_sample_frames=True)["pixel_values"], expected)
+    all_frames = decode(video, range(6)).frames
+    assert torch.equal(processor(all_frames, do_sample_frames=True)["pixel_values"], expected)
     assert processor(video, num_frames=3)["pixel_values"].shape == (1, 3, 3, SIZE, SIZE)
-    scores = Predictor(model).scores(eval_views(decode(video, indices).frames, CLIP)[None])
+    scores = Predictor(model).predict_probabilities(eval_views(decode(video, indices).frames, CLIP)[None])
     logits = AUTO.from_pretrained(directory)(processor(video)["pixel_values"]).logits
     torch.testing.assert_close(logits.softmax(-1), scores, rtol=0, atol=1e-6)
 
@@ -99,7 +99,7 @@ def test_files_as_predictor_reads_them(model, directory, video):
         ([], "expected"),
     ],
 )
-def test_processor_refuses(directory, videos, text):
+def test_processor_raises(directory, videos, text):
     with pytest.raises(XViTError, match=text):
         transformers.AutoVideoProcessor.from_pretrained(directory)(videos)
 
@@ -110,18 +110,18 @@ def test_unreadable_file(directory, tmp_path):
         transformers.AutoVideoProcessor.from_pretrained(directory)(tmp_path / "no.mp4")
 
 
-def test_pipeline_says_what_predictor_says(model, directory, video):
+def test_pipeline_matches_predictor(model, directory, video):
     classify = transformers.pipeline("video-classification", model=str(directory), device="cpu")
     frames = decode(video, segment_indices(6, FRAMES)).frames
     scores = model(normalize(eval_views(frames, CLIP), CLIP)).softmax(-1)[0]
-    found = classify(str(video))
-    assert {p["label"]: p["score"] for p in found} == pytest.approx(
+    outputs = classify(str(video))
+    assert {p["label"]: p["score"] for p in outputs} == pytest.approx(
         dict(zip(CLASSES, scores.tolist(), strict=True)), abs=1e-5
     )
     prediction = Predictor(directory)(video)
-    assert tuple(p["label"] for p in found) == prediction.labels
-    assert [p["score"] for p in found] == pytest.approx(prediction.scores, abs=1e-5)
-    assert all(a["score"] >= b["score"] for a, b in pairwise(found))
+    assert tuple(p["label"] for p in outputs) == prediction.labels
+    assert [p["score"] for p in outputs] == pytest.approx(prediction.scores, abs=1e-5)
+    assert all(a["score"] >= b["score"] for a, b in pairwise(outputs))
     assert len(classify([str(video), str(video)], top_k=1)) == 2
 
 
@@ -143,11 +143,11 @@ def training(path, **options):
 
 
 def test_trainer(directory, tmp_path, capsys):
-    new = XViTConfig.from_pretrained(directory)
-    new.provenance = {}
+    config = XViTConfig.from_pretrained(directory)
+    config.provenance = {}
     root = write_videos(tmp_path / "videos", train=4, val=2)
     processor = transformers.AutoImageProcessor.from_pretrained(directory)
-    sets = {
+    datasets = {
         split: [
             {"pixel_values": processor(path)["pixel_values"][0], "labels": number}
             for number, name in enumerate(CLASSES)
@@ -156,7 +156,7 @@ def test_trainer(directory, tmp_path, capsys):
         for split in ("train", "val")
     }
     trainer = transformers.Trainer(
-        model_init=lambda: XViTForVideoClassification(new),
+        model_init=lambda: XViTForVideoClassification(config),
         args=training(
             tmp_path / "run",
             num_train_epochs=8,
@@ -164,8 +164,8 @@ def test_trainer(directory, tmp_path, capsys):
             save_strategy="epoch",
             load_best_model_at_end=True,
         ),
-        train_dataset=sets["train"],
-        eval_dataset=sets["val"],
+        train_dataset=datasets["train"],
+        eval_dataset=datasets["val"],
         processing_class=processor,
         compute_metrics=lambda p: {"accuracy": float((p.predictions.argmax(-1) == p.label_ids).mean())},
     )
@@ -176,19 +176,19 @@ def test_trainer(directory, tmp_path, capsys):
     assert result["eval_loss"] == pytest.approx(min(losses), abs=1e-6)
     assert result["eval_accuracy"] == 1.0
     trainer.save_model()
-    for written in (tmp_path / "run", trainer.state.best_model_checkpoint):
-        opened = XViT.from_pretrained(written)
-        logits = torch.cat([opened(item["pixel_values"][None]) for item in sets["val"]])
-        loss = F.cross_entropy(logits, torch.tensor([item["labels"] for item in sets["val"]]))
+    for directory in (tmp_path / "run", trainer.state.best_model_checkpoint):
+        opened = XViT.from_pretrained(directory)
+        logits = torch.cat([opened(item["pixel_values"][None]) for item in datasets["val"]])
+        loss = F.cross_entropy(logits, torch.tensor([item["labels"] for item in datasets["val"]]))
         assert loss.item() == pytest.approx(min(losses), abs=1e-5)
-        found = transformers.pipeline("video-classification", model=str(written), device="cpu")(
+        outputs = transformers.pipeline("video-classification", model=str(directory), device="cpu")(
             str(root / "val" / "red" / "0.mp4"), top_k=1
         )
-        assert found[0]["label"] == Predictor(written)(root / "val" / "red" / "0.mp4").labels[0] == "red"
+        assert outputs[0]["label"] == Predictor(directory)(root / "val" / "red" / "0.mp4").labels[0] == "red"
 
 
 @pytest.mark.parametrize("backbone", ["eva02_tiny_patch14_224", "vit_small_patch16_dinov3"])
-def test_lora_reaches_projections_of_eva_models(backbone, clips, tmp_path):
+def test_lora_adapts_projections_of_eva_models(backbone, clips, tmp_path):
     described(make_model(backbone=backbone), list(CLASSES)).save_pretrained(tmp_path / "m")
     adapted = peft.get_peft_model(
         AUTO.from_pretrained(tmp_path / "m"), peft.LoraConfig(r=2, target_modules=["attn.qkv"])
@@ -209,7 +209,7 @@ def test_lora(directory, clips, tmp_path, checkpointing):
     first = model(clips).logits.detach()
     config = peft.LoraConfig(r=2, target_modules=["attn.qkv"], modules_to_save=["classifier"])
     adapted = peft.get_peft_model(model, config)
-    assert torch.equal(adapted(pixel_values=clips).logits, first)  # LoRA starts as nothing
+    assert torch.equal(adapted(pixel_values=clips).logits, first)  # LoRA starts without effect
     trained = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
     assert len(trained) == 2 * (2 + 1) + 2  # A and B of the backbone's two blocks and the temporal head's; fc
     assert all("attn.qkv.lora_" in name or "classifier.modules_to_save" in name for name in trained)
@@ -231,5 +231,5 @@ def test_lora(directory, clips, tmp_path, checkpointing):
     assert not torch.allclose(expected, first)
     assert torch.equal(again(pixel_values=clips).logits, expected)
     merged = again.merge_and_unload()
-    merged.save_pretrained(tmp_path / "merged")  # a plain checkpoint again
+    merged.save_pretrained(tmp_path / "merged")  # a checkpoint without adapters
     torch.testing.assert_close(XViT.from_pretrained(tmp_path / "merged")(clips), expected, rtol=0, atol=1e-5)

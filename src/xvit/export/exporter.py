@@ -1,4 +1,4 @@
-"""A trained model as a program for other runtimes, measured against the model before anybody gets it.
+"""Export of a trained model as a program for another runtime. The export is kept only if it passes a parity check.
 
 checkpoint ─▶ torch.export ─▶ ONNX ─▶ OpenVINO          (int8: calibrated on clips, by NNCF)
                    │            │        │
@@ -6,38 +6,44 @@ checkpoint ─▶ torch.export ─▶ ONNX ─▶ OpenVINO          (int8: calib
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from xvit.checkpoint import format as checkpoint
-from xvit.checkpoint.model_card import model_card
-from xvit.export.parity import Limits, Parity, check, compare, read_clips
-from xvit.export.programs import state_of, write_program
-from xvit.export.runtime import PRECISIONS, PROGRAMS, ExportedModel, Format, Manifest, Precision, export_package
+from xvit.checkpoint import CARD, CONFIG, EXPORTED, model_card
+from xvit.export.parity import OnProgress, ParityLimits, ParityReport, check_parity, measure_parity, read_clips
+from xvit.export.programs import state_shapes, write_program
+from xvit.export.runtime import (
+    PRECISIONS,
+    PROGRAM_FILES,
+    ExportedModel,
+    ExportManifest,
+    Format,
+    Precision,
+    import_package,
+)
 from xvit.models.profiling import model_hash
 from xvit.models.xvit import XViT
 from xvit.utils.errors import XViTError, check_choice
-from xvit.utils.files import atomic_directory
+from xvit.utils.files import atomic_directory, check_new_directory
 from xvit.utils.version import __version__
-
-__all__ = ["Limits", "Parity", "export"]
 
 _PACKAGES = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "openvino": ("onnx", "onnxscript", "openvino"),
     "torch": (),
 }
-_NOT_THERE = {
-    ("onnx", "bf16"): "ONNX Runtime has no bf16 kernels for CPUs; take openvino or torch, or fp16",
-    ("torch", "int8"): "take onnx or openvino",
-    ("torch", "int8-weights"): "take onnx or openvino",
+_UNSUPPORTED = {
+    ("onnx", "bf16"): "ONNX Runtime has no bf16 kernels for CPUs; use format openvino or torch, or precision fp16",
+    ("torch", "int8"): "not supported; use format onnx or openvino",
+    ("torch", "int8-weights"): "not supported; use format onnx or openvino",
 }
 
 
-def export(
+def export_model(
     model: XViT,
     output: str | Path,
     *,
@@ -45,65 +51,61 @@ def export(
     format: Format = "onnx",
     precision: Precision = "fp32",
     streaming: bool = False,
-    clips: int = 100,
-    limits: Limits | None = None,
-    on_progress: Callable[[str, int, int], None] | None = None,
-) -> Parity:
-    """Export a model, measure it on real clips, and keep it only if its answers are the model's.
+    num_clips: int = 100,
+    limits: ParityLimits | None = None,
+    on_progress: OnProgress | None = None,
+) -> ParityReport:
+    """Export a model, compare the export with the model on real clips, and keep it only if it is within the limits.
 
     Args:
-        model: in eval mode, with its clip and labels.
-        output: directory to make; nothing is left there if the export fails.
-        videos: real videos like those it is for. `clips` of them are compared; int8 is calibrated on as many others.
+        model: in eval mode, with its clip spec and class names.
+        output: directory to create; nothing is left there if the export fails.
+        videos: files and folders of real videos from the target domain. `num_clips` of them are compared; int8 is
+            calibrated on as many others.
         format: onnx, openvino or torch (a torch.export program).
         precision: fp32, fp16, bf16, int8 (weights and activations) or int8-weights.
-        streaming: export one frame's step with its state, of a causal model (`XViT.stream`), instead of whole clips.
-        clips: how many to compare.
-        limits: what parity must reach; by default what `Limits` says for the precision.
-        on_progress: called with what is being done, how many are done and of how many.
+        streaming: instead of a program for clips, export one that takes one frame and the state of a `Stream`; needs
+            a causal model.
+        num_clips: number of clips to compare.
+        limits: what the comparison must reach; by default `ParityLimits.for_precision(precision)`.
+        on_progress: called with the name of the current stage, the number of steps done and their total.
 
     Raises:
-        XViTError: settings that do not go together, a runtime that is not installed, an output that holds things, too
-            few videos, answers further from the model's than the limits.
+        XViTError: settings that exclude each other, a runtime that is not installed, an output directory that is not
+            empty, too few videos, outputs further from the model's than the limits.
     """
-    folder = Path(output).resolve()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise XViTError(f"{folder}: exists and is not an empty folder; choose another --output")
-    check_choice("format", format, PROGRAMS)
+    output = check_new_directory(Path(output).resolve())
+    check_choice("format", format, PROGRAM_FILES)
     check_choice("precision", precision, PRECISIONS)
-    if (format, precision) in _NOT_THERE:
-        raise XViTError(f"format={format!r} with precision={precision!r}: {_NOT_THERE[format, precision]}")
+    if (format, precision) in _UNSUPPORTED:
+        raise XViTError(f"format={format!r} with precision={precision!r}: {_UNSUPPORTED[format, precision]}")
     packages = (*_PACKAGES[format], *(("nncf",) if "int8" in precision else ()))
-    versions = {name: str(export_package(name).__version__) for name in packages}
-    tell = on_progress or (lambda what, done, total: None)
-    calibrated = precision == "int8"
-    found = read_clips(model.clip_spec, videos, clips, calibrating=calibrated, on_progress=tell)
-    manifest = Manifest(
+    versions = {name: str(import_package(name).__version__) for name in packages}
+    on_progress = on_progress or (lambda stage, done, total: None)
+    clips = read_clips(model.clip_spec, videos, num_clips, calibrate=precision == "int8", on_progress=on_progress)
+    manifest = ExportManifest(
         format=format,
         precision=precision,
-        state=state_of(model) if streaming else {},
-        source=model_hash(model),
+        state=state_shapes(model) if streaming else {},
+        source_hash=model_hash(model),
         versions={"xvit": __version__, "torch": str(torch.__version__)} | versions,
     )
-    with atomic_directory(folder) as folder:
-        tell("exporting", 0, 1)
-        description = model.checkpoint_metadata.to_dict()
-        (folder / checkpoint.CONFIG).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-        (folder / checkpoint.CARD).write_text(model_card(description), encoding="utf-8")
-        any_frames = write_program(model, folder, manifest, calibration=found.calibration, on_progress=tell)
-        manifest = replace(manifest, dynamic_frames=any_frames)
-        _write_manifest(folder, manifest)
-        tell("exporting", 1, 1)
-        exported = ExportedModel(folder, trust_code=True)  # just written, by us
-        parity = compare(model, exported, found.compared, size=_size(folder), on_progress=tell)
-        check(parity, limits or Limits.of(precision))
-        _write_manifest(folder, replace(manifest, parity=asdict(parity)))
-    return parity
+    with atomic_directory(output) as directory:
+        on_progress("exporting", 0, 1)
+        metadata = model.checkpoint_metadata.to_dict()
+        _write_json(directory / CONFIG, metadata)
+        (directory / CARD).write_text(model_card(metadata), encoding="utf-8")
+        dynamic = write_program(model, directory, manifest, calibration=clips.calibration, on_progress=on_progress)
+        manifest = replace(manifest, dynamic_frames=dynamic)
+        _write_json(directory / EXPORTED, asdict(manifest))
+        on_progress("exporting", 1, 1)
+        exported = ExportedModel(directory, trust_code=True)  # written by this function
+        size = sum(path.stat().st_size for path in directory.glob("model.*"))
+        report = measure_parity(model, exported, clips.comparison, size=size, on_progress=on_progress)
+        check_parity(report, limits or ParityLimits.for_precision(precision))
+        _write_json(directory / EXPORTED, asdict(replace(manifest, parity=asdict(report))))
+    return report
 
 
-def _write_manifest(folder: Path, manifest: Manifest) -> None:
-    (folder / checkpoint.EXPORTED).write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.glob("model.*"))
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

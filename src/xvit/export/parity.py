@@ -45,24 +45,24 @@ class ParityReport:
     """An exported model compared with the original, clip by clip.
 
     Args:
-        clips: number of compared clips.
+        num_clips: number of compared clips.
         max_difference: largest difference of a logit.
         mean_difference: mean difference of a logit.
-        largest_logit: largest magnitude of the original's logits, the scale of the differences.
+        max_logit: largest magnitude of the original's logits, the scale of the differences.
         agreement: fraction of clips with the same top-1 class; the smallest over the tasks.
         model_ms: median milliseconds per clip of the original, one clip at a time, on its threads.
         exported_ms: the same of the exported model, measured in turns with the original.
-        bytes: size of the program with its weights.
+        size_bytes: size of the program with its weights.
     """
 
-    clips: int
+    num_clips: int
     max_difference: float
     mean_difference: float
-    largest_logit: float
+    max_logit: float
     agreement: float
     model_ms: float
     exported_ms: float
-    bytes: int
+    size_bytes: int
 
     @property
     def speedup(self) -> float:
@@ -119,13 +119,13 @@ def measure_parity(
 
     `size` is that of the program in bytes.
     """
-    differences, largest_logit, agreements = [], 0.0, []
+    differences, max_logit, agreements = [], 0.0, []
     for index, pixels in enumerate(clips, start=1):
         clip = normalize(pixels, model.clip_spec)
         expected, actual = _model_logits(model, clip), as_task_dict(exported(clip))
         for task, logits in expected.items():
             differences.append((logits - actual[task]).abs().flatten())
-            largest_logit = max(largest_logit, logits.abs().max().item())
+            max_logit = max(max_logit, logits.abs().max().item())
         agreements.append([bool((expected[task].argmax(-1) == actual[task].argmax(-1)).all()) for task in expected])
         on_progress("comparing", index, len(clips))
     seconds: dict[str, list[float]] = {"model": [], "exported": []}
@@ -139,14 +139,14 @@ def measure_parity(
             seconds[name].extend(times)
     all_differences = torch.cat(differences)
     return ParityReport(
-        clips=len(clips),
+        num_clips=len(clips),
         max_difference=all_differences.max().item(),
         mean_difference=all_differences.mean().item(),
-        largest_logit=largest_logit,
+        max_logit=max_logit,
         agreement=min(statistics.fmean(column) for column in zip(*agreements, strict=True)),
         model_ms=1e3 * statistics.median(seconds["model"]),
         exported_ms=1e3 * statistics.median(seconds["exported"]),
-        bytes=size,
+        size_bytes=size,
     )
 
 
@@ -160,11 +160,11 @@ def check_parity(report: ParityReport, limits: ParityLimits) -> None:
         raise XViTError("parity: the exported model produced NaN logits; nothing was written")
     if limits.max_difference is not None and report.max_difference > limits.max_difference:
         raise XViTError(
-            f"parity: logits differ by up to {report.max_difference:.2g} on {report.clips} clips (the largest logit is "
-            f"{report.largest_logit:.3g}), above --max-difference {limits.max_difference:g}; nothing was written"
+            f"parity: logits differ by up to {report.max_difference:.2g} on {report.num_clips} clips (the largest is "
+            f"{report.max_logit:.3g}), above --max-difference {limits.max_difference:g}; nothing was written"
         )
     if report.agreement < limits.min_agreement:
         raise XViTError(
-            f"parity: same top-1 class on {100 * report.agreement:.1f} % of {report.clips} clips, below "
+            f"parity: same top-1 class on {100 * report.agreement:.1f} % of {report.num_clips} clips, below "
             f"--min-agreement {limits.min_agreement:g}; nothing was written"
         )

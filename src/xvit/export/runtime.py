@@ -1,11 +1,11 @@
-"""Exported models: what `xvit export` writes, run by ONNX Runtime, OpenVINO or torch.export like the model itself.
+"""Running exported models with ONNX Runtime, OpenVINO or torch.export, with the interface of the original model.
 
-A directory of config.json (as a checkpoint's: the model, its clip, its labels), export.json (how it was exported, and
-what it was measured to be worth) and the program:
+The directory of an exported model holds config.json (as in a checkpoint), export.json (how it was exported, and how far
+its outputs are from the model's) and the program:
 
-    onnx       model.onnx                  data, not code: opening one from anywhere runs nothing that is in it
+    onnx       model.onnx                  data, not code: opening one never executes code
     openvino   model.xml, model.bin        the same
-    torch      model.pt2                   a program: opened only when the user says that it may be trusted
+    torch      model.pt2                   a program that can hold any code: opened only with `trust_code`
 """
 
 import hashlib
@@ -22,31 +22,30 @@ import torch
 from torch import Tensor
 from torch.export.passes import move_to_device_pass
 
-from xvit.checkpoint import format as checkpoint
-from xvit.config import SINGLE_TASK, ClassNames, ClipSpec, ModelConfig
+from xvit import checkpoint
+from xvit.config import ClassNames, ClipSpec, ModelConfig, unwrap_single_task
 from xvit.models.xvit import XViT
 from xvit.utils.devices import resolve_device
-from xvit.utils.errors import XViTError, check_choice, did_you_mean, import_optional
+from xvit.utils.errors import XViTError, check_choice, did_you_mean, import_optional, one_line
 
 Format = Literal["onnx", "openvino", "torch"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int8-weights"]
-PROGRAMS = {"onnx": "model.onnx", "openvino": "model.xml", "torch": "model.pt2"}
+PROGRAM_FILES = {"onnx": "model.onnx", "openvino": "model.xml", "torch": "model.pt2"}
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-weights")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """What export.json says.
+class ExportManifest:
+    """The contents of export.json.
 
     Args:
-        format: what runs the program.
+        format: of the program, which decides the runtime.
         precision: of its weights and arithmetic; int8-weights computes in float32.
-        state: of a streaming step: name and shape, without B, of each tensor that it remembers; empty for a model of
-            whole clips.
-        dynamic_frames: whether clips of any number of frames may be given.
-        source: hash of the settings and weights that were exported, `XViT.fingerprint`.
-        parity: how far its answers are from the model's, as `xvit.export.parity` measured.
-        versions: of what made it.
+        state: of a streaming step: name and shape, without B, of each state tensor; empty for a program for clips.
+        dynamic_frames: whether the program accepts clips of any number of frames.
+        source_hash: `model_hash` of the model that was exported.
+        parity: how far the outputs are from the model's, a `xvit.export.parity.ParityReport`.
+        versions: of the packages that wrote it.
 
     Raises:
         XViTError: an unknown format or precision.
@@ -56,132 +55,139 @@ class Manifest:
     precision: Precision
     state: dict[str, list[int]] = field(default_factory=dict)
     dynamic_frames: bool = False
-    source: str = ""
+    source_hash: str = ""
     parity: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_choice("format", self.format, PROGRAMS)
+        check_choice("format", self.format, PROGRAM_FILES)
         check_choice("precision", self.precision, PRECISIONS)
 
 
 class ExportedModel:
-    """An exported model, called like an `XViT`: clips in, logits out. `Predictor` and evaluation take either.
+    """An exported model, called like an `XViT`: clips in, logits out. `Predictor` and evaluation accept either.
 
-    A streaming step is called with whole clips too: it goes through their frames, and its last answer is the clip's.
+    A streaming step also accepts clips: it runs on their frames in turn and returns the logits after the last one.
 
     Args:
-        directory: as `xvit export` wrote it.
+        directory: written by `xvit export`.
         device: where it runs; OpenVINO runs on the CPU.
-        trust: open a `torch` program, which can hold any code. ONNX and OpenVINO files cannot.
+        trust_code: open a `torch` program, which can hold any code. ONNX and OpenVINO files cannot.
 
     Attributes:
-        config, clip, labels: as of the model that was exported.
+        config, clip_spec, class_names: as of the model that was exported.
         manifest: how it was exported.
 
     Raises:
-        XViTError: not such a directory, a damaged file, a runtime that is not installed, a torch program without
-            `trust`, a device that the runtime does not have.
+        XViTError: not the directory of an exported model, a damaged file, a runtime that is not installed, a torch
+            program without `trust_code`, a device that the runtime cannot use.
     """
 
     def __init__(self, directory: str | Path, *, device: str | torch.device = "cpu", trust_code: bool = False) -> None:
         directory = Path(directory)
-        description = checkpoint.read_metadata(directory)
-        self.config: ModelConfig = description.model
-        self.clip_spec: ClipSpec = description.clip_spec
-        self.class_names: ClassNames = description.class_names
+        metadata = checkpoint.read_metadata(directory)
+        self.config: ModelConfig = metadata.model
+        self.clip_spec: ClipSpec = metadata.clip_spec
+        self.class_names: ClassNames = metadata.class_names
         self.manifest = read_manifest(directory)
         self.device = resolve_device(device)
         self.precision = self.manifest.precision
-        self.channels = cast(int, self.config.backbone_kwargs.get("in_chans", 3))
-        self._program = directory / PROGRAMS[self.manifest.format]
-        if not self._program.is_file():
-            raise XViTError(f"{self._program}: missing: the directory was not written whole")
+        self.in_chans = cast(int, self.config.backbone_kwargs.get("in_chans", 3))
+        self._path = directory / PROGRAM_FILES[self.manifest.format]
+        if not self._path.is_file():
+            raise XViTError(f"{self._path}: missing; the export is incomplete")
         if self.manifest.format == "torch" and not trust_code:
             raise XViTError(
-                f"{self._program}: a torch.export program can hold any code: if you made it, or trust who did, say so "
-                "(--trust-code, or trust_code=True); ONNX and OpenVINO exports need no trust"
+                f"{self._path}: a torch.export program can hold any code. If you trust its author, pass --trust-code "
+                "(trust_code=True); ONNX and OpenVINO exports do not need it"
             )
-        if not takes_device(self.manifest.format, self.device):
-            raise XViTError(f"device={str(device)!r}: the {self.manifest.format} runtime here has none: --device cpu")
-        self._run = {"onnx": _onnx, "openvino": _openvino, "torch": _torch}[self.manifest.format](
-            self._program, self.manifest, self.device
-        )
+        if not supports_device(self.manifest.format, self.device):
+            raise XViTError(
+                f"device={str(device)!r}: the installed {self.manifest.format} runtime cannot use it; use --device cpu"
+            )
+        load = {"onnx": _load_onnx, "openvino": _load_openvino, "torch": _load_torch}[self.manifest.format]
+        self._run = load(self._path, self.manifest, self.device)
 
     probabilities = cast("Callable[[Any, Tensor], Tensor]", XViT.probabilities)
 
     def __call__(self, pixel_values: Tensor) -> Tensor | dict[str, Tensor]:
-        """Classify clips (B, T, C, H, W), normalised as `clip` says: logits (B, classes), a dict for several tasks.
+        """Classify clips (B, T, C, H, W), normalised as `clip_spec` says.
+
+        Returns:
+            Logits (B, classes); for several tasks a dict of them.
 
         Raises:
-            XViTError: a shape that the program was not made for, a program that does not go with its config.json.
+            XViTError: a shape that the program does not accept, a program that does not match its config.json.
         """
-        T, fewest = self.config.num_frames, self.config.window + 2  # programs know no clip shorter than the window
-        shape = tuple(pixel_values.shape)
-        frames = shape[1] if len(shape) == 5 and self.manifest.dynamic_frames and shape[1] >= fewest else T
-        expected = (frames, self.channels, self.clip_spec.image_size, self.clip_spec.image_size)
+        T, min_frames = self.config.num_frames, self.config.window + 2  # exporters assume more frames than the window
+        shape, dynamic = tuple(pixel_values.shape), self.manifest.dynamic_frames
+        frames = shape[1] if len(shape) == 5 and dynamic and shape[1] >= min_frames else T
+        expected = (frames, self.in_chans, self.clip_spec.image_size, self.clip_spec.image_size)
         if shape[1:] != expected:
-            known = f"at least {fewest}" if self.manifest.dynamic_frames else str(T)
             sizes = ", ".join(map(str, expected[1:]))
-            raise XViTError(f"pixel_values of shape {shape}: expected (B, T, {sizes}) with T = {known}")
+            raise XViTError(
+                f"pixel_values of shape {shape}: expected (B, T, {sizes}) with "
+                f"T = {f'at least {min_frames}' if dynamic else T}"
+            )
         if self.manifest.state:
-            state = self.first_state(len(pixel_values))
+            state = self.initial_state(len(pixel_values))
             for frame in pixel_values.split(1, dim=1):
                 logits, state = self.step(frame, state)
             return logits
-        return self._named(self._outputs([pixel_values]))
+        return self._by_task(self._outputs([pixel_values]))
 
-    def first_state(self, batch_size: int = 1) -> list[Tensor]:
-        """What a streaming step remembers before the first frame: tensors (B, ...), in the order of the manifest."""
+    def initial_state(self, batch_size: int = 1) -> list[Tensor]:
+        """The state of a streaming step before the first frame: tensors (B, ...), in the order of the manifest."""
         return [torch.zeros(batch_size, *shape, device=self.device) for shape in self.manifest.state.values()]
 
     def step(self, frame: Tensor, state: list[Tensor]) -> tuple[Tensor | dict[str, Tensor], list[Tensor]]:
-        """One frame of a stream.
+        """Run a streaming step on one frame.
 
         Args:
             frame: (B, 1, C, H, W), normalised.
-            state: of the frame before, or `first_state`.
+            state: returned for the previous frame, or `initial_state`.
 
         Returns:
-            Logits (B, classes) of the last T frames, right from the T-th frame of the stream on; the new state.
+            Logits (B, classes) of the last T frames, correct from the T-th frame of the stream on; the new state.
         """
         outputs = self._outputs([frame, *state])
-        answers = len(outputs) - len(state)
-        return self._named(outputs[:answers]), outputs[answers:]
+        num_tasks = len(outputs) - len(state)
+        return self._by_task(outputs[:num_tasks]), outputs[num_tasks:]
 
     def _outputs(self, inputs: list[Tensor]) -> list[Tensor]:
         try:
             outputs = self._run(inputs)
-        except Exception as error:  # of the runtimes, on a program that is not what config.json and export.json say
-            raise _unreadable(self._program, error) from None
-        if len(outputs) != len(self.config.tasks) + len(self.manifest.state):
+        except Exception as error:  # runtimes raise many kinds if the program does not match config.json or export.json
+            raise _load_error(self._path, error) from None
+        expected = len(self.config.tasks) + len(self.manifest.state)
+        if len(outputs) != expected:
             raise XViTError(
-                f"{self._program}: {len(outputs)} outputs, not those of config.json and export.json beside it"
+                f"{self._path}: the program has {len(outputs)} outputs, but {expected} according to config.json and "
+                "export.json"
             )
         return outputs
 
-    def _named(self, outputs: list[Tensor]) -> Tensor | dict[str, Tensor]:
-        tasks = list(self.config.tasks)
-        return outputs[0] if tasks == [SINGLE_TASK] else dict(zip(map(str, tasks), outputs, strict=True))
+    def _by_task(self, outputs: list[Tensor]) -> Tensor | dict[str, Tensor]:
+        return unwrap_single_task(dict(zip(self.config.tasks, outputs, strict=True)))
 
     def model_hash(self) -> str:
-        """Hash of the program's files, 16 letters."""
+        """Hash of the program's files, 16 characters."""
         digest = hashlib.sha256()
-        for path in sorted(self._program.parent.glob("model.*")):
+        for path in sorted(self._path.parent.glob("model.*")):
             digest.update(path.name.encode() + path.read_bytes())
         return digest.hexdigest()[:16]
 
 
 def is_exported(directory: str | Path) -> bool:
-    """Whether that is the directory of an exported model."""
+    """Whether a directory is that of an exported model."""
     return (Path(directory) / checkpoint.EXPORTED).is_file()
 
 
-def read_manifest(directory: Path) -> Manifest:
-    """export.json of a directory.
+def read_manifest(directory: Path) -> ExportManifest:
+    """Read export.json of a directory.
 
     Raises:
-        XViTError: it cannot be read, an unknown key or a wrong value.
+        XViTError: an unreadable file, an unknown key, a wrong value.
     """
     path = directory / checkpoint.EXPORTED
     try:
@@ -190,7 +196,7 @@ def read_manifest(directory: Path) -> Manifest:
         raise XViTError(f"{path}: not readable as JSON: {error}") from None
     if not isinstance(values, dict):
         raise XViTError(f"{path}: expected a mapping, got {values!r:.80}")
-    known = Manifest.__dataclass_fields__
+    known = ExportManifest.__dataclass_fields__
     for key in values:
         if key not in known:
             raise XViTError(f'{path}: unknown key "{key}".{did_you_mean(key, known)} Known: {", ".join(known)}')
@@ -202,48 +208,47 @@ def read_manifest(directory: Path) -> Manifest:
     ):
         raise XViTError(f'{path}: key "state": expected a mapping of names to shapes, got {state!r:.80}')
     try:
-        return Manifest(**values)
+        return ExportManifest(**values)
     except (XViTError, TypeError) as error:
         raise XViTError(f"{path}: {error}") from None
 
 
-def export_package(name: str) -> Any:
-    """A package of the extra `export`.
+def import_package(name: str) -> Any:
+    """Import a package of the extra `export`, without the telemetry of OpenVINO and NNCF.
 
-    OpenVINO and NNCF would tell a server of each use, through a package without which they do without it: what users
-    do with their videos stays with them.
+    Both report their use to a server through a package that they do not need. xvit never sends data about its users.
 
     Raises:
         XViTError: it is not installed.
     """
     modules: dict[str, Any] = sys.modules
-    modules.setdefault("openvino_telemetry", None)  # which importing takes for missing
+    modules.setdefault("openvino_telemetry", None)  # an import then fails as if it were not installed
     return import_optional(name, extra="export")
 
 
-def takes_device(format: Format, device: torch.device) -> bool:
-    """Whether the runtime of a format can use that device here."""
+def supports_device(format: Format, device: torch.device) -> bool:
+    """Whether the installed runtime of a format can use a device."""
     if format == "onnx" and device.type == "cuda":
-        return "CUDAExecutionProvider" in export_package("onnxruntime").get_available_providers()
+        return "CUDAExecutionProvider" in import_package("onnxruntime").get_available_providers()
     return format == "torch" or device.type == "cpu"
 
 
-Run = Callable[[list[Tensor]], list[Tensor]]
+RunFunction = Callable[[list[Tensor]], list[Tensor]]
 
 
-def _onnx(program: Path, manifest: Manifest, device: torch.device) -> Run:
-    runtime = export_package("onnxruntime")
-    providers: list[Any] = ["CPUExecutionProvider"]
+def _load_onnx(path: Path, manifest: ExportManifest, device: torch.device) -> RunFunction:
+    runtime = import_package("onnxruntime")
+    providers: list[str | tuple[str, dict[str, int]]] = ["CPUExecutionProvider"]
     if device.type == "cuda":
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # errors: what it optimised, and what not, is not for users
+    options.log_severity_level = 3  # errors only, no reports about optimisations
     try:
-        session = runtime.InferenceSession(program, options, providers=providers)
+        session = runtime.InferenceSession(path, options, providers=providers)
         names = [entry.name for entry in session.get_inputs()]
-    except Exception as error:  # of the runtime, on a damaged or hostile file: many kinds
-        raise _unreadable(program, error) from None
+    except Exception as error:  # the runtime raises many kinds on damaged or hostile files
+        raise _load_error(path, error) from None
 
     def run(inputs: list[Tensor]) -> list[Tensor]:
         arrays = {name: x.cpu().numpy() for name, x in zip(names, inputs, strict=True)}
@@ -252,14 +257,14 @@ def _onnx(program: Path, manifest: Manifest, device: torch.device) -> Run:
     return run
 
 
-def _openvino(program: Path, manifest: Manifest, device: torch.device) -> Run:
-    openvino = export_package("openvino")
-    hint = {"bf16": "bf16"}.get(manifest.precision, "f32")  # of what is not int8
+def _load_openvino(path: Path, manifest: ExportManifest, device: torch.device) -> RunFunction:
+    openvino = import_package("openvino")
+    hint = "bf16" if manifest.precision == "bf16" else "f32"  # for all operations that are not int8
     settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     try:
-        compiled = openvino.Core().compile_model(program, "CPU", settings)
+        compiled = openvino.Core().compile_model(path, "CPU", settings)
     except Exception as error:
-        raise _unreadable(program, error) from None
+        raise _load_error(path, error) from None
 
     def run(inputs: list[Tensor]) -> list[Tensor]:
         outputs = compiled([np.ascontiguousarray(x.numpy()) for x in inputs])
@@ -268,13 +273,13 @@ def _openvino(program: Path, manifest: Manifest, device: torch.device) -> Run:
     return run
 
 
-def _torch(program: Path, manifest: Manifest, device: torch.device) -> Run:
+def _load_torch(path: Path, manifest: ExportManifest, device: torch.device) -> RunFunction:
     try:
-        exported = torch.export.load(program)
-        # moves constants of the graph too, which module.to leaves where they are
+        exported = torch.export.load(path)
+        # the pass also moves the constants of the graph, unlike module.to
         module = (exported if device.type == "cpu" else move_to_device_pass(exported, device)).module()
     except Exception as error:
-        raise _unreadable(program, error) from None
+        raise _load_error(path, error) from None
 
     def run(inputs: list[Tensor]) -> list[Tensor]:
         with torch.inference_mode():
@@ -283,6 +288,6 @@ def _torch(program: Path, manifest: Manifest, device: torch.device) -> Run:
     return run
 
 
-def _unreadable(program: Path, error: Exception) -> XViTError:
-    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-    return XViTError(f"{program}: damaged, or not for this version of its runtime ({reason})")
+def _load_error(path: Path, error: Exception) -> XViTError:
+    reason = one_line(error, name=True)
+    return XViTError(f"{path}: damaged, or not compatible with the installed version of its runtime ({reason})")

@@ -1,13 +1,14 @@
-"""XViT in Hugging Face transformers: the same model, files and numbers behind its Auto classes, `Trainer`, `pipeline`
-and PEFT. `import xvit.transformers` registers the three classes below; nothing else in xvit needs transformers.
+"""XViT in Hugging Face transformers: the same model and files with its Auto classes, `Trainer`, `pipeline` and PEFT.
+
+`import xvit.transformers` registers the three classes below. Nothing else in xvit needs transformers.
 
     import transformers
     import xvit.transformers
 
-    classify = transformers.pipeline("video-classification", model="run/best")  # what `xvit train` wrote
+    classify = transformers.pipeline("video-classification", model="run/best")  # a directory written by `xvit train`
 
-A directory that one side writes the other side opens: the tensors in model.safetensors have the same names, and
-config.json is xvit's own, from which `XViTConfig` is read and to which it is written.
+xvit and transformers open each other's directories: the tensors in model.safetensors have the same names, and
+`XViTConfig` reads and writes xvit's own config.json.
 """
 
 try:

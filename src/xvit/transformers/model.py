@@ -1,10 +1,10 @@
-"""XViT's config and model as transformers has them.
+"""XViT's config and model as classes of transformers.
 
-B clips, T frames, N tokens a frame (patches and prefix tokens), D channels, h heads
+B clips, T frames, N tokens per frame (patches and prefix tokens), D channels, h heads
 """
 
 from copy import copy
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,38 +12,44 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers.modeling_outputs import ImageClassifierOutput
 
 import transformers
 from xvit.checkpoint import format as checkpoint
-from xvit.config import ClassNames, ClipSpec, ModelConfig, from_dict
+from xvit.config import AdvancedConfig, ClassNames, ClipSpec, InitConfig, ModelConfig, from_dict, model_config, to_dict
 from xvit.models.attention import LocalAttention
 from xvit.models.backbone import build_backbone, resolve_clip_spec
+from xvit.models.pretrained import load_initial_weights
 from xvit.models.xvit import XViT
 from xvit.utils.errors import XViTError
 
+_OPTIONS = {field.name for config in (ModelConfig, AdvancedConfig) for field in fields(config)}
+
 
 class XViTConfig(transformers.PreTrainedConfig):
-    """What config.json of a checkpoint says of a model of one task, as transformers wants it.
+    """The contents of a checkpoint's config.json, for a model of one task.
 
-    From scratch, give the fields of `ModelConfig`: `XViTConfig(backbone="vit_tiny_patch16_224", num_frames=8,
-    num_labels=12)`. The names of the classes, and so their number, are `id2label`, as everywhere in transformers.
+    To train from scratch, give the model's options by name: `XViTConfig(backbone="vit_tiny_patch16_224", num_frames=8,
+    num_labels=12)`. As everywhere in transformers, `id2label` holds the class names, and so their number.
 
     Args:
         format: of config.json.
-        model: the fields of `ModelConfig`; they may also be given one by one, as `others`.
-        clip: the fields of `ClipSpec`; what is left open is the backbone's, T the model's.
-        labels: names of the classes.
-        provenance: where the weights come from, plain values.
-        num_labels: number of classes, for names that are their numbers; by default as many as `labels`.
-        others: fields of `ModelConfig`, and what transformers itself knows.
+        model: the fields of `ModelConfig`.
+        clip_spec: the fields of `ClipSpec`; what is left open is the backbone's, T the model's.
+        class_names: names of the classes.
+        provenance: where the weights come from, as plain values.
+        num_labels: number of classes, which are then named by their indices; by default as many as `class_names`.
+        pretrained, checkpoint_path: where a new model's initial weights come from; see `InitConfig`.
+        options: other fields of `ModelConfig` and `AdvancedConfig`, and settings of transformers.
 
     Attributes:
         model: the `ModelConfig`. To change a field: `config.model = dataclasses.replace(config.model, dropout=0.5)`.
-        clip: the `ClipSpec`.
+        clip_spec: the `ClipSpec`.
+        init: the `InitConfig`; config.json does not hold it.
 
     Raises:
-        XViTError: several tasks, a wrong name or value, a format newer than this version.
+        XViTError: several tasks, a wrong name or value, a format of another version.
     """
 
     model_type = "xvit"
@@ -53,88 +59,94 @@ class XViTConfig(transformers.PreTrainedConfig):
         *,
         format: int = checkpoint.FORMAT,
         model: dict[str, Any] | None = None,
-        clip: dict[str, Any] | None = None,
-        labels: ClassNames | None = None,
+        clip_spec: dict[str, Any] | None = None,
+        class_names: ClassNames | None = None,
         provenance: dict[str, Any] | None = None,
         num_labels: int | None = None,
-        **others: Any,
+        pretrained: bool = False,
+        checkpoint_path: str | Path = "",
+        **options: Any,
     ) -> None:
         checkpoint.check_format(format, "XViTConfig")
-        fields = {name: others.pop(name) for name in ModelConfig.__dataclass_fields__ if name in others}
-        self.model = from_dict(ModelConfig, {**(model or {}), **fields}, "XViTConfig")
+        given = {name: options.pop(name) for name in _OPTIONS.intersection(options)}
+        merged = model_config(from_dict(ModelConfig, model or {}, "XViTConfig"), **given)
+        self.model = from_dict(ModelConfig, to_dict(merged), "XViTConfig")  # checks the types of the given options
         if not isinstance(self.model.num_classes, int) or self.model.multi_label:
             raise XViTError(
-                f"num_classes={self.model.num_classes}, multi_label={self.model.multi_label}: models of one task only, "
-                "with one label a video; open others with xvit.XViT"
+                f"num_classes={self.model.num_classes}, multi_label={self.model.multi_label}: transformers supports "
+                "models of one task with one label per video only; open other models with xvit.XViT"
             )
-        self.clip = from_dict(ClipSpec, {"num_frames": self.model.num_frames, **(clip or {})}, "XViTConfig")
-        if self.clip.open_fields:
+        self.init = InitConfig(pretrained=pretrained, checkpoint_path=str(checkpoint_path))
+        self.clip_spec = from_dict(ClipSpec, {"num_frames": self.model.num_frames, **(clip_spec or {})}, "XViTConfig")
+        if self.clip_spec.open_fields:
             with torch.device("meta"):
-                self.clip = resolve_clip_spec(self.clip, build_backbone(self.model))
+                self.clip_spec = resolve_clip_spec(self.clip_spec, build_backbone(self.model))
         self.provenance = provenance or {}
-        if others.get("id2label") is None:
-            names = list(labels) if labels is not None else [str(number) for number in range(self.model.num_classes)]
+        if options.get("id2label") is None:
+            names = list(class_names) if class_names is not None else [str(i) for i in range(self.model.num_classes)]
             if num_labels is not None and num_labels != len(names):
-                names = [str(number) for number in range(num_labels)]
-            others["id2label"] = dict(enumerate(names))
-            others["label2id"] = {name: number for number, name in enumerate(names)}
-        super().__init__(**others)
+                names = [str(index) for index in range(num_labels)]
+            options["id2label"] = dict(enumerate(names))
+            options["label2id"] = {name: index for index, name in enumerate(names)}
+        super().__init__(**options)
 
     @property
     def num_frames(self) -> int:
-        """T, frames a clip."""
-        return self.clip.num_frames
+        """T, frames per clip."""
+        return self.clip_spec.num_frames
 
     @num_frames.setter
     def num_frames(self, value: int) -> None:
-        if value != self.clip.num_frames:
+        if value != self.clip_spec.num_frames:
             raise XViTError(
-                f"num_frames={value}: this checkpoint's is {self.clip.num_frames}, though its model takes clips of any "
-                "length; to start another from it: XViTConfig(checkpoint_path=DIR, backbone=..., num_frames=...)"
+                f"num_frames={value}: this checkpoint has {self.clip_spec.num_frames} (its model accepts clips of any "
+                "length); to start a model of another T from it: XViTConfig(checkpoint_path=DIR, backbone=..., "
+                "num_frames=...)"
             )
 
     @property
     def image_size(self) -> int:
-        """S, height and width of a frame, pixels."""
-        return self.clip.image_size
+        """S, height and width of a frame in pixels."""
+        return self.clip_spec.image_size
 
     @property
-    def description(self) -> checkpoint.CheckpointMetadata:
-        """What a checkpoint says of the model.
+    def checkpoint_metadata(self) -> checkpoint.CheckpointMetadata:
+        """What a checkpoint's config.json says about the model.
 
         Raises:
             XViTError: keys of `id2label` that are not 0, 1, 2, ...
         """
-        names = {int(number): str(name) for number, name in self.id2label.items()}
+        names = {int(index): str(name) for index, name in self.id2label.items()}
         if sorted(names) != list(range(len(names))):
-            raise XViTError(f"id2label of the classes {sorted(names)}: expected 0 to {len(names) - 1}")
+            raise XViTError(f"id2label has the class indices {sorted(names)}: expected 0 to {len(names) - 1}")
         return checkpoint.CheckpointMetadata(
             model=replace(self.model, num_classes=len(names)),
-            clip_spec=self.clip,
-            class_names=[names[number] for number in range(len(names))],
+            clip_spec=self.clip_spec,
+            class_names=[names[index] for index in range(len(names))],
             provenance=self.provenance,
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The values of config.json: xvit's, and the few that transformers needs beside them."""
-        theirs = {key: value for key, value in super().to_dict().items() if key in checkpoint.TRANSFORMERS_KEYS}
-        return self.description.to_dict() | {key: value for key, value in theirs.items() if value is not None}
+        """The values of config.json: those of xvit, and the few that transformers adds."""
+        values = super().to_dict()
+        added = {key: values[key] for key in checkpoint.TRANSFORMERS_KEYS if values.get(key) is not None}
+        return self.checkpoint_metadata.to_dict() | added
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> None:
-        """Write config.json, and preprocessor_config.json beside it: with the weights, a whole checkpoint directory."""
+        """Write config.json and preprocessor_config.json; with the weights they make a complete checkpoint."""
         Path(save_directory).mkdir(parents=True, exist_ok=True)
-        checkpoint.write_preprocessor(Path(save_directory), self.clip)
+        checkpoint.write_preprocessor(Path(save_directory), self.clip_spec)
         super().save_pretrained(save_directory, push_to_hub, **kwargs)
 
 
 class XViTForVideoClassification(transformers.PreTrainedModel):
     """`XViT` as a model of transformers, with the same modules under the same names.
 
-    Its attention is torch's scaled_dot_product_attention ("sdpa") or, for a look at the weights, "eager". Gradient
-    checkpointing is XViT's own, whatever `gradient_checkpointing_kwargs` say.
+    Its attention is torch's scaled_dot_product_attention ("sdpa") or, to return the attention weights, "eager".
+    Gradient checkpointing is XViT's own and ignores `gradient_checkpointing_kwargs`.
 
     Args:
-        config: the model; with `pretrained` or `checkpoint_path` it starts from those weights.
+        config: of the model; with `pretrained` or `checkpoint_path` it starts from those weights.
     """
 
     config_class = XViTConfig
@@ -145,25 +157,19 @@ class XViTForVideoClassification(transformers.PreTrainedModel):
 
     def __init__(self, config: XViTConfig) -> None:
         super().__init__(config)
-        description = config.description
-        model = XViT(description.model)
-        model.clip_spec, model.class_names, model.provenance = (
-            description.clip_spec,
-            description.class_names,
-            description.provenance,
-        )
-        # One dict of modules for both: what PEFT puts in the place of one is the XViT's too. The XViT itself is out of
-        # torch's sight, or its name would stand before each tensor's.
+        model = _create_xvit(config)
+        # Both share one dict of modules: what PEFT replaces is replaced in the XViT too. The XViT itself is hidden from
+        # torch, which would otherwise prefix the name of each tensor with its name.
         self._modules = model._modules
         self.__dict__["_xvit"] = model
-        self._fuse_attention()
+        self._select_attention()
         self.post_init()
 
     @property
     def xvit(self) -> XViT:
-        """The model itself, with the same modules: for `xvit.Predictor`, `XViT.macs`, ..."""
+        """The XViT, with the same modules, for `xvit.Predictor`, `count_macs`, ..."""
         model: XViT = self._xvit
-        if model._modules is not self._modules:  # self is a replica of DataParallel's, with modules of its own
+        if model._modules is not self._modules:  # self is a replica made by DataParallel, with its own modules
             model = copy(model)
             model._modules = self._modules
             self.__dict__["_xvit"] = model
@@ -180,40 +186,40 @@ class XViTForVideoClassification(transformers.PreTrainedModel):
         """Classify clips.
 
         Args:
-            pixel_values: (B, T, C, H, W), as `XViTVideoProcessor` makes them.
-            labels: (B,) numbers of the true classes, for the loss.
-            output_hidden_states: return the tokens as they enter the first block and as they leave each.
+            pixel_values: (B, T, C, H, W), as `XViTVideoProcessor` returns them.
+            labels: (B,) indices of the true classes, for the loss.
+            output_hidden_states: return the input of the first block and the output of each block.
             output_attentions: return the attention weights of each layer; needs attn_implementation="eager".
-            return_dict: False for a tuple of what is there. These three are the config's by default.
+            return_dict: False for a tuple of the values that are not None. The config sets the default of the last
+                three arguments.
 
         Returns:
             loss: mean cross-entropy, if there are labels.
             logits: (B, classes).
-            hidden_states: each (B, T N, D), frame after frame, before the backbone's last norm.
-            attentions: each (B T, h, N, keys), frame after frame: N keys, and T R more with summary tokens;
-                (B, h, T N, T N) of joint attention; of divided attention the weights within the frame.
+            hidden_states: each (B, T N, D), frame by frame, before the backbone's last norm.
+            attentions: each (B T, h, N, keys), frame by frame: N keys, and T R more with summary tokens;
+                (B, h, T N, T N) for joint attention; for divided attention the weights within the frame.
 
         Raises:
-            XViTError: a wrong shape, attention weights that cannot be had.
+            XViTError: a wrong shape, attention weights that are not available.
         """
         config = self.config
         return_dict = config.return_dict if return_dict is None else return_dict
         hidden_states: list[Tensor] | None = None
-        weights: list[Tensor] | None = None
-        hooks: list[Any] = []
+        attentions: list[Tensor] | None = None
+        hooks: list[RemovableHandle] = []
         if config.output_hidden_states if output_hidden_states is None else output_hidden_states:
             hidden_states, blocks = [], self.backbone.blocks
-            hooks.append(blocks[0].register_forward_pre_hook(partial(_keep_input, hidden_states)))
-            hooks += [block.register_forward_hook(partial(_keep_tokens, hidden_states)) for block in blocks]
+            hooks.append(blocks[0].register_forward_pre_hook(partial(_append_input, hidden_states)))
+            hooks += [block.register_forward_hook(partial(_append_tokens, hidden_states)) for block in blocks]
         if config.output_attentions if output_attentions is None else output_attentions:
-            self._check_weights_seen()
-            weights = []
-            hooks += [
-                layer.attn_drop.register_forward_hook(partial(_keep, weights)) for layer in self.xvit.attention_layers
-            ]
+            self._check_attentions_available()
+            attentions = []
+            layers = self.xvit.attention_layers
+            hooks += [layer.attn_drop.register_forward_hook(partial(_append_output, attentions)) for layer in layers]
         try:
-            # With all tokens in the last layer, if somebody looks at them.
             xvit = self.xvit
+            # forward_features computes all tokens of the last layer, which hidden states and attentions include
             logits = (
                 xvit.classifier(xvit.forward_features(pixel_values).clip_embedding) if hooks else xvit(pixel_values)
             )
@@ -224,23 +230,23 @@ class XViTForVideoClassification(transformers.PreTrainedModel):
             loss=None if labels is None else F.cross_entropy(logits, labels),
             logits=logits,
             hidden_states=None if hidden_states is None else tuple(hidden_states),
-            attentions=None if weights is None else tuple(weights),
+            attentions=None if attentions is None else tuple(attentions),
         )
         return output if return_dict else output.to_tuple()
 
     def set_attn_implementation(self, *args: Any, **kwargs: Any) -> None:
         """Choose "sdpa" or "eager"; see `PreTrainedModel.set_attn_implementation`."""
         super().set_attn_implementation(*args, **kwargs)
-        self._fuse_attention()
+        self._select_attention()
 
     def get_input_embeddings(self) -> nn.Module:
-        """The module that makes tokens of pixels: PEFT hooks it for gradient checkpointing."""
+        """The patch embedding; PEFT hooks it for gradient checkpointing."""
         patches: nn.Module = self.backbone.patch_embed
         return patches
 
     @property
     def gradient_checkpointing(self) -> bool:
-        """Whether blocks recompute their activations; transformers sets it (`activation_checkpointing_enable`)."""
+        """Whether blocks recompute their activations. `activation_checkpointing_enable` of transformers sets it."""
         return bool(self.backbone.grad_checkpointing)
 
     @gradient_checkpointing.setter
@@ -248,41 +254,54 @@ class XViTForVideoClassification(transformers.PreTrainedModel):
         self.backbone.set_grad_checkpointing(enable)
 
     def init_weights(self) -> None:
-        """Nothing: XViT has initialised itself, or loaded the weights it starts from."""
+        """Does nothing: XViT initialises itself, or loads its initial weights."""
 
     @torch.no_grad()
     def initialize_weights(self) -> None:
-        """Give what a checkpoint did not bring, such as a classifier of other classes, the values of a new XViT."""
-        tensors = {**dict(self.named_parameters()), **dict(self.named_buffers())}  # rotary frequencies are not in files
+        """Initialise the tensors that a checkpoint lacks, such as a new classifier, as a new XViT does."""
+        tensors = {**dict(self.named_parameters()), **dict(self.named_buffers())}  # files lack rotary frequencies
         missing = [name for name, tensor in tensors.items() if not getattr(tensor, "_is_hf_initialized", False)]
         if missing:
-            model = XViT(self.config.description.model)
+            model = _create_xvit(self.config)
             new = {**dict(model.named_parameters()), **dict(model.named_buffers())}
             for name in missing:
                 tensors[name].copy_(new[name])
 
-    def _fuse_attention(self) -> None:
+    def _select_attention(self) -> None:
         for layer in self.xvit.attention_layers:
             # Final for TorchScript alone
             layer.fused_attn = self.config._attn_implementation != "eager"  # type: ignore[misc]
 
-    def _check_weights_seen(self) -> None:
+    def _check_attentions_available(self) -> None:
         if self.config._attn_implementation != "eager":
             raise XViTError(
-                f'output_attentions=True: not with attn_implementation="{self.config._attn_implementation}", which '
-                'keeps no weights: attn_implementation="eager", or model.set_attn_implementation("eager")'
+                f'output_attentions=True: attn_implementation="{self.config._attn_implementation}" does not compute '
+                'the weights; use attn_implementation="eager", or model.set_attn_implementation("eager")'
             )
         if any(isinstance(layer, LocalAttention) for layer in self.xvit.attention_layers):
-            raise XViTError("output_attentions=True: not with attention='local', whose frames see more or fewer keys")
+            raise XViTError(
+                "output_attentions=True: not available with attention='local', whose number of keys differs by frame"
+            )
 
 
-def _keep(kept: list[Tensor], module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
-    kept.append(output)
+def _create_xvit(config: XViTConfig) -> XViT:
+    """A new XViT with the initial weights that the config names."""
+    metadata = config.checkpoint_metadata
+    model = XViT(metadata.model)
+    if config.init:
+        load_initial_weights(model, config.init)
+    model.clip_spec, model.class_names = metadata.clip_spec, metadata.class_names
+    model.provenance = metadata.provenance
+    return model
 
 
-def _keep_tokens(kept: list[Tensor], module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
-    kept.append(output.flatten(1, 2))  # (B, T, N, D) -> (B, T N, D)
+def _append_output(outputs: list[Tensor], module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
+    outputs.append(output)
 
 
-def _keep_input(kept: list[Tensor], module: nn.Module, args: tuple[Tensor]) -> None:
-    kept.append(args[0].flatten(1, 2))
+def _append_tokens(outputs: list[Tensor], module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
+    outputs.append(output.flatten(1, 2))  # (B, T, N, D) -> (B, T N, D)
+
+
+def _append_input(outputs: list[Tensor], module: nn.Module, args: tuple[Tensor]) -> None:
+    outputs.append(args[0].flatten(1, 2))

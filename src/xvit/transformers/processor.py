@@ -1,6 +1,6 @@
-"""Videos as the model takes them, for transformers.
+"""XViT's video processor as a class of transformers.
 
-B clips, T frames, H x W the picture, S pixels
+B clips, T frames, H x W pixels of a frame, S x S pixels of the model's input
 """
 
 from collections.abc import Sequence
@@ -16,20 +16,20 @@ from transformers.video_processing_utils import BaseVideoProcessor
 import transformers
 from xvit.checkpoint import format as checkpoint
 from xvit.config import ClipSpec
-from xvit.data.decode.video import read_clip
+from xvit.data.decode import read_clip
 from xvit.data.sampling import sample_indices
 from xvit.data.transforms import eval_views, normalize
 from xvit.utils.errors import XViTError
 
 
 class XViTVideoProcessor(BaseVideoProcessor):
-    """Videos to `pixel_values`, as `xvit.Predictor` does it: short side to S, the square in the centre, normalised.
+    """Turn videos into `pixel_values` as `xvit.Predictor` does: short side resized to S, centre crop, normalised.
 
     Attributes:
-        num_frames, sampling, stride: which frames are taken of a file; see `ClipSpec`.
-        size: {"shortest_edge": S}, pixels.
-        resample: of the resizing, Pillow's number: 2 is bilinear, 3 bicubic.
-        image_mean, image_std: of the normalisation, a number a colour, of RGB in [0, 1].
+        num_frames, sampling, stride: which frames of a file are used; see `ClipSpec`.
+        size: {"shortest_edge": S}, in pixels.
+        resample: Pillow's number of the interpolation: 2 is bilinear, 3 bicubic.
+        image_mean, image_std: of the normalisation, one number per channel, for RGB in [0, 1].
     """
 
     model_input_names = ("pixel_values",)
@@ -42,11 +42,11 @@ class XViTVideoProcessor(BaseVideoProcessor):
     image_std = (0.5, 0.5, 0.5)
 
     @property
-    def clip(self) -> ClipSpec:
+    def clip_spec(self) -> ClipSpec:
         """The attributes as a `ClipSpec`.
 
         Raises:
-            XViTError: a value out of its range or its choices.
+            XViTError: a value out of its range or not among its choices.
         """
         interpolation: Any = {number: name for name, number in checkpoint.RESAMPLE.items()}.get(self.resample)
         sampling: Any = self.sampling
@@ -72,11 +72,11 @@ class XViTVideoProcessor(BaseVideoProcessor):
         """Prepare one video or a batch of them.
 
         Args:
-            videos: a video or a list of them, each the path of a file, or uint8 RGB frames: a list of T pictures (PIL,
-                or arrays (H, W, 3)), or an array or tensor (T, H, W, 3) or (T, 3, H, W). A batch may also be an array
-                of 5 dimensions. Clips of a batch must have equally many frames.
-            num_frames: T to choose; the attribute by default.
-            do_sample_frames: choose T of the frames given, as is always done with a file.
+            videos: a video or a list of them. A video is the path of a file, or uint8 RGB frames: a list of T images
+                (PIL, or arrays (H, W, 3)), or an array or tensor (T, H, W, 3) or (T, 3, H, W). A batch may also be a
+                5-dimensional array. All clips of a batch must have the same number of frames.
+            num_frames: T, frames to sample; the attribute by default.
+            do_sample_frames: sample T of the given frames; files are always sampled.
             return_tensors: "pt" or "np".
 
         Returns:
@@ -84,44 +84,47 @@ class XViTVideoProcessor(BaseVideoProcessor):
 
         Raises:
             VideoError: a file that cannot be read.
-            XViTError: frames of another shape or type, unlike numbers of frames.
+            XViTError: frames of a wrong shape or type, different numbers of frames in a batch.
         """
-        clip = replace(self.clip, num_frames=num_frames or self.num_frames)
-        clips = [_frames(video, clip, do_sample_frames) for video in _split(videos)]
+        clip_spec = replace(self.clip_spec, num_frames=num_frames or self.num_frames)
+        clips = [_read_frames(video, clip_spec, do_sample_frames) for video in _split_batch(videos)]
         if len({len(frames) for frames in clips}) != 1:
-            raise XViTError(f"clips of {[len(frames) for frames in clips]} frames: expected all of the same length")
-        # contiguous: the last bits of the model's output depend on the memory's layout, and Predictor's is this
-        pixels = torch.cat([eval_views(frames, clip) for frames in clips]).contiguous()  # (B, T, 3, S, S)
-        return transformers.BatchFeature({"pixel_values": normalize(pixels, clip)}, tensor_type=return_tensors)
+            raise XViTError(
+                f"clips of {[len(frames) for frames in clips]} frames: expected the same number in all clips of a batch"
+            )
+        # contiguous, as in Predictor: the last bits of the model's output depend on the memory layout
+        pixels = torch.cat([eval_views(frames, clip_spec) for frames in clips]).contiguous()  # (B, T, 3, S, S)
+        return transformers.BatchFeature({"pixel_values": normalize(pixels, clip_spec)}, tensor_type=return_tensors)
 
     def to_dict(self) -> dict[str, Any]:
         """The values of preprocessor_config.json."""
-        return checkpoint.preprocessor_config(self.clip) | {"video_processor_type": type(self).__name__}
+        return checkpoint.preprocessor_config(self.clip_spec) | {"video_processor_type": type(self).__name__}
 
 
-def _split(videos: Any) -> Sequence[Any]:
-    """A batch as its videos; a single video as a batch of one."""
+def _split_batch(videos: Any) -> Sequence[Any]:
+    """The videos of a batch; a single video is a batch of one."""
     if isinstance(videos, str | Path):
         return [videos]
     if hasattr(videos, "ndim"):
         return videos if videos.ndim == 5 else [videos]
-    # A list of what is itself a video, or of the pictures (PIL has no ndim) of one
+    # a list of videos, or of the images (PIL's have no ndim) of one video
     first = videos[0] if len(videos) else None
-    several = isinstance(first, str | Path | Sequence) or getattr(first, "ndim", 3) > 3
-    return videos if several else [videos]
+    is_batch = isinstance(first, str | Path | Sequence) or getattr(first, "ndim", 3) > 3
+    return videos if is_batch else [videos]
 
 
-def _frames(video: Any, clip: ClipSpec, sample: bool) -> Tensor:
+def _read_frames(video: Any, clip_spec: ClipSpec, sample: bool) -> Tensor:
     """The frames of one video, (T, 3, H, W) uint8."""
     if isinstance(video, str | Path):
-        return read_clip(video, lambda info: sample_indices(clip, info.num_frames), short_side=clip.image_size).frames
+        size = clip_spec.image_size
+        return read_clip(video, lambda info: sample_indices(clip_spec, info.num_frames), short_side=size).frames
     if isinstance(video, Sequence):
         video = [np.asarray(x if hasattr(x, "ndim") else x.convert("RGB")) for x in video]
     if not isinstance(video, Tensor):
-        video = torch.from_numpy(np.array(video, order="C"))  # a copy: torch takes no array that runs backwards
+        video = torch.from_numpy(np.array(video, order="C"))  # copied: torch rejects negative strides
     frames: Tensor = video
     if frames.ndim != 4 or 3 not in (frames.shape[1], frames.shape[3]):
         raise XViTError(f"frames of shape {tuple(frames.shape)}: expected (T, H, W, 3) or (T, 3, H, W)")
     if frames.shape[3] == 3:
-        frames = frames.permute(0, 3, 1, 2)  # (T, H, W, 3) -> (T, 3, H, W), a view, as files are read
-    return frames[sample_indices(clip, len(frames))] if sample else frames
+        frames = frames.permute(0, 3, 1, 2)  # (T, H, W, 3) -> (T, 3, H, W), a view, as for files
+    return frames[sample_indices(clip_spec, len(frames))] if sample else frames
