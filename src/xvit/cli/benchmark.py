@@ -53,13 +53,13 @@ def run(args: Namespace) -> int:
     """Measure, and print the tables."""
     import torch
 
-    from xvit.experiments.benchmark.entrants import ENTRANTS
-    from xvit.experiments.benchmark.report import HEADS, cells, findings, tables, write_report
-    from xvit.experiments.benchmark.run import Plan, run_benchmark
+    from xvit.experiments.benchmark.peers import MODELS
+    from xvit.experiments.benchmark.report import COLUMNS, make_tables, summarize, table_rows, write_report
+    from xvit.experiments.benchmark.run import BenchmarkConfig, run_benchmark
     from xvit.utils.devices import default_device
 
-    plan = Plan(
-        models=tuple(args.models or ENTRANTS),
+    config = BenchmarkConfig(
+        models=tuple(args.models or MODELS),
         backbone=args.backbone,
         frames=tuple(args.frames),
         precisions=tuple(args.precisions),
@@ -76,18 +76,18 @@ def run(args: Namespace) -> int:
         def advance(what: str, done: int, total: int) -> None:
             shown.update(task, description=what, completed=done, total=total)
 
-        rows = run_benchmark(args.output, plan, advance)
-    write_report(args.output, plan, rows)
+        rows = run_benchmark(args.output, config, advance)
+    write_report(args.output, config, rows)
     if args.json:
         terminal.print_json([asdict(row) for row in rows])
         return SUCCESS
     out = terminal.console()
-    for table in tables(rows):
-        drawn = terminal.table(*HEADS, title=table.title, numbers=tuple(range(1, len(HEADS))))
-        for line in cells(table):
+    for table in make_tables(rows):
+        drawn = terminal.table(*COLUMNS, title=table.title, numbers=tuple(range(1, len(COLUMNS))))
+        for line in table_rows(table):
             drawn.add_row(*line)
         out.print(drawn)
-        for text in findings(table):
+        for text in summarize(table):
             out.print(f"  {text}")
     out.print(f"written to {args.output}: benchmark.json, benchmark.md, benchmark.png")
     return SUCCESS

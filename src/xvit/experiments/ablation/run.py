@@ -30,8 +30,8 @@ from xvit.models.xvit import XViT
 from xvit.training.engine import fit
 from xvit.utils.errors import XViTError, check_choice, check_range, one_line
 from xvit.utils.files import atomic_write_text, check_new_directory
-from xvit.utils.parallel import check_stop, run_all
-from xvit.utils.timing import interleaved, one_thread
+from xvit.utils.parallel import check_stop, parallel_map
+from xvit.utils.timing import one_thread, time_interleaved
 
 CLIPS_PER_CLASS = 240
 SEEDS = 3
@@ -199,7 +199,7 @@ def _train_models(
     # All saved results are read before the first training starts, so that a damaged one is reported at once.
     results = {key: result for key, job in planned.items() if (result := _read_result(job)) is not None}
     missing = [key for key in planned if key not in results]
-    trained = run_all(_train, [planned[key] for key in missing], num_workers=jobs, on_progress=on_progress)
+    trained = parallel_map(_train, [planned[key] for key in missing], num_workers=jobs, on_progress=on_progress)
     results |= zip(missing, trained, strict=True)
     return {model: tuple(results[model, seed].top1 for seed in range(seeds)) for model in models}
 
@@ -239,7 +239,7 @@ def _measure_models(
     size = clip_spec.image_size
     pixels = torch.zeros(1, 1, clip_spec.num_frames, 3, size, size, dtype=torch.uint8)
     steps = {name: partial(Predictor(model).predict_probabilities, pixels) for name, model in models.items()}
-    seconds = interleaved(steps, rounds=_TIMING_ROUNDS, warm_up=_WARM_UP_ROUNDS)
+    seconds = time_interleaved(steps, rounds=_TIMING_ROUNDS, warm_up=_WARM_UP_ROUNDS)
     on_progress(len(models), len(models))
     results = {}
     for name, model in models.items():

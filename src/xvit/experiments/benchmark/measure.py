@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from xvit.experiments.benchmark.peers import MODELS, TORCHVISION_IMAGE_SIZE, build_model
 from xvit.utils.errors import XViTError
-from xvit.utils.timing import interleaved
+from xvit.utils.timing import time_interleaved
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # The matrix multiplication: rows, inner size and columns of the first MLP layer of ViT-B/16 on 8 frames.
@@ -97,7 +97,7 @@ def measure_group(
         on_progress(f"building {name}")
         steps[name] = make_step(name, _build(name, settings), settings)
     on_progress(f"timing, {settings.rounds} rounds")
-    seconds = interleaved(steps | {"": make_matmul_step(settings)}, rounds=settings.rounds)
+    seconds = time_interleaved(steps | {"": make_matmul_step(settings)}, rounds=settings.rounds)
     rows, inner, columns = _MATMUL_SHAPE
     macs_per_second = [_MATMULS_PER_STEP * rows * inner * columns / value for value in seconds.pop("")]
     measurements = {}

@@ -195,9 +195,9 @@ def markdown_lines(config: BenchmarkConfig, machine: Mapping[str, str], tables: 
         f"Models of the size of {config.backbone}, except those described below as of their own size. Batch size "
         f"{config.batch_size}, {config.threads} threads. Times are medians of {config.rounds} rounds, in which all "
         f"models with the same T take turns. {_memory_note(tables)} The share of the matmul rate compares a model's "
-        "multiply-adds per second with those of plain matrix multiplications in the same rounds; a training step counts "
-        "as three forward passes. The column T/2 to T is the growth in time when T doubles, in units of the same matrix "
-        "multiplications."
+        "multiply-adds per second with those of plain matrix multiplications in the same rounds; a training step "
+        "counts as three forward passes. The column T/2 to T is the growth in time when T doubles, in units of the "
+        "same matrix multiplications."
     )
     yield from ("", "![Time and memory by number of frames](benchmark.png)")
     for table in tables:

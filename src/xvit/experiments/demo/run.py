@@ -31,7 +31,7 @@ from xvit.training.logger import Progress
 from xvit.utils.devices import default_device
 from xvit.utils.errors import XViTError, one_line
 from xvit.utils.files import atomic_write_text, check_new_directory
-from xvit.utils.timing import interleaved, one_thread
+from xvit.utils.timing import one_thread, time_interleaved
 
 STATE_FILE = "demo.json"
 CLIPS_PER_CLASS = 340
@@ -236,5 +236,5 @@ def _measure_time(output: Path) -> dict[str, float]:
     size = clip_spec.image_size
     pixels = torch.zeros(1, 1, clip_spec.num_frames, 3, size, size, dtype=torch.uint8)
     steps = {key: partial(predictor.predict_probabilities, pixels) for key, predictor in predictors.items()}
-    seconds = interleaved(steps, rounds=_TIMING_ROUNDS, warm_up=_WARM_UP_ROUNDS)
+    seconds = time_interleaved(steps, rounds=_TIMING_ROUNDS, warm_up=_WARM_UP_ROUNDS)
     return {key: round(1000 * statistics.median(values), 3) for key, values in seconds.items()}
