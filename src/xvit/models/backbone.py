@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -12,7 +12,7 @@ from timm.layers import Attention, AttentionRope, build_sincos2d_pos_embed
 from timm.models import get_model_args
 from timm.models.eva import Eva, EvaAttention
 from timm.models.vision_transformer import Block, VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from xvit.config import ClipSpec, ModelConfig
 from xvit.models.attention import EVA_SCHEMES, SCHEMES, DividedAttention, LocalAttention, SpatialAttention
@@ -68,11 +68,11 @@ def build_backbone(config: ModelConfig) -> Backbone:
     image_model = _build_on_meta(config.backbone, options)
     _check_supports_schemes(config.backbone, image_model)
     if isinstance(image_model, Eva):  # it has no option attn_layer
-        backbone = _create(config.backbone, **options)
+        backbone = cast(Backbone, _create(config.backbone, **options))
         for attention in _find_attention_layers(backbone):
             attention.__class__ = EVA_SCHEMES[config.attention]
     else:
-        backbone = _create(config.backbone, attn_layer=SCHEMES[config.attention], **options)
+        backbone = cast(Backbone, _create(config.backbone, attn_layer=SCHEMES[config.attention], **options))
     if _pools_class_tokens_only(backbone):
         backbone.blocks[-1].__class__ = ClassTokenBlock
     if config.advanced.spatial_position == "sincos":
@@ -178,15 +178,14 @@ _PARTS = (
 )  # their repr shows their settings
 
 
-def _build_on_meta(name: str, options: Mapping[str, Any]) -> Backbone:
+def _build_on_meta(name: str, options: Mapping[str, Any]) -> nn.Module:
     if timm.models.is_model_in_modules(name, ["vision_transformer"]):
         options = {**options, "weight_init": "skip"}
     with torch.device("meta"):  # takes no memory and no time
-        built: Backbone = _create(name, **({"num_classes": 0} | dict(options)))
-        return built
+        return _create(name, **({"num_classes": 0} | dict(options)))
 
 
-def _find_attention_layers(model: Any) -> list[Any]:
+def _find_attention_layers(model: Backbone) -> list[nn.Module]:
     """Its attention layers that can become a scheme's."""
     return [module for module in model.blocks.modules() if type(module) in (Attention, EvaAttention, AttentionRope)]
 
@@ -248,7 +247,7 @@ def _set_sincos_positions(backbone: Backbone) -> None:
         backbone.pos_embed[0, -len(positions) :] = positions  # after those of the prefix tokens
 
 
-def _create(name: str, **options: Any) -> Any:
+def _create(name: str, **options: Any) -> nn.Module:
     if not timm.is_model(name):
         raise XViTError(f"backbone={name!r}: timm has no such model.{did_you_mean(name, timm.list_models())}")
     try:
@@ -265,8 +264,8 @@ def _create(name: str, **options: Any) -> Any:
         raise XViTError(f"backbone={name!r} with backbone_kwargs {options}: timm cannot build it ({reason})") from None
 
 
-def _check_supports_schemes(name: str, model: Any) -> None:
-    if not isinstance(model, Backbone):
+def _check_supports_schemes(name: str, model: nn.Module) -> None:
+    if not isinstance(model, VisionTransformer | Eva):
         raise XViTError(f"backbone={name!r} is a {type(model).__name__}; expected one of {SUPPORTED}")
     for block in model.blocks:
         if not any(type(module) in (Attention, EvaAttention, AttentionRope) for module in block.modules()):

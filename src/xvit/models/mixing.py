@@ -132,7 +132,8 @@ class MixingPattern:
         heads = split_segments(qkv, self.segment_frames).unflatten(-1, (3, num_heads, -1))  # (B, T, N, 3, h, d)
         mixed = slice(1 if self.mixes_keys else 2, 3 if self.mixes_values else 2)
         return [
-            (part.offset, channels) for part, channels in zip(self.slices, self.split(heads[:, :, :, mixed]), strict=True)
+            (part.offset, channels)
+            for part, channels in zip(self.slices, self.split(heads[:, :, :, mixed]), strict=True)
         ]
 
 

@@ -153,9 +153,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         raise XViTError(f"{path}: expected a mapping model_state of tensors, as in the authors' released files")
     for name, tensor in state.items():
         if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.is_meta:
-            raise XViTError(
-                f'{path}: tensor "{name}" is {tensor.dtype}, {tensor.layout}: expected dense floats'
-            )
+            raise XViTError(f'{path}: tensor "{name}" is {tensor.dtype}, {tensor.layout}: expected dense floats')
     return {name: tensor.float() for name, tensor in state.items()}
 
 

@@ -133,7 +133,7 @@ class _StreamBlock:
             )
 
     def run(self, x: Tensor | None, kwargs: dict[str, Tensor], *, ended: bool) -> Tensor | None:
-        """Add new tokens x (B, n, N, D), and run the block on the frames that wait no longer; None if there are none."""
+        """Add new tokens x (B, n, N, D), and run the block on frames that wait no longer; None if there are none."""
         if self.lookahead:
             x = self._release(x, kwargs.get("rope"), ended=ended)
         return self.block(x, **kwargs) if x is not None and x.shape[1] else None

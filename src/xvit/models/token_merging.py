@@ -1,16 +1,16 @@
-"""Token merging (Bolya et al., ICLR 2023) for clips: after each layer, r patches of a frame join those most like them.
+"""Token merging (Bolya et al., ICLR 2023) for clips: after each layer, r patches per frame merge with similar ones.
 
-    B clips, T frames, N tokens a frame, D channels
+    B clips, T frames, N tokens per frame, D channels
 
-A mixed key takes its channels from the same location of several frames. If each frame merged the patches that are alike
-in it, location s would mean one part of the picture in one frame and another in the next, and mixing would pair parts
-that have nothing to do with each other. So the pairs are chosen once a clip, by likeness averaged over its frames:
+A mixed key takes its channels from the same location of several frames. If each frame merged the patches that are
+similar in that frame, location s would be one part of the image in one frame and another part in the next, and mixing
+would combine unrelated parts. So the pairs are chosen once per clip, by similarity averaged over its frames:
 
-    frame 1   a b c d      likeness of a to b, ... averaged       frame 1   ab  c  d      location s is the same
-    frame 2   a b c d   ─▶ over the frames: a and b are alike  ─▶ frame 2   ab  c  d      patches in all frames
-    frame 3   a b c d                                             frame 3   ab  c  d
+    frame 1   a b c d      similarity of a and b, ... averaged      frame 1   ab  c  d      location s is the same
+    frame 2   a b c d   ─▶ over the frames: a and b are similar  ─▶ frame 2   ab  c  d      patches in all frames
+    frame 3   a b c d                                               frame 3   ab  c  d
 
-A token that stands for several patches counts for as many: the logarithm of their number is added to its scores.
+Attention weighs a merged token by its size: the logarithm of the number of its patches is added to its scores.
 """
 
 import torch
@@ -18,54 +18,53 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def patches_after_merging(patches: int, number: int, layers: int) -> int:
-    """How many of a frame's patches are left by `merge_similar_tokens` of `number` pairs in each of that many layers."""
+def patches_after_merging(patches: int, r: int, layers: int) -> int:
+    """Patches per frame that remain after `merge_similar_tokens` of r pairs in each of that many layers."""
     for _ in range(layers):
-        patches -= min(number, patches // 2)
+        patches -= min(r, patches // 2)
     return patches
 
 
-def merge_similar_tokens(
-    x: Tensor, sizes: Tensor | None, number: int, *, num_prefix_tokens: int
-) -> tuple[Tensor, Tensor]:
-    """Merge the most alike patches, the same ones in all frames of a clip.
+def merge_similar_tokens(x: Tensor, sizes: Tensor | None, r: int, *, num_prefix_tokens: int) -> tuple[Tensor, Tensor]:
+    """Merge the r most similar pairs of patches, the same ones in all frames of a clip.
 
-    Every second patch looks for the one most like it among the others; the best `number` of these pairs merge.
+    Every even patch is paired with the most similar odd one; the r best of these pairs merge.
 
     Args:
-        x: tokens (B, T, N, D), prefix tokens first; those are left alone.
+        x: tokens (B, T, N, D), prefix tokens first; those do not merge.
         sizes: how many patches each location stands for, (B, N); None for one each.
-        number: pairs to merge; no more than half of the patches do.
-        num_prefix_tokens: of the N.
+        r: pairs to merge; at most half of the patches.
+        num_prefix_tokens: among the N tokens.
 
     Returns:
-        The tokens, averages of what they stand for, (B, T, N - number, D), and their sizes, (B, N - number).
+        The tokens, each the average of its patches, (B, T, N - r, D), and their sizes, (B, N - r).
     """
     if sizes is None:
         sizes = x.new_ones(x.shape[0], x.shape[2])
-    if x.shape[2] - num_prefix_tokens < 2:  # one patch is left, with no other to join
+    if x.shape[2] - num_prefix_tokens < 2:
         return x, sizes
     prefix, patches = x[:, :, :num_prefix_tokens], x[:, :, num_prefix_tokens:]
-    sizes_of_prefix, sizes = sizes[:, :num_prefix_tokens], sizes[:, num_prefix_tokens:]
+    prefix_sizes, sizes = sizes[:, :num_prefix_tokens], sizes[:, num_prefix_tokens:]
     directions = F.normalize(patches.detach(), dim=-1)
-    likeness = (directions[:, :, ::2] @ directions[:, :, 1::2].transpose(-2, -1)).mean(dim=1)  # (B, N / 2, N / 2)
-    best, partner = likeness.max(dim=-1)  # of each even patch, (B, N / 2)
+    similarity = (directions[:, :, ::2] @ directions[:, :, 1::2].transpose(-2, -1)).mean(dim=1)  # (B, N / 2, N / 2)
+    best, partner = similarity.max(dim=-1)  # of each even patch, (B, N / 2)
     order = best.argsort(dim=-1, descending=True)
-    number = min(number, likeness.shape[1], likeness.shape[2])
-    leaving, staying = order[:, :number], order[:, number:].sort(dim=-1).values  # which keep their order
-    partner = partner.gather(-1, leaving)
-
-    def joined(values: Tensor) -> Tensor:
-        """Sums over what is merged, of values (B, T, N, D')."""
-
-        def rows(index: Tensor) -> Tensor:
-            return index[:, None, :, None].expand(-1, values.shape[1], -1, values.shape[3])
-
-        even, odd = values[:, :, ::2], values[:, :, 1::2]
-        odd = odd.scatter_add(2, rows(partner), even.gather(2, rows(leaving)))
-        return torch.cat([even.gather(2, rows(staying)), odd], dim=2)
-
+    r = min(r, similarity.shape[1], similarity.shape[2])
+    merging, remaining = order[:, :r], order[:, r:].sort(dim=-1).values  # the remaining ones keep their order
+    partner = partner.gather(-1, merging)
     weights = sizes[:, None, :, None]
-    merged_sizes = joined(weights)  # (B, 1, N', 1)
-    merged = joined(patches * weights) / merged_sizes
-    return torch.cat([prefix, merged], dim=2), torch.cat([sizes_of_prefix, merged_sizes[:, 0, :, 0]], dim=1)
+    merged_sizes = _sum_pairs(weights, merging, partner, remaining)  # (B, 1, N', 1)
+    merged = _sum_pairs(patches * weights, merging, partner, remaining) / merged_sizes
+    return torch.cat([prefix, merged], dim=2), torch.cat([prefix_sizes, merged_sizes[:, 0, :, 0]], dim=1)
+
+
+def _sum_pairs(values: Tensor, merging: Tensor, partner: Tensor, remaining: Tensor) -> Tensor:
+    """Add the merging even locations of values (B, T, N, D') to their odd partners; the remaining even ones come first.
+
+    `merging` and `remaining` (B, r) and (B, N / 2 - r) index the even locations, `partner` (B, r) the odd ones.
+    """
+    rows = [index[:, None, :, None].expand(-1, values.shape[1], -1, values.shape[3]) for index in (merging, partner)]
+    kept = remaining[:, None, :, None].expand(-1, values.shape[1], -1, values.shape[3])
+    even, odd = values[:, :, ::2], values[:, :, 1::2]
+    odd = odd.scatter_add(2, rows[1], even.gather(2, rows[0]))
+    return torch.cat([even.gather(2, kept), odd], dim=2)

@@ -1,4 +1,4 @@
-"""What goes wrong through the user's input, and says so in one line."""
+"""Errors for invalid input, each with a one-line message, and helpers for their messages."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -8,11 +8,11 @@ from typing import Any
 
 
 class XViTError(ValueError):
-    """A mistake in what the user gave: a value, a file, a name. Its text says what was given and what to do."""
+    """Invalid input: a value, a file or a name. The message says what was given, what was expected and what to do."""
 
 
 class VideoError(XViTError):
-    """A video that cannot be used, with its path and the reason. Survives the trip from a worker process.
+    """A video that cannot be used. Can be pickled, so that worker processes can return it.
 
     Args:
         path: the file.
@@ -20,7 +20,7 @@ class VideoError(XViTError):
     """
 
     def __init__(self, path: str | Path, reason: str) -> None:
-        super().__init__(str(path), reason)  # both in args: that is what pickle hands back to __init__
+        super().__init__(str(path), reason)  # pickle passes args to __init__
         self.path = str(path)
         self.reason = reason
 
@@ -29,11 +29,11 @@ class VideoError(XViTError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """A stop from outside that was heard, and after which everything was saved.
+    """Ctrl-C or SIGTERM, after everything was saved.
 
     Args:
-        text: how to go on.
-        exit_code: for the process: 130 after Ctrl-C, 143 after SIGTERM.
+        text: how to continue.
+        exit_code: of the process: 130 after Ctrl-C, 143 after SIGTERM.
     """
 
     def __init__(self, text: str = "", *, exit_code: int) -> None:
@@ -42,13 +42,13 @@ class Interrupted(KeyboardInterrupt):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """` Did you mean "x"?` for the known name nearest to `name`, or nothing. To be put behind an error's text."""
+    """` Did you mean "x"?` for the known name nearest to `name`, or an empty text. To be appended to a message."""
     near = get_close_matches(str(name), list(known), n=1)
     return f' Did you mean "{near[0]}"?' if near else ""
 
 
 def one_line(error: BaseException, *, name: bool = False, length: int = 200) -> str:
-    """The message of an error in one line of at most `length` characters, on request after the name of its type."""
+    """The message of an error in one line of at most `length` characters, with the name of its type if `name` is set."""
     text = " ".join(str(error).split())
     return (f"{type(error).__name__}: {text}" if name else text)[:length]
 
