@@ -8,13 +8,13 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from helpers.barcode_videos import read_number, write_video
+from helpers.barcode_videos import read_number, write_frames, write_video
 from helpers.color_videos import COLOURS
 from xvit.config import AugmentConfig, ClipSpec
 from xvit.data import dataset as dataset_module
 from xvit.data.annotations.samples import Sample
 from xvit.data.dataset import Batch, VideoDataset
-from xvit.data.decode.video import decode
+from xvit.data.decode import decode
 from xvit.data.loader import make_loader
 from xvit.data.sampling import sample_indices
 from xvit.utils.errors import VideoError, XViTError
@@ -205,3 +205,16 @@ def test_a_video_that_hangs_is_reported(samples, monkeypatch, num_workers):
 def test_values_out_of_range(values, samples):
     with pytest.raises(XViTError, match=f"{next(iter(values))}="):
         VideoDataset(**{"samples": samples, "clip_spec": SPEC} | values)
+
+
+def test_folders_of_frames_with_frame_rates_of_their_own(tmp_path):
+    folder = write_frames(tmp_path / "v", frames=100, width=64)
+
+    def numbers(**segment):
+        item = VideoDataset(samples=[Sample(path=str(folder), label=0, id="v", **segment)], clip_spec=SPEC)[0]
+        return item.error.reason if item.error else [read_number(f.permute(1, 2, 0).numpy()) for f in item.pixels[0]]
+
+    assert numbers(start=1.0, stop=1.08, fps=50.0) == [50, 51, 52, 53]
+    assert numbers(start=1.0, stop=1.08, fps=25.0) == [25, 25, 26, 26]
+    assert numbers(start=1.0, stop=1 + 4 / 30) == [30, 31, 32, 33]
+    assert numbers(start=9.0, fps=50.0) == "starts at 9 s, but the video ends at 2 s"

@@ -1,4 +1,4 @@
-"""Videos for the tests: every frame carries its own number as a barcode, so that a test can read which one it got."""
+"""Test videos in which every frame shows its own number as a barcode, so that a test can tell which frame it got."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,33 +7,36 @@ from pathlib import Path
 
 import av
 import numpy as np
+import torch
+from av.audio.stream import AudioStream
+from av.container import OutputContainer
 
 BITS = 10
 
 
 def barcode_frame(number: int, *, width: int = 96, height: int = 64) -> np.ndarray:
-    """A picture (height, width, 3), uint8: `number` in binary above, a moving texture below."""
+    """An image (height, width, 3), uint8: `number` in binary in the upper half, a moving texture in the lower half."""
     y, x = np.mgrid[:height, :width]
     bit = (number >> (x * BITS // width)) & 1
-    below = np.stack([(3 * x + 5 * number) % 200, (4 * y + 7 * number) % 200, (x + y + 3 * number) % 200], axis=-1)
-    return np.where((y < height // 2)[..., None], (bit * 255)[..., None], below).astype(np.uint8)
+    texture = np.stack([(3 * x + 5 * number) % 200, (4 * y + 7 * number) % 200, (x + y + 3 * number) % 200], axis=-1)
+    return np.where((y < height // 2)[..., None], (bit * 255)[..., None], texture).astype(np.uint8)
 
 
-def read_number(picture: np.ndarray) -> int:
-    """The number that a picture (height, width, 3) of `barcode_frame` carries, whatever its size."""
-    height, width, _ = picture.shape
-    row = picture[height // 8 : 3 * height // 8].mean(axis=(0, 2))
+def read_number(image: np.ndarray) -> int:
+    """Read the number in an image (height, width, 3) of `barcode_frame`, whatever its size."""
+    height, width, _ = image.shape
+    row = image[height // 8 : 3 * height // 8].mean(axis=(0, 2))
     return sum(int(row[int((bit + 0.5) * width / BITS)] > 127) << bit for bit in range(BITS))
 
 
-def read_numbers(frames) -> list[int]:
-    """The numbers of frames (T, C, H, W), a tensor."""
+def read_numbers(frames: torch.Tensor) -> list[int]:
+    """Read the numbers in frames (T, C, H, W)."""
     return [read_number(frame) for frame in frames.permute(0, 2, 3, 1).numpy()]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """One kind of video file."""
+    """One kind of video file: its codec, pixel format, encoder options and container options."""
 
     suffix: str
     codec: str
@@ -96,38 +99,38 @@ def write_video(
     rotation: int = 0,
     audio_seconds: float = 0.0,
 ) -> Path:
-    """Write barcode frames 0 ... frames - 1; `pts` gives their times in units of 1 / (4 fps) seconds."""
-    form = FORMATS[kind]
-    with av.open(str(path), "w", options=form.container) as container:
-        stream = container.add_stream(form.codec, rate=fps, options=form.options)
-        stream.width, stream.height, stream.pix_fmt = width, height, form.pix_fmt
+    """Write barcode frames 0 ... frames - 1; `pts` are their times in units of 1 / (4 fps) seconds."""
+    video_format = FORMATS[kind]
+    with av.open(str(path), "w", options=video_format.container) as container:
+        stream = container.add_stream(video_format.codec, rate=fps, options=video_format.options)
+        stream.width, stream.height, stream.pix_fmt = width, height, video_format.pix_fmt
         stream.thread_count = 1
         if rotation:
             stream.set_display_rotation(rotation)
         if pts is not None:
             stream.codec_context.time_base = Fraction(1, 4 * fps)
         if audio_seconds:
-            sound = container.add_stream("aac", rate=16000, layout="mono")
+            audio = container.add_stream("aac", rate=16000, layout="mono")
         for number in range(frames):
-            picture = av.VideoFrame.from_ndarray(barcode_frame(number, width=width, height=height), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(barcode_frame(number, width=width, height=height), format="rgb24")
             if pts is not None:
-                picture.pts, picture.time_base = pts[number], Fraction(1, 4 * fps)
-            container.mux(stream.encode(picture))
+                frame.pts, frame.time_base = pts[number], Fraction(1, 4 * fps)
+            container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
         if audio_seconds:
-            _write_sound(container, sound, audio_seconds)
+            _write_silence(container, audio, audio_seconds)
     return Path(path)
 
 
-def write_picture(path: Path | str, picture: np.ndarray) -> None:
-    """Write a picture (H, W, 3) or (H, W), uint8, as PNG (exactly) or JPEG, whatever its extension says."""
+def write_image(path: Path | str, image: np.ndarray) -> None:
+    """Write an image (H, W, 3) or (H, W), uint8, as PNG (lossless) if `path` ends in .png, else as JPEG."""
     png = Path(path).suffix == ".png"
     context = av.CodecContext.create("png" if png else "mjpeg", "w")
-    context.height, context.width = picture.shape[:2]
-    context.pix_fmt = ("rgb24" if picture.ndim == 3 else "gray") if png else "yuvj444p"
+    context.height, context.width = image.shape[:2]
+    context.pix_fmt = ("rgb24" if image.ndim == 3 else "gray") if png else "yuvj444p"
     context.time_base = Fraction(1, 25)
     context.options = {} if png else {"qmin": "2", "qmax": "2"}
-    frame = av.VideoFrame.from_ndarray(picture, format="rgb24" if picture.ndim == 3 else "gray")
+    frame = av.VideoFrame.from_ndarray(image, format="rgb24" if image.ndim == 3 else "gray")
     frame = frame.reformat(format=context.pix_fmt, dst_color_range="JPEG")
     Path(path).write_bytes(b"".join(bytes(packet) for packet in [*context.encode(frame), *context.encode(None)]))
 
@@ -141,17 +144,17 @@ def write_frames(
     width: int = 96,
     height: int = 64,
 ) -> Path:
-    """Write a folder of barcode frames 0 ... frames - 1, whose files are numbered from `first` on."""
+    """Write a folder of barcode frames 0 ... frames - 1, in files numbered from `first` on."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(frames):
-        write_picture(folder / name.format(first + number), barcode_frame(number, width=width, height=height))
+        write_image(folder / name.format(first + number), barcode_frame(number, width=width, height=height))
     return folder
 
 
 def write_audio(path: Path | str, *, seconds: float = 1.0) -> Path:
-    """Write a file that holds sound only."""
+    """Write a file that contains audio only."""
     with av.open(str(path), "w") as container:
-        _write_sound(container, container.add_stream("aac", rate=16000, layout="mono"), seconds)
+        _write_silence(container, container.add_stream("aac", rate=16000, layout="mono"), seconds)
     return Path(path)
 
 
@@ -169,15 +172,15 @@ def write_edit_list(path: Path | str, source: Path | str, *, skip: int) -> Path:
     return Path(path)
 
 
-def truncate(path: Path | str, source: Path | str, *, share: float) -> Path:
-    """Copy the first `share` of a file's bytes."""
+def truncate(path: Path | str, source: Path | str, *, fraction: float) -> Path:
+    """Copy the first `fraction` of a file's bytes."""
     data = Path(source).read_bytes()
-    Path(path).write_bytes(data[: int(len(data) * share)])
+    Path(path).write_bytes(data[: int(len(data) * fraction)])
     return Path(path)
 
 
 def corrupt(path: Path | str, source: Path | str, *, seed: int = 0) -> Path:
-    """Copy a file with the bytes of its third fifth replaced by noise."""
+    """Copy a file, and replace the bytes from 2/5 to 3/5 of its length by noise."""
     data = bytearray(Path(source).read_bytes())
     low, high = 2 * len(data) // 5, 3 * len(data) // 5
     data[low:high] = np.random.default_rng(seed).bytes(high - low)
@@ -185,7 +188,7 @@ def corrupt(path: Path | str, source: Path | str, *, seed: int = 0) -> Path:
     return Path(path)
 
 
-def _write_sound(container, stream, seconds: float) -> None:
+def _write_silence(container: OutputContainer, stream: AudioStream, seconds: float) -> None:
     silence = np.zeros((1, 1024), dtype=np.float32)
     for start in range(0, int(16000 * seconds), 1024):
         frame = av.AudioFrame.from_ndarray(silence, format="fltp", layout="mono")

@@ -10,18 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.barcode_videos import FORMATS, corrupt, read_numbers, truncate, write_video
+from helpers.barcode_videos import write_video
 from helpers.color_videos import CLIP, FRAMES, described, make_model
 from xvit.data.decode import decode
-from xvit.data.decode.sequential import FrameReader
 from xvit.data.transforms import eval_views, normalize
 from xvit.timeline.scoring import ScoreTimeline, iterate_scores, score_video
-from xvit.utils.errors import VideoError, XViTError
+from xvit.utils.errors import XViTError
 
-KINDS = [
-    *("h264-mp4", "h264-open-gop", "h264-fragmented", "h264-mkv", "h264-ts", "h264-avi"),
-    *("vp9-webm", "mpeg4-avi", "mpeg2-mpg", "mjpeg-avi", "gif"),
-]
 LABELS = ["a", "b", "c"]
 CAUSAL = {"causal": True, "temporal_position": "head"}
 CENTERED = {"causal": False, "temporal_position": "head"}
@@ -47,60 +42,6 @@ def video(tmp_path_factory) -> Path:
 def pixels(path: Path, indices) -> torch.Tensor:
     """The frames as the model sees them (n, C, S, S), by the way of `Predictor`."""
     return normalize(eval_views(decode(path, indices, short_side=CLIP.image_size).frames, CLIP)[0], CLIP)
-
-
-# Reading
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_frames_come_in_order_with_their_times(kind, tmp_path):
-    path = write_video(tmp_path / f"video{FORMATS[kind].suffix}", frames=40, kind=kind)
-    for stride in (1, 3):
-        reader = FrameReader(path, stride=stride)
-        chunks = list(reader)
-        whole = decode(path, range(0, 40, stride))
-        assert [len(times) for times, _ in chunks[:-1]] == [8] * (len(chunks) - 1)
-        assert torch.equal(torch.cat([frames for _, frames in chunks]), whole.frames)
-        np.testing.assert_allclose(np.concatenate([times for times, _ in chunks]), whole.times, atol=1e-3)
-        assert (reader.num_decoded, reader.damage) == (40, "")
-        assert reader.end_time == pytest.approx(reader.info.duration, abs=1e-3)
-
-
-def test_uneven_times_are_those_of_the_file(tmp_path):
-    pts = np.cumsum([0, *np.random.default_rng(0).integers(1, 20, size=19)]).tolist()
-    reader = FrameReader(write_video(tmp_path / "video.mkv", frames=20, pts=pts, kind="h264-mkv"))
-    times = np.concatenate([times for times, _ in reader])
-    np.testing.assert_allclose(times, np.array(pts) / 100, atol=2e-3)  # Matroska counts milliseconds
-
-
-@pytest.mark.parametrize("kind", ["h264-faststart", "h264-mkv", "mjpeg-avi"])
-def test_a_file_that_is_cut_short_gives_what_it_has(kind, tmp_path):
-    whole = write_video(tmp_path / f"whole{FORMATS[kind].suffix}", frames=200, kind=kind)
-    reader = FrameReader(truncate(tmp_path / f"half{FORMATS[kind].suffix}", whole, share=0.5))
-    numbers = [number for _, frames in reader for number in read_numbers(frames)]
-    assert numbers[:60] == list(range(60))
-    assert len(numbers) < 150
-    assert "cut short" in reader.damage
-
-
-def test_frames_after_damage_keep_their_times(tmp_path):
-    for kind, noticed in (("h264-mkv", False), ("h264-mp4", True)):  # the noise hides packets of the first whole
-        suffix = FORMATS[kind].suffix
-        whole = write_video(tmp_path / f"whole{suffix}", frames=200, kind=kind)
-        reader = FrameReader(corrupt(tmp_path / f"holes{suffix}", whole))
-        chunks = list(reader)
-        assert read_numbers(chunks[-1][1])[-1] == 199
-        assert chunks[-1][0][-1] == pytest.approx(199 / 25, abs=0.01)
-        assert bool(reader.damage) == noticed
-
-
-def test_files_that_are_no_videos(tmp_path):
-    (tmp_path / "text.mp4").write_text("no video")
-    for name in ("text.mp4", "missing.mp4"):
-        with pytest.raises(VideoError, match=name):
-            FrameReader(tmp_path / name)
-    with pytest.raises(XViTError, match="stride=0"):
-        FrameReader(tmp_path / "text.mp4", stride=0)
 
 
 # ScoreTimeline

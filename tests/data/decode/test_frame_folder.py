@@ -1,4 +1,4 @@
-"""Folders of extracted frames, read as videos are."""
+"""Tests of folders of extracted frames, which are read like videos."""
 
 import os
 import pickle
@@ -9,13 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.barcode_videos import barcode_frame, read_number, read_numbers, write_frames, write_picture
-from helpers.color_videos import COLOURS
-from xvit.config import ClipSpec
-from xvit.data.annotations.samples import Sample
-from xvit.data.dataset import VideoDataset
-from xvit.data.decode import video
-from xvit.data.decode.video import Clip, probe, read_clip
+from helpers.barcode_videos import barcode_frame, read_numbers, write_frames, write_image
+from xvit.data.decode import Clip, probe, read_clip, video
 from xvit.utils.errors import VideoError, XViTError
 
 
@@ -30,7 +25,7 @@ from xvit.utils.errors import VideoError, XViTError
         ("%d {}.jpg", 1),
     ],
 )
-def test_frames_in_the_order_of_their_numbers(name, first, tmp_path):
+def test_frames_are_in_the_order_of_their_numbers(name, first, tmp_path):
     folder = write_frames(tmp_path / "video.mp4", name=name, first=first, frames=12)
     (folder / "notes.txt").touch()
     (folder / ".hidden.jpg").touch()
@@ -39,10 +34,10 @@ def test_frames_in_the_order_of_their_numbers(name, first, tmp_path):
     assert read_numbers(clip.frames) == [11, 0, 9, 10, 10, 11]
     assert clip.indices.tolist() == [11, 0, 9, 10, 10, 11]
     assert clip.times.tolist() == [index / 50 for index in clip.indices]
-    assert (clip.repeated, clip.damaged, clip.path) == (1, 0, str(folder))
+    assert (clip.num_repeated, clip.num_damaged, clip.path) == (1, 0, str(folder))
 
 
-def test_what_is_told_of_a_folder(tmp_path):
+def test_probe_of_a_folder(tmp_path):
     info = probe(write_frames(tmp_path, frames=6), fps=60)
     assert (info.num_frames, info.fps, info.duration) == (6, 60, 0.1)
     assert (info.width, info.height, info.codec, info.container, info.damage) == (96, 64, "mjpeg", "folder", "")
@@ -58,7 +53,7 @@ def test_png_is_exact(tmp_path):
     frames = read_clip(folder, lambda info: range(3)).frames
     assert np.array_equal(frames.permute(0, 2, 3, 1).numpy(), np.stack([barcode_frame(number) for number in range(3)]))
     grey = np.arange(64 * 64).astype(np.uint8).reshape(64, 64)
-    write_picture(tmp_path / "grey.png", grey)
+    write_image(tmp_path / "grey.png", grey)
     (tmp_path / "grey").mkdir()
     (tmp_path / "grey.png").rename(tmp_path / "grey/1.jpg")  # the wrong extension, too
     assert torch.equal(
@@ -66,108 +61,95 @@ def test_png_is_exact(tmp_path):
     )
 
 
-def test_only_the_wanted_pictures_are_decoded(tmp_path, monkeypatch):
+def test_only_requested_images_are_decoded(tmp_path, monkeypatch):
     folder = write_frames(tmp_path, frames=30)
-    opened = []
-    monkeypatch.setattr(video, "open_picture", lambda path, f=video.open_picture: opened.append(path) or f(path))
+    decoded = []
+    decode_image = video.decode_image
+    monkeypatch.setattr(video, "decode_image", lambda path: decoded.append(path) or decode_image(path))
     assert read_numbers(read_clip(folder, lambda info: [25, 3, 3]).frames) == [25, 3, 3]
-    assert [os.path.basename(path) for path in opened] == ["frame_0000000004.jpg", "frame_0000000026.jpg"]
+    assert [os.path.basename(path) for path in decoded] == ["frame_0000000004.jpg", "frame_0000000026.jpg"]
     for number in range(2, 31):
-        (folder / f"frame_{number:010d}.jpg").write_bytes(b"no picture")
+        (folder / f"frame_{number:010d}.jpg").write_bytes(b"no image")
     assert read_numbers(read_clip(folder, lambda info: [0]).frames) == [0]
 
 
-def test_large_pictures_are_shrunk(tmp_path):
+def test_large_images_are_shrunk(tmp_path):
     folder = write_frames(tmp_path, frames=2, width=200, height=160)
     assert read_clip(folder, lambda info: [1], short_side=32).frames.shape == (1, 3, 32, 40)
     assert read_clip(folder, lambda info: [1], short_side=100).frames.shape == (1, 3, 160, 200)
 
 
-def _chunk(kind: bytes, data: bytes) -> bytes:
+def png_chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def _promise(width: int, height: int) -> bytes:
-    """A PNG of a few bytes that promises a large picture."""
+def announcing_png(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that announces a large image."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n"
-        + _chunk(b"IHDR", header)
-        + _chunk(b"IDAT", zlib.compress(bytes(99)))
-        + _chunk(b"IEND", b"")
+        + png_chunk(b"IHDR", header)
+        + png_chunk(b"IDAT", zlib.compress(bytes(99)))
+        + png_chunk(b"IEND", b"")
     )
 
 
-def _damage(data: bytes) -> dict[str, bytes]:
+def damage_variants(data: bytes) -> dict[str, bytes]:
     noise = np.random.default_rng(0).bytes(len(data) // 4)
     return {
         "empty": b"",
-        "text": b"not a picture at all",
-        "half": data[: len(data) // 2],
-        "end": data[:-40],
+        "text": b"not an image at all",
+        "first half": data[: len(data) // 2],
+        "end missing": data[:-40],
         "noise": data[: len(data) // 2] + noise + data[len(data) // 2 + len(noise) :],
-        "start": data[:2],
-        "bomb": _promise(60000, 60000),
-        "ribbon": _promise(60000, 2),
+        "two bytes": data[:2],
+        "bomb": announcing_png(60000, 60000),
+        "elongated": announcing_png(60000, 2),
         "gif": b"GIF89a" + bytes(50),
-        "script": b"#EXTM3U\nfile:///etc/passwd\n",
+        "playlist": b"#EXTM3U\nfile:///etc/passwd\n",
     }
 
 
-@pytest.mark.parametrize("place", [1, 3])
-@pytest.mark.parametrize("what", _damage(bytes(400)))
+@pytest.mark.parametrize("position", [1, 3])
+@pytest.mark.parametrize("damage", damage_variants(bytes(400)))
 @pytest.mark.parametrize("extension", ["jpg", "png"])
-def test_a_hostile_picture_gives_one_clear_line(what, extension, place, tmp_path):
+def test_a_damaged_or_hostile_image_is_an_error_of_one_line(damage, extension, position, tmp_path):
     folder = write_frames(tmp_path, frames=4, name="{}." + extension)
-    path = folder / f"{place}.{extension}"
-    path.write_bytes(_damage(path.read_bytes())[what])
+    path = folder / f"{position}.{extension}"
+    path.write_bytes(damage_variants(path.read_bytes())[damage])
     with pytest.raises(VideoError) as caught:
         read_clip(folder, lambda info: [0, 2])
-    assert str(path) in str(caught.value) or "the picture size changes" in str(caught.value)
+    assert str(path) in str(caught.value) or "the frame size changes" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "message"),
     [
-        ([], "a folder without videos or pictures of one"),
-        (["a.txt"], "without videos or pictures"),
-        (["img_1.jpg", "flow_x_1.jpg"], 'several series, such as "flow_x_#" and "img_#"'),
-        (["1.jpg", "cover.jpg"], 'several series, such as "#" and "cover"'),
+        ([], "a folder without videos or frame images"),
+        (["a.txt"], "without videos or frame images"),
+        (["img_1.jpg", "flow_x_1.jpg"], 'several sequences, such as "flow_x_#" and "img_#"'),
+        (["1.jpg", "cover.jpg"], 'several sequences, such as "#" and "cover"'),
     ],
 )
-def test_folders_that_are_no_video(names, said, tmp_path):
+def test_folders_that_are_not_a_video(names, message, tmp_path):
     for name in names:
         (tmp_path / name).touch()
-    with pytest.raises(VideoError, match=said):
+    with pytest.raises(VideoError, match=message):
         probe(tmp_path)
 
 
-def test_pictures_of_two_sizes(tmp_path):
+def test_images_of_two_sizes_are_an_error(tmp_path):
     write_frames(tmp_path, frames=4)
-    write_picture(tmp_path / "frame_0000000003.jpg", np.zeros((40, 40, 3), np.uint8))
-    with pytest.raises(VideoError, match="the picture size changes within the video, from 96x64 to 40x40"):
+    write_image(tmp_path / "frame_0000000003.jpg", np.zeros((40, 40, 3), np.uint8))
+    with pytest.raises(VideoError, match="the frame size changes within the video, from 96x64 to 40x40"):
         read_clip(tmp_path, lambda info: range(4))
 
 
-def test_what_is_no_file_is_not_opened(tmp_path):
+def test_only_regular_files_are_opened(tmp_path):
     folder = write_frames(tmp_path, frames=2)
-    os.mkfifo(folder / "frame_0000000003.jpg")  # reading it would wait forever
+    os.mkfifo(folder / "frame_0000000003.jpg")  # reading it would block forever
     (folder / "frame_0000000004.jpg").mkdir()
     (folder / "frame_0000000005.jpg").symlink_to("nowhere")
     assert probe(folder).num_frames == 2
-
-
-def test_a_data_set_of_folders_with_rates_of_their_own(tmp_path):
-    folder = write_frames(tmp_path / "v", frames=100, width=64)
-    spec = ClipSpec(num_frames=4, image_size=32, **COLOURS)
-
-    def numbers(**stretch):
-        item = VideoDataset(samples=[Sample(path=str(folder), label=0, id="v", **stretch)], clip_spec=spec)[0]
-        return item.error.reason if item.error else [read_number(f.permute(1, 2, 0).numpy()) for f in item.pixels[0]]
-
-    assert numbers(start=1.0, stop=1.08, fps=50.0) == [50, 51, 52, 53]
-    assert numbers(start=1.0, stop=1.08, fps=25.0) == [25, 25, 26, 26]
-    assert numbers(start=1.0, stop=1 + 4 / 30) == [30, 31, 32, 33]
-    assert numbers(start=9.0, fps=50.0) == "starts at 9 s, but the video ends at 2 s"

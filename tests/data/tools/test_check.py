@@ -18,7 +18,7 @@ from xvit.data.annotations.formats import DatasetSplits, load_splits
 from xvit.data.annotations.samples import Sample
 from xvit.data.tools.check import check_data
 from xvit.utils.errors import XViTError
-from xvit.utils.parallel import check_stop, run_all
+from xvit.utils.parallel import check_stop, parallel_map
 from xvit.visualize.plots import plot_data
 
 
@@ -39,7 +39,7 @@ def root(tmp_path_factory) -> Path:
     write_audio(root / "take/sound.mp4")
     (root / "take/text.mp4").write_text("no video")
     (root / "take/empty.mp4").touch()
-    truncate(root / "take/cut.mp4", write_video(root.parent / "fast.mp4", kind="h264-faststart"), share=0.6)
+    truncate(root / "take/cut.mp4", write_video(root.parent / "fast.mp4", kind="h264-faststart"), fraction=0.6)
     corrupt(root / "take/noise.mp4", good)
     (root / "take/link.mp4").symlink_to(root / "nowhere.mp4")
     return root
@@ -77,9 +77,9 @@ def test_every_kind_of_bad_file(full, num_workers, root):
 def test_the_reason_names_the_picture_and_the_numbers(root):
     report = check_data(load_splits(DataConfig(root=str(root), val_fraction=0)), full=True, num_frames=13)
     reasons = {problem.id: problem.reason for problem in report.problems}
-    assert reasons["take/broken frames"] == "frame_0000000005.jpg: not a JPEG or PNG picture"
+    assert reasons["take/broken frames"] == "frame_0000000005.jpg: not a JPEG or PNG image"
     assert reasons["put down/a b, c.mp4"] == "12 frames, a clip needs 13"
-    assert "frames are there" in reasons["take/cut.mp4"]
+    assert "frames are present" in reasons["take/cut.mp4"]
 
 
 def test_stretches_of_a_long_video_are_judged_each(tmp_path):
@@ -108,7 +108,7 @@ def test_the_report_and_the_list_that_is_read_back(root, tmp_path, capfd):
     assert main([*words, "--output", str(out)]) == 1
     said, error = capfd.readouterr()
     assert error == ""
-    assert "frame_0000000005.jpg: not a JPEG or PNG picture" in said
+    assert "frame_0000000005.jpg: not a JPEG or PNG image" in said
     assert sorted(path.name for path in out.iterdir()) == [
         *("labels.json", "pictures", "report.html", "report.json", "train.txt", "val.txt"),
     ]
@@ -192,12 +192,12 @@ def _die(job: int) -> int:
 
 
 def test_work_is_done_in_order_and_a_killed_worker_is_told():
-    assert run_all(_die, [0, 1, 2, 4], num_workers=0) == [0, 1, 4, 16]
-    assert run_all(_die, [], num_workers=2) == []
+    assert parallel_map(_die, [0, 1, 2, 4], num_workers=0) == [0, 1, 4, 16]
+    assert parallel_map(_die, [], num_workers=2) == []
     with pytest.raises(XViTError, match="a worker process was killed"):
-        run_all(_die, [0, 1, 2, 3, 4], num_workers=1)
+        parallel_map(_die, [0, 1, 2, 3, 4], num_workers=1)
     with pytest.raises(XViTError, match="num_workers=-1"):
-        run_all(_die, [1], num_workers=-1)
+        parallel_map(_die, [1], num_workers=-1)
 
 
 def _long(job: int) -> int:
@@ -213,7 +213,7 @@ def test_a_stop_ends_the_workers_too():
 
     started = time.perf_counter()
     with pytest.raises(KeyboardInterrupt):
-        run_all(_long, range(20), num_workers=1, on_progress=stop)
+        parallel_map(_long, range(20), num_workers=1, on_progress=stop)
     assert time.perf_counter() - started < 8, "a job takes 10 s"
     assert not multiprocessing.active_children()
 

@@ -81,7 +81,7 @@ def root(tmp_path):
     good = write_video(root / "put down/a b.mkv", kind="h264-mkv")
     write_video(root / "take/1.mp4")
     (root / "take/text.mp4").write_text("no video")
-    truncate(root / "take/cut.mp4", write_video(tmp_path / "fast.mp4", kind="h264-faststart"), share=0.6)
+    truncate(root / "take/cut.mp4", write_video(tmp_path / "fast.mp4", kind="h264-faststart"), fraction=0.6)
     write_frames(root / "take/frames", frames=2)
     (root / "labels.txt").write_text("put down\ntake\n")
     os.utime(good, (1, 1))
