@@ -1,29 +1,60 @@
-"""Video transformers at the price of image transformers: space-time mixing attention on any timm ViT."""
+"""Video classification with any timm Vision Transformer, by space-time mixing attention (Bulat et al., NeurIPS 2021).
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+    create_model    a video transformer from an image model
+    XViT            the model; XViT.from_pretrained loads a trained one
+    Predictor       video files in, predictions out
+    Stream          the same model on endless video, frame by frame
+    count_macs      multiply-adds of a model
+    load_official   the checkpoints of the paper's authors
+    push_to_hub     upload a model to the Hugging Face Hub
 
-from xvit.utils.version import __version__ as __version__
+The subpackages hold the rest: xvit.data, xvit.training, xvit.evaluation, xvit.inference, xvit.timeline, xvit.export, ...
+"""
 
-if TYPE_CHECKING:
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
+from xvit.utils.version import __version__
+
+if _TYPE_CHECKING:
+    from xvit.checkpoint import push_to_hub
     from xvit.inference.predictor import Prediction, Predictor
     from xvit.models.factory import create_model
     from xvit.models.official import load_official
+    from xvit.models.profiling import count_macs
+    from xvit.models.streaming import Stream
     from xvit.models.xvit import XViT
 
-__all__ = ["Prediction", "Predictor", "XViT", "create_model", "load_official"]
+__all__ = [
+    "Prediction",
+    "Predictor",
+    "Stream",
+    "XViT",
+    "__version__",
+    "count_macs",
+    "create_model",
+    "load_official",
+    "push_to_hub",
+]
 
-_HOMES = {
+_MODULES = {
     "Prediction": "xvit.inference.predictor",
     "Predictor": "xvit.inference.predictor",
+    "Stream": "xvit.models.streaming",
     "XViT": "xvit.models.xvit",
+    "count_macs": "xvit.models.profiling",
     "create_model": "xvit.models.factory",
     "load_official": "xvit.models.official",
+    "push_to_hub": "xvit.checkpoint",
 }
 
 
-def __getattr__(name: str) -> Any:
-    # Imported at first use: torch and timm take seconds, which `xvit --help` should not.
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+def __getattr__(name: str) -> object:
+    # Imported at first use: torch and timm take seconds, which `xvit --help` should not wait for.
+    if name in _MODULES:
+        return getattr(_import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'xvit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

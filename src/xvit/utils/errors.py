@@ -48,7 +48,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def one_line(error: BaseException, *, name: bool = False, length: int = 200) -> str:
-    """The message of an error in one line of at most `length` characters, with the name of its type if `name` is set."""
+    """The message of an error in one line of at most `length` characters, after its type if `name` is set."""
     text = " ".join(str(error).split())
     return (f"{type(error).__name__}: {text}" if name else text)[:length]
 
