@@ -1,102 +1,108 @@
-"""`xvit ablate`: the paper's ablations, measured on the built-in data set."""
+"""`xvit ablate`: repeat the paper's ablations on the built-in data set."""
 
 import os
 import sys
 import time
+from collections.abc import Callable
 
 from jsonargparse import ArgumentParser, Namespace
 
 from xvit.cli import terminal
 from xvit.cli.exit_codes import SUCCESS
-from xvit.cli.parsing import add_json, make_parser
-from xvit.cli.parsing import parse as parse_words
-from xvit.config import RunConfig, from_dict, read_yaml
+from xvit.cli.parsing import add_json, make_parser, parse_args, read_recipe
 from xvit.experiments.ablation.grid import TABLES
 from xvit.utils.errors import check_choice
 
 
 def parser() -> ArgumentParser:
-    """The options."""
-    made = make_parser(
+    """The options of the command."""
+    parser = make_parser(
         "ablate",
         "[--output DIR] [--config RECIPE] [--tables NAME ...] [--seeds N] [--jobs N] [--clips-per-class N]",
-        "Train the rows of the paper's ablation tables (window, what is mixed, how much, in which layers, temporal\n"
-        "head, summary tokens, attention schemes) and of fewer operations on made videos over several seeds; print\n"
-        "them beside the paper's figures, with multiply-adds and the time of a clip. Writes ablation.json,\n"
-        "ablation.md and ablation.png.\n"
-        "Run again, it goes on where it was stopped; with more tables or seeds only those are trained.\n"
+        "Train the models of the paper's ablation tables (window, mixed inputs, mix ratio, mixing layers, "
+        "temporal head, summary tokens, attention schemes) and of cheaper variants on generated videos, with several "
+        "seeds each. Print their accuracy, multiply-adds and time per clip, with the paper's accuracy for comparison.\n"
+        "Writes ablation.json, ablation.md and ablation.png. Run the same command to continue after a stop; with more "
+        "tables or seeds, only the missing models are trained.\n"
         f"tables: {', '.join(TABLES)}.",
-        "xvit ablate\nxvit ablate --output small --tables window mixed --seeds 1",
+        f"xvit ablate\nxvit ablate --output small --tables {' '.join(list(TABLES)[:2])} --seeds 1",
     )
-    made.add_argument("--output", metavar="DIR", type=str, default="ablation", help="folder to make, or to go on in")
-    made.add_argument(
-        "--config", metavar="RECIPE", type=str | None, default=None, help="recipe file; recipes/motion.yaml if unset"
+    parser.add_argument(
+        "--output", metavar="DIR", type=str, default="ablation", help="folder to create, or to continue in"
     )
-    made.add_argument(
-        "--tables", metavar="NAME", type=str, nargs="+", default=list(TABLES), help="which tables; all if unset"
+    parser.add_argument("--config", metavar="RECIPE", type=str | None, help="recipe file; recipes/motion.yaml if unset")
+    parser.add_argument(
+        "--tables", metavar="NAME", type=str, nargs="+", default=list(TABLES), help="tables to measure; all if unset"
     )
-    made.add_argument("--seeds", metavar="N", type=int, default=3, help="trainings of each model")
-    made.add_argument(
-        "--jobs", metavar="N", type=int | None, default=None, help="trainings at a time; one a core if unset"
+    parser.add_argument("--seeds", metavar="N", type=int, default=3, help="trainings per model")
+    parser.add_argument(
+        "--jobs",
+        metavar="N",
+        type=int | None,
+        help="trainings that run at the same time; the number of CPU cores if unset",
     )
-    made.add_argument("--clips-per-class", metavar="N", type=int | None, default=None, help="videos a class")
-    add_json(made)
-    return made
+    parser.add_argument("--clips-per-class", metavar="N", type=int | None, help="generated videos per class")
+    add_json(parser)
+    return parser
 
 
 def parse(argv: list[str]) -> Namespace:
-    """Check the words after the command."""
-    args = parse_words(parser(), argv)
+    """Parse and check the arguments after the command."""
+    args = parse_args(parser(), argv)
     for name in args.tables:
         check_choice("--tables", name, TABLES)
-    args.recipe = from_dict(RunConfig, read_yaml(args.config), args.config) if args.config else None
+    args.recipe = read_recipe(args.config) if args.config else None
     return args
 
 
 def run(args: Namespace) -> int:
-    """Run the ablation."""
+    """Train and measure the models, and print the tables."""
     from xvit.config import to_dict
-    from xvit.experiments.ablation.report import HEADS, cells, note, orders, write_report
+    from xvit.experiments.ablation.report import COLUMNS, caption, compare_rankings, table_rows, write_report
     from xvit.experiments.ablation.run import CLIPS_PER_CLASS, run_ablation
     from xvit.experiments.demo.run import default_recipe
 
     recipe = args.recipe or default_recipe()
     clips_per_class = CLIPS_PER_CLASS if args.clips_per_class is None else args.clips_per_class
-    jobs = (os.cpu_count() or 1) if args.jobs is None else args.jobs
-    with terminal.counters(quiet=args.json) as bars:
-        began = time.monotonic()
-
-        def advance(name: str, done: int, total: int) -> None:
-            nonlocal began
-            bars(name, done, total)
-            if name == "writing videos":
-                began = time.monotonic()
-            elif name == "training" and not args.json:  # of a minute or two each: a line for each, in a log too
-                left = (time.monotonic() - began) / done * (total - done)
-                print(f"{done} of {total} trainings done, about {left / 60:.0f} min left", file=sys.stderr)
-
-        measured = run_ablation(
+    with terminal.progress_bars(quiet=args.json) as update:
+        results = run_ablation(
             args.output,
             recipe=recipe,
             tables=args.tables,
             seeds=args.seeds,
-            jobs=jobs,
+            jobs=(os.cpu_count() or 1) if args.jobs is None else args.jobs,
             clips_per_class=clips_per_class,
-            on_progress=advance,
+            on_progress=update if args.json else _Progress(update),
         )
     settings = {"recipe": to_dict(recipe), "clips_per_class": clips_per_class, "seeds": args.seeds}
-    report = write_report(args.output, args.tables, measured, settings)
+    report = write_report(args.output, args.tables, results, settings)
     if args.json:
         terminal.print_json(report)
         return SUCCESS
-    out = terminal.console()
+    console = terminal.console()
     for name in args.tables:
-        shown = terminal.table(*HEADS, title=TABLES[name].title, numbers=(1, 2, 3, 4))
-        for line in cells(name, measured):
-            shown.add_row(*line)
-        out.print(shown)
-    out.print(note(measured))
-    for told in orders(measured):
-        out.print(f"  {told}")
-    out.print(f"written to {args.output}: ablation.md, ablation.json, ablation.png")
+        table = terminal.table(*COLUMNS, title=TABLES[name].title, numeric=range(1, len(COLUMNS)))
+        for row in table_rows(name, results):
+            table.add_row(*row)
+        console.print(table)
+    console.print(caption(results))
+    for line in compare_rankings(results):
+        console.print(f"  {line}")
+    console.print(f"written to {args.output}: ablation.md, ablation.json, ablation.png")
     return SUCCESS
+
+
+class _Progress:
+    """Updates the progress bars, and prints a line after each training, in a log file too."""
+
+    def __init__(self, update: Callable[[str, int, int], None]) -> None:
+        self.update = update
+        self.start = time.monotonic()
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        self.update(name, done, total)
+        if name == "writing videos":
+            self.start = time.monotonic()
+        elif name == "training":
+            minutes = (time.monotonic() - self.start) / done * (total - done) / 60
+            print(f"{done} of {total} trainings done, about {minutes:.0f} min left", file=sys.stderr)

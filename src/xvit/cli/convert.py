@@ -1,125 +1,170 @@
-"""`xvit import`: the authors' released checkpoints become checkpoints of ours."""
+"""`xvit convert`: convert a checkpoint of the paper's authors, or files of an earlier xvit version."""
 
+from dataclasses import fields
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from xvit.cli import terminal
 from xvit.cli.exit_codes import SUCCESS
-from xvit.cli.parsing import add_json, check_new_folder, make_parser
-from xvit.cli.parsing import parse as parse_words
-from xvit.config import ClipSpec
+from xvit.cli.parsing import add_json, make_parser, parse_args, require
+from xvit.config import ClipSpec, RunConfig, from_dict, read_yaml
+from xvit.config.legacy import upgrade_recipe
 from xvit.utils.errors import XViTError
+from xvit.utils.files import atomic_write_text, check_new_directory
 
 if TYPE_CHECKING:
     from xvit.models.xvit import XViT
 
+_CLIP_OPTIONS = [field.name for field in fields(ClipSpec) if field.name not in ("num_frames", "image_size")]
+
 
 def parser() -> ArgumentParser:
-    """The options."""
-    made = make_parser(
-        "import",
-        "FILE --output DIR --num-frames T [--segment-frames N] [--mix-ratio RHO] [--labels FILE] [--clip.sampling ...]",
-        "Turn a checkpoint of the paper's authors (.pyth, .pth, .safetensors) into a checkpoint directory, whose\n"
-        "logits are theirs. Depth, widths, layers, classes and slots of the temporal embedding are read off the\n"
-        "shapes; the options say what shapes cannot. Every tensor has to be used: what is missing or unknown is named.",
-        "xvit import k600_16f.pyth --output k600 --num-frames 16 --segment-frames 8 --mix-ratio 0.25\n"
-        "xvit import ssv2_16f.pyth --output ssv2 --num-frames 16 --labels something-something-v2-labels.json",
+    """The options of the command."""
+    parser = make_parser(
+        "convert",
+        "SOURCE --output OUT [--num-frames T] [--segment-frames N] [--mix-ratio RHO] [--class-names FILE] [...]",
+        "Convert one of three kinds of SOURCE:\n"
+        "  a file (.pyth, .pth, .safetensors): a checkpoint of the paper's authors becomes a checkpoint folder with "
+        "the same logits. Sizes are read from the tensors; the options give the rest. The conversion fails if a "
+        "tensor is missing or unknown. Loading the file never executes code.\n"
+        "  a checkpoint folder of an earlier xvit version (format 1) becomes a checkpoint folder of this version.\n"
+        "  a recipe (.yaml) of an earlier xvit version becomes a recipe with the current names. Comments are not "
+        "copied.\n"
+        "SOURCE is not changed, and OUT must not exist yet.",
+        "xvit convert k600_16f.pyth --output k600 --num-frames 16 --segment-frames 8 --mix-ratio 0.25\n"
+        "xvit convert ssv2_16f.pyth --output ssv2 --num-frames 16 --class-names something-something-v2-labels.json\n"
+        "xvit convert run/best --output converted\n"
+        "xvit convert old.yaml --output new.yaml",
     )
-    made.add_argument("file", metavar="FILE", type=str, help="the authors' checkpoint; nothing in it is run")
-    made.add_argument("--output", metavar="DIR", type=str, required=True, help="checkpoint directory to make")
-    made.add_argument("--num-frames", metavar="T", type=int, required=True, help="frames a clip")
-    made.add_argument(
+    parser.add_argument("source", metavar="SOURCE", type=str, help="checkpoint file, checkpoint folder or recipe")
+    parser.add_argument("--output", metavar="OUT", type=str, required=True, help="folder, or recipe file, to create")
+    parser.add_argument("--num-frames", metavar="T", type=int | None, help="frames per clip; required for a file")
+    parser.add_argument(
         "--segment-frames",
         metavar="N",
         type=int | None,
-        default=None,
-        help="mix within segments of N frames: 8 for the released Kinetics models, which are fed 16",
+        help="mix within segments of N frames: 8 for the released Kinetics models, whose clips have 16",
     )
-    made.add_argument(
+    parser.add_argument(
         "--mix-ratio",
         metavar="RHO",
         type=str,
         default="0.5",
-        help="share of the channels from neighbouring frames, as 0.25 (Kinetics), 0.5 (Something-Something), 1/3, ...",
+        help="fraction of channels from neighbouring frames: 0.25 for Kinetics, 0.5 for Something-Something; 1/3, ...",
     )
-    made.add_argument(
-        "--num-heads", metavar="H", type=int | None, default=None, help="attention heads; one for 64 channels if unset"
+    parser.add_argument(
+        "--num-heads", metavar="H", type=int | None, help="attention heads; one per 64 channels if unset"
     )
-    made.add_argument(
-        "--labels",
+    parser.add_argument(
+        "--class-names",
         metavar="FILE",
         type=str | None,
-        default=None,
-        help="class names: a line each, or JSON: a list, or a mapping of names to numbers; numbers if unset",
+        help="class names: one per line, or JSON, a list or a mapping of names to indices; the indices if unset",
     )
-    add_json(made)
-    made.add_class_arguments(ClipSpec, "clip", skip={"num_frames", "image_size"})
-    return made
+    add_json(parser)
+    parser.add_class_arguments(ClipSpec, "clip", skip={"num_frames", "image_size"})
+    return parser
 
 
 def parse(argv: list[str]) -> Namespace:
-    """Check the words after the command."""
-    args = parse_words(parser(), argv)
-    names = [name for name in ClipSpec.__dataclass_fields__ if name not in ("num_frames", "image_size")]
-    args.clip = ClipSpec(num_frames=args.num_frames, **{name: args.clip[name] for name in names})
+    """Parse and check the arguments after the command."""
+    options = parser()
+    args = parse_args(options, argv)
+    if _is_recipe(args.source) or Path(args.source).is_dir():
+        defaults = options.get_defaults()
+        for name, value in args.items():
+            if name not in ("source", "output", "json") and value != defaults[name]:
+                raise XViTError(f"--{name.replace('_', '-')}: only for a checkpoint file of the paper's authors")
+        return args
+    require(args.num_frames is not None, "--num-frames", "the frames per clip", "convert")
+    args.clip = ClipSpec(num_frames=args.num_frames, **{name: args.clip[name] for name in _CLIP_OPTIONS})
     try:
         args.mix_ratio = float(Fraction(args.mix_ratio))
     except (ValueError, ZeroDivisionError):
-        raise XViTError(f"--mix-ratio: expected a share such as 0.25 or 1/3, got {args.mix_ratio}") from None
+        raise XViTError(f"--mix-ratio: expected a fraction such as 0.25 or 1/3, got {args.mix_ratio}") from None
     return args
 
 
 def run(args: Namespace) -> int:
-    """Import one file."""
+    """Convert the source and print what was written."""
+    if _is_recipe(args.source):
+        facts = _convert_recipe(args.source, args.output)
+    elif Path(args.source).is_dir():
+        facts = _convert_directory(args.source, args.output)
+    else:
+        facts = _convert_official(args)
+    if args.json:
+        terminal.print_json(facts)
+    else:
+        rows = {name.replace("_", " "): value for name, value in facts.items()}
+        terminal.console().print(terminal.key_values(rows))
+    return SUCCESS
+
+
+def _is_recipe(source: str) -> bool:
+    return Path(source).suffix in (".yaml", ".yml")
+
+
+def _convert_recipe(source: str, output: str) -> dict[str, Any]:
+    if Path(output).exists():
+        raise XViTError(f"{output}: exists; choose another --output")
+    settings = upgrade_recipe(read_yaml(source))
+    from_dict(RunConfig, settings, source)  # checks names and values
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(output, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    return {"recipe": source, "output": output}
+
+
+def _convert_directory(source: str, output: str) -> dict[str, Any]:
+    from xvit.checkpoint.legacy import upgrade_checkpoint
+
+    upgrade_checkpoint(Path(source), Path(output))
+    return {"checkpoint": source, "output": output}
+
+
+def _convert_official(args: Namespace) -> dict[str, Any]:
     from xvit.data.annotations.samples import read_class_names
     from xvit.models.backbone import resolve_clip_spec
     from xvit.models.official import load_official
 
-    output = check_new_folder(args.output)
-    labels = read_class_names(args.labels) if args.labels else None
+    output = check_new_directory(args.output)
+    class_names = read_class_names(args.class_names) if args.class_names else None
     model = load_official(
-        args.file,
+        args.source,
         num_frames=args.num_frames,
         segment_frames=args.segment_frames,
         num_heads=args.num_heads,
         mix_ratio=args.mix_ratio,
     )
     model.clip_spec = resolve_clip_spec(args.clip, model.backbone)
-    if labels is not None:
-        if len(labels) != model.config.num_classes:
-            raise XViTError(f"{args.labels}: {len(labels)} class names, but {args.file} has {model.config.num_classes}")
-        model.class_names = labels
+    if class_names is not None:
+        expected = model.config.num_classes
+        if len(class_names) != expected:
+            raise XViTError(f"{args.class_names}: {len(class_names)} class names, but {args.source} has {expected}")
+        model.class_names = class_names
     model.save_pretrained(output)
-    facts = _facts(model, args.file, output)
-    if args.json:
-        terminal.print_json(facts)
-        return SUCCESS
-    terminal.console().print(terminal.pairs({name.replace("_", " "): value for name, value in facts.items()}))
-    return SUCCESS
+    return _official_facts(model, args.source) | {"output": str(output)}
 
 
-def _facts(model: "XViT", file: str, output: Path) -> dict[str, Any]:
-    config, kwargs, report = model.config, model.config.backbone_kwargs, model.load_report
+def _official_facts(model: "XViT", source: str) -> dict[str, Any]:
+    config, advanced, clip, report = model.config, model.config.advanced, model.clip_spec, model.load_report
     assert report is not None
+    kwargs = config.backbone_kwargs
+    segments = f"within segments of {advanced.segment_frames} frames" if advanced.segment_frames else "over all frames"
     return {
-        "file": file,
+        "file": source,
         "tensors": len(report.loaded) + len(report.resized),
         "resized": {name: f"{old} to {new}" for name, (old, new) in report.resized.items()} or "none",
         "dropped": ", ".join(report.dropped) or "none",
         "backbone": f"{kwargs['depth']} layers, {kwargs['embed_dim']} channels, {kwargs['num_heads']} heads, "
         f"patches of {kwargs['patch_size']} px, {kwargs['img_size']} px",
-        "mixing": f"{100 * config.mix_ratio:g} % of the channels, "
-        + (
-            f"within segments of {config.advanced.segment_frames} frames"
-            if config.advanced.segment_frames
-            else "over the whole clip"
-        ),
-        "temporal_head": f"{config.advanced.temporal_layers} layers, hidden width {config.advanced.classifier_hidden}",
+        "mixing": f"{100 * config.mix_ratio:g} % of the channels, {segments}",
+        "temporal_head": f"{advanced.temporal_layers} layers, hidden width {advanced.classifier_hidden}",
         "classes": config.num_classes,
-        "clip": f"{model.clip_spec.num_frames} frames, {model.clip_spec.sampling}"
-        + (f", {model.clip_spec.stride} apart" if model.clip_spec.sampling == "strided" else ""),
-        "output": str(output),
+        "clip": f"{clip.num_frames} frames, {clip.sampling}"
+        + (f", stride {clip.stride}" if clip.sampling == "strided" else ""),
     }

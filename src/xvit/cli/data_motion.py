@@ -16,25 +16,22 @@ def parser() -> ArgumentParser:
     parser = make_parser(
         "data motion",
         "--output DIR [--clips-per-class N | --concatenate N] [--seed S]",
-        "Write the built-in data set: short videos of moving shapes, whose class depends on the motion only. Each class\n"
-        "has a time-reversed counterpart, so a model that ignores the order of the frames reaches at most 50 %.\n"
+        "Write the built-in data set: short videos of moving shapes, whose class depends on the motion only. Each "
+        "class has a time-reversed counterpart, so a model that ignores the order of the frames reaches at most "
+        "50 %.\n"
         "Files: DIR/train/<class>/*.mp4 and DIR/val/<class>/*.mp4 (a fifth of the videos).\n\n"
-        "With --concatenate: long videos DIR/*.mp4 instead, of 30 new clips each, and DIR/segments.json, the start, end\n"
-        "and class of each clip, for `xvit timeline`.",
+        "With --concatenate: long videos DIR/*.mp4 instead, of 30 new clips each, and DIR/segments.json, the "
+        "start, end and class of each clip, for `xvit timeline`.",
         "xvit data motion --output videos --clips-per-class 340\n"
         "xvit data motion --output long --concatenate 3\n"
         "xvit train --config recipes/motion.yaml --data.root videos --output run",
     )
     parser.add_argument("--output", metavar="DIR", type=str, required=True, help="folder to create")
     parser.add_argument(
-        "--clips-per-class",
-        metavar="N",
-        type=int | None,
-        default=None,
-        help="videos per class, of 2 s each; 100 if unset",
+        "--clips-per-class", metavar="N", type=int | None, help="videos per class, of 2 s each; 100 if unset"
     )
     parser.add_argument(
-        "--concatenate", metavar="N", type=int | None, default=None, help="write N long videos instead, of 1 minute each"
+        "--concatenate", metavar="N", type=int | None, help="write N long videos instead, of 1 minute each"
     )
     parser.add_argument("--seed", metavar="S", type=int, default=0, help="seed of the videos")
     add_json(parser)

@@ -1,4 +1,4 @@
-"""`xvit data resize`: videos re-encoded smaller."""
+"""`xvit data resize`: write smaller copies of videos."""
 
 import time
 
@@ -6,58 +6,69 @@ from jsonargparse import ArgumentParser, Namespace
 
 from xvit.cli import terminal
 from xvit.cli.exit_codes import SOME_FAILED, SUCCESS
-from xvit.cli.parsing import add_json, make_parser
-from xvit.cli.parsing import parse as parse_words
+from xvit.cli.parsing import add_json, make_parser, parse_args
 
 
 def parser() -> ArgumentParser:
-    """The options."""
-    made = make_parser(
+    """The options of the command."""
+    parser = make_parser(
         "data resize",
         "FOLDER --output DIR [--short-side 256] [--fps F] [--num-workers N]",
-        "Write each video of a folder to the same place below another one, smaller: H.264 in mp4, without sound, with\n"
-        "keyframes near each other. Training then decodes them in a fraction of the time. The originals are only\n"
-        "read. A video that cannot be read is named and left out; the exit code is then 1.",
+        "Write a smaller copy of each video of a folder, at the same relative path below the output folder. The "
+        "copies are H.264 in mp4, without sound, with frequent keyframes: training decodes them in a fraction of "
+        "the time.\n"
+        "The originals are not changed. Videos that cannot be read are skipped and listed; the exit code is then "
+        "1.",
         "xvit data resize videos --output small\nxvit data resize videos --output small --short-side 128 --fps 15",
     )
-    made.add_argument("folder", metavar="FOLDER", type=str, help="folder of the videos, at any depth")
-    made.add_argument("--output", metavar="DIR", type=str, required=True, help="folder of the results")
-    made.add_argument(
-        "--short-side", metavar="S", type=int, default=256, help="pixels of the shorter side; smaller ones keep theirs"
+    parser.add_argument("folder", metavar="FOLDER", type=str, help="folder of the videos, searched at any depth")
+    parser.add_argument("--output", metavar="DIR", type=str, required=True, help="folder for the copies")
+    parser.add_argument(
+        "--short-side",
+        metavar="S",
+        type=int,
+        default=256,
+        help="length of the shorter side, in pixels; smaller videos keep their size",
     )
-    made.add_argument("--fps", metavar="F", type=float | None, default=None, help="frames a second; as it is if unset")
-    made.add_argument(
+    parser.add_argument("--fps", metavar="F", type=float | None, help="frames per second; unchanged if unset")
+    parser.add_argument(
         "--num-workers", metavar="N", type=int, default=2, help="processes; 0 encodes in the main process"
     )
-    add_json(made)
-    return made
+    add_json(parser)
+    return parser
 
 
 def parse(argv: list[str]) -> Namespace:
-    """Check the words after the command."""
-    return parse_words(parser(), argv)
+    """Parse the arguments after the command."""
+    return parse_args(parser(), argv)
 
 
 def run(args: Namespace) -> int:
-    """Write the videos."""
+    """Write the copies and print how many."""
     from xvit.data.tools.resize import resize_videos
 
     start = time.perf_counter()
-    with terminal.counter("resizing", quiet=args.json) as advance:
-        done = resize_videos(
+    with terminal.progress_bar("resizing", quiet=args.json) as update:
+        result = resize_videos(
             args.folder,
             args.output,
             short_side=args.short_side,
             fps=args.fps,
             num_workers=args.num_workers,
-            on_progress=advance,
+            on_progress=update,
         )
-    seconds = time.perf_counter() - start
     if args.json:
-        failed = [{"path": error.path, "reason": error.reason} for error in done.failures]
-        terminal.print_json({"output": args.output, "written": done.written, "skipped": done.skipped, "failed": failed})
+        terminal.print_json(
+            {
+                "output": args.output,
+                "written": result.written,
+                "skipped": result.skipped,
+                "failed": terminal.failures_to_json(result.failures),
+            }
+        )
     else:
-        before = f", {done.skipped} were there" if done.skipped else ""
-        terminal.console().print(f"{done.written} videos written to {args.output}{before} ({seconds:.1f} s)")
-    terminal.report_failures(done.failures, done.written + done.skipped + len(done.failures))
-    return SOME_FAILED if done.failures else SUCCESS
+        existing = f", {result.skipped} already existed" if result.skipped else ""
+        seconds = time.perf_counter() - start
+        terminal.console().print(f"{result.written} videos written to {args.output}{existing} ({seconds:.1f} s)")
+    terminal.print_failures(result.failures, result.written + result.skipped + len(result.failures))
+    return SOME_FAILED if result.failures else SUCCESS

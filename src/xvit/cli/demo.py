@@ -1,4 +1,4 @@
-"""`xvit demo`: three models trained, tested and compared, without any data to bring."""
+"""`xvit demo`: train and compare three models on generated videos."""
 
 from typing import TYPE_CHECKING
 
@@ -7,95 +7,93 @@ from rich.progress import Progress, TaskID
 
 from xvit.cli import terminal
 from xvit.cli.exit_codes import SUCCESS
-from xvit.cli.parsing import add_json, make_parser
-from xvit.cli.parsing import parse as parse_words
-from xvit.config import RunConfig, from_dict, read_yaml
+from xvit.cli.parsing import add_json, make_parser, parse_args, read_recipe
 
 if TYPE_CHECKING:
-    from xvit.training.logger import Progress as TrainingNews
+    from xvit.training import Progress as TrainingEvent
 
 
 def parser() -> ArgumentParser:
-    """The options."""
-    made = make_parser(
+    """The options of the command."""
+    parser = make_parser(
         "demo",
         "[--output DIR] [--config RECIPE] [--clips-per-class N] [--seed S]",
-        "Make videos of moving shapes, train XViT on them and, by the same recipe, two models without mixing; test\n"
-        "all three on held-out videos, predict some files, and write DIR/report.html. Run again, it goes on where it\n"
-        "was stopped: what is done is not done again, and nothing is overwritten.",
+        "Generate videos of moving shapes. Train XViT and two models without mixing on them, with the same "
+        "recipe.\n"
+        "Evaluate all three on held-out videos, classify some files, and write DIR/report.html.\n"
+        "Run the same command to continue after a stop: finished stages are not repeated, and nothing is "
+        "overwritten.",
         "xvit demo\nxvit demo --output other --seed 1",
     )
-    made.add_argument("--output", metavar="DIR", type=str, default="demo", help="folder to make, or to go on in")
-    made.add_argument(
-        "--config", metavar="RECIPE", type=str | None, default=None, help="recipe file; recipes/motion.yaml if unset"
-    )
-    made.add_argument("--clips-per-class", metavar="N", type=int | None, default=None, help="videos a class")
-    made.add_argument("--seed", metavar="S", type=int, default=0, help="of the videos")
-    add_json(made)
-    return made
+    parser.add_argument("--output", metavar="DIR", type=str, default="demo", help="folder to create, or to continue in")
+    parser.add_argument("--config", metavar="RECIPE", type=str | None, help="recipe file; recipes/motion.yaml if unset")
+    parser.add_argument("--clips-per-class", metavar="N", type=int | None, help="videos per class")
+    parser.add_argument("--seed", metavar="S", type=int, default=0, help="seed of the videos")
+    add_json(parser)
+    return parser
 
 
 def parse(argv: list[str]) -> Namespace:
-    """Check the words after the command."""
-    args = parse_words(parser(), argv)
-    args.recipe = from_dict(RunConfig, read_yaml(args.config), args.config) if args.config else None
+    """Parse and check the arguments after the command."""
+    args = parse_args(parser(), argv)
+    args.recipe = read_recipe(args.config) if args.config else None
     return args
 
 
 def run(args: Namespace) -> int:
-    """Run the demonstration."""
-    from xvit.experiments.demo.report import ORDER_BLIND_BOUND, table_of
-    from xvit.experiments.demo.run import CLIPS_PER_CLASS, Listener, default_recipe, run_demo
+    """Run the demo and print the comparison."""
+    from xvit.experiments.demo.report import ORDER_BLIND_BOUND, comparison_table
+    from xvit.experiments.demo.run import CLIPS_PER_CLASS, DemoCallbacks, default_recipe, run_demo
 
-    with terminal.progress(quiet=args.json) as shown:
-        display = _Display(shown, quiet=args.json)
+    with terminal.progress_display(quiet=args.json) as display:
+        stages = _StageDisplay(display, quiet=args.json)
         try:
             result = run_demo(
                 args.output,
                 recipe=args.recipe or default_recipe(),
                 clips_per_class=args.clips_per_class or CLIPS_PER_CLASS,
                 seed=args.seed,
-                listener=Listener(display.counted, display.training, display.finished),
+                callbacks=DemoCallbacks(stages.on_count, stages.on_training, stages.on_stage_end),
             )
         except KeyboardInterrupt:
-            raise KeyboardInterrupt from None  # without a training's advice: here the same command goes on
+            raise KeyboardInterrupt from None  # without the advice of a training: the same command continues the demo
     if args.json:
         terminal.print_json(result)
         return SUCCESS
-    heads, cells = table_of(result["rows"])
-    table = terminal.table(*heads, numbers=tuple(range(1, len(heads))))
-    for line in cells:
-        table.add_row(*line)
-    out = terminal.console()
-    out.print(table)
+    columns, rows = comparison_table(result["rows"])
+    table = terminal.table(*columns, numeric=range(1, len(columns)))
+    for row in rows:
+        table.add_row(*row)
+    console = terminal.console()
+    console.print(table)
     bound = f"{100 * ORDER_BLIND_BOUND:.0f} %"
-    out.print(f"A model that is blind to the order of the frames reaches at most {bound}, by construction.")
-    out.print(f"{sum(result['seconds'].values()):.0f} s in all. Look at {result['report']}")
+    console.print(f"A model that ignores the order of the frames reaches at most {bound}, by construction.")
+    console.print(f"{sum(result['seconds'].values()):.0f} s in total. Report: {result['report']}")
     return SUCCESS
 
 
-class _Display:
-    """Shows what `run_demo` tells: a bar for what is under way, a line for each stage that is done."""
+class _StageDisplay:
+    """Shows the progress of `run_demo`: bars for the current stage, and a line for each finished one."""
 
-    def __init__(self, shown: Progress, *, quiet: bool) -> None:
-        self.shown, self.quiet = shown, quiet
-        self.counts: dict[str, TaskID] = {}
+    def __init__(self, display: Progress, *, quiet: bool) -> None:
+        self.display, self.quiet = display, quiet
+        self.tasks: dict[str, TaskID] = {}
         self.trainings: dict[str, terminal.TrainingProgress] = {}
 
-    def counted(self, name: str, done: int, total: int) -> None:
-        if name not in self.counts:
-            self.counts[name] = self.shown.add_task(name)
-        self.shown.update(self.counts[name], completed=done, total=total)
+    def on_count(self, name: str, done: int, total: int) -> None:
+        if name not in self.tasks:
+            self.tasks[name] = self.display.add_task(name)
+        self.display.update(self.tasks[name], completed=done, total=total)
 
-    def training(self, name: str, news: "TrainingNews") -> None:
+    def on_training(self, name: str, event: "TrainingEvent") -> None:
         if name not in self.trainings:
-            self.trainings[name] = terminal.TrainingProgress(self.shown, name, quiet=self.quiet)
-        self.trainings[name](news)
+            self.trainings[name] = terminal.TrainingProgress(self.display, name, quiet=self.quiet)
+        self.trainings[name](event)
 
-    def finished(self, name: str, seconds: float, earlier: bool) -> None:
-        for task in self.shown.task_ids:
-            self.shown.remove_task(task)
-        self.counts.clear()
+    def on_stage_end(self, name: str, seconds: float, earlier: bool) -> None:
+        for task in self.display.task_ids:
+            self.display.remove_task(task)
+        self.tasks.clear()
         self.trainings.clear()
         if not self.quiet:
-            self.shown.console.print(f"{name:<20} {seconds:6.1f} s{'  (done earlier)' if earlier else ''}")
+            self.display.console.print(f"{name:<20} {seconds:6.1f} s{'  (done earlier)' if earlier else ''}")

@@ -1,4 +1,4 @@
-"""`xvit eval`: a trained model on labelled videos."""
+"""`xvit eval`: measure the accuracy of a trained model on labelled videos."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -8,145 +8,156 @@ from rich.table import Table
 
 from xvit.cli import terminal
 from xvit.cli.exit_codes import SOME_FAILED, SUCCESS
-from xvit.cli.parsing import TRAINING_ONLY, add_device, add_json, add_trust, check_new_folder, make_parser
-from xvit.cli.parsing import parse as parse_words
+from xvit.cli.parsing import TRAINING_ONLY, add_device, add_json, add_trust_code, make_parser, parse_args, require
 from xvit.config import SINGLE_TASK, DataConfig, EvalConfig
 from xvit.utils import distributed
 from xvit.utils.errors import VideoError, XViTError
+from xvit.utils.files import check_new_directory
 
 if TYPE_CHECKING:
-    from xvit.evaluation import Evaluation, MultiLabelEvaluation, ScoredVideos
+    from xvit.data.annotations.samples import Sample
+    from xvit.evaluation import Evaluation, MultiLabelEvaluation, ScoredVideos, TaskResult
+    from xvit.inference.predictor import Predictor
 
 
 def parser() -> ArgumentParser:
-    """The options."""
-    made = make_parser(
+    """The options of the command."""
+    parser = make_parser(
         "eval",
         "--checkpoint DIR --data.root DIR [--output DIR] [--eval.temporal_views N] [--eval.spatial_views M]\n"
         "                 [--submission FILE]",
-        "Measure a trained model on DIR/val/<class>/*.mp4 (or the held-out part of DIR/<class>/*.mp4).\n"
-        "Writes to the output, if given: evaluation.json, predictions.jsonl, pictures. A video that cannot be read is\n"
-        "named, never replaced; the exit code is then 1. Under torchrun each process reads a part, and the result is\n"
-        "that of one. Videos without labels can be scored for a challenge: --submission.",
+        "Measure a trained model on the videos DIR/val/<class>/*.mp4 (or on the held-out part of "
+        "DIR/<class>/*.mp4; for annotation files, see --data.format). Prints the accuracy of each class and of "
+        "all videos. Writes to the output folder, if given: evaluation.json, predictions.jsonl and plots.\n"
+        "Videos that cannot be read are listed, never replaced; the exit code is then 1. Under torchrun, each "
+        "process scores a part of the videos; the result is the same. Videos without labels can be scored for a "
+        "challenge with --submission.",
         "xvit eval --checkpoint run/best --data.root videos --output result\n"
         "xvit eval --checkpoint run/best --data.root videos --eval.temporal_views 2 --eval.spatial_views 3 --json\n"
         "torchrun --nproc-per-node 8 -m xvit eval --checkpoint run/best --data.root videos\n"
         "xvit eval --checkpoint run/best --data.root epic --data.format epic --data.val EPIC_100_test_timestamps.csv "
         "--submission test.json --supervision 2 3 4",
     )
-    made.add_argument("--checkpoint", metavar="DIR", type=str, required=True, help="a trained or an exported model")
-    made.add_argument(
-        "--output", metavar="DIR", type=str | None, default=None, help="folder for the result, to be made"
-    )
-    made.add_argument(
+    parser.add_argument("--checkpoint", metavar="DIR", type=str, required=True, help="a trained or an exported model")
+    parser.add_argument("--output", metavar="DIR", type=str | None, help="folder for the result, to be created")
+    parser.add_argument(
         "--submission",
         metavar="FILE",
         type=str | None,
-        default=None,
-        help="write scores for a challenge: .json for EPIC-KITCHENS-100, .csv for the five best classes of each video",
+        help="write the scores for a challenge: .json for EPIC-KITCHENS-100, .csv for the five best classes per video",
     )
-    made.add_argument(
+    parser.add_argument(
         "--supervision",
         metavar="LEVEL",
         type=int,
         nargs=3,
         default=[],
-        help="of an EPIC submission: levels of pretraining, training labels, training data",
+        help="for EPIC-KITCHENS: the supervision levels of pretraining, training labels and training data",
     )
-    add_device(made)
-    add_trust(made)
-    add_json(made)
-    made.add_class_arguments(DataConfig, "data", skip=TRAINING_ONLY)
-    made.add_class_arguments(EvalConfig, "eval")
-    return made
+    add_device(parser)
+    add_trust_code(parser)
+    add_json(parser)
+    parser.add_class_arguments(DataConfig, "data", skip=TRAINING_ONLY)
+    parser.add_class_arguments(EvalConfig, "eval")
+    return parser
 
 
 def parse(argv: list[str]) -> Namespace:
-    """Check the words after the command."""
-    made = parser()
-    args = made.instantiate(parse_words(made, argv))
-    if not args.data.root:
-        raise XViTError("--data.root: missing: the folder of the videos. See `xvit eval --help`")
+    """Parse and check the arguments after the command."""
+    options = parser()
+    args = options.instantiate(parse_args(options, argv))
+    require(args.data.root, "--data.root", "the folder of the videos", "eval")
     return args
 
 
 def run(args: Namespace) -> int:
-    """Evaluate."""
-    from xvit.data.annotations.formats import load_splits
-    from xvit.evaluation import match_labels, measure, run_metadata, score
-    from xvit.evaluation.results import check_labels
-    from xvit.evaluation.submissions import check_submission, write_submission
+    """Evaluate the model and print its metrics."""
+    from xvit.evaluation import compute_metrics, run_metadata, score_videos
+    from xvit.evaluation.submissions import write_submission
     from xvit.inference.predictor import Predictor
 
-    output = check_new_folder(args.output) if args.output else None
+    output = check_new_directory(args.output) if args.output else None
     predictor = Predictor(args.checkpoint, device=args.device, trust_code=args.trust_code)
-    data = load_splits(args.data)
-    if not data.val:
-        raise XViTError("--data.val: missing: the annotation file of the held-out videos. See `xvit eval --help`")
-    samples = match_labels(data.val, data.class_names, predictor.class_names)
-    labelled = any(sample.label is not None for sample in samples)
-    if labelled:
-        check_labels(samples, predictor.class_names, multi_label=predictor.multi_label)
-    elif not args.submission and not output:
-        raise XViTError(
-            f"{args.data.val}: no labels in it, so nothing to measure: give --submission FILE or --output DIR for the "
-            "scores"
-        )
-    if args.submission:
-        check_submission(args.submission, predictor.class_names, supervision=tuple(args.supervision))
-    with terminal.counter("evaluating", quiet=args.json) as advance:
-        scored = score(
+    samples, labelled = _read_samples(args, predictor)
+    with terminal.progress_bar("evaluating", quiet=args.json) as update:
+        scored = score_videos(
             predictor,
             samples,
             eval_config=args.eval,
             num_workers=args.data.num_workers,
             decode_timeout=args.data.decode_timeout,
-            on_progress=advance,
+            on_progress=update,
         )
-    result = measure(scored) if labelled else scored
+    result = compute_metrics(scored) if labelled else scored
     if distributed.is_main():
         if args.submission:
             write_submission(args.submission, scored, supervision=tuple(args.supervision))
         if output:
-            result.save(output, of=run_metadata(predictor, args.data, checkpoint=args.checkpoint))
+            result.save(output, metadata=run_metadata(predictor, args.data, checkpoint=args.checkpoint))
     if args.json:
         terminal.print_json(result.to_dict() | ({"submission": args.submission} if args.submission else {}))
     else:
-        out = terminal.console()
+        console = terminal.console()
         for table in _tables(result):
-            out.print(table)
-        out.print(str(result))
-        for written in filter(None, (output, args.submission)):
-            out.print(f"written to {written}")
-    failed = [VideoError(path, reason) for _, path, reason in scored.failures]
-    terminal.report_failures(failed, len(samples))
-    return SOME_FAILED if failed else SUCCESS
+            console.print(table)
+        console.print(str(result))
+        for path in filter(None, (output, args.submission)):
+            console.print(f"written to {path}")
+    failures = [VideoError(path, reason) for _, path, reason in scored.failures]
+    terminal.print_failures(failures, len(samples))
+    return SOME_FAILED if failures else SUCCESS
+
+
+def _read_samples(args: Namespace, predictor: "Predictor") -> "tuple[list[Sample], bool]":
+    """The validation videos, and whether they have labels.
+
+    Raises:
+        XViTError: there are none, their labels do not suit the model, or nothing is asked of unlabelled videos.
+    """
+    from xvit.data.annotations.formats import load_splits
+    from xvit.evaluation import match_labels
+    from xvit.evaluation.metrics import check_labels
+    from xvit.evaluation.submissions import check_submission
+
+    data = load_splits(args.data)
+    require(data.val, "--data.val", "the annotation file of the validation videos", "eval")
+    samples = match_labels(data.val, data.class_names, predictor.class_names)
+    labelled = any(sample.label is not None for sample in samples)
+    if labelled:
+        check_labels(samples, predictor.class_names, multi_label=predictor.multi_label)
+    elif not args.submission and not args.output:
+        raise XViTError(
+            f"{args.data.val}: the videos have no labels, so there is nothing to measure; give --submission FILE or "
+            "--output DIR to write their scores"
+        )
+    if args.submission:
+        check_submission(args.submission, predictor.class_names, supervision=tuple(args.supervision))
+    return samples, labelled
 
 
 def _tables(result: "Evaluation | MultiLabelEvaluation | ScoredVideos") -> Iterator[Table]:
-    """A line a class; none of videos without labels."""
-    from xvit.evaluation import MultiLabelEvaluation, ScoredVideos
+    """A table per task, with one row per class; none for videos without labels."""
+    from xvit.evaluation import Evaluation, MultiLabelEvaluation
 
-    if isinstance(result, ScoredVideos):
-        return
     if isinstance(result, MultiLabelEvaluation):
-        shown = terminal.table("class", "average precision", numbers=(1,))
+        table = terminal.table("class", "average precision", numeric=[1])
         for name, precision in result.average_precision.items():
-            shown.add_row(name, "" if precision is None else f"{100 * precision:.1f} %")
-        yield shown
-        return
-    for task, counted in result.tasks.items():
-        title = (
-            None
-            if task == SINGLE_TASK
-            else f"{task}: top-1 {100 * counted.top1:.1f} %, top-5 {100 * counted.top5:.1f} %"
-        )
-        shown = terminal.table("class", "top-1", "most often taken for", title=title, numbers=(1,))
-        for row, (name, share) in enumerate(counted.per_class.items()):
-            wrong = [(0 if column == row else count, column) for column, count in enumerate(counted.confusion[row])]
-            count, column = max(wrong)
-            other = f"{counted.class_names[column]} ({count})" if count else ""
-            shown.add_row(name, "" if share is None else f"{100 * share:.1f} %", other)
-        mean = 100 * counted.mean_class_accuracy
-        shown.caption, shown.caption_justify = f"mean class accuracy {mean:.2f} %", "left"
-        yield shown
+            table.add_row(name, "" if precision is None else f"{100 * precision:.1f} %")
+        yield table
+    elif isinstance(result, Evaluation):
+        for task, task_result in result.tasks.items():
+            yield _task_table(task, task_result)
+
+
+def _task_table(task: str, result: "TaskResult") -> Table:
+    accuracies = f"top-1 {100 * result.top1:.1f} %, top-5 {100 * result.top5:.1f} %"
+    title = None if task == SINGLE_TASK else f"{task}: {accuracies}"
+    table = terminal.table("class", "top-1", "most often confused with", title=title, numeric=[1])
+    for row, (name, accuracy) in enumerate(result.per_class.items()):
+        wrong = [(0 if column == row else count, column) for column, count in enumerate(result.confusion[row])]
+        count, column = max(wrong)
+        confused = f"{result.class_names[column]} ({count})" if count else ""
+        table.add_row(name, "" if accuracy is None else f"{100 * accuracy:.1f} %", confused)
+    table.caption = f"mean class accuracy {100 * result.mean_class_accuracy:.2f} %"
+    table.caption_justify = "left"
+    return table

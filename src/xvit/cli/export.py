@@ -1,4 +1,4 @@
-"""`xvit export`: a trained model for other runtimes."""
+"""`xvit export`: export a trained model to another runtime."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -7,66 +7,73 @@ from jsonargparse import ArgumentParser, Namespace
 
 from xvit.cli import terminal
 from xvit.cli.exit_codes import SUCCESS
-from xvit.cli.parsing import add_json, make_parser
-from xvit.cli.parsing import parse as parse_words
+from xvit.cli.parsing import add_json, make_parser, parse_args
 from xvit.utils.errors import check_range
 
 if TYPE_CHECKING:
-    from xvit.export.exporter import Parity
+    from xvit.export.parity import ParityReport
 
 
 def parser() -> ArgumentParser:
-    """The options."""
-    made = make_parser(
+    """The options of the command."""
+    parser = make_parser(
         "export",
         "CHECKPOINT --output DIR --videos VIDEO_OR_FOLDER ... [--format F] [--precision P] [--streaming]",
-        "Write a trained model as a program for ONNX Runtime, OpenVINO or torch.export, with its labels and what its\n"
-        "input is. Then both are run on clips of the videos, and if their answers differ by more than is allowed,\n"
-        "nothing is left. `xvit predict` and `xvit eval` take the directory as a --checkpoint. int8 calculates in\n"
-        "integers and is calibrated on half of the videos: give training videos. int8-weights only stores integers.\n"
-        "A streaming step is one frame of a causal model, with what it remembers as inputs and outputs.",
+        "Export a trained model as a program for ONNX Runtime, OpenVINO or torch.export, with its class names and "
+        "the description of its input. Both models are then run on clips of the given videos; if their logits "
+        "differ by more than allowed, the export fails and nothing is written. `xvit predict` and `xvit eval` "
+        "accept the output folder as --checkpoint.\n\n"
+        "int8 computes in integers and is calibrated on half of the clips: give training videos. int8-weights "
+        "only stores the weights as integers. With --streaming, the program processes one frame of a causal "
+        "model; its state is an input and an output.",
         "xvit export run/best --output run/int8 --format openvino --precision int8 --videos videos/train\n"
         "xvit export run/best --output run/onnx --videos videos/train\n"
         "xvit export live/best --output live/step --format onnx --streaming --videos videos/train\n"
         "xvit predict clip.mp4 --checkpoint run/int8",
     )
-    made.add_argument("checkpoint", metavar="CHECKPOINT", type=str, help="a trained model")
-    made.add_argument("--output", metavar="DIR", type=str, required=True, help="directory to make")
-    made.add_argument(
-        "--videos", metavar="VIDEO_OR_FOLDER", nargs="+", type=str, required=True, help="real videos to compare on"
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=str, help="a trained model")
+    parser.add_argument("--output", metavar="DIR", type=str, required=True, help="folder to create")
+    parser.add_argument(
+        "--videos",
+        metavar="VIDEO_OR_FOLDER",
+        nargs="+",
+        type=str,
+        required=True,
+        help="real videos, on which both models are compared",
     )
-    made.add_argument("--format", choices=("onnx", "openvino", "torch"), default="onnx", help="what is to run it")
-    made.add_argument(
+    parser.add_argument("--format", choices=("onnx", "openvino", "torch"), default="onnx", help="target runtime")
+    parser.add_argument(
         "--precision",
         choices=("fp32", "fp16", "bf16", "int8", "int8-weights"),
         default="fp32",
-        help="of weights and arithmetic",
+        help="precision of weights and arithmetic",
     )
-    made.add_argument("--streaming", action="store_true", help="one frame's step with its state, of a causal model")
-    made.add_argument(
+    parser.add_argument(
+        "--streaming", action="store_true", help="export a program for one frame and its state; for causal models"
+    )
+    parser.add_argument(
         "--clips", metavar="N", type=int, default=100, help="clips to compare; int8 is calibrated on as many others"
     )
-    made.add_argument(
+    parser.add_argument(
         "--max-difference",
         metavar="D",
         type=float | None,
-        default=None,
-        help="largest difference of a logit; if unset 1e-4 for fp32, any for the others",
+        help="largest allowed difference of a logit; if unset, 1e-4 for fp32 and no limit for other precisions",
     )
-    made.add_argument(
+    parser.add_argument(
         "--min-agreement",
-        metavar="SHARE",
+        metavar="FRACTION",
         type=float,
         default=0.99,
-        help="smallest share of the clips with the same best class",
+        help="smallest allowed fraction of clips for which both models predict the same class",
     )
-    add_json(made)
-    return made
+    add_json(parser)
+    return parser
 
 
 def parse(argv: list[str]) -> Namespace:
-    """Check the words after the command."""
-    args = parse_words(parser(), argv)
+    """Parse and check the arguments after the command."""
+    args = parse_args(parser(), argv)
     check_range("clips", args.clips, 1)
     check_range("min-agreement", args.min_agreement, 0, 1)
     if args.max_difference is not None:
@@ -75,38 +82,40 @@ def parse(argv: list[str]) -> Namespace:
 
 
 def run(args: Namespace) -> int:
-    """Export one model."""
-    from xvit.export.exporter import Limits, export
+    """Export the model and print how the export compares with it."""
+    from xvit.export.exporter import export_model
+    from xvit.export.parity import ParityLimits
     from xvit.models.xvit import XViT
 
-    known = Limits.of(args.precision)
-    limit = known.max_difference if args.max_difference is None else args.max_difference
-    with terminal.counters(quiet=args.json) as advance:
-        parity = export(
+    max_difference = ParityLimits.for_precision(args.precision).max_difference
+    if args.max_difference is not None:
+        max_difference = args.max_difference
+    with terminal.progress_bars(quiet=args.json) as update:
+        report = export_model(
             XViT.from_pretrained(args.checkpoint),
             args.output,
             videos=args.videos,
             format=args.format,
             precision=args.precision,
             streaming=args.streaming,
-            clips=args.clips,
-            limits=Limits(max_difference=limit, min_agreement=args.min_agreement),
-            on_progress=advance,
+            num_clips=args.clips,
+            limits=ParityLimits(max_difference=max_difference, min_agreement=args.min_agreement),
+            on_progress=update,
         )
     if args.json:
-        terminal.print_json({"output": args.output} | asdict(parity) | {"speedup": parity.speedup})
-        return SUCCESS
-    terminal.console().print(terminal.pairs(_facts(parity) | {"output": args.output}))
+        terminal.print_json({"output": args.output} | asdict(report) | {"speedup": report.speedup})
+    else:
+        terminal.console().print(terminal.key_values(_describe(report) | {"output": args.output}))
     return SUCCESS
 
 
-def _facts(parity: "Parity") -> dict[str, str]:
+def _describe(report: "ParityReport") -> dict[str, str]:
     return {
-        "size": f"{parity.bytes / 1e6:.1f} MB",
-        "compared on": f"{parity.clips} clips",
-        "same best class": f"{100 * parity.agreement:.1f} %",
-        "difference of logits": f"at most {parity.max_difference:.2g}, on average {parity.mean_difference:.2g} "
-        f"(the largest logit is {parity.largest_logit:.3g})",
-        "time a clip": f"{parity.exported_ms:.1f} ms, the model itself {parity.model_ms:.1f} ms: "
-        f"{parity.speedup:.2f} times as fast",
+        "size": f"{report.size_bytes / 1e6:.1f} MB",
+        "compared on": f"{report.num_clips} clips",
+        "same class": f"{100 * report.agreement:.1f} %",
+        "difference of logits": f"at most {report.max_difference:.2g}, on average {report.mean_difference:.2g} "
+        f"(the largest logit is {report.max_logit:.3g})",
+        "time per clip": f"{report.exported_ms:.1f} ms; the original model: {report.model_ms:.1f} ms "
+        f"(speed-up {report.speedup:.2f})",
     }

@@ -1,92 +1,99 @@
-"""`xvit features`: video files in, a file of their feature vectors out."""
+"""`xvit features`: write feature vectors of videos to a file."""
 
+from dataclasses import fields
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
 from xvit.cli import terminal
 from xvit.cli.exit_codes import SOME_FAILED, SUCCESS
-from xvit.cli.parsing import add_device, add_json, make_parser
-from xvit.cli.parsing import parse as parse_words
-from xvit.config import ModelConfig
+from xvit.cli.parsing import add_device, add_json, add_videos, make_parser, parse_args
+from xvit.config import InitConfig, ModelConfig
 from xvit.utils.errors import XViTError, check_range
 
-_OF_CLASSES = {"num_classes", "classifier_hidden", "dropout"}  # features come before the classifier
-_AS_IMAGE_MODEL = {"attention": "spatial", "temporal_head": "mean"}
+if TYPE_CHECKING:
+    from xvit.models.xvit import XViT
+
+_CLASSIFIER_OPTIONS = {"num_classes", "dropout", "advanced.classifier_hidden"}  # features come before the classifier
+_MODEL_OPTIONS = [field.name for field in fields(ModelConfig) if field.name not in _CLASSIFIER_OPTIONS]
+_INIT_OPTIONS = [field.name for field in fields(InitConfig)]
 
 
 def parser() -> ArgumentParser:
-    """The options."""
-    made = make_parser(
+    """The options of the command."""
+    parser = make_parser(
         "features",
         "VIDEO_OR_FOLDER ... --output FILE (--checkpoint DIR | --backbone NAME [--pretrained true] [...])",
-        "Write what a model knows of videos before its classifier, for search, clustering or `xvit probe`.\n"
-        "A video's label is the name of the folder it lies in. One that cannot be read has no row, is named at the\n"
-        "end, and the exit code is 1. After a stop the same command goes on.\n\n"
-        "With --backbone an image model sees each frame alone (--attention spatial), and the vector of a clip is the\n"
-        "mean of its frames' (--temporal-head mean): the other parts of an XViT are not trained yet. What has no\n"
-        "weights to start from is drawn with seed 0.",
+        "Write the features that a model computes before its classifier, for search, clustering or `xvit probe`.\n"
+        "The label of a video is the name of its folder. Videos that cannot be read get no row and are listed at "
+        "the end; the exit code is then 1. Run the same command to continue after a stop.\n\n"
+        "--checkpoint uses a trained XViT. --backbone uses an image model: each frame is processed alone "
+        "(--attention spatial), and the vector of a clip is the mean over its frames (--temporal-head mean), "
+        "because the other parts of an XViT need training. Weights that are not loaded are random, with seed 0.",
         "xvit features videos/train --output train.npy --checkpoint run/best\n"
         "xvit features videos --output image.npy --backbone vit_small_patch14_dinov2 --pretrained true\n"
         "xvit features clip.mp4 --output tokens.parquet --level tokens --checkpoint run/best",
     )
-    made.add_argument("videos", metavar="VIDEO_OR_FOLDER", nargs="+", type=str, help="files, or folders at any depth")
-    made.add_argument(
-        "--output", metavar="FILE", type=str, required=True, help="ends in .safetensors, .npy or .parquet"
+    add_videos(parser)
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        type=str,
+        required=True,
+        help="file to write; its name ends in .safetensors, .npy or .parquet",
     )
-    made.add_argument("--checkpoint", metavar="DIR", type=str | None, default=None, help="a trained model")
-    made.add_argument(
+    parser.add_argument("--checkpoint", metavar="DIR", type=str | None, help="a trained model")
+    parser.add_argument(
         "--level",
         type=Literal["clip", "frames", "tokens"],
         default="clip",
-        help="a vector a video, one a frame, or all tokens of each frame",
+        help="one vector per video, one per frame, or all tokens of each frame",
     )
-    made.add_argument("--batch-size", metavar="N", type=int, default=16, help="videos at a time")
-    made.add_argument("--num-workers", metavar="N", type=int, default=2, help="loader processes; 0 decodes in this one")
-    add_device(made)
-    add_json(made)
-    made.add_class_arguments(ModelConfig, skip=_OF_CLASSES)
-    made.set_defaults({"backbone": ""} | _AS_IMAGE_MODEL)
-    return made
+    parser.add_argument("--batch-size", metavar="N", type=int, default=16, help="videos per batch")
+    parser.add_argument(
+        "--num-workers", metavar="N", type=int, default=2, help="loader processes; 0 decodes in the main process"
+    )
+    add_device(parser)
+    add_json(parser)
+    parser.add_class_arguments(ModelConfig, skip=_CLASSIFIER_OPTIONS)
+    parser.add_class_arguments(InitConfig)
+    parser.set_defaults({"backbone": "", "attention": "spatial", "temporal_head": "mean"})
+    return parser
 
 
 def parse(argv: list[str]) -> Namespace:
-    """Check the words after the command."""
-    made = parser()
-    args = parse_words(made, argv)
+    """Parse and check the arguments after the command."""
+    options = parser()
+    args = parse_args(options, argv)
     check_range("batch_size", args.batch_size, 1)
     check_range("num_workers", args.num_workers, 0)
-    names = [name for name in ModelConfig.__dataclass_fields__ if name not in _OF_CLASSES]
     if args.checkpoint is None:
         if not args.backbone:
             raise XViTError("--checkpoint or --backbone: missing: the model. See `xvit features --help`")
-        args.model = ModelConfig(**{name: args[name] for name in names})
+        args = options.instantiate(args)
+        args.model = ModelConfig(**{name: args[name] for name in _MODEL_OPTIONS})
+        args.init = InitConfig(**{name: args[name] for name in _INIT_OPTIONS})
         return args
-    for name in names:
-        if args[name] != made.get_default(name):
-            raise XViTError(f"--{name.replace('_', '-')}: not with --checkpoint, whose model is as it was trained")
+    defaults = options.get_defaults()
+    for name, value in args.items():
+        if name.split(".")[0] in (*_MODEL_OPTIONS, *_INIT_OPTIONS) and value != defaults[name]:
+            raise XViTError(
+                f"--{name.replace('_', '-')}: cannot be combined with --checkpoint, which has its own model settings"
+            )
     return args
 
 
 def run(args: Namespace) -> int:
-    """Write the features."""
-    import torch
-
-    from xvit.data.annotations.samples import find_videos
-    from xvit.features.extract import check_output, extract
-    from xvit.models.xvit import XViT
-    from xvit.utils.devices import default_device, resolve_device
+    """Write the features and print their shape."""
+    from xvit.data.annotations.finder import find_videos
+    from xvit.features.extract import check_output, extract_features
 
     check_output(args.output)
-    if args.checkpoint is None:
-        torch.manual_seed(0)  # so that the same command gives the same features, whatever is untrained
-        model = XViT(args.model).to(resolve_device(args.device or default_device())).eval()
-    else:
-        model = XViT.from_pretrained(args.checkpoint, device=args.device or default_device())
+    model = _load_model(args)
     paths = find_videos(args.videos)
-    with terminal.counter("extracting", quiet=args.json) as advance:
-        result = extract(
+    with terminal.progress_bar("extracting", quiet=args.json) as update:
+        result = extract_features(
             model,
             paths,
             args.output,
@@ -94,7 +101,7 @@ def run(args: Namespace) -> int:
             labels=[Path(path).absolute().parent.name or None for path in paths],
             batch_size=args.batch_size,
             num_workers=args.num_workers,
-            on_progress=advance,
+            on_progress=update,
         )
     if args.json:
         terminal.print_json(
@@ -102,16 +109,33 @@ def run(args: Namespace) -> int:
                 "output": str(result.output),
                 "level": args.level,
                 "shape": list(result.shape),
-                "failed": [{"path": error.path, "reason": error.reason} for error in result.failures],
+                "failed": terminal.failures_to_json(result.failures),
             }
         )
     else:
-        untrained = args.checkpoint is None and model.load_report is None
+        untrained = args.checkpoint is None and not args.init
         rows = {
-            "weights": "random: for trained ones, give --pretrained true or --checkpoint-path" if untrained else None,
+            "weights": "random; for trained ones, give --pretrained true or --checkpoint-path" if untrained else None,
             "features": f"{args.level}, float32 {result.shape}",
             "written to": result.output,
         }
-        terminal.console().print(terminal.pairs(rows))
-    terminal.report_failures(result.failures, len(paths))
+        terminal.console().print(terminal.key_values(rows))
+    terminal.print_failures(result.failures, len(paths))
     return SOME_FAILED if result.failures else SUCCESS
+
+
+def _load_model(args: Namespace) -> "XViT":
+    import torch
+
+    from xvit.models.pretrained import load_initial_weights
+    from xvit.models.xvit import XViT
+    from xvit.utils.devices import resolve_device
+
+    device = resolve_device(args.device)
+    if args.checkpoint is not None:
+        return XViT.from_pretrained(args.checkpoint, device=device)
+    torch.manual_seed(0)  # untrained weights, and so the features, are the same in each run
+    model = XViT(args.model)
+    if args.init:
+        load_initial_weights(model, args.init)
+    return model.to(device).eval()

@@ -1,14 +1,14 @@
-"""`xvit predict`: video files in, what happens in them out."""
+"""`xvit predict`: classify videos."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.text import Text
 
 from xvit.cli import terminal
 from xvit.cli.exit_codes import SOME_FAILED, SUCCESS
-from xvit.cli.parsing import add_device, add_json, add_trust, make_parser
-from xvit.cli.parsing import parse as parse_words
+from xvit.cli.parsing import add_device, add_json, add_trust_code, add_videos, make_parser, parse_args
+from xvit.config import SINGLE_TASK, as_task_dict
 from xvit.utils.errors import VideoError, check_range
 
 if TYPE_CHECKING:
@@ -16,41 +16,47 @@ if TYPE_CHECKING:
 
 
 def parser() -> ArgumentParser:
-    """The options."""
-    made = make_parser(
+    """The options of the command."""
+    parser = make_parser(
         "predict",
-        "VIDEO_OR_FOLDER ... --checkpoint DIR [--top K] [--temporal-views N] [--spatial-views M]",
-        "Name what happens in videos. A file that cannot be read does not stop the others: it is reported at the end,\n"
-        "and the exit code is 1.",
+        "VIDEO_OR_FOLDER ... --checkpoint DIR [--top-k K] [--temporal-views N] [--spatial-views M]",
+        "Classify videos with a trained model. Prints the best classes of each video with their scores.\n"
+        "Files that cannot be read are skipped and listed at the end; the exit code is then 1.",
         "xvit predict clip.mp4 --checkpoint run/best\n"
-        "xvit predict videos/ other.webm --checkpoint run/best --top 3\n"
+        "xvit predict videos/ other.webm --checkpoint run/best --top-k 3\n"
         "xvit predict videos/ --checkpoint run/best --json > predictions.json",
     )
-    made.add_argument("videos", metavar="VIDEO_OR_FOLDER", nargs="+", type=str, help="files, or folders at any depth")
-    made.add_argument("--checkpoint", metavar="DIR", type=str, required=True, help="a trained or an exported model")
-    made.add_argument("--top", metavar="K", type=int, default=5, help="classes to show a video, the best ones")
-    made.add_argument("--temporal-views", metavar="N", type=int, default=1, help="clips along each video")
-    made.add_argument("--spatial-views", metavar="M", type=int, default=1, help="crops of each clip, 1 or 3")
-    made.add_argument(
-        "--num-workers", metavar="N", type=int, default=2, help="processes that read videos while the model works"
+    add_videos(parser)
+    parser.add_argument("--checkpoint", metavar="DIR", type=str, required=True, help="a trained or an exported model")
+    parser.add_argument("--top-k", metavar="K", type=int, default=5, help="number of classes to show per video")
+    parser.add_argument(
+        "--temporal-views", metavar="N", type=int, default=1, help="clips per video, whose scores are averaged"
     )
-    add_device(made)
-    add_trust(made)
-    add_json(made)
-    return made
+    parser.add_argument("--spatial-views", metavar="M", type=int, default=1, help="crops per clip: 1 (centre) or 3")
+    parser.add_argument(
+        "--num-workers",
+        metavar="N",
+        type=int,
+        default=2,
+        help="processes that decode videos while the model runs; 0 decodes in the main process",
+    )
+    add_device(parser)
+    add_trust_code(parser)
+    add_json(parser)
+    return parser
 
 
 def parse(argv: list[str]) -> Namespace:
-    """Check the words after the command."""
-    args = parse_words(parser(), argv)
-    check_range("top", args.top, 1)
+    """Parse and check the arguments after the command."""
+    args = parse_args(parser(), argv)
+    check_range("top_k", args.top_k, 1)
     check_range("num_workers", args.num_workers, 0)
     return args
 
 
 def run(args: Namespace) -> int:
-    """Predict all videos."""
-    from xvit.data.annotations.samples import find_videos
+    """Classify all videos and print their classes."""
+    from xvit.data.annotations.finder import find_videos
     from xvit.inference.predictor import Predictor
 
     predictor = Predictor(
@@ -61,54 +67,48 @@ def run(args: Namespace) -> int:
         trust_code=args.trust_code,
     )
     paths = find_videos(args.videos)
+    num_workers = min(args.num_workers, len(paths) - 1)  # a worker process would only delay a single video
     predictions: list[Prediction] = []
-    failed: list[VideoError] = []
-    with terminal.counter("predicting", quiet=args.json) as advance:
-        num_workers = min(
-            args.num_workers, len(paths) - 1
-        )  # the model could not begin before a single one is read anyway
-        for done, answer in enumerate(predictor.predict(paths, num_workers=num_workers), start=1):
-            if isinstance(answer, VideoError):
-                failed.append(answer)
+    failures: list[VideoError] = []
+    with terminal.progress_bar("predicting", quiet=args.json) as update:
+        for done, prediction in enumerate(predictor.predict(paths, num_workers=num_workers), start=1):
+            if isinstance(prediction, VideoError):
+                failures.append(prediction)
             else:
-                predictions.append(answer)
-            advance(done, len(paths))
+                predictions.append(prediction)
+            update(done, len(paths))
     if args.json:
         terminal.print_json(
             {
-                "predictions": [_best(prediction, args.top) for prediction in predictions],
-                "failed": [{"path": error.path, "reason": error.reason} for error in failed],
+                "predictions": [_to_json(prediction, args.top_k) for prediction in predictions],
+                "failed": terminal.failures_to_json(failures),
             }
         )
     elif predictions:
-        _show(predictions, args.top)
-    terminal.report_failures(failed, len(paths))
-    return SOME_FAILED if failed else SUCCESS
+        _print_table(predictions, args.top_k)
+    terminal.print_failures(failures, len(paths))
+    return SOME_FAILED if failures else SUCCESS
 
 
-def _best(prediction: "Prediction", top: int) -> dict[str, object]:
-    """The prediction as plain values, cut to its best classes."""
+def _to_json(prediction: "Prediction", top_k: int) -> dict[str, Any]:
+    """A prediction as plain values, with its best classes only."""
     values = prediction.to_dict()
     for key in ("labels", "scores"):
-        found = values[key]
-        values[key] = {task: all_[:top] for task, all_ in found.items()} if isinstance(found, dict) else found[:top]
+        values[key] = terminal.top_k(values[key], top_k)
     return values
 
 
-def _show(predictions: "list[Prediction]", top: int) -> None:
-    shown = terminal.table("video", "prediction", "score", numbers=(2,))
+def _print_table(predictions: "list[Prediction]", top_k: int) -> None:
+    table = terminal.table("video", "prediction", "score", numeric=[2])
     for prediction in predictions:
-        several = isinstance(prediction.labels, dict)
-        labels = prediction.labels if isinstance(prediction.labels, dict) else {"": prediction.labels}
-        scores = prediction.scores if isinstance(prediction.scores, dict) else {"": prediction.scores}
-        first = True
+        labels, scores = as_task_dict(prediction.labels), as_task_dict(prediction.scores)
+        path = prediction.path
         for task in labels:
-            for rank, (label, score) in enumerate(zip(labels[task][:top], scores[task][:top], strict=True)):
+            for rank, (label, score) in enumerate(zip(labels[task][:top_k], scores[task][:top_k], strict=True)):
                 style = "bold" if rank == 0 else "dim"
-                name = f"{task}: {label}" if several else label
-                path = Text(prediction.path if first else "")
-                shown.add_row(path, Text(name, style=style), Text(f"{100 * score:.1f} %", style=style))
-                first = False
-        if top > 1:
-            shown.add_section()
-    terminal.console().print(shown)
+                name = label if task == SINGLE_TASK else f"{task}: {label}"
+                table.add_row(Text(path), Text(name, style=style), Text(f"{100 * score:.1f} %", style=style))
+                path = ""  # shown in the first row only
+        if top_k > 1:
+            table.add_section()
+    terminal.console().print(table)

@@ -1,4 +1,4 @@
-"""`xvit stream`: a camera, an address, a pipe or a file in; what happens in it out, as it goes on."""
+"""`xvit stream`: classify a live stream."""
 
 import json
 import signal
@@ -8,82 +8,88 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Group
-from rich.live import Live as Screen
+from rich.live import Live
 from rich.table import Column, Table
 from rich.text import Text
 
 from xvit.cli import terminal
 from xvit.cli.exit_codes import SOME_FAILED, SUCCESS
-from xvit.cli.parsing import add_device, add_json, make_parser
-from xvit.cli.parsing import parse as parse_words
-from xvit.config import as_task_dict
-from xvit.models.streaming import Stream
+from xvit.cli.parsing import add_device, add_json, make_parser, parse_args
+from xvit.config import SINGLE_TASK, as_task_dict
 from xvit.utils.errors import XViTError, check_range
 
 if TYPE_CHECKING:
     from xvit.data.capture.source import Source, SourceEvent
     from xvit.inference.live import LivePrediction, LivePredictor, StreamStats
+    from xvit.models.xvit import XViT
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
-_HISTORY = 24  # answers in the small curves
-_BAR = 16  # characters: with a label, all fits into 80 columns
+_HISTORY = 24  # predictions in the curve of each class
+_BAR_WIDTH = 16  # characters; with the label, a row then fits into 80 columns
+_BELOW_THRESHOLD = "below threshold"
 
 
 def parser() -> ArgumentParser:
-    """The options."""
-    made = make_parser(
+    """The options of the command."""
+    parser = make_parser(
         "stream",
-        "SOURCE --checkpoint DIR [--real-time] [--stride N] [--every K] [--threshold P] ...",
-        "Name what happens while it happens. SOURCE is a file, a camera (/dev/video0, or its number), an address\n"
-        "(rtsp://, http://, srt://, udp://, ...) or - for the standard input (mpegts, matroska, ...; or --raw).\n"
-        "Live sources drop their oldest frames where the model is slower; files, pipes and http files wait for it,\n"
-        "unless --real-time. All that is dropped, damaged or lost is reported on the standard error.\n"
-        "--json: a line for each answer, and a last one with the summary. Ctrl-C ends with the summary and 130;\n"
-        "a source that fails after its first frame ends with 1.",
+        "SOURCE --checkpoint DIR [--real-time] [--stride N] [--predict-every K] [--threshold P] ...",
+        "Classify a live stream. SOURCE is a camera (/dev/video0, or its number), an address (rtsp://, http://, "
+        "srt://, udp://, ...), a video file, or - for the standard input (mpegts, matroska, ...; raw frames with "
+        "--raw).\n"
+        "Prints a line per prediction; in a terminal, a live view. --json prints one JSON document per line: the "
+        "predictions, then a summary.\n"
+        "If the model is slower than a live source, the oldest frames are dropped. Files, pipes and http files "
+        "wait for the model, unless --real-time is given. Dropped, damaged and lost frames are reported on "
+        "standard error.\n"
+        "Ctrl-C prints the summary and ends with exit code 130; a source that fails after its first frame ends "
+        "with 1.",
         "xvit stream 0 --checkpoint run/best\n"
-        "xvit stream rtsp://192.0.2.7/door --checkpoint run/best --threshold 0.6 --every 5\n"
-        "xvit stream clip.mp4 --checkpoint run/best --real-time --json > answers.jsonl\n"
+        "xvit stream rtsp://192.0.2.7/door --checkpoint run/best --threshold 0.6 --predict-every 5\n"
+        "xvit stream clip.mp4 --checkpoint run/best --real-time --json > predictions.jsonl\n"
         "xvit stream - --checkpoint run/best --raw 320x240@25",
     )
-    made.add_argument("source", metavar="SOURCE", type=str, help="where the frames come from")
-    made.add_argument("--checkpoint", metavar="DIR", type=str, required=True, help="a trained model")
-    made.add_argument("--real-time", action="store_true", help="play a file or a pipe at its own rate, as if live")
-    made.add_argument("--every", metavar="K", type=int, default=1, help="answer each K-th frame that is fed")
-    made.add_argument(
-        "--stride", metavar="N", type=int | None, default=None, help="feed each N-th frame; as trained if unset"
+    parser.add_argument("source", metavar="SOURCE", type=str, help="camera, address, file, or - for standard input")
+    parser.add_argument("--checkpoint", metavar="DIR", type=str, required=True, help="a trained model")
+    parser.add_argument(
+        "--real-time", action="store_true", help="play a file or a pipe at its own frame rate, like a live source"
     )
-    made.add_argument(
-        "--threshold", metavar="P", type=float, default=0.0, help="below this score: nothing of these (null in JSON)"
+    parser.add_argument("--stride", metavar="N", type=int | None, help="process each N-th frame; as trained if unset")
+    parser.add_argument(
+        "--predict-every", metavar="K", type=int, default=1, help="predict at each K-th of the processed frames"
     )
-    made.add_argument("--top", metavar="K", type=int, default=5, help="classes to show, the best ones")
-    made.add_argument("--reconnect", metavar="N", type=int, default=5, help="attempts after an address was lost")
-    made.add_argument("--timeout", metavar="S", type=float, default=10.0, help="seconds without a frame: it is lost")
-    made.add_argument("--max-frames", metavar="N", type=int | None, default=None, help="end after N frames")
-    made.add_argument(
-        "--raw", metavar="WxH@RATE", type=str | None, default=None, help="the standard input is raw rgb24 pictures"
+    parser.add_argument(
+        "--threshold", metavar="P", type=float, default=0.0, help="minimum score; below it the label is null"
     )
-    add_device(made)
-    add_json(made)
-    return made
+    parser.add_argument("--top-k", metavar="K", type=int, default=5, help="number of classes to show")
+    parser.add_argument(
+        "--reconnect", metavar="N", type=int, default=5, help="attempts to reconnect after an address was lost"
+    )
+    parser.add_argument(
+        "--timeout", metavar="S", type=float, default=10.0, help="seconds without a frame until a source counts as lost"
+    )
+    parser.add_argument("--max-frames", metavar="N", type=int | None, help="stop after N frames")
+    parser.add_argument("--raw", metavar="WxH@RATE", type=str | None, help="the standard input holds raw rgb24 frames")
+    add_device(parser)
+    add_json(parser)
+    return parser
 
 
 def parse(argv: list[str]) -> Namespace:
-    """Check the words after the command."""
-    args = parse_words(parser(), argv)
-    check_range("top", args.top, 1)
+    """Parse and check the arguments after the command."""
+    args = parse_args(parser(), argv)
+    check_range("top_k", args.top_k, 1)
     return args
 
 
 def run(args: Namespace) -> int:
-    """Answer until the source ends or Ctrl-C."""
+    """Print predictions until the source ends or Ctrl-C."""
     from xvit.data.capture.source import Source
     from xvit.inference.live import LivePrediction, LivePredictor
-    from xvit.models.xvit import XViT
-    from xvit.utils.devices import default_device
 
     source = Source(
         args.source,
@@ -93,155 +99,158 @@ def run(args: Namespace) -> int:
         max_frames=args.max_frames,
         raw=args.raw,
     )
-    model = XViT.from_pretrained(args.checkpoint, device=args.device or default_device())
-    try:
-        Stream(model)
-    except XViTError as error:
-        raise XViTError(
-            f"{args.checkpoint}: this model cannot be streamed: {error}, and train it again, as "
-            "recipes/motion-streaming.yaml does. `xvit timeline` takes any model"
-        ) from None
-    live = LivePredictor(model, source, stride=args.stride, every=args.every, threshold=args.threshold)
-    with _ctrl_c(source), _shown(args, live) as view, closing(iter(live)) as events:
-        for event in events:
-            if isinstance(event, LivePrediction):
-                view.answer(event)
+    live = LivePredictor(
+        _load_model(args), source, stride=args.stride, predict_every=args.predict_every, threshold=args.threshold
+    )
+    with _stop_on_ctrl_c(source), _open_view(args, live) as view, closing(iter(live)) as items:
+        for item in items:
+            if isinstance(item, LivePrediction):
+                view.show_prediction(item)
             else:
-                view.notice(event)
-    view.end(live.counts)
+                view.show_event(item)
+    view.show_summary(live.stats)
     if source.stopped:
         raise KeyboardInterrupt
     return SOME_FAILED if source.failed else SUCCESS
 
 
-class _View(Protocol):
-    def answer(self, scores: "LivePrediction") -> None: ...
-    def notice(self, notice: "SourceEvent") -> None: ...
-    def end(self, counts: "StreamStats") -> None: ...
+def _load_model(args: Namespace) -> "XViT":
+    """Load a model that can be streamed."""
+    from xvit.models.streaming import Stream
+    from xvit.models.xvit import XViT
+    from xvit.utils.devices import resolve_device
+
+    model = XViT.from_pretrained(args.checkpoint, device=resolve_device(args.device))
+    try:
+        Stream(model)
+    except XViTError as error:
+        raise XViTError(
+            f"{args.checkpoint}: this model cannot be streamed: {error}, and train it again; see "
+            "recipes/motion-streaming.yaml. `xvit timeline` accepts any model"
+        ) from None
+    return model
 
 
 @contextmanager
-def _ctrl_c(source: "Source") -> Iterator[None]:
-    """Ctrl-C ends the source, so that the frame in work is finished; a second one interrupts at once."""
-    if threading.current_thread() is not threading.main_thread():  # where signals cannot be had
+def _stop_on_ctrl_c(source: "Source") -> Iterator[None]:
+    """Let the first Ctrl-C stop the source, so that the current frame is finished; a second one interrupts at once."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can handle signals
         yield
         return
-    before = signal.getsignal(signal.SIGINT)
+    previous = signal.getsignal(signal.SIGINT)
 
     def stop(*_: object) -> None:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous)
         source.stop()
 
     signal.signal(signal.SIGINT, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous)
+
+
+class _View(Protocol):
+    def show_prediction(self, prediction: "LivePrediction") -> None: ...
+    def show_event(self, event: "SourceEvent") -> None: ...
+    def show_summary(self, stats: "StreamStats") -> None: ...
 
 
 @contextmanager
-def _shown(args: Namespace, live: "LivePredictor") -> Iterator[_View]:
+def _open_view(args: Namespace, live: "LivePredictor") -> Iterator[_View]:
     if args.json:
-        yield _JsonLines(args.top)
+        yield _JsonView(args.top_k)
     elif not sys.stdout.isatty():
-        yield _Lines(args.top)
+        yield _LineView(args.top_k)
     else:
-        with Screen(console=terminal.console(), refresh_per_second=10) as screen:
-            yield _Picture(screen, live, args.top)
+        with Live(console=terminal.console(), refresh_per_second=10) as screen:
+            yield _ScreenView(screen, live, args.top_k)
 
 
-class _Lines:
-    """One line an answer, where no terminal is."""
+class _LineView:
+    """One line of text per prediction, for files and pipes."""
 
-    def __init__(self, top: int) -> None:
-        self.top = top
+    def __init__(self, top_k: int) -> None:
+        self.top_k = top_k
 
-    def answer(self, scores: "LivePrediction") -> None:
-        said = []
-        for task, labels in as_task_dict(scores.labels).items():
-            values, best = as_task_dict(scores.scores)[task], as_task_dict(scores.label)[task]
-            best_ones = zip(labels[: self.top], values[: self.top], strict=True)
-            text = ", ".join(f"{label} {100 * value:.1f} %" for label, value in best_ones)
-            nothing = "nothing of these: " if best is None else ""
-            said.append(f"{task}: {nothing}{text}" if task else nothing + text)
-        print(f"{scores.time:.2f} s: {'; '.join(said)}", flush=True)
+    def show_prediction(self, prediction: "LivePrediction") -> None:
+        texts = []
+        for task, ranked in _ranked_by_task(prediction, self.top_k).items():
+            text = ", ".join(f"{label} {100 * score:.1f} %" for label, score in ranked)
+            if as_task_dict(prediction.label)[task] is None:
+                text = f"{_BELOW_THRESHOLD}: {text}"
+            texts.append(text if task == SINGLE_TASK else f"{task}: {text}")
+        print(f"{prediction.time:.2f} s: {'; '.join(texts)}", flush=True)
 
-    def notice(self, notice: "SourceEvent") -> None:
-        print(f"xvit: {notice.message}", file=sys.stderr, flush=True)
+    def show_event(self, event: "SourceEvent") -> None:
+        print(f"xvit: {event.message}", file=sys.stderr, flush=True)
 
-    def end(self, counts: "StreamStats") -> None:
-        print(_summary(counts), flush=True)
-
-
-class _JsonLines(_Lines):
-    """One document a line: the answers, and last of all {"summary": {...}}."""
-
-    def answer(self, scores: "LivePrediction") -> None:
-        values = asdict(scores)
-        for key in ("labels", "scores"):
-            found = values[key]
-            cut = {task: all_[: self.top] for task, all_ in found.items()} if isinstance(found, dict) else None
-            values[key] = found[: self.top] if cut is None else cut
-        print(json.dumps(values), flush=True)
-
-    def end(self, counts: "StreamStats") -> None:
-        print(json.dumps({"summary": asdict(counts)}), flush=True)
+    def show_summary(self, stats: "StreamStats") -> None:
+        print(_format_summary(stats), flush=True)
 
 
-class _Picture:
-    """The best classes as bars, their small curves over the latest answers, and the state of the run."""
+class _JsonView(_LineView):
+    """One JSON document per line: the predictions, and at the end {"summary": {...}}."""
 
-    def __init__(self, screen: Screen, live: "LivePredictor", top: int) -> None:
-        self.screen, self.live, self.top = screen, live, top
-        self.history: deque[dict[tuple[Any, str], float]] = deque(maxlen=_HISTORY)
+    def show_prediction(self, prediction: "LivePrediction") -> None:
+        best = {key: terminal.top_k(getattr(prediction, key), self.top_k) for key in ("labels", "scores")}
+        print(json.dumps(asdict(prediction) | best), flush=True)
 
-    def answer(self, scores: "LivePrediction") -> None:
-        values = as_task_dict(scores.scores)
-        self.history.append(
-            {
-                (task, label): value
-                for task, labels in as_task_dict(scores.labels).items()
-                for label, value in zip(labels, values[task], strict=True)
-            }
-        )
+    def show_summary(self, stats: "StreamStats") -> None:
+        print(json.dumps({"summary": asdict(stats)}), flush=True)
+
+
+class _ScreenView:
+    """A bar and a curve over the latest predictions for each of the best classes, and the state of the run."""
+
+    def __init__(self, screen: Live, live: "LivePredictor", top_k: int) -> None:
+        self.screen, self.live, self.top_k = screen, live, top_k
+        self.history: deque[dict[str, dict[str, float]]] = deque(maxlen=_HISTORY)  # task -> class -> score
+
+    def show_prediction(self, prediction: "LivePrediction") -> None:
+        ranked_by_task = _ranked_by_task(prediction)
+        self.history.append({task: dict(ranked) for task, ranked in ranked_by_task.items()})
         table = Table.grid(*[Column(no_wrap=True) for _ in range(4)], padding=(0, 2))
-        for task, labels in as_task_dict(scores.labels).items():
-            said = as_task_dict(scores.label)[task]
-            title = "nothing of these" if said is None else said
-            table.add_row(Text(f"{task}: {title}" if task else title, style="dim" if said is None else "bold"))
-            for label, value in list(zip(labels, values[task], strict=True))[: self.top]:
-                style = "green" if label == said else "dim"
-                bar = "█" * round(_BAR * value)
-                curve = "".join(_BLOCKS[round(8 * past.get((task, label), 0.0))] for past in self.history)
-                table.add_row(
-                    Text(label, style=style),
-                    Text(f"{100 * value:5.1f} %", style=style),
-                    Text(f"{bar:<{_BAR}}", style=style),
-                    Text(f"{curve:>{_HISTORY}}", style=style),
-                )
-        counts = self.live.counts
+        for task, ranked in ranked_by_task.items():
+            best = as_task_dict(prediction.label)[task]
+            title = _BELOW_THRESHOLD if best is None else best
+            title = title if task == SINGLE_TASK else f"{task}: {title}"
+            table.add_row(Text(title, style="dim" if best is None else "bold"))
+            for label, score in ranked[: self.top_k]:
+                bar = "█" * round(_BAR_WIDTH * score)
+                curve = "".join(_BLOCKS[round(8 * past[task].get(label, 0.0))] for past in self.history)
+                cells = (label, f"{100 * score:5.1f} %", f"{bar:<{_BAR_WIDTH}}", f"{curve:>{_HISTORY}}")
+                table.add_row(*(Text(cell, style="green" if label == best else "dim") for cell in cells))
+        stats = self.live.stats
         state = (
-            f"{scores.time:.1f} s   {counts.recent_frames_per_second:.1f} frames/s   lag {scores.lag_seconds:.2f} s   "
-            f"{counts.dropped} of {counts.read} frames dropped\n"
-            f"an answer waits for {self.live.stream.latency_frames} frames   Ctrl-C ends"
+            f"{prediction.time:.1f} s   {stats.recent_frames_per_second:.1f} frames/s   "
+            f"lag {prediction.lag_seconds:.2f} s   {stats.dropped} of {stats.read} frames dropped\n"
+            f"a prediction needs {self.live.stream.latency_frames} further frames   Ctrl-C stops"
         )
         self.screen.update(Group(table, Text(state, style="dim")))
 
-    def notice(self, notice: "SourceEvent") -> None:
-        style = "dim" if notice.kind in ("opened", "stride") else "yellow"
-        self.screen.console.print(Text(notice.message, style=style))
+    def show_event(self, event: "SourceEvent") -> None:
+        style = "dim" if event.kind in ("opened", "stride") else "yellow"
+        self.screen.console.print(Text(event.message, style=style))
 
-    def end(self, counts: "StreamStats") -> None:
-        self.screen.console.print(_summary(counts))
+    def show_summary(self, stats: "StreamStats") -> None:
+        self.screen.console.print(_format_summary(stats))
 
 
-def _summary(counts: "StreamStats") -> str:
-    parts = {"dropped": counts.dropped, "skipped": counts.skipped, "not used": counts.left}
-    losses = "".join(f", {number} {name}" for name, number in parts.items() if number or name == "dropped")
-    damage = f"; {counts.damaged} damaged" if counts.damaged else ""
-    breaks = f"; {counts.reconnects} attempts to reconnect" if counts.reconnects else ""
+def _ranked_by_task(prediction: "LivePrediction", k: int | None = None) -> dict[str, list[tuple[str, float]]]:
+    """The best k classes with their scores, for each task; all classes for None."""
+    scores = as_task_dict(prediction.scores)
+    labels = as_task_dict(prediction.labels)
+    return {task: list(zip(labels[task], scores[task], strict=True))[:k] for task in labels}
+
+
+def _format_summary(stats: "StreamStats") -> str:
+    losses = {"dropped": stats.dropped, "skipped": stats.skipped, "undelivered": stats.undelivered}
+    parts = [f"{count} {name}" for name, count in losses.items() if count or name == "dropped"]
+    damage = f"; {stats.damaged} damaged" if stats.damaged else ""
+    reconnects = f"; {stats.reconnects} attempts to reconnect" if stats.reconnects else ""
     return (
-        f"{counts.read} frames: {counts.fed} fed{losses}{damage}{breaks}; {counts.answered} answers; "
-        f"{counts.frames_per_second:.1f} frames/s; lag {counts.mean_lag_seconds:.2f} s on average, "
-        f"95 % below {counts.lag_95_seconds:.2f} s"
+        f"{stats.read} frames: {stats.processed} processed, {', '.join(parts)}{damage}{reconnects}; "
+        f"{stats.predictions} predictions; {stats.frames_per_second:.1f} frames/s; "
+        f"lag {stats.mean_lag_seconds:.2f} s on average, 95 % below {stats.p95_lag_seconds:.2f} s"
     )

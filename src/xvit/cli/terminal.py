@@ -1,11 +1,11 @@
-"""What a command shows: tables and progress for people, JSON for machines, no escape codes where no terminal is."""
+"""Output of the commands: tables and progress bars for people, JSON for programs; plain text outside a terminal."""
 
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich import box
 from rich.console import Console
@@ -13,56 +13,72 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from xvit.config import as_task_dict, unwrap_single_task
 from xvit.utils import distributed
 from xvit.utils.errors import VideoError
 
 if TYPE_CHECKING:
-    from xvit.training.logger import Progress as TrainingNews
+    from xvit.training import Progress as TrainingEvent
 
-_UNLIMITED = 10_000  # columns: in a file or a pipe nothing is cut or wrapped
+T = TypeVar("T")
+
+_UNLIMITED_WIDTH = 10_000  # columns; nothing is cut or wrapped in a file or a pipe
 
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        raise BrokenPipeError  # for `main`, instead of rich's own exit
+        raise BrokenPipeError  # handled by `main`, instead of rich's own exit
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Where results (standard output) or progress (standard error) go. Text is shown as it is: no markup in it."""
+    """A console for results (standard output) or progress (standard error). It shows text as it is, without markup."""
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else _UNLIMITED
+    width = None if stream.isatty() else _UNLIMITED_WIDTH
     return _Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
 
 
-def table(*columns: str, title: str | None = None, numbers: tuple[int, ...] = ()) -> Table:
-    """An empty table; `numbers` are the columns aligned to the right."""
-    made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
-    for place, name in enumerate(columns):
-        made.add_column(name, justify="right" if place in numbers else "left", overflow="fold")
-    return made
+def table(*columns: str, title: str | None = None, numeric: Sequence[int] = ()) -> Table:
+    """An empty table. The columns whose indices are in `numeric` are aligned to the right."""
+    result = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    for index, name in enumerate(columns):
+        result.add_column(name, justify="right" if index in numeric else "left", overflow="fold")
+    return result
 
 
-def pairs(rows: Mapping[str, Any]) -> Table:
-    """Names and values, one pair a line; those that are None are left out."""
-    made = Table.grid(padding=(0, 3))
+def key_values(rows: Mapping[str, object]) -> Table:
+    """A table with one name and value per line. Values that are None are left out."""
+    result = Table.grid(padding=(0, 3))
     for name, value in rows.items():
         if value is not None:
-            made.add_row(Text(name, style="bold"), Text(str(value)))
-    return made
+            result.add_row(Text(name, style="bold"), Text(str(value)))
+    return result
 
 
-def print_json(value: Any) -> None:
-    """One JSON document on the standard output."""
+def print_json(value: object) -> None:
+    """Print one JSON document to standard output."""
     print(json.dumps(value, indent=2))
 
 
-@contextmanager
-def progress(*, quiet: bool = False) -> Iterator[Progress]:
-    """A progress display with the time left, on the standard error; nothing where that is no terminal, or if `quiet`.
+def print_failures(failures: Sequence[VideoError], total: int) -> None:
+    """List the videos that could not be used, on standard error."""
+    if failures and distributed.is_main():
+        print(f"xvit: {len(failures)} of {total} videos could not be read:", file=sys.stderr)
+        for error in failures:
+            print(f"  {error}", file=sys.stderr)
 
-    Lines printed to its `console` appear above the bars, in a log file too unless `quiet`.
+
+def failures_to_json(failures: Sequence[VideoError]) -> list[dict[str, str]]:
+    """The videos that could not be used, as plain values."""
+    return [{"path": error.path, "reason": error.reason} for error in failures]
+
+
+@contextmanager
+def progress_display(*, quiet: bool = False) -> Iterator[Progress]:
+    """An empty display of progress bars on standard error. It shows no bars outside a terminal, or if `quiet`.
+
+    Lines printed to its `console` appear above the bars, and in a log file too.
     """
-    shown = Progress(
+    display = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
@@ -72,71 +88,68 @@ def progress(*, quiet: bool = False) -> Iterator[Progress]:
         transient=True,
         disable=quiet or not sys.stderr.isatty() or not distributed.is_main(),
     )
-    with shown:
-        yield shown
+    with display:
+        yield display
 
 
 @contextmanager
-def counter(text: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
-    """A function to be called with (done, in all), which draws a bar named `text`."""
-    with counters(quiet=quiet) as advance:
-        yield partial(advance, text)
-
-
-@contextmanager
-def counters(*, quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
-    """A function to be called with (name, done, in all), which draws a bar for each name."""
-    with progress(quiet=quiet) as shown:
+def progress_bars(*, quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """A function to call with (name, done, total). It draws one bar per name."""
+    with progress_display(quiet=quiet) as display:
         tasks: dict[str, TaskID] = {}
 
-        def advance(name: str, done: int, total: int) -> None:
+        def update(name: str, done: int, total: int) -> None:
             if name not in tasks:
-                tasks[name] = shown.add_task(name, total=None)
-            shown.update(tasks[name], completed=done, total=total)
+                tasks[name] = display.add_task(name, total=None)
+            display.update(tasks[name], completed=done, total=total)
 
-        yield advance
+        yield update
+
+
+@contextmanager
+def progress_bar(name: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """A function to call with (done, total). It draws one bar."""
+    with progress_bars(quiet=quiet) as update:
+        yield partial(update, name)
 
 
 class TrainingProgress:
-    """Shows a training: a bar over all its steps, and a line for each validation, in a log file too.
+    """Shows one training: a bar over all steps, and a line per validation, in a log file too.
 
     Args:
-        shown: the display to draw in.
-        name: what is being trained.
-        quiet: no lines.
+        display: where the bar is drawn.
+        name: name of the training.
+        quiet: print no lines.
     """
 
-    def __init__(self, shown: Progress, name: str, *, quiet: bool = False) -> None:
-        self.shown, self.name, self.quiet = shown, name, quiet
-        self.task = shown.add_task(name, total=None)
+    def __init__(self, display: Progress, name: str, *, quiet: bool = False) -> None:
+        self.display, self.name, self.quiet = display, name, quiet
+        self.task = display.add_task(name, total=None)
         self.metrics: dict[str, float] = {}
 
-    def __call__(self, now: "TrainingNews") -> None:
-        """Take what `fit` tells."""
-        if now.stage == "train":
-            loss = "" if now.loss is None else f", loss {now.loss:.3f}"
-            speed = "" if now.clips_per_second is None else f", {now.clips_per_second:.0f} clips/s"
-            text = f"{self.name}: epoch {now.epoch} of {now.epochs}{loss}{speed}"
-            done = (now.epoch - 1) * now.steps + now.step
-            self.shown.update(self.task, description=text, completed=done, total=now.steps * now.epochs)
-        if now.metrics != self.metrics:  # told with the first step after the validation
-            self.metrics = now.metrics
-            loss = "" if now.loss is None else f", training loss {now.loss:.3f}"
+    def __call__(self, event: "TrainingEvent") -> None:
+        """Show an event of `fit(on_progress=...)`."""
+        if event.stage == "train":
+            loss = "" if event.loss is None else f", loss {event.loss:.3f}"
+            speed = "" if event.clips_per_second is None else f", {event.clips_per_second:.0f} clips/s"
+            text = f"{self.name}: epoch {event.epoch} of {event.epochs}{loss}{speed}"
+            done = (event.epoch - 1) * event.steps + event.step
+            self.display.update(self.task, description=text, completed=done, total=event.steps * event.epochs)
+        if event.metrics != self.metrics:  # the first event after a validation
+            self.metrics = event.metrics
+            loss = "" if event.loss is None else f", training loss {event.loss:.3f}"
             if not self.quiet and distributed.is_main():
-                name, value = next(iter(shares_of(now.metrics).items()))
-                told = f"{name} {value} on held-out videos{loss}"
-                self.shown.console.print(f"{self.name}: epoch {now.epoch - 1} of {now.epochs}: {told}")
+                name, value = next(iter(format_metrics(event.metrics).items()))
+                epoch = f"epoch {event.epoch - 1} of {event.epochs}"
+                self.display.console.print(f"{self.name}: {epoch}: {name} {value} on held-out videos{loss}")
 
 
-def shares_of(metrics: Mapping[str, float]) -> dict[str, str]:
-    """The shares among the figures of a validation, with their names, as texts; what is judged by first."""
+def top_k(ranked: Sequence[T] | Mapping[str, Sequence[T]], k: int) -> Any:
+    """The first `k` of a ranking, or of the ranking of each task."""
+    return unwrap_single_task({task: values[:k] for task, values in as_task_dict(ranked).items()})
+
+
+def format_metrics(metrics: Mapping[str, float]) -> dict[str, str]:
+    """The accuracies among the metrics of a validation as text, such as {"top-1": "81.0 %"}; the main one first."""
     names = {"top1": "top-1", "top5": "top-5", "map": "mAP"}
     return {names[key]: f"{100 * value:.1f} %" for key, value in metrics.items() if key in names}
-
-
-def report_failures(failed: Sequence[VideoError], total: int) -> None:
-    """Name the videos that could not be used, on the standard error."""
-    if failed and distributed.is_main():
-        print(f"xvit: {len(failed)} of {total} videos could not be read:", file=sys.stderr)
-        for error in failed:
-            print(f"  {error}", file=sys.stderr)

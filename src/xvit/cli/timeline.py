@@ -1,6 +1,8 @@
-"""`xvit timeline`: long videos in, what happens when out."""
+"""`xvit timeline`: find when each class occurs in long videos."""
 
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,149 +11,238 @@ from rich.text import Text
 
 from xvit.cli import terminal
 from xvit.cli.exit_codes import SOME_FAILED, SUCCESS
-from xvit.cli.parsing import add_device, add_json, check_new_folder, make_parser
-from xvit.cli.parsing import parse as parse_words
+from xvit.cli.parsing import add_device, add_json, add_videos, make_parser, parse_args
 from xvit.utils.errors import VideoError, XViTError, check_range
+from xvit.utils.files import check_new_directory
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from xvit.timeline.metrics import Metrics
+    from xvit.models.xvit import XViT
+    from xvit.timeline.metrics import SegmentMetrics, VideoSegments
     from xvit.timeline.scoring import ScoreTimeline
     from xvit.timeline.segments import Segment
 
-_FRAMES_SHOWN = 14
+_PLOTTED_FRAMES = 14
 
 
 def parser() -> ArgumentParser:
-    """The options."""
-    made = make_parser(
+    """The options of the command."""
+    parser = make_parser(
         "timeline",
-        "VIDEO_OR_FOLDER ... --checkpoint DIR [--output DIR] [--truth FILE] [--stride N] [...]",
-        "Find what happens when in long videos. The model looks at the latest frames over and over; where a class is\n"
-        "sure enough, a segment begins, and where it no longer is, it ends. Memory does not grow with the length.\n"
-        "A file that cannot be read does not stop the others, a damaged one is scored as far as it goes; both are\n"
-        "reported at the end, and the exit code is 1.\n\n"
-        "With --output: timeline.json, timeline.csv, timeline.srt (subtitles) and timeline.png of the video; of\n"
-        "several, in a folder each, named after the file.",
+        "VIDEO_OR_FOLDER ... --checkpoint DIR [--output DIR] [--ground-truth FILE] [--stride N] [...]",
+        "Find when each class occurs in long videos. The model scores the latest frames again and again; a "
+        "segment begins where the score of a class reaches the threshold, and ends where it falls below the low "
+        "threshold.\n"
+        "Memory does not grow with the length of a video.\n"
+        "Files that cannot be read are skipped, damaged ones are scored as far as they can be read; both are "
+        "listed at the end, and the exit code is 1.\n\n"
+        "Writes to the output folder, if given: timeline.json, timeline.csv, timeline.srt (subtitles) and "
+        "timeline.png.\n"
+        "With several videos, each gets a folder of its own, named after the file.",
         "xvit timeline match.mp4 --checkpoint run/best --stride 2 --output match\n"
-        "xvit data motion --output long --joined 3\n"
-        "xvit timeline long --checkpoint run/best --stride 2 --truth long/segments.json",
+        "xvit data motion --output long --concatenate 3\n"
+        "xvit timeline long --checkpoint run/best --stride 2 --ground-truth long/segments.json",
     )
-    made.add_argument("videos", metavar="VIDEO_OR_FOLDER", nargs="+", type=str, help="files, or folders at any depth")
-    made.add_argument("--checkpoint", metavar="DIR", type=str, required=True, help="a trained model")
-    made.add_argument("--output", metavar="DIR", type=str | None, default=None, help="folder to make")
-    made.add_argument(
-        "--truth",
+    add_videos(parser)
+    parser.add_argument("--checkpoint", metavar="DIR", type=str, required=True, help="a trained model")
+    parser.add_argument("--output", metavar="DIR", type=str | None, help="folder to create")
+    parser.add_argument(
+        "--ground-truth",
         metavar="FILE",
         type=str | None,
-        default=None,
-        help='the right segments: {"video.mp4": [{"start": 0, "end": 2.5, "label": ...}, ...], ...}',
+        help='the true segments, to compare with: {"video.mp4": [{"start": 0, "end": 2.5, "label": ...}, ...], ...}',
     )
-    made.add_argument(
-        "--stride",
-        metavar="N",
-        type=int | None,
-        default=None,
-        help="frames from one that the model sees to the next; as it was trained if unset",
-    )
-    made.add_argument(
-        "--every",
+    parser.add_argument("--stride", metavar="N", type=int | None, help="process each N-th frame; as trained if unset")
+    parser.add_argument(
+        "--predict-every",
         metavar="K",
         type=int | None,
-        default=None,
-        help="of those, from one score to the next; 1 if unset, or half a clip for a model that cannot be streamed",
+        help="score at each K-th of the processed frames; if unset, 1, or half a clip if the model cannot be streamed",
     )
-    made.add_argument("--smooth", metavar="S", type=float, default=0.0, help="seconds of a moving average of scores")
-    made.add_argument("--threshold", metavar="P", type=float, default=0.5, help="score at which a segment begins")
-    made.add_argument(
-        "--leave", metavar="P", type=float | None, default=None, help="below which it ends; half of that if unset"
+    parser.add_argument(
+        "--smooth", metavar="S", type=float, default=0.0, help="length of a moving average over the scores, in seconds"
     )
-    made.add_argument("--min-length", metavar="S", type=float, default=0.0, help="seconds; shorter ones are dropped")
-    add_device(made)
-    add_json(made)
-    return made
+    parser.add_argument("--threshold", metavar="P", type=float, default=0.5, help="score at which a segment begins")
+    parser.add_argument(
+        "--low-threshold",
+        metavar="P",
+        type=float | None,
+        help="score below which a segment ends; half of --threshold if unset",
+    )
+    parser.add_argument(
+        "--min-length", metavar="S", type=float, default=0.0, help="drop segments that are shorter, in seconds"
+    )
+    add_device(parser)
+    add_json(parser)
+    return parser
 
 
 def parse(argv: list[str]) -> Namespace:
-    """Check the words after the command."""
-    args = parse_words(parser(), argv)
-    for name in ("stride", "every"):
+    """Parse and check the arguments after the command."""
+    args = parse_args(parser(), argv)
+    for name in ("stride", "predict_every"):
         if args[name] is not None:
             check_range(name, args[name], 1)
     check_range("smooth", args.smooth, 0)
     check_range("min_length", args.min_length, 0)
     check_range("threshold", args.threshold, 0, 1)
-    if args.leave is not None:
-        check_range("leave", args.leave, 0, args.threshold)
+    if args.low_threshold is not None:
+        check_range("low_threshold", args.low_threshold, 0, args.threshold)
     return args
 
 
 def run(args: Namespace) -> int:
-    """Score one video after the other."""
-    from xvit.data.annotations.samples import find_videos
+    """Find the segments of one video after the other."""
+    from xvit.data.annotations.finder import find_videos
     from xvit.models.xvit import XViT
-    from xvit.timeline.metrics import VideoSegments, measure
-    from xvit.timeline.scoring import score_video
-    from xvit.timeline.segments import find_segments
-    from xvit.timeline.writers import read_truth
-    from xvit.utils.devices import default_device
+    from xvit.timeline.metrics import compute_metrics
+    from xvit.utils.devices import resolve_device
 
-    output = None if args.output is None else check_new_folder(args.output)
-    model = XViT.from_pretrained(args.checkpoint, device=args.device or default_device())
+    output = None if args.output is None else check_new_directory(args.output)
+    model = XViT.from_pretrained(args.checkpoint, device=resolve_device(args.device))
     paths = find_videos(args.videos)
-    folders = _folders(paths, output)
-    truth = None if args.truth is None else read_truth(args.truth, list(model.class_names))
-    for path in paths if truth is not None else []:
-        if truth is not None and Path(path).resolve() not in truth:
-            raise XViTError(f"{path}: not in {args.truth}, which names videos from the folder that it lies in")
-    told: list[dict[str, Any]] = []
-    judged: list[VideoSegments] = []
-    failed: list[VideoError] = []
+    folders = _output_folders(paths, output)
+    ground_truth = _read_ground_truth(args.ground_truth, paths, model)
+    videos: list[dict[str, Any]] = []
+    compared: list[VideoSegments] = []
+    failures: list[VideoError] = []
     for number, path in enumerate(paths, start=1):
         name = path if len(paths) == 1 else f"{path} ({number} of {len(paths)})"
         try:
-            with terminal.counter(name, quiet=args.json) as advance:
-                scores = score_video(model, path, stride=args.stride, every=args.every, on_progress=advance)
-            if scores.damage:
-                failed.append(VideoError(path, f"{scores.damage}: scored as far as it goes"))
+            timeline = _find_segments(args, model, path, ground_truth.get(path), name)
         except VideoError as error:
-            failed.append(error)
+            failures.append(error)
             continue
-        segments = find_segments(
-            scores.times,
-            scores.values,
-            scores.class_names,
-            duration=scores.duration,
-            smooth=args.smooth,
-            threshold=args.threshold,
-            leave=args.leave,
-            min_length=args.min_length,
-        )
-        right = None if truth is None else truth[Path(path).resolve()]
-        metrics = None
-        if right is not None:
-            judged.append(VideoSegments(truth=right, predicted=segments, duration=scores.duration))
-            metrics = measure(judged[-1:])
-        told.append(_plain(scores, segments, metrics))
+        if timeline.scores.damage:
+            failures.append(VideoError(path, f"{timeline.scores.damage}: scored as far as it can be read"))
+        videos.append(timeline.to_dict())
+        if timeline.compared is not None:
+            compared.append(timeline.compared)
         if output is not None:
-            _write(folders[path], told[-1], scores, segments, right)
+            timeline.write(folders[path])
         if not args.json:
-            _show(scores, segments)
-    total = measure(judged) if judged else None
+            timeline.print()
+    metrics = compute_metrics(compared) if compared else None
     if args.json:
-        failures = [{"path": error.path, "reason": error.reason} for error in failed]
-        terminal.print_json(
-            {"videos": told, "failed": failures} | ({} if total is None else {"metrics": _plain_metrics(total)})
-        )
-    elif total is not None:
-        _show_metrics(total)
-    terminal.report_failures(failed, len(paths))
-    return SOME_FAILED if failed else SUCCESS
+        values = {"videos": videos, "failed": terminal.failures_to_json(failures)}
+        terminal.print_json(values | ({} if metrics is None else {"metrics": _metrics_to_dict(metrics)}))
+    elif metrics is not None:
+        _print_metrics(metrics)
+    terminal.print_failures(failures, len(paths))
+    return SOME_FAILED if failures else SUCCESS
 
 
-def _folders(paths: list[str], output: Path | None) -> dict[str, Path]:
-    """Where the files of each video go."""
+@dataclass(frozen=True)
+class _Timeline:
+    """The scores and segments of one video, and its true segments if they are known."""
+
+    scores: "ScoreTimeline"
+    segments: "list[Segment]"
+    ground_truth: "Sequence[Segment] | None"
+
+    @property
+    def compared(self) -> "VideoSegments | None":
+        from xvit.timeline.metrics import VideoSegments
+
+        if self.ground_truth is None:
+            return None
+        return VideoSegments(ground_truth=self.ground_truth, predicted=self.segments, duration=self.scores.duration)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        from xvit.timeline.metrics import compute_metrics
+
+        scores = self.scores
+        names = ("duration", "method", "stride", "predict_every", "damage")
+        segments = [{name: getattr(s, name) for name in ("start", "end", "label", "score")} for s in self.segments]
+        values = {"video": scores.path} | {name: getattr(scores, name) for name in names} | {"segments": segments}
+        if self.compared is not None:
+            values["metrics"] = _metrics_to_dict(compute_metrics([self.compared]))
+        return values
+
+    def write(self, folder: Path) -> None:
+        """Write timeline.png, timeline.csv, timeline.srt and timeline.json."""
+        from xvit.timeline.writers import to_csv, to_json, to_srt, write_new_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        tmp_path = folder / ".timeline.png"
+        try:
+            self._plot(tmp_path)
+            tmp_path.replace(folder / "timeline.png")
+        finally:
+            tmp_path.unlink(missing_ok=True)
+        write_new_file(folder / "timeline.csv", to_csv(self.segments))
+        write_new_file(folder / "timeline.srt", to_srt(self.segments))
+        write_new_file(folder / "timeline.json", to_json(self.to_dict()))
+
+    def _plot(self, path: Path) -> None:
+        from xvit.visualize.timeline import plot_timeline
+
+        scores, rows = self.scores, {"predicted": self.segments}
+        if self.ground_truth is not None:
+            rows = {"ground truth": list(self.ground_truth), **rows}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # letters in a class name that the font lacks
+            plot_timeline(
+                scores.times,
+                scores.scores,
+                scores.class_names,
+                path,
+                duration=scores.duration,
+                rows={name: [(s.start, s.end, s.label) for s in segments] for name, segments in rows.items()},
+                frames=_read_frames(scores.path),
+                title=Path(scores.path).name.encode(errors="backslashreplace").decode(),  # may be invalid Unicode
+            )
+
+    def print(self) -> None:
+        """Print the segments as a table."""
+        table = terminal.table("start", "end", "class", "score", numeric=[0, 1, 3])
+        for segment in self.segments:
+            score = "" if segment.score is None else f"{100 * segment.score:.1f} %"
+            table.add_row(format_time(segment.start), format_time(segment.end), Text(segment.label), score)
+        if not self.segments:
+            table.add_row("", "", Text("no score reaches the threshold", style="dim"), "")
+        terminal.console().print(Text(self.scores.path, style="bold"))  # a table would wrap it as its title
+        terminal.console().print(table)
+
+
+def _find_segments(
+    args: Namespace, model: "XViT", path: str, ground_truth: "Sequence[Segment] | None", name: str
+) -> _Timeline:
+    from xvit.timeline.scoring import score_video
+    from xvit.timeline.segments import find_segments
+
+    with terminal.progress_bar(name, quiet=args.json) as update:
+        scores = score_video(model, path, stride=args.stride, predict_every=args.predict_every, on_progress=update)
+    segments = find_segments(
+        scores.times,
+        scores.scores,
+        scores.class_names,
+        duration=scores.duration,
+        smooth=args.smooth,
+        threshold=args.threshold,
+        low_threshold=args.low_threshold,
+        min_length=args.min_length,
+    )
+    return _Timeline(scores, segments, ground_truth)
+
+
+def _read_ground_truth(file: str | None, paths: list[str], model: "XViT") -> "dict[str, list[Segment]]":
+    """The true segments of each video; empty without a file."""
+    from xvit.timeline.writers import read_ground_truth
+
+    if file is None:
+        return {}
+    segments = read_ground_truth(file, list(model.class_names))
+    for path in paths:
+        if Path(path).resolve() not in segments:
+            raise XViTError(f"{path}: not in {file}, whose paths are relative to its own folder")
+    return {path: segments[Path(path).resolve()] for path in paths}
+
+
+def _output_folders(paths: list[str], output: Path | None) -> dict[str, Path]:
+    """The output folder of each video."""
     if output is None:
         return {}
     if len(paths) == 1:
@@ -160,101 +251,42 @@ def _folders(paths: list[str], output: Path | None) -> dict[str, Path]:
     for path in paths:
         folder = output / Path(path).stem
         if folder in folders.values():
-            raise XViTError(f"{path}: a second video named {Path(path).stem}: give --output for one of them at a time")
+            raise XViTError(
+                f"{path}: a second video named {Path(path).stem}; process one of them at a time, with another --output"
+            )
         folders[path] = folder
     return folders
 
 
-def _plain(scores: "ScoreTimeline", segments: "list[Segment]", metrics: "Metrics | None") -> dict[str, Any]:
-    """What is known of a video as plain values, for JSON."""
-    known: dict[str, Any] = {
-        "video": scores.path,
-        "duration": scores.duration,
-        "method": scores.method,
-        "stride": scores.stride,
-        "every": scores.every,
-        "damage": scores.damage,
-        "segments": [
-            {"start": segment.start, "end": segment.end, "label": segment.label, "score": segment.score}
-            for segment in segments
-        ],
-    }
-    return known if metrics is None else known | {"metrics": _plain_metrics(metrics)}
-
-
-def _plain_metrics(metrics: "Metrics") -> dict[str, Any]:
-    by_iou = {"f1": metrics.f1, "mean_ap": metrics.mean_ap}
-    named = {key: {f"{iou:g}": value for iou, value in values.items()} for key, values in by_iou.items()}
-    return {"videos": metrics.videos, "frame_accuracy": metrics.frame_accuracy, **named}
-
-
-def _write(
-    folder: Path,
-    told: dict[str, Any],
-    scores: "ScoreTimeline",
-    segments: "list[Segment]",
-    truth: "list[Segment] | None",
-) -> None:
-    from xvit.timeline.writers import to_csv, to_json, to_srt, write_new
-    from xvit.visualize.plots import plot_timeline
-
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = {"found": segments} if truth is None else {"truth": truth, "found": segments}
-    beside = folder / ".timeline.png"  # named when it is whole
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in letters that the font does not have
-            plot_timeline(
-                scores.times,
-                scores.values,
-                scores.class_names,
-                beside,
-                duration=scores.duration,
-                rows={name: [(s.start, s.end, s.label) for s in each] for name, each in rows.items()},
-                frames=_frames(scores.path),
-                title=Path(scores.path).name.encode(errors="backslashreplace").decode(),  # it may be no text
-            )
-        beside.replace(folder / "timeline.png")
-    finally:
-        beside.unlink(missing_ok=True)
-    write_new(folder / "timeline.csv", to_csv(segments))
-    write_new(folder / "timeline.srt", to_srt(segments))
-    write_new(folder / "timeline.json", to_json(told))
-
-
-def _frames(path: str) -> "np.ndarray | None":
-    """Some frames, evenly spread: the middle one of each of as many parts. (n, H, W, C) uint8."""
+def _read_frames(path: str) -> "np.ndarray | None":
+    """Evenly spaced frames for the plot, (n, H, W, C) uint8; None if they are damaged."""
     from xvit.data.decode import decode, probe
 
     count = probe(path).num_frames
-    places = [(2 * part + 1) * count // (2 * _FRAMES_SHOWN) for part in range(_FRAMES_SHOWN)]
+    indices = [(2 * part + 1) * count // (2 * _PLOTTED_FRAMES) for part in range(_PLOTTED_FRAMES)]
     try:
-        return decode(path, places, short_side=120, strict=False).frames.permute(0, 2, 3, 1).numpy()
-    except VideoError:  # damaged where it is shown, but not to its first end: the picture does without
+        return decode(path, indices, short_side=120, strict=False).frames.permute(0, 2, 3, 1).numpy()
+    except VideoError:
         return None
 
 
-def _show(scores: "ScoreTimeline", segments: "list[Segment]") -> None:
-    terminal.console().print(Text(scores.path, style="bold"))  # not as the table's title, which would be wrapped
-    shown = terminal.table("start", "end", "class", "score", numbers=(0, 1, 3))
-    for segment in segments:
-        score = "" if segment.score is None else f"{100 * segment.score:.1f} %"
-        shown.add_row(_clock(segment.start), _clock(segment.end), Text(segment.label), score)
-    if not segments:
-        shown.add_row("", "", Text("nothing above the threshold", style="dim"), "")
-    terminal.console().print(shown)
+def _metrics_to_dict(metrics: "SegmentMetrics") -> dict[str, Any]:
+    by_iou = {"f1": metrics.f1, "mean_ap": metrics.mean_ap}
+    values = {key: {f"{iou:g}": value for iou, value in values.items()} for key, values in by_iou.items()}
+    return {"videos": metrics.videos, "frame_accuracy": metrics.frame_accuracy, **values}
 
 
-def _show_metrics(metrics: "Metrics") -> None:
-    shown = terminal.table("IoU", "F1", "mAP", numbers=(0, 1, 2))
+def _print_metrics(metrics: "SegmentMetrics") -> None:
+    table = terminal.table("IoU", "F1", "mAP", numeric=[0, 1, 2])
     for iou in metrics.f1:
-        shown.add_row(f"{iou:g}", f"{100 * metrics.f1[iou]:.1f} %", f"{100 * metrics.mean_ap[iou]:.1f} %")
-    terminal.console().print(shown)
+        table.add_row(f"{iou:g}", f"{100 * metrics.f1[iou]:.1f} %", f"{100 * metrics.mean_ap[iou]:.1f} %")
     accuracy = f"{100 * metrics.frame_accuracy:.1f} %"
-    terminal.console().print(terminal.pairs({"frame accuracy": accuracy, "videos": metrics.videos}))
+    console = terminal.console()
+    console.print(table)
+    console.print(terminal.key_values({"frame accuracy": accuracy, "videos": metrics.videos}))
 
 
-def _clock(seconds: float) -> str:
-    """m:ss.s"""
+def format_time(seconds: float) -> str:
+    """Minutes and seconds, such as 1:05.3."""
     tenths = round(10 * seconds)
     return f"{tenths // 600}:{tenths // 10 % 60:02d}.{tenths % 10}"

@@ -1,4 +1,4 @@
-"""`xvit train`: a recipe and a folder of videos in, a trained model out."""
+"""`xvit train`: train a model on labelled videos."""
 
 import sys
 from dataclasses import asdict
@@ -8,61 +8,58 @@ from jsonargparse import ArgumentParser, Namespace
 
 from xvit.cli import terminal
 from xvit.cli.exit_codes import SOME_FAILED, SUCCESS
-from xvit.cli.parsing import add_json, add_recipe, make_parser, parse_recipe
+from xvit.cli.parsing import add_json, add_recipe, make_parser, parse_recipe, require
 from xvit.utils import distributed
-from xvit.utils.errors import XViTError
 
 
 def parser() -> ArgumentParser:
-    """The options."""
-    made = make_parser(
+    """The options of the command."""
+    parser = make_parser(
         "train",
-        "[--config RECIPE] --data.root DIR --output DIR [--resume] [--SECTION.NAME VALUE ...]",
-        "Train on DIR/train/<class>/*.mp4 and measure on DIR/val/<class>/*.mp4 (or split DIR/<class>/*.mp4).\n"
-        "Writes to the output: best/ and last/ (checkpoints), metrics.jsonl, tensorboard/, config.yaml.",
+        "[--config RECIPE] --data.root DIR --output DIR [--resume] [--GROUP.NAME VALUE ...]",
+        "Train a model on the videos DIR/train/<class>/*.mp4 and validate it on DIR/val/<class>/*.mp4. Without "
+        "these two folders, DIR/<class>/*.mp4 is split. For annotation files, see --data.format.\n"
+        "Writes to the output folder: best/ and last/ (checkpoints), metrics.jsonl, tensorboard/, config.yaml.\n"
+        "Settings come from the recipe file; options on the command line override them. Videos that cannot be "
+        "read are skipped and listed in bad_videos.jsonl; the exit code is then 1.",
         "xvit train --config recipes/motion.yaml --data.root videos --output run\n"
         "xvit train --config recipes/motion.yaml --data.root videos --output run --resume\n"
         "xvit train --config recipes/motion.yaml --data.root videos --output slower --train.lr 0.0003\n"
         "xvit train --config recipes/motion.yaml --train.epochs 60 --print-config > longer.yaml",
     )
-    made.add_argument("--output", metavar="DIR", type=str | None, default=None, help="folder of the run, to be made")
-    made.add_argument("--resume", action="store_true", help="go on with the run in the output folder")
-    add_json(made)
-    add_recipe(made)
-    return made
+    parser.add_argument("--output", metavar="DIR", type=str | None, help="folder of the run, to be created")
+    parser.add_argument("--resume", action="store_true", help="continue the run in the output folder")
+    add_json(parser)
+    add_recipe(parser)
+    return parser
 
 
 def parse(argv: list[str]) -> Namespace:
-    """Check the words after the command."""
+    """Parse and check the arguments after the command."""
     args = parse_recipe(parser(), argv)
-    if args.output is None:
-        raise XViTError("--output: missing: the folder of the run. See `xvit train --help`")
-    if not args.recipe.data.root:
-        raise XViTError("--data.root: missing: the folder of the videos. See `xvit train --help`")
+    require(args.output, "--output", "the folder of the run", "train")
+    require(args.recipe.data.root, "--data.root", "the folder of the videos", "train")
     return args
 
 
 def run(args: Namespace) -> int:
-    """Train."""
-    from xvit.training.engine import fit
+    """Train and print the best validation."""
+    from xvit.training import fit
 
-    with terminal.progress(quiet=args.json) as shown:
-        news = terminal.TrainingProgress(shown, "training", quiet=args.json)
-        result = fit(args.recipe, args.output, resume=args.resume, on_progress=news)
-    bad = f"{result.bad_videos} videos could not be read: {Path(args.output, 'bad_videos.jsonl')} names them"
-    code = SOME_FAILED if result.bad_videos else SUCCESS
-    if code and distributed.is_main():
-        print(f"xvit: {bad}", file=sys.stderr)
+    with terminal.progress_display(quiet=args.json) as display:
+        progress = terminal.TrainingProgress(display, "training", quiet=args.json)
+        result = fit(args.recipe, args.output, resume=args.resume, on_progress=progress)
     if args.json:
-        values = asdict(result)
-        terminal.print_json(values | {"best": str(result.best), "last": str(result.last)})
-        return code
-    rows = {
-        "best epoch": f"{result.epoch} of {args.recipe.train.epochs}",
-        **terminal.shares_of(result.metrics),
-        "time": f"{result.seconds:.0f} s",
-        "checkpoint": result.best,
-    }
-    out = terminal.console()
-    out.print(terminal.pairs(rows))
-    return code
+        terminal.print_json(asdict(result) | {"best": str(result.best), "last": str(result.last)})
+    else:
+        rows = {
+            "best epoch": f"{result.epoch} of {args.recipe.train.epochs}",
+            **terminal.format_metrics(result.metrics),
+            "time": f"{result.seconds:.0f} s",
+            "checkpoint": result.best,
+        }
+        terminal.console().print(terminal.key_values(rows))
+    if result.bad_videos and distributed.is_main():
+        path = Path(args.output, "bad_videos.jsonl")
+        print(f"xvit: {result.bad_videos} videos could not be read; see {path}", file=sys.stderr)
+    return SOME_FAILED if result.bad_videos else SUCCESS
