@@ -10,6 +10,7 @@ import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from xvit.evaluation.multi_view import ScoredVideos
 
 from helpers.color_videos import CLIP, MODEL, write_video
 from xvit.config import AugmentConfig, DataConfig, ModelConfig, to_dict
@@ -19,9 +20,8 @@ from xvit.data.annotations.samples import Sample
 from xvit.data.dataset import VideoDataset
 from xvit.data.loader import make_loader
 from xvit.evaluation.multi_label import measure_multi_label
-from xvit.evaluation.multi_view import ScoredVideos
 from xvit.inference.predictor import Predictor
-from xvit.training.engine import classification_loss
+from xvit.training.losses import classification_loss
 from xvit.training.mixup import mix_batch
 from xvit.utils.errors import XViTError
 

@@ -1,15 +1,26 @@
-"""Testing a model on labelled videos: every video counted once, the unreadable ones named.
+"""Evaluating a model on labelled videos, and scoring videos for a challenge.
 
-samples ─▶ score ─▶ ScoredVideos ─▶ measure ─▶ Evaluation, MultiLabelEvaluation      what `evaluate` does
-                      └─────▶ write_submission                                for test sets without labels too
+samples ─▶ score_videos ─▶ ScoredVideos ─▶ compute_metrics ─▶ Evaluation or MultiLabelEvaluation      (`evaluate`)
+                               └─────────▶ write_submission                         also for videos without labels
+
+Each video counts once. Videos that cannot be read are listed, never replaced.
 """
 
-from xvit.evaluation.multi_label import MultiLabelEvaluation as MultiLabelEvaluation
-from xvit.evaluation.multi_view import ScoredVideos as ScoredVideos
-from xvit.evaluation.multi_view import match_labels as match_labels
-from xvit.evaluation.multi_view import score as score
-from xvit.evaluation.results import Evaluation as Evaluation
-from xvit.evaluation.results import TaskResult as TaskResult
-from xvit.evaluation.results import evaluate as evaluate
-from xvit.evaluation.results import measure as measure
-from xvit.evaluation.results import run_metadata as run_metadata
+from xvit.evaluation.metrics import Evaluation, SampleResult, TaskResult, compute_metrics, evaluate, run_metadata
+from xvit.evaluation.multi_label import MultiLabelEvaluation
+from xvit.evaluation.scoring import ScoredVideos, match_labels, score_videos
+from xvit.evaluation.submissions import write_submission
+
+__all__ = [
+    "Evaluation",
+    "MultiLabelEvaluation",
+    "SampleResult",
+    "ScoredVideos",
+    "TaskResult",
+    "compute_metrics",
+    "evaluate",
+    "match_labels",
+    "run_metadata",
+    "score_videos",
+    "write_submission",
+]

@@ -1,4 +1,4 @@
-"""How right the scores are where a video may have several classes, or none."""
+"""Metrics of multi-label models: a video may have several classes, or none."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -9,25 +9,25 @@ import torch
 from torchmetrics.functional.classification import binary_average_precision
 
 from xvit.config import SINGLE_TASK, as_task_dict
-from xvit.evaluation.multi_view import ScoredVideos, write_numbers
+from xvit.evaluation.scoring import ScoredVideos, write_results
 from xvit.visualize.plots import plot_per_class
 
 
 @dataclass(frozen=True, kw_only=True)
 class MultiLabelEvaluation:
-    """The result of a test of a model of several labels a video.
+    """The result of evaluating a multi-label model.
 
     Args:
-        mean_average_precision: mAP: the mean over the classes that some video has; 0 without one.
-        average_precision: of each class; None for one that no video has.
+        mean_average_precision: mAP: the mean over the classes that some video has; 0 if there is none.
+        average_precision: of each class; None for a class that no video has.
         loss: mean binary cross-entropy over videos and classes, natural logarithm.
-        expected: number of videos asked for: read and failed.
+        expected: number of videos given: read and failed.
         videos: number of videos that were read.
-        failures: id, path and reason of each that was not.
+        failures: id, path and reason of each video that could not be read.
         temporal_views: clips along each video.
         spatial_views: crops of each clip.
-        seconds: wall time of the test.
-        samples: of each read video its id, path, true classes, and the score of each class.
+        seconds: wall time.
+        samples: id, path, true classes and the score of each class, for each video read.
     """
 
     mean_average_precision: float
@@ -49,45 +49,47 @@ class MultiLabelEvaluation:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The figures that a training follows; the first tells which checkpoint is the best."""
+        """The values that training logs; the first one selects the best checkpoint."""
         return {"map": self.mean_average_precision, "val_loss": self.loss}
 
     def to_dict(self) -> dict[str, Any]:
-        """All but the samples' predictions, as plain values for JSON."""
+        """Everything but the samples, as plain values for JSON."""
         values = asdict(self)
         del values["samples"]
         return values
 
-    def save(self, directory: str | Path, *, of: Mapping[str, Any]) -> None:
-        """Write evaluation.json, predictions.jsonl (a line a video) and per_class.png.
+    def save(self, directory: str | Path, *, metadata: Mapping[str, Any]) -> None:
+        """Write evaluation.json, predictions.jsonl (one line per video) and per_class.png.
 
         Args:
-            directory: made if it is not there.
-            of: what was measured, by `run_metadata`; put before the results in evaluation.json.
+            directory: created if it does not exist.
+            metadata: model, data and versions, from `run_metadata`; written to evaluation.json.
         """
         directory = Path(directory)
-        known = {label: value for label, value in self.average_precision.items() if value is not None}
-        if known:
-            plot_per_class({"average precision": known}, directory / "per_class.png")
-        write_numbers(directory, {"of": dict(of)} | self.to_dict(), self.samples)
+        measured = {name: value for name, value in self.average_precision.items() if value is not None}
+        if measured:
+            plot_per_class({"average precision": measured}, directory / "per_class.png")
+        write_results(directory, {"metadata": dict(metadata)} | self.to_dict(), self.samples)
 
 
-def measure_multi_label(scored: ScoredVideos) -> MultiLabelEvaluation:
-    """Compare the scores of videos, whose labels are tuples, with these labels."""
+def compute_multi_label_metrics(scored: ScoredVideos) -> MultiLabelEvaluation:
+    """Compare the scores of videos with their labels, which are tuples of class indices."""
     names, scores = as_task_dict(scored.class_names)[SINGLE_TASK], scored.scores[SINGLE_TASK]  # (videos, classes)
-    truth = torch.zeros_like(scores, dtype=torch.int64)
-    for row, sample in zip(truth, scored.samples, strict=True):
+    ground_truth = torch.zeros_like(scores, dtype=torch.int64)
+    for row, sample in zip(ground_truth, scored.samples, strict=True):
         assert isinstance(sample.label, tuple)
         row[list(sample.label)] = 1
-    there = truth.any(dim=0)  # (classes,)
+    has_videos = ground_truth.any(dim=0)  # (classes,)
+    # torchmetrics' multilabel_average_precision refuses a single class, and warns of classes without videos
     precision = [
-        binary_average_precision(scores[:, k], truth[:, k]).item() if there[k] else None for k in range(len(names))
+        binary_average_precision(scores[:, k], ground_truth[:, k]).item() if has_videos[k] else None
+        for k in range(len(names))
     ]
-    known = [value for value in precision if value is not None]
+    measured = [value for value in precision if value is not None]
     return MultiLabelEvaluation(
-        mean_average_precision=sum(known) / max(len(known), 1),
+        mean_average_precision=sum(measured) / max(len(measured), 1),
         average_precision=dict(zip(names, precision, strict=True)),
-        loss=torch.nn.functional.binary_cross_entropy(scores.double(), truth.double()).item(),
+        loss=torch.nn.functional.binary_cross_entropy(scores.double(), ground_truth.double()).item(),
         expected=scored.expected,
         videos=len(scored.samples),
         failures=scored.failures,
@@ -98,9 +100,9 @@ def measure_multi_label(scored: ScoredVideos) -> MultiLabelEvaluation:
             {
                 "id": sample.id,
                 "path": sample.path,
-                "truth": [name for name, has in zip(names, row, strict=True) if has],
+                "ground_truth": [name for name, positive in zip(names, row, strict=True) if positive],
                 "scores": dict(zip(names, values, strict=True)),
             }
-            for sample, row, values in zip(scored.samples, truth.tolist(), scores.tolist(), strict=True)
+            for sample, row, values in zip(scored.samples, ground_truth.tolist(), scores.tolist(), strict=True)
         ],
     )

@@ -1,10 +1,6 @@
-"""Features of videos, written to a file as they come, so that neither memory nor a stop matters.
+"""Extracting features of videos to a file. Rows are written batch by batch, so memory does not grow with their number.
 
-What an extraction has done so far lies beside its output, in the folder `.NAME.partial`:
-
-    run.json        what is extracted: model, clip, level, videos; what is left of another run is not mixed with it
-    values          the rows, float32, one after the other; a bad video has none
-    journal.jsonl   a line a batch, written once its rows are safe: what is behind the last whole line did not happen
+An extraction that is stopped keeps its state beside the output (`xvit.features.partial`) and can be resumed.
 """
 
 import hashlib
@@ -12,36 +8,33 @@ import json
 import math
 import os
 import shutil
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
 from xvit.config import to_dict
 from xvit.data.annotations.samples import Sample
-from xvit.data.dataset import VideoDataset
+from xvit.data.dataset import Batch, VideoDataset
 from xvit.data.loader import make_loader
 from xvit.data.transforms import normalize
-from xvit.features.storage import FORMAT, LEVELS, Level, check_format, check_names, sidecars, write
+from xvit.features.partial import PartialExtraction, open_partial, partial_folder, values_file
+from xvit.features.storage import FORMAT, LEVELS, Level, check_format, check_names, sidecars, write_features
 from xvit.models.profiling import model_hash
 from xvit.models.token_merging import patches_after_merging
 from xvit.models.xvit import XViT
 from xvit.utils.errors import VideoError, XViTError, check_choice, check_range
 
-_RUN, _VALUES, _JOURNAL, _LOCK = "run.json", "values", "journal.jsonl", "lock"
-
 
 @dataclass(frozen=True, kw_only=True)
-class Extraction:
-    """What `extract` wrote.
+class ExtractionResult:
+    """The result of `extract_features`.
 
     Args:
         output: the file.
-        shape: of its values.
+        shape: shape of its values.
         failures: the videos that could not be read; they have no row.
     """
 
@@ -50,7 +43,7 @@ class Extraction:
     failures: tuple[VideoError, ...]
 
 
-def extract(
+def extract_features(
     model: XViT,
     paths: Sequence[str | Path],
     output: str | Path,
@@ -61,193 +54,119 @@ def extract(
     num_workers: int = 0,
     resume: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
-) -> Extraction:
-    """Write the features of videos, one view each, to a file. A bad video gets no row, and does not stop the others.
+) -> ExtractionResult:
+    """Write the features of videos, one view each, to a file. A video that cannot be read gets no row.
 
-    An extraction that was stopped, in whatever way, goes on when it is called again. Its values are then, to the last
-    bit, those of one that was not stopped (on the same device, with the same number of threads).
+    An extraction that was stopped or killed is resumed when the function is called again. The values are then equal,
+    to the last bit, to those of an uninterrupted run (on the same device, with the same number of threads).
 
     Args:
         model: on its device; it is put in eval mode.
         paths: the videos.
-        output: .safetensors (a tensor "features"), .npy (paths and labels in NAME.json beside it) or .parquet (columns
-            path, label, features); not there yet.
-        level: clip (one vector a video), frames (one a frame) or tokens (all tokens of each frame).
-        labels: classes of the videos; None where not known.
-        batch_size: videos at a time.
-        workers: loader processes; 0 decodes in this one.
-        resume: go on with what a stopped extraction left; else start again.
-        on_progress: called with the number of videos done and of all videos.
+        output: a new file: .safetensors (a tensor "features"), .npy (with paths and labels in NAME.json beside it) or
+            .parquet (columns path, label, features).
+        level: clip (one vector per video), frames (one per frame) or tokens (all tokens of each frame).
+        labels: class names of the videos; None where they are unknown.
+        batch_size: videos per batch.
+        num_workers: loader processes; 0 decodes in this process.
+        resume: continue an unfinished extraction; otherwise start again.
+        on_progress: called with the number of videos done and the total.
 
     Raises:
-        XViTError: an output that `check_output` refuses, no videos or not one that can be read, names that the format
-            cannot hold, what is left of another extraction: of another model, clip, level, list of videos or batch
-            size.
+        XViTError: `check_output` refuses the output; there are no videos, or none can be read; the format cannot hold
+            the names; an unfinished extraction of another model, clip spec, level, list of videos or batch size exists.
     """
     output = check_output(output)
     check_choice("level", level, LEVELS)
+    check_range("batch_size", batch_size, 1)
     names = [os.fspath(path) for path in paths]
     classes = [None] * len(names) if labels is None else list(labels)
     if len(classes) != len(names):
-        raise XViTError(f"{len(classes)} labels for {len(names)} videos: expected one each")
+        raise XViTError(f"{len(classes)} labels for {len(names)} videos: expected one label per video")
     samples = [Sample(path=name, label=None, id=name) for name in names]
     dataset = VideoDataset(samples=samples, clip_spec=model.clip_spec)
-    check_range("batch_size", batch_size, 1)
-    about: dict[str, Any] = {"format": FORMAT, "level": level}
-    about |= {"model": model_hash(model.eval()), "clip": to_dict(model.clip_spec)}
-    row, device = _row_shape(model, level), next(model.parameters()).device
-    check_names(output, (len(names), *row), about | {"paths": names, "labels": classes})
-    # The batch size too: how many videos go through the model at once decides on the last bits.
-    run = about | {"videos": f"{len(names)}, hash {_hash(json.dumps([names, classes]))}", "batch_size": batch_size}
-    with _opened(_folder(output), run, 4 * math.prod(row), resume=resume) as partial:
-        first = partial.done
-        _tell(on_progress, first, len(names))
-        dataset.samples = samples[first:]
-        for batch in make_loader(dataset, batch_size=batch_size, num_workers=num_workers) if first < len(names) else ():
-            rows = b""
-            if len(batch["indices"]):
-                pixels = batch["pixels"].flatten(0, 1).contiguous()  # (B, 1, T, C, S, S) -> (B, T, C, S, S)
-                with torch.inference_mode():
-                    values = getattr(model.forward_features(normalize(pixels, model.clip_spec, device)), level)
-                assert values.shape == (len(pixels), *row), values.shape
-                rows = values.float().cpu().numpy().astype("<f4", copy=False).tobytes()
-            bad = {first + index: error.reason for index, error in batch["errors"].items()}
-            partial.add(rows, done=min(partial.done + batch_size, len(names)), failed=bad)
-            _tell(on_progress, partial.done, len(names))
-        kept = [index for index in range(len(names)) if index not in partial.failed]
-        about |= {"paths": [names[index] for index in kept], "labels": [classes[index] for index in kept]}
-        if kept:
-            _finish(output, (len(kept), *row), about)
-    shutil.rmtree(_folder(output))
+    row_shape = _row_shape(model, level)
+    metadata: dict[str, Any] = {"format": FORMAT, "level": level}
+    metadata |= {"model_hash": model_hash(model.eval()), "clip_spec": to_dict(model.clip_spec)}
+    check_names(output, (len(names), *row_shape), metadata | {"paths": names, "labels": classes})
+    videos = hashlib.sha256(json.dumps([names, classes]).encode()).hexdigest()[:16]
+    # The batch size counts as well: the last bits of the values depend on it.
+    run = metadata | {"videos": f"{len(names)}, hash {videos}", "batch_size": batch_size}
+    with open_partial(output, run, 4 * math.prod(row_shape), resume=resume) as partial:
+        _extract_remaining(model, dataset, partial, level, batch_size, num_workers, on_progress)
+        read = [index for index in range(len(names)) if index not in partial.failed]
+        metadata |= {"paths": [names[index] for index in read], "labels": [classes[index] for index in read]}
+        if read:
+            _write_output(output, (len(read), *row_shape), metadata)
+    shutil.rmtree(partial_folder(output))
     failures = tuple(VideoError(names[index], reason) for index, reason in partial.failed.items())
-    if not kept:
+    if not read:
         raise XViTError(f"none of {len(names)} videos could be read; the first: {failures[0]}")
-    return Extraction(output=output, shape=(len(kept), *row), failures=failures)
+    return ExtractionResult(output=output, shape=(len(read), *row_shape), failures=failures)
 
 
 def check_output(output: str | Path) -> Path:
-    """The path of a file of features that is to be written.
+    """Check that a feature file can be written to this path, and return the path.
 
     Raises:
-        XViTError: an unknown format, a file that exists, a library that is missing.
+        XViTError: the format is unknown, the file exists, or a library is missing.
     """
     output = Path(output)
     check_format(output)
-    beside = [] if _folder(output).exists() else sidecars(output)  # a stopped extraction may have got as far as there
-    for path in (output, *beside):
+    # A stopped extraction may have written the sidecars already.
+    for path in (output, *([] if partial_folder(output).exists() else sidecars(output))):
         if path.exists():
             raise XViTError(f"{path}: exists; choose another output, or remove it")
     return output
 
 
-class _Partial:
-    """What an extraction has done so far; see the head of this file.
-
-    Args:
-        done: videos done, the bad ones included.
-        failed: reasons of the bad ones, by their places in the list.
-        values: where rows go.
-        journal: where batches are noted.
-    """
-
-    def __init__(self, done: int, failed: dict[int, str], values: IO[bytes], journal: IO[bytes]) -> None:
-        self.done, self.failed = done, failed
-        self._values, self._journal = values, journal
-
-    def add(self, rows: bytes, *, done: int, failed: dict[int, str]) -> None:
-        """Keep the rows of a batch."""
-        _append(self._values, rows)
-        _append(self._journal, json.dumps({"done": done, "failed": failed}).encode() + b"\n")
-        self.done = done
-        self.failed |= dict(sorted(failed.items()))
-
-
-@contextmanager
-def _opened(folder: Path, run: dict[str, Any], row_bytes: int, *, resume: bool) -> Iterator[_Partial]:
-    """The work so far in `folder`, which is made; what comes after the last whole batch is cut off.
-
-    Raises:
-        XViTError: the work is damaged or that of another run, or another process is at it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / _JOURNAL
-    with open(folder / _LOCK, "wb") as lock, open(folder / _VALUES, "ab") as values, open(path, "ab") as journal:
-        _take(lock, folder)
-        text = path.read_bytes() if resume else b""
-        whole = text[: text.rfind(b"\n") + 1]
-        done, failed = 0, dict[int, str]()
-        if whole:
-            try:
-                before = json.loads((folder / _RUN).read_text(encoding="utf-8"))
-                for line in map(json.loads, whole.splitlines()):
-                    done = int(line["done"])
-                    failed |= {int(index): str(reason) for index, reason in line["failed"].items()}
-                wrong = next((key for key in run if before[key] != run[key]), None)
-            except (ValueError, KeyError, TypeError, AttributeError, OSError):
-                raise XViTError(f"{folder}: damaged; remove it to start again") from None
-            if wrong:
-                raise XViTError(
-                    f"{folder}: an unfinished extraction of which {wrong} was {before[wrong]}, now {run[wrong]}; give "
-                    "the same again, choose another output, or remove that folder"
-                )
-        else:
-            (folder / _RUN).write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
-        size = row_bytes * (done - len(failed))
-        if values.tell() < size:
-            raise XViTError(f"{folder}: damaged, values are missing; remove it to start again")
-        values.truncate(size)
-        journal.truncate(len(whole))
-        yield _Partial(done, failed, values, journal)
-
-
-def _finish(output: Path, shape: tuple[int, ...], about: dict[str, Any]) -> None:
-    """Write the output from the rows: whole in the folder first, then moved to its place, sidecar first."""
-    beside = _folder(output) / output.name
-    write(beside, _folder(output) / _VALUES, shape, about)
-    if output.exists():
-        raise XViTError(f"{output}: was made by something else meanwhile; remove it and run the same again")
-    for made, place in zip([*sidecars(beside), beside], [*sidecars(output), output], strict=True):
-        made.replace(place)
-
-
-def _take(lock: IO[bytes], folder: Path) -> None:
-    """Keep other processes out, until this one closes the file or dies."""
-    if sys.platform == "win32":
+def _extract_remaining(
+    model: XViT,
+    dataset: VideoDataset,
+    partial: PartialExtraction,
+    level: Level,
+    batch_size: int,
+    num_workers: int,
+    on_progress: Callable[[int, int], None] | None,
+) -> None:
+    """Append the features of the videos that are not done yet to the partial extraction."""
+    first, total = partial.done, len(dataset.samples)
+    if on_progress is not None:
+        on_progress(first, total)
+    if first == total:
         return
-    import fcntl
+    dataset.samples = dataset.samples[first:]
+    for batch in make_loader(dataset, batch_size=batch_size, num_workers=num_workers):
+        rows = _batch_features(model, batch, level) if len(batch["indices"]) else b""
+        failed = {first + index: error.reason for index, error in batch["errors"].items()}
+        partial.append(rows, done=min(partial.done + batch_size, total), failed=failed)
+        if on_progress is not None:
+            on_progress(partial.done, total)
 
-    try:
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which workers that outlive us would hold on to
-    except OSError:
-        raise XViTError(f"{folder}: another process is at this extraction") from None
+
+@torch.inference_mode()
+def _batch_features(model: XViT, batch: Batch, level: Level) -> bytes:
+    pixels = batch["pixels"].flatten(0, 1).contiguous()  # (B, 1, T, C, S, S) -> (B, T, C, S, S)
+    features = model.forward_features(normalize(pixels, model.clip_spec, model.device))
+    values = {"clip": features.clip_embedding, "frames": features.frames, "tokens": features.tokens}[level]
+    assert values.shape == (len(pixels), *_row_shape(model, level)), values.shape
+    return values.float().cpu().numpy().astype("<f4", copy=False).tobytes()
 
 
-def _append(file: IO[bytes], data: bytes) -> None:
-    file.write(data)
-    file.flush()
-    os.fsync(file.fileno())
+def _write_output(output: Path, shape: tuple[int, ...], metadata: dict[str, Any]) -> None:
+    """Write the output into the partial folder, then move it to its place, sidecars first."""
+    written = partial_folder(output) / output.name
+    write_features(written, values_file(output), shape, metadata)
+    if output.exists():
+        raise XViTError(f"{output}: was created by another program meanwhile; remove it and run the same again")
+    for source, target in zip([*sidecars(written), written], [*sidecars(output), output], strict=True):
+        source.replace(target)
 
 
 def _row_shape(model: XViT, level: Level) -> tuple[int, ...]:
     """(D,), (T, D) or (T, P, D)."""
-    backbone, T, size = (
-        model.backbone,
-        model.clip_spec.num_frames // model.config.tubelet_size,
-        model.clip_spec.image_size,
-    )
+    backbone, size = model.backbone, model.clip_spec.image_size
+    T = model.clip_spec.num_frames // model.config.tubelet_size
     patches = math.prod(backbone.patch_embed.dynamic_feat_size((size, size)))
     tokens = patches_after_merging(patches, model.config.tome_r, len(backbone.blocks) - 1) + backbone.num_prefix_tokens
     return {"clip": (), "frames": (T,), "tokens": (T, tokens)}[level] + (backbone.num_features,)
-
-
-def _folder(output: Path) -> Path:
-    return output.with_name(f".{output.name}.partial")
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _tell(on_progress: Callable[[int, int], None] | None, done: int, total: int) -> None:
-    if on_progress is not None:
-        on_progress(done, total)

@@ -1,4 +1,4 @@
-"""How well features tell classes apart without further training: k nearest neighbours and a linear layer."""
+"""Probing: how well features separate classes, measured with k nearest neighbours and a linear layer."""
 
 import warnings
 from collections.abc import Callable
@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from xvit.features.storage import Features
+from xvit.features.storage import VideoFeatures
 from xvit.utils.errors import XViTError, check_range, did_you_mean, import_optional
 
-_STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)  # C of the logistic regression: the larger, the weaker the regularisation
-_HELD_OUT = 0.2  # share of each class that chooses among them
+_C_VALUES = (0.001, 0.01, 0.1, 1.0, 10.0)  # inverse regularisation strengths to choose from, strongest first
+_HELD_OUT_FRACTION = 0.2  # of each class, for this choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +19,9 @@ class Accuracy:
     """Shares of the test videos, in [0, 1].
 
     Args:
-        top1: whose class has the highest score.
-        top5: whose class is among the five highest, and got a score at all; None for five classes or fewer.
+        top1: share whose class has the highest score.
+        top5: share whose class is among the five highest scores, and has a score above 0; None for five classes or
+            fewer.
     """
 
     top1: float
@@ -28,15 +29,15 @@ class Accuracy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Probe:
-    """What `probe` found.
+class ProbeResult:
+    """The result of `probe_features`.
 
     Args:
-        knn: of the k nearest neighbours.
-        linear: of the linear layer.
-        k: neighbours.
-        C: inverse strength of the linear layer's regularisation, as chosen.
-        averaged: what was averaged to one vector a video: frames, tokens, or None.
+        knn: accuracy of the k nearest neighbours.
+        linear: accuracy of the linear layer.
+        k: number of neighbours.
+        C: chosen inverse strength of the linear layer's regularisation.
+        averaged: what was averaged to one vector per video: frames, tokens, or None.
         classes: number of classes.
         train_videos: number of training videos.
         test_videos: number of test videos.
@@ -52,71 +53,60 @@ class Probe:
     test_videos: int
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
+        """The fields as plain values, for JSON."""
         return asdict(self)
 
 
-def probe(
-    train: Features,
-    test: Features,
+def probe_features(
+    train: VideoFeatures,
+    test: VideoFeatures,
     *,
     k: int = 20,
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
-) -> Probe:
-    """Classify test videos by their features and those of labelled training videos.
+) -> ProbeResult:
+    """Classify test videos from their features and those of labelled training videos.
 
-    The k training videos with the highest cosine similarity vote, each with 1 / (1 - similarity). The linear layer is
-    a logistic regression on standardised features; a fifth of each class of the training videos chooses its
-    regularisation, then it is fitted to all of them.
+    The k training videos with the highest cosine similarity vote, each with the weight 1 / (1 - similarity). The
+    linear layer is a logistic regression on standardised features. Its regularisation is chosen on a fifth of the
+    training videos of each class; then it is fitted to all of them.
 
     Args:
-        train: features to learn from, labelled; frames and tokens are averaged to one vector a video.
-        test: features of the same model, clip and level, labelled with classes of `train`.
-        k: neighbours.
-        seed: of the choice of that fifth.
-        on_progress: called with the number of steps done and of all steps.
+        train: labelled features to learn from; frames and tokens are averaged to one vector per video.
+        test: features of the same model, clip spec and level, with classes of `train`.
+        k: number of neighbours.
+        seed: seed of the choice of that fifth.
+        on_progress: called with the number of steps done and the total.
 
     Raises:
-        XViTError: features of another level, model or clip, a video without a label or of a class not trained on, a
-            single class, more neighbours than videos, a feature that is not finite, no scikit-learn.
+        XViTError: the level, model or clip spec differ; a video has no label, or a class that `train` lacks; there is
+            only one class; k exceeds the number of training videos; a feature is not finite; scikit-learn is missing.
     """
     check_range("k", k, 1)
     check_range("seed", seed, 0)
     if k > len(train.paths):
-        raise XViTError(f"k={k}: more than the {len(train.paths)} training videos; take a smaller one")
-    for name in ("level", "model", "clip"):
-        if getattr(train, name) != getattr(test, name):
-            one, other = getattr(train, name), getattr(test, name)
-            raise XViTError(f"training features of {name} {one}, test features of {name} {other}: expected the same")
-    names, truths = _labels(train, "training"), _labels(test, "test")
-    classes = sorted(set(names))
-    if len(classes) == 1:
-        raise XViTError(f'training features: one class alone, "{classes[0]}": expected two or more')
-    for name, path in zip(truths, test.paths, strict=True):
-        if name not in classes:
-            raise XViTError(f'{path}: class "{name}" is not in the training features.{did_you_mean(name, classes)}')
-    x, y = _vectors(train), np.searchsorted(classes, names)  # (N, D), (N,)
-    x_test, y_test = _vectors(test), np.searchsorted(classes, truths)
-    neighbors = import_optional("sklearn.neighbors", extra="features").KNeighborsClassifier(
-        k, weights="distance", metric="cosine"
-    )
-    knn = _accuracy(neighbors.fit(x, y).predict_proba(x_test), y_test)
-    held_out, shares = _held_out(y, seed), []
-    for done, C in enumerate(_STRENGTHS, start=1):
-        if held_out.any():
-            shares.append(_linear(x[~held_out], y[~held_out], C).score(x[held_out], y[held_out]))
+        raise XViTError(f"k={k}: more than the {len(train.paths)} training videos; choose a smaller k")
+    classes, y, y_test = _class_indices(train, test)
+    x, x_test = _mean_vectors(train), _mean_vectors(test)  # (N, D)
+    step, steps = 0, len(_C_VALUES) + 1
+
+    def advance() -> None:
+        nonlocal step
+        step += 1
         if on_progress is not None:
-            on_progress(done, len(_STRENGTHS) + 1)
-    best = _STRENGTHS[int(np.argmax(shares))] if shares else 1.0  # of equally good ones the strongest regularisation
-    linear = _accuracy(_linear(x, y, best).predict_proba(x_test), y_test)
-    if on_progress is not None:
-        on_progress(len(_STRENGTHS) + 1, len(_STRENGTHS) + 1)
-    return Probe(
-        knn=knn,
-        linear=linear,
+            on_progress(step, steps)
+
+    classifier = import_optional("sklearn.neighbors", extra="features").KNeighborsClassifier
+    knn = classifier(k, weights="distance", metric="cosine").fit(x, y)
+    knn_accuracy = _accuracy(knn.predict_proba(x_test), y_test)
+    C = _choose_regularisation(x, y, seed, advance)
+    linear_accuracy = _accuracy(_fit_linear(x, y, C).predict_proba(x_test), y_test)
+    advance()
+    return ProbeResult(
+        knn=knn_accuracy,
+        linear=linear_accuracy,
         k=k,
-        C=best,
+        C=C,
         averaged=None if train.level == "clip" else train.level,
         classes=len(classes),
         train_videos=len(x),
@@ -124,44 +114,71 @@ def probe(
     )
 
 
-def _linear(x: np.ndarray, y: np.ndarray, C: float) -> Any:
-    scale = import_optional("sklearn.preprocessing", extra="features").StandardScaler()
+def _class_indices(train: VideoFeatures, test: VideoFeatures) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """The classes, and the class indices (N,) of the training and of the test videos, after checking both."""
+    for name in ("level", "model_hash", "clip_spec"):
+        if getattr(train, name) != getattr(test, name):
+            values = f"{name} {getattr(train, name)}, test features have {getattr(test, name)}"
+            raise XViTError(f"training features have {values}: expected the same")
+    names, test_names = _known_labels(train, "training"), _known_labels(test, "test")
+    classes = sorted(set(names))
+    if len(classes) == 1:
+        raise XViTError(f'training features: only one class, "{classes[0]}": expected two or more')
+    for name, path in zip(test_names, test.paths, strict=True):
+        if name not in classes:
+            raise XViTError(f'{path}: class "{name}" is not in the training features.{did_you_mean(name, classes)}')
+    return classes, np.searchsorted(classes, names), np.searchsorted(classes, test_names)
+
+
+def _choose_regularisation(x: np.ndarray, y: np.ndarray, seed: int, advance: Callable[[], None]) -> float:
+    """The C with the highest accuracy on held-out training videos; 1 if there are none."""
+    held_out = _held_out(y, seed)
+    accuracies = []
+    for C in _C_VALUES:
+        if held_out.any():
+            accuracies.append(_fit_linear(x[~held_out], y[~held_out], C).score(x[held_out], y[held_out]))
+        advance()
+    return _C_VALUES[int(np.argmax(accuracies))] if accuracies else 1.0  # the strongest regularisation among the best
+
+
+def _fit_linear(x: np.ndarray, y: np.ndarray, C: float) -> Any:
+    scaler = import_optional("sklearn.preprocessing", extra="features").StandardScaler()
     regression = import_optional("sklearn.linear_model", extra="features").LogisticRegression(C=C, max_iter=1000)
-    with warnings.catch_warnings():  # one that has not wholly converged measures as well
+    with warnings.catch_warnings():  # a fit that has not fully converged is accurate enough
         warnings.simplefilter("ignore", import_optional("sklearn.exceptions", extra="features").ConvergenceWarning)
-        return import_optional("sklearn.pipeline", extra="features").make_pipeline(scale, regression).fit(x, y)
+        return import_optional("sklearn.pipeline", extra="features").make_pipeline(scaler, regression).fit(x, y)
 
 
-def _accuracy(scores: np.ndarray, truth: np.ndarray) -> Accuracy:
-    """Of scores (N, classes) and classes (N,)."""
+def _accuracy(scores: np.ndarray, targets: np.ndarray) -> Accuracy:
+    """scores: (N, classes), targets: (N,) class indices."""
     top = np.argsort(-scores, axis=1, kind="stable")[:, :5]  # (N, up to 5)
-    hits = (top == truth[:, None]) & (np.take_along_axis(scores, top, axis=1) > 0)
+    hits = (top == targets[:, None]) & (np.take_along_axis(scores, top, axis=1) > 0)
     return Accuracy(top1=float(hits[:, 0].mean()), top5=float(hits.any(axis=1).mean()) if scores.shape[1] > 5 else None)
 
 
 def _held_out(y: np.ndarray, seed: int) -> np.ndarray:
-    """(N,) bool: a fifth of each class, at least one video; none of a class that has a single one."""
+    """(N,) bool: a fifth of each class, at least one video; none of a class with a single video."""
     rng, chosen = np.random.default_rng(seed), np.zeros(len(y), bool)
     for label in range(y.max() + 1):
-        places = rng.permutation(np.flatnonzero(y == label))
-        if len(places) > 1:
-            chosen[places[: max(round(_HELD_OUT * len(places)), 1)]] = True
+        indices = rng.permutation(np.flatnonzero(y == label))
+        if len(indices) > 1:
+            chosen[indices[: max(round(_HELD_OUT_FRACTION * len(indices)), 1)]] = True
     return chosen
 
 
-def _vectors(features: Features) -> np.ndarray:
+def _mean_vectors(features: VideoFeatures) -> np.ndarray:
     """(N, D): the mean over frames and tokens."""
     vectors = np.asarray(features.values.mean(axis=tuple(range(1, features.values.ndim - 1))))
     finite = np.isfinite(vectors).all(axis=1)
     if not finite.all():
-        raise XViTError(f"{features.paths[int(finite.argmin())]}: a feature that is not a finite number")
+        raise XViTError(f"{features.paths[int(finite.argmin())]}: a feature is not a finite number")
     return vectors
 
 
-def _labels(features: Features, which: str) -> list[str]:
-    known = [label for label in features.labels if label is not None]
-    if len(known) < len(features.labels):
+def _known_labels(features: VideoFeatures, split: str) -> list[str]:
+    labels = [label for label in features.labels if label is not None]
+    if len(labels) < len(features.labels):
         path = features.paths[features.labels.index(None)]
-        missing = f"{len(features.labels) - len(known)} of {len(features.labels)} videos without a label"
-        raise XViTError(f"{which} features: {missing}, the first: {path}")
-    return known
+        missing = f"{len(features.labels) - len(labels)} of {len(features.labels)} videos without a label"
+        raise XViTError(f"{split} features: {missing}, the first: {path}")
+    return labels

@@ -1,10 +1,11 @@
-"""A live source through the streaming model: events out, for a terminal, a file or a program of one's own.
+"""Predictions for a live source with a streaming model.
 
     source: frames ──▶ each stride-th ──▶ centre view ──▶ Stream.push ──▶ LivePrediction, `latency_frames` later
 
-Of frames at the spacing that the model was trained with, the scores are those of the model on all of them at once.
-Where frames were dropped the spacing is wider: that is reported and counted. A new size of the picture changes nothing,
-as each frame becomes the same view; after a reconnection the stream begins anew, for nobody knows what was missed.
+At the frame spacing that the model was trained with, the scores equal those of the model on all frames at once. Where
+frames were dropped, the spacing is wider; drops are reported and counted. A change of the picture size has no effect,
+because each frame is resized to the same view. After a reconnection the stream starts anew, because an unknown number
+of frames was missed.
 """
 
 import time
@@ -12,49 +13,47 @@ from collections import deque
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 
-from xvit.config import SINGLE_TASK, as_task_dict, unwrap_single_task
+from xvit.config import as_task_dict, unwrap_single_task
 from xvit.data.capture.source import Frame, FrameCounts, SourceEvent
 from xvit.data.transforms import eval_views, normalize
-from xvit.inference.predictor import ranked
+from xvit.inference.predictor import rank_classes
 from xvit.models.streaming import Stream, StreamOutput
 from xvit.models.xvit import XViT
 from xvit.utils.errors import XViTError, check_range
 
-__all__ = ["Frames", "LivePrediction", "LivePredictor", "SourceEvent", "StreamStats"]
-
-_LAGS = 10_000  # answers whose lag is remembered: an endless source must not fill the memory
-_RECENT = 32  # frames over which the present rate is measured
+_LAG_HISTORY = 10_000  # latest predictions in the lag statistics; bounded, because a source may be endless
+_RATE_HISTORY = 32  # latest frames in the recent frame rate
 
 
-class Frames(Protocol):
-    """What `LivePredictor` needs of a source: `xvit.data.capture.source.Source` is one."""
+class FrameSource(Protocol):
+    """What `LivePredictor` needs of a source; `xvit.data.capture.source.Source` provides it."""
 
     reconnects: int
 
     @property
-    def tally(self) -> FrameCounts:
+    def counts(self) -> FrameCounts:
         """Frames counted so far."""
 
     def frames(self, *, stride: int = 1, short_side: int | None = None) -> Generator[Frame | SourceEvent, None, None]:
-        """Frames and notices as they come."""
+        """Yield frames and events as they arrive."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LivePrediction:
-    """What the model says at one frame, best class first. For several tasks dicts of tasks, as in `Prediction`.
+    """The prediction at one frame, best class first. With several tasks, labels and scores are dicts of tasks.
 
     Args:
-        frame: number of the frame in the source, from 0.
-        time: of the frame, in seconds from the source's first.
-        label: the best class; None if its score is below the threshold: nothing of these.
-        labels: names of all classes, from the highest score down.
-        scores: their scores, in [0, 1], adding up to 1.
-        lag_seconds: from the moment that the frame was due until the answer.
+        frame: index of the frame in the source, from 0.
+        time: timestamp of the frame, in seconds from the first frame of the source.
+        label: the best class; None if its score is below the threshold.
+        labels: all class names, in order of descending score.
+        scores: their scores, in [0, 1]; they sum to 1 unless the model is multi-label.
+        lag_seconds: time from the moment the frame was due until the prediction.
     """
 
     frame: int
@@ -67,89 +66,103 @@ class LivePrediction:
 
 @dataclass(frozen=True, kw_only=True)
 class StreamStats:
-    """A run in numbers, so far.
+    """Statistics of a run, so far.
 
     Args:
-        read: frames that the source gave: fed + skipped + dropped + left.
-        fed: frames that the model saw.
-        skipped: frames passed over by the stride.
+        read: frames received from the source: processed + skipped + dropped + undelivered.
+        processed: frames given to the model.
+        skipped: frames skipped by the stride.
         dropped: frames lost because the model was slower than the source.
-        left: frames that were read ahead when the run was stopped.
+        undelivered: frames that had been read ahead when the run was stopped.
         damaged: packets or frames that could not be decoded, or are flagged as damaged.
-        answered: frames that scores were given for.
+        predictions: number of predictions.
         reconnects: attempts to reach the source again.
-        seconds: from the first frame on.
-        frames_per_second: that the model saw, on average.
-        recent_frames_per_second: the same over the latest frames.
-        mean_lag_seconds: of the latest 10,000 answers.
-        lag_95_seconds: the lag that 95 % of them stayed below.
+        seconds: time since the first frame.
+        frames_per_second: frames processed per second, on average.
+        recent_frames_per_second: the same over the latest 32 frames.
+        mean_lag_seconds: mean lag of the latest 10,000 predictions.
+        p95_lag_seconds: 95th percentile of these lags.
     """
 
     read: int
-    fed: int
+    processed: int
     skipped: int
     dropped: int
-    left: int
+    undelivered: int
     damaged: int
-    answered: int
+    predictions: int
     reconnects: int
     seconds: float
     frames_per_second: float
     recent_frames_per_second: float
     mean_lag_seconds: float
-    lag_95_seconds: float
+    p95_lag_seconds: float
+
+
+class _PendingFrame(NamedTuple):
+    stream_index: int  # counted from the last reset of the stream
+    source_index: int
+    time: float
+    due_time: float
 
 
 class LivePredictor:
-    """A model and a source, to be iterated over once: `LivePrediction` and `SourceEvent`s as they come.
+    """A model on a live source. Iterate over it once: it yields `LivePrediction` and `SourceEvent` objects.
 
     Args:
-        model: a streamable one, in eval mode.
-        source: read here, by nobody else.
-        stride: feed each stride-th frame; None for the model's own spacing (`ClipSpec.stride`), or each frame for a
-            model that was trained on frames spread over whole videos.
-        every: answer each fed frame, or each second, third, ... one.
-        threshold: score in [0, 1] below which the answer is None.
+        model: a model that can be streamed, in eval mode.
+        source: the frames; nothing else may read from it.
+        stride: process each stride-th frame. None for the stride of the model's `ClipSpec`, or 1 for a model that was
+            trained on frames spread over whole videos.
+        predict_every: predict at each processed frame (1), or at each second (2), third (3), ... one.
+        threshold: score in [0, 1] below which `LivePrediction.label` is None.
 
     Raises:
-        XViTError: a model that cannot be streamed or has no classes, a value out of its range. While iterating: a
-            source that gives not one frame.
+        XViTError: the model cannot be streamed or has no classes, or a value is out of range. While iterating: the
+            source does not yield a single frame.
     """
 
     def __init__(
-        self, model: XViT, source: Frames, *, stride: int | None = None, every: int = 1, threshold: float = 0.0
+        self,
+        model: XViT,
+        source: FrameSource,
+        *,
+        stride: int | None = None,
+        predict_every: int = 1,
+        threshold: float = 0.0,
     ) -> None:
         check_range("stride", 1 if stride is None else stride, 1)
         check_range("threshold", threshold, 0, 1)
-        self.model, self.source, self.threshold, self.every = model, source, threshold, every
-        self.spread = stride is None and model.clip_spec.sampling == "segments"
-        self.stride = stride or (1 if self.spread else model.clip_spec.stride)
-        self.names = as_task_dict(model.class_names)
-        if not any(self.names.values()):
-            raise XViTError("a model without classes has nothing to say of a stream: train it, or take another")
-        self.stream = Stream(model, predict_every=every)
-        self.device = next(model.parameters()).device
-        self._waiting: deque[tuple[int, int, float, float]] = deque()  # number, index, time, due of frames unanswered
-        self._pushed = self._fed = self._answered = 0  # pushed: since the stream's last reset
-        self._lags: deque[float] = deque(maxlen=_LAGS)
-        self._moments: deque[float] = deque(maxlen=_RECENT)
-        self._began: float | None = None
+        self.model, self.source, self.threshold = model, source, threshold
+        self._stride_unknown = stride is None and model.clip_spec.sampling == "segments"
+        self.stride = stride or (1 if self._stride_unknown else model.clip_spec.stride)
+        self._class_names = as_task_dict(model.class_names)
+        if not any(self._class_names.values()):
+            raise XViTError("the model has no classes to predict: use one that was trained on labelled videos")
+        self.stream = Stream(model, predict_every=predict_every)
+        self._device = model.device
+        self._pending: deque[_PendingFrame] = deque()  # frames without a prediction so far
+        self._pushed = self._processed = self._predictions = 0  # pushed: since the last reset of the stream
+        self._lags: deque[float] = deque(maxlen=_LAG_HISTORY)
+        self._push_times: deque[float] = deque(maxlen=_RATE_HISTORY)
+        self._started: float | None = None
 
     def __iter__(self) -> Generator[LivePrediction | SourceEvent, None, None]:
-        """Run until the source ends; the frames that still wait are answered then."""
+        """Run until the source ends, and then yield the predictions for the frames that are still pending."""
         size = self.model.clip_spec.image_size
-        self.stream.push(torch.zeros(1, 1, 3, size, size, device=self.device))  # the first push is slow: not a live one
+        self.stream.push(torch.zeros(1, 1, 3, size, size, device=self._device))  # warm-up: the first push is slow
         self.stream.reset()
         with closing(self.source.frames(stride=self.stride, short_side=size)) as items:
             for item in items:
                 if isinstance(item, Frame):
-                    yield from self._feed(item)
+                    yield from self._process(item)
                     continue
                 yield item
-                if item.kind == "opened" and self.spread:
-                    text = f"the model was trained on {self.model.clip_spec.num_frames} frames spread over whole videos"
+                if item.kind == "opened" and self._stride_unknown:
                     yield SourceEvent(
-                        kind="stride", text=f"{text}; each frame is fed: if that is too dense, give a stride"
+                        kind="stride",
+                        message=f"the model was trained on {self.model.clip_spec.num_frames} frames spread over whole "
+                        "videos; every frame is processed: if that is too dense, set a stride",
                     )
                 if item.kind == "reconnected":
                     yield from self._flush()
@@ -158,62 +171,62 @@ class LivePredictor:
         yield from self._flush()
 
     @property
-    def counts(self) -> StreamStats:
-        """The numbers so far."""
-        tally, moments = self.source.tally, self._moments
-        seconds = moments[-1] - self._began if self._began is not None and moments else 0.0
-        recent = (len(moments) - 1) / (moments[-1] - moments[0]) if len(moments) > 1 else 0.0
+    def stats(self) -> StreamStats:
+        """The statistics so far."""
+        counts, times = self.source.counts, self._push_times
+        seconds = times[-1] - self._started if self._started is not None and times else 0.0
+        recent = (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 0.0
         lags = np.array(self._lags or [0.0])
         return StreamStats(
-            read=tally.read,
-            fed=self._fed,
-            skipped=tally.skipped,
-            dropped=tally.dropped,
-            left=tally.read - self._fed - tally.skipped - tally.dropped,
-            damaged=tally.damaged,
-            answered=self._answered,
+            read=counts.read,
+            processed=self._processed,
+            skipped=counts.skipped,
+            dropped=counts.dropped,
+            undelivered=counts.read - self._processed - counts.skipped - counts.dropped,
+            damaged=counts.damaged,
+            predictions=self._predictions,
             reconnects=self.source.reconnects,
             seconds=seconds,
-            frames_per_second=self._fed / seconds if seconds else 0.0,
+            frames_per_second=self._processed / seconds if seconds else 0.0,
             recent_frames_per_second=recent,
             mean_lag_seconds=float(lags.mean()),
-            lag_95_seconds=float(np.quantile(lags, 0.95)),
+            p95_lag_seconds=float(np.quantile(lags, 0.95)),
         )
 
-    def _feed(self, frame: Frame) -> Generator[LivePrediction, None, None]:
-        if self._began is None:
-            self._began = time.monotonic()
-        clip = self.model.clip_spec
-        views = eval_views(frame.pixels[None], clip).contiguous()  # (C, H, W) -> (1, 1, C, S, S): as it is evaluated
-        self._waiting.append((self._pushed, frame.index, frame.time, frame.due))
-        self._pushed, self._fed = self._pushed + 1, self._fed + 1
-        output = self.stream.push(normalize(views, clip, self.device))
-        self._moments.append(time.monotonic())
-        yield from self._answers(output)
+    def _process(self, frame: Frame) -> Generator[LivePrediction, None, None]:
+        if self._started is None:
+            self._started = time.monotonic()
+        clip_spec = self.model.clip_spec
+        view = eval_views(frame.pixels[None], clip_spec).contiguous()  # (C, H, W) -> (1, 1, C, S, S), as in evaluation
+        self._pending.append(_PendingFrame(self._pushed, frame.index, frame.time, frame.due_time))
+        self._pushed, self._processed = self._pushed + 1, self._processed + 1
+        output = self.stream.push(normalize(view, clip_spec, self._device))
+        self._push_times.append(time.monotonic())
+        yield from self._predict(output)
 
     def _flush(self) -> Generator[LivePrediction, None, None]:
         if self._pushed:
-            yield from self._answers(self.stream.flush())
-            self._waiting.clear()
+            yield from self._predict(self.stream.flush())
+            self._pending.clear()
 
-    def _answers(self, output: StreamOutput) -> Generator[LivePrediction, None, None]:
-        logits = output.logits if isinstance(output.logits, dict) else {SINGLE_TASK: output.logits}
-        as_task_dict = {task: self.model.probabilities(rows[0]).cpu() for task, rows in logits.items()}  # (m, classes)
-        for place, number in enumerate(output.indices):
-            while self._waiting[0][0] < number:  # those between two answers
-                self._waiting.popleft()
-            _, index, moment, due = self._waiting.popleft()
+    def _predict(self, output: StreamOutput) -> Generator[LivePrediction, None, None]:
+        tasks = as_task_dict(output.logits)
+        probabilities = {task: self.model.probabilities(logits[0]).cpu() for task, logits in tasks.items()}
+        for row, stream_index in enumerate(output.indices):
+            while self._pending[0].stream_index < stream_index:  # frames between two predictions
+                self._pending.popleft()
+            frame = self._pending.popleft()
             labels: dict[str, tuple[str, ...]] = {}
             scores: dict[str, tuple[float, ...]] = {}
-            for task, rows in as_task_dict.items():
-                labels[task], scores[task] = ranked(rows[place], self.names[task])
+            for task, values in probabilities.items():  # (m, classes)
+                labels[task], scores[task] = rank_classes(values[row], self._class_names[task])
             best = {task: names[0] if scores[task][0] >= self.threshold else None for task, names in labels.items()}
-            lag = time.monotonic() - due
+            lag = time.monotonic() - frame.due_time
             self._lags.append(lag)
-            self._answered += 1
+            self._predictions += 1
             yield LivePrediction(
-                frame=index,
-                time=moment,
+                frame=frame.source_index,
+                time=frame.time,
                 label=unwrap_single_task(best),
                 labels=unwrap_single_task(labels),
                 scores=unwrap_single_task(scores),

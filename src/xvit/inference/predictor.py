@@ -11,9 +11,10 @@ from torch import Tensor
 
 from xvit.config import SINGLE_TASK, as_task_dict, unwrap_single_task
 from xvit.data.annotations.samples import Sample
-from xvit.data.dataset import VideoDataset, lacking_shared_memory, make_loader
+from xvit.data.dataset import VideoDataset
+from xvit.data.loader import make_loader, shared_memory_shortage
 from xvit.data.transforms import normalize
-from xvit.export.runtime import ExportedModel, is_exported, read_manifest, takes_device
+from xvit.export.runtime import ExportedModel, is_exported, read_manifest, supports_device
 from xvit.models.profiling import model_hash
 from xvit.models.xvit import XViT
 from xvit.utils.devices import default_device, resolve_device
@@ -132,13 +133,14 @@ class Predictor:
         """
         dataset = VideoDataset(
             samples=[Sample(path=str(path), label=None, id=str(path)) for path in paths],
-            spec=self.clip_spec,
+            clip_spec=self.clip_spec,
             temporal_views=self.temporal_views,
             spatial_views=self.spatial_views,
         )
         batch_size = max(_BATCH_CLIPS // (self.temporal_views * self.spatial_views), 1)
-        if num_workers and (lack := lacking_shared_memory(dataset, batch_size=batch_size, num_workers=num_workers)):
-            _logger.warning("%s. Videos are read in the main process, one at a time", lack)
+        shortage = num_workers and shared_memory_shortage(dataset, batch_size=batch_size, num_workers=num_workers)
+        if shortage:
+            _logger.warning("%s. Videos are read in the main process, one at a time", shortage)
             num_workers = 0
         results: dict[int, Prediction | VideoError] = {}
         for batch in make_loader(dataset, batch_size=batch_size, num_workers=num_workers):
@@ -202,7 +204,7 @@ def open_model(
     """Load a checkpoint or an exported model; see `Predictor` for the arguments."""
     if not is_exported(source):
         return XViT.from_pretrained(source, device=device or default_device())
-    usable = takes_device(read_manifest(Path(source)).format, default_device())
+    usable = supports_device(read_manifest(Path(source)).format, default_device())
     return ExportedModel(source, device=device or (default_device() if usable else "cpu"), trust_code=trust_code)
 
 

@@ -1,6 +1,6 @@
-"""How well segments agree with the truth: frame accuracy, segmental F1, mean average precision.
+"""Metrics of segments against the ground truth: frame accuracy, segmental F1, mean average precision.
 
-IoU: seconds that two segments share, over seconds that at least one of them covers.
+IoU: the time that two segments share, divided by the time that at least one of them covers.
 """
 
 from collections import defaultdict
@@ -12,33 +12,33 @@ import numpy as np
 from xvit.timeline.segments import Segment
 from xvit.utils.errors import XViTError
 
-IOUS = (0.1, 0.25, 0.5)
+IOU_THRESHOLDS = (0.1, 0.25, 0.5)
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoSegments:
-    """A video's segments and what is right, each in order and without overlap.
+    """True and predicted segments of a video, each in order and without overlap.
 
     Args:
-        truth: the right segments.
-        predicted: those found, with scores.
+        ground_truth: the true segments.
+        predicted: the predicted segments, with scores.
         duration: seconds of the video.
     """
 
-    truth: Sequence[Segment]
+    ground_truth: Sequence[Segment]
     predicted: Sequence[Segment]
     duration: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class Metrics:
-    """Agreement over some videos.
+class SegmentMetrics:
+    """Metrics over some videos.
 
     Args:
-        videos: how many.
-        frame_accuracy: share of the time that has its right class; time of no class counts as a class.
-        f1: segmental F1 at each IoU.
-        mean_ap: mean average precision at each IoU.
+        videos: number of videos.
+        frame_accuracy: share of the time with the correct class; background counts as a class.
+        f1: segmental F1 at each IoU threshold.
+        mean_ap: mean average precision at each IoU threshold.
     """
 
     videos: int
@@ -47,83 +47,86 @@ class Metrics:
     mean_ap: dict[float, float] = field(default_factory=dict)
 
 
-def measure(videos: Sequence[VideoSegments]) -> Metrics:
-    """All metrics of some videos together.
+def compute_metrics(videos: Sequence[VideoSegments]) -> SegmentMetrics:
+    """Compute all metrics over some videos.
 
     Raises:
-        XViTError: no videos.
+        XViTError: there are no videos.
     """
     if not videos:
-        raise XViTError("no videos to measure: expected at least 1")
-    right = sum(frame_accuracy(video) * video.duration for video in videos)
-    return Metrics(
+        raise XViTError("no videos to compute metrics of: expected at least 1")
+    correct = sum(frame_accuracy(video) * video.duration for video in videos)
+    return SegmentMetrics(
         videos=len(videos),
-        frame_accuracy=right / sum(video.duration for video in videos),
-        f1={iou: segment_f1(videos, iou) for iou in IOUS},
-        mean_ap={iou: mean_average_precision(videos, iou) for iou in IOUS},
+        frame_accuracy=correct / sum(video.duration for video in videos),
+        f1={iou: segment_f1(videos, iou) for iou in IOU_THRESHOLDS},
+        mean_ap={iou: mean_average_precision(videos, iou) for iou in IOU_THRESHOLDS},
     )
 
 
 def frame_accuracy(video: VideoSegments) -> float:
-    """Share of the video's time at which prediction and truth agree: what counting frames gives at any high rate."""
-    ends = [edge for segment in (*video.truth, *video.predicted) for edge in (segment.start, segment.end)]
-    edges = np.unique(np.clip([0.0, *ends, video.duration], 0, video.duration))
+    """Share of the video's time with the correct class: the limit of counting frames at an ever higher frame rate."""
+    bounds = [bound for s in (*video.ground_truth, *video.predicted) for bound in (s.start, s.end)]
+    edges = np.unique(np.clip([0.0, *bounds, video.duration], 0, video.duration))
     middles = (edges[:-1] + edges[1:]) / 2
-    truth, predicted = (_labels_at(segments, middles) for segments in (video.truth, video.predicted))
-    agree = np.array([a == b for a, b in zip(truth, predicted, strict=True)])
-    return float(np.diff(edges)[agree].sum() / video.duration)
+    ground_truth, predicted = (_labels_at(segments, middles) for segments in (video.ground_truth, video.predicted))
+    correct = np.array([a == b for a, b in zip(ground_truth, predicted, strict=True)])
+    return float(np.diff(edges)[correct].sum() / video.duration)
 
 
 def segment_f1(videos: Sequence[VideoSegments], iou: float) -> float:
     """F1 of segments (Lea et al., "Temporal Convolutional Networks for Action Segmentation and Detection", 2017).
 
-    In the order of time, each predicted segment is right if the true one of its class that it overlaps most has at
-    least this IoU and was not taken by another one before. 0 where there is nothing right; 1 where there is nothing.
+    In temporal order, each predicted segment is compared with the true segment of its class that it overlaps most. It
+    is correct if their IoU is at least `iou` and no earlier prediction was matched to the same true segment. The
+    result is 0 if no segment is correct, and 1 if there are neither true nor predicted segments.
     """
-    hits = predicted = true = 0
+    hits = predicted = actual = 0
     for video in videos:
-        taken: set[int] = set()
+        matched: set[int] = set()
         for segment in video.predicted:
-            overlaps = [_iou(segment, other) if other.label == segment.label else 0.0 for other in video.truth]
+            overlaps = [_iou(segment, true) if true.label == segment.label else 0.0 for true in video.ground_truth]
             best = int(np.argmax(overlaps)) if overlaps else 0
-            if overlaps and overlaps[best] >= iou and best not in taken:
-                taken.add(best)
-        hits, predicted, true = hits + len(taken), predicted + len(video.predicted), true + len(video.truth)
-    return 2 * hits / (predicted + true) if predicted + true else 1.0
+            if overlaps and overlaps[best] >= iou:
+                matched.add(best)
+        hits += len(matched)
+        predicted, actual = predicted + len(video.predicted), actual + len(video.ground_truth)
+    return 2 * hits / (predicted + actual) if predicted + actual else 1.0
 
 
 def mean_average_precision(videos: Sequence[VideoSegments], iou: float) -> float:
-    """Mean over the true classes of the average precision, as in ActivityNet's detection task; 0 without any.
+    """Mean over the true classes of the average precision, as in ActivityNet's detection task; 0 without true segments.
 
-    A class's segments in all videos, from the highest score down: each takes the true one that it overlaps most of
-    those left in its video, if with at least this IoU. Precision is made monotone before it is averaged over recall.
+    The predicted segments of a class in all videos are ranked by descending score. Each is matched to the true segment
+    that it overlaps most among the unmatched ones of its video, if their IoU is at least `iou`. Precision is made
+    monotone before it is averaged over recall.
     """
-    truth = {(number, place): s for number, video in enumerate(videos) for place, s in enumerate(video.truth)}
-    by_class: dict[str, list[tuple[int, Segment]]] = defaultdict(list)
-    for number, video in enumerate(videos):
+    by_class: dict[str, list[tuple[int, Segment]]] = defaultdict(list)  # predictions, with the index of the video
+    for index, video in enumerate(videos):
         for segment in video.predicted:
-            by_class[segment.label].append((number, segment))
+            by_class[segment.label].append((index, segment))
     precisions = []
-    for label in sorted({segment.label for segment in truth.values()}):
-        left = {key: segment for key, segment in truth.items() if segment.label == label}
-        total = len(left)
-        right = []
-        for number, segment in sorted(by_class[label], key=lambda found: -(found[1].score or 0.0)):
-            overlaps = {key: _iou(segment, other) for key, other in left.items() if key[0] == number}
-            best = max(overlaps, key=lambda key: overlaps[key], default=None)
-            right.append(best is not None and overlaps[best] >= iou)
-            if best is not None and right[-1]:
-                del left[best]
-        precisions.append(_average_precision(right, total))
+    for label in sorted({segment.label for video in videos for segment in video.ground_truth}):
+        unmatched = {
+            index: [segment for segment in video.ground_truth if segment.label == label]
+            for index, video in enumerate(videos)
+        }
+        total = sum(map(len, unmatched.values()))
+        correct = []
+        for index, segment in sorted(by_class[label], key=lambda ranked: -(ranked[1].score or 0.0)):
+            best = max(unmatched[index], key=lambda true: _iou(segment, true), default=None)
+            correct.append(best is not None and _iou(segment, best) >= iou)
+            if best is not None and correct[-1]:
+                unmatched[index].remove(best)
+        precisions.append(_average_precision(correct, total))
     return float(np.mean(precisions)) if precisions else 0.0
 
 
-def _average_precision(right: list[bool], total: int) -> float:
-    """Area under the precision over recall of ranked answers, precision as the best at that recall or more."""
-    hits = np.cumsum(right)
-    precision = hits / np.arange(1, len(right) + 1)
+def _average_precision(correct: list[bool], total: int) -> float:
+    """Area under the precision-recall curve of ranked predictions, with precision made monotone."""
+    precision = np.cumsum(correct) / np.arange(1, len(correct) + 1)
     best = np.maximum.accumulate(precision[::-1])[::-1]
-    return float(best[np.array(right, dtype=bool)].sum() / total)
+    return float(best[np.array(correct, dtype=bool)].sum() / total)
 
 
 def _iou(a: Segment, b: Segment) -> float:
@@ -132,9 +135,9 @@ def _iou(a: Segment, b: Segment) -> float:
 
 
 def _labels_at(segments: Sequence[Segment], times: np.ndarray) -> list[str | None]:
-    """The class at each of `times`; None for none."""
+    """The class at each of `times`; None for background."""
     labels: list[str | None] = [None] * len(times)
     for segment in segments:
-        for place in np.flatnonzero((segment.start <= times) & (times < segment.end)):
-            labels[place] = segment.label
+        for index in np.flatnonzero((segment.start <= times) & (times < segment.end)):
+            labels[index] = segment.label
     return labels

@@ -1,13 +1,13 @@
-"""A long video -> class scores over time, in memory that does not grow with its length (but for the scores).
+"""Class scores over the time of a long video. Memory does not grow with its length, apart from the scores themselves.
 
-    frame       0    1    2    3    4    5    6    7     each stride-th of the file; T = 4
-    streamed    0   0-1  0-2  0-3  1-4  2-5  3-6  4-7    frames that the temporal head sees, each time `every` have come
-    windows                   0-3       2-5       4-7    clips that the model sees, here with every = 2
+    frame       0    1    2    3    4    5    6    7     each stride-th frame of the file; T = 4
+    stream      0   0-1  0-2  0-3  1-4  2-5  3-6  4-7    frames seen by the temporal head for each score
+    windows                   0-3       2-5       4-7    clips seen by the model, here with predict_every = 2
     time                      1.5       3.5       5.5    of a score: the middle of these frames
 
-A model that `XViT.stream` takes sees each frame once. The others see windows of T frames, each frame decoded, resized
-and normalised once. The model says one thing of T frames, so a score belongs to the middle of them; at the start of a
-stream, where there are fewer, to the middle of those.
+A model that `Stream` supports processes each frame once. Other models process sliding windows of T frames; each frame
+is decoded, resized and normalised once. A prediction is for T frames, so its score belongs to their middle; at the
+start of a stream, where there are fewer frames, to the middle of those.
 """
 
 from collections import deque
@@ -22,11 +22,11 @@ from torch import Tensor
 
 from xvit.data.decode.sequential import FrameReader
 from xvit.data.transforms import eval_views, normalize
-from xvit.models.streaming import Stream
+from xvit.models.streaming import Stream, StreamOutput
 from xvit.models.xvit import XViT
 from xvit.utils.errors import VideoError, XViTError, check_range
 
-Answers = tuple[list[int], Tensor]  # m frames that end what was seen, logits (m, classes)
+Predictions = tuple[list[int], Tensor]  # indices of the m frames that end the clips, logits (m, classes)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,35 +35,35 @@ class ScoreTimeline:
 
     Args:
         path: the video.
-        class_names: names of the K classes.
+        class_names: the K class names.
         times: (N,) seconds from the first frame, ascending.
-        values: (N, K) float32, each row adding up to 1.
+        scores: (N, K) float32; each row sums to 1.
         duration: seconds of the video, as far as it can be read.
         method: stream or windows.
-        stride: frames of the file from one that the model saw to the next.
-        every: of those frames, from one score to the next.
-        damage: what is wrong with the file; empty for nothing.
+        stride: the model sees each stride-th frame of the file.
+        predict_every: number of these frames from one score to the next.
+        damage: what is wrong with the file; empty if nothing is.
 
     Raises:
-        XViTError: shapes that do not fit together, times that do not ascend.
+        XViTError: the shapes do not match, or the times do not ascend.
     """
 
     path: str
     class_names: list[str]
     times: np.ndarray
-    values: np.ndarray
+    scores: np.ndarray
     duration: float
     method: Literal["stream", "windows"]
     stride: int
-    every: int
+    predict_every: int
     damage: str = ""
 
     def __post_init__(self) -> None:
         expected = (len(self.times), len(self.class_names))
-        if self.values.shape != expected or self.times.ndim != 1 or not len(self.times):
-            raise XViTError(f"scores of shape {self.values.shape}: expected {expected}, at least 1 row and 1 column")
+        if self.scores.shape != expected or self.times.ndim != 1 or not len(self.times):
+            raise XViTError(f"scores of shape {self.scores.shape}: expected {expected}, at least 1 row and 1 column")
         if (np.diff(self.times) <= 0).any():
-            raise XViTError("times of scores: expected ascending ones")
+            raise XViTError("times of scores: expected ascending times")
 
 
 def score_video(
@@ -71,130 +71,137 @@ def score_video(
     path: str | Path,
     *,
     stride: int | None = None,
-    every: int | None = None,
+    predict_every: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ScoreTimeline:
     """Score a video of any length.
 
     Args:
-        model: in eval mode, of one task, with its `clip` and `labels`.
-        path: the file. A damaged one is scored as far as it goes, and `ScoreTimeline.damage` says so.
-        stride: frames of the file from one that the model sees to the next; None for the stride it was trained with.
-        every: of those frames, from one score to the next; None for each one of a stream, half a clip of windows.
-        on_progress: called with the numbers of frames decoded and of all frames.
+        model: a single-task model in eval mode, with its `clip_spec` and `class_names`.
+        path: the file. A damaged file is scored as far as it can be read, and `ScoreTimeline.damage` reports it.
+        stride: the model sees each stride-th frame; None for the stride it was trained with.
+        predict_every: number of these frames from one score to the next; None for 1 in a stream, and half a clip with
+            windows.
+        on_progress: called with the number of frames decoded and the total.
 
     Raises:
-        VideoError: a file that cannot be read.
-        XViTError: no stride, where the model was trained on frames spread over whole videos; a number out of its range;
-            a model in training mode, of several tasks or without classes.
+        VideoError: the file cannot be read.
+        XViTError: no stride is given, and the model was trained on frames spread over whole videos; a number is out of
+            range; the model is in training mode, has several tasks, or has no classes.
     """
-    _check(model)
-    stride = _stride(model, stride)
-    stream, every = _method(model, every)
+    _check_model(model)
+    stride = _resolve_stride(model, stride)
+    stream, predict_every = _choose_method(model, predict_every)
     reader = FrameReader(path, stride=stride, short_side=model.clip_spec.image_size)
-    every = min(every, -(-reader.info.num_frames // stride))  # a short video has one score at least
+    predict_every = min(predict_every, -(-reader.info.num_frames // stride))  # a short video has at least one score
 
     def chunks() -> Iterator[tuple[np.ndarray, Tensor]]:
         for chunk in reader:
             if on_progress is not None:
-                on_progress(reader.seen, reader.info.num_frames)
+                on_progress(reader.num_decoded, reader.info.num_frames)
             yield chunk
 
-    parts = list(iterate_scores(model, chunks(), every=every))
+    parts = list(iterate_scores(model, chunks(), predict_every=predict_every))
     if not parts:
-        raise VideoError(path, f"only {reader.seen} frames can be decoded, too few for a score each {every * stride}")
+        needed = predict_every * stride
+        raise VideoError(
+            path, f"only {reader.num_decoded} frames can be decoded, too few for one score per {needed} frames"
+        )
     if on_progress is not None:
         on_progress(reader.info.num_frames, reader.info.num_frames)
     return ScoreTimeline(
         path=str(path),
         class_names=list(model.class_names),
         times=np.concatenate([times for times, _ in parts]),
-        values=np.concatenate([values for _, values in parts]),
-        duration=reader.end,
+        scores=np.concatenate([scores for _, scores in parts]),
+        duration=reader.end_time,
         method="stream" if stream else "windows",
         stride=stride,
-        every=every,
+        predict_every=predict_every,
         damage=reader.damage,
     )
 
 
 def iterate_scores(
-    model: XViT, chunks: Iterable[tuple[np.ndarray, Tensor]], *, every: int | None = None
+    model: XViT, chunks: Iterable[tuple[np.ndarray, Tensor]], *, predict_every: int | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Score frames as they come: `score_video` without an end.
+    """Score frames as they arrive; the frames may be endless.
 
     Args:
-        model: as `score_video` takes.
-        chunks: times (n,) in seconds and frames (n, C, H, W) uint8, of a `FrameReader` or of anything else.
-        every: as `score_video` takes.
+        model: as in `score_video`.
+        chunks: times (n,) in seconds and frames (n, C, H, W) uint8, for example from a `FrameReader`.
+        predict_every: as in `score_video`.
 
     Returns:
-        An iterator over times (m,) and scores (m, classes) float32, m >= 1: as soon as they are known.
+        An iterator over times (m,) and scores (m, classes) float32, m >= 1, each as soon as it is known.
 
     Raises:
-        XViTError: as `score_video`.
+        XViTError: as in `score_video`.
     """
-    _check(model)
-    stream, every = _method(model, every)
-    window = model.config.num_frames if stream else model.clip_spec.num_frames
-    return _iterate(model, chunks, stream, window, every)
+    _check_model(model)
+    stream, predict_every = _choose_method(model, predict_every)
+    return _iterate(model, chunks, stream, predict_every)
 
 
 def _iterate(
-    model: XViT, chunks: Iterable[tuple[np.ndarray, Tensor]], stream: Stream | None, window: int, every: int
+    model: XViT, chunks: Iterable[tuple[np.ndarray, Tensor]], stream: Stream | None, predict_every: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    device = next(model.parameters()).device
-    recent: list[float] = []  # times of the latest frames
-    first = 0  # the frame that the first of them is of
+    frame_times: list[float] = []  # of the latest frames
+    first = 0  # index of the frame that the first of these times belongs to
 
-    def prepared() -> Iterator[Tensor]:
-        """(n, C, S, S) float32, on the model's device."""
+    def views() -> Iterator[Tensor]:
+        """Model inputs (n, C, S, S) float32, on the model's device."""
         for times, frames in chunks:
-            recent.extend(times.tolist())
-            yield normalize(eval_views(frames, model.clip_spec)[0], model.clip_spec, device)
+            frame_times.extend(times.tolist())
+            yield normalize(eval_views(frames, model.clip_spec)[0], model.clip_spec, model.device)
 
-    answers = _windows(model, prepared(), window, every) if stream is None else _streamed(stream, prepared())
-    for indices, logits in answers:
+    window = model.config.num_frames if stream else model.clip_spec.num_frames
+    predictions = (
+        _predict_windows(model, views(), predict_every) if stream is None else _predict_stream(stream, views())
+    )
+    for indices, logits in predictions:
         if not indices:
             continue
-        ends = [(max(index - window + 1, 0), index) for index in indices]
-        middles = np.array([(recent[start - first] + recent[end - first]) / 2 for start, end in ends])
-        past = max(indices[-1] - window + 1, 0) - first  # what comes next begins no earlier
-        del recent[:past]
+        spans = [(max(index - window + 1, 0), index) for index in indices]
+        middles = np.array([(frame_times[start - first] + frame_times[end - first]) / 2 for start, end in spans])
+        past = max(indices[-1] - window + 1, 0) - first  # later windows begin no earlier
+        del frame_times[:past]
         first += past
         yield middles, model.probabilities(logits).cpu().numpy()
 
 
-def _streamed(stream: Stream, prepared: Iterator[Tensor]) -> Iterator[Answers]:
+def _predict_stream(stream: Stream, views: Iterator[Tensor]) -> Iterator[Predictions]:
     pushed = False
-    for pixels in prepared:
-        output = stream.push(pixels[None])  # (n, C, S, S) -> (1, n, C, S, S)
+    for pixel_values in views:
+        yield _single_task(stream.push(pixel_values[None]))  # (n, C, S, S) -> (1, n, C, S, S)
         pushed = True
-        assert isinstance(output.logits, Tensor)  # of one task
-        yield output.indices, output.logits[0]
     if pushed:
-        output = stream.flush()
-        assert isinstance(output.logits, Tensor)
-        yield output.indices, output.logits[0]
+        yield _single_task(stream.flush())
 
 
-def _windows(model: XViT, prepared: Iterator[Tensor], window: int, every: int) -> Iterator[Answers]:
-    """Clips of `window` frames, one each `every` frames; of a shorter video one, its last frame repeated."""
-    ring: deque[Tensor] = deque(maxlen=window)
-    seen = answered = 0
-    for pixels in prepared:
+def _single_task(output: StreamOutput) -> Predictions:
+    assert isinstance(output.logits, Tensor)
+    return output.indices, output.logits[0]
+
+
+def _predict_windows(model: XViT, views: Iterator[Tensor], predict_every: int) -> Iterator[Predictions]:
+    """A window of T frames every `predict_every` frames. A shorter video is one window, padded with its last frame."""
+    window = model.clip_spec.num_frames
+    latest: deque[Tensor] = deque(maxlen=window)
+    seen = predicted = 0
+    for pixel_values in views:
         ends, clips = [], []
-        for frame in pixels:
-            ring.append(frame)
+        for frame in pixel_values:
+            latest.append(frame)
             seen += 1
-            if seen >= window and seen % every == 0:
+            if seen >= window and seen % predict_every == 0:
                 ends.append(seen - 1)
-                clips.append(torch.stack(list(ring)))
+                clips.append(torch.stack(list(latest)))
         if clips:
-            answered += len(clips)
+            predicted += len(clips)
             yield ends, _logits(model, torch.stack(clips))
-    if ring and not answered:
-        clip = [*ring, *[ring[-1]] * (window - len(ring))]
+    if latest and not predicted:
+        clip = [*latest, *[latest[-1]] * (window - len(latest))]
         yield [seen - 1], _logits(model, torch.stack(clip)[None])
 
 
@@ -204,38 +211,39 @@ def _logits(model: XViT, pixel_values: Tensor) -> Tensor:
     return logits
 
 
-def _method(model: XViT, every: int | None) -> tuple[Stream | None, int]:
-    """The stream, or None for windows; and how many frames there are from score to score."""
-    if every is not None:
-        check_range("every", every, 1)
+def _choose_method(model: XViT, predict_every: int | None) -> tuple[Stream | None, int]:
+    """The stream, or None for windows; and the number of frames from one score to the next."""
+    if predict_every is not None:
+        check_range("predict_every", predict_every, 1)
     try:
-        return Stream(model, predict_every=every or 1), every or 1
+        return Stream(model, predict_every=predict_every or 1), predict_every or 1
     except XViTError:  # the model cannot be streamed exactly
-        return None, every or max(model.clip_spec.num_frames // 2, 1)
+        return None, predict_every or max(model.clip_spec.num_frames // 2, 1)
 
 
-def _stride(model: XViT, stride: int | None) -> int:
+def _resolve_stride(model: XViT, stride: int | None) -> int:
     if stride is not None:
         check_range("stride", stride, 1)
         return stride
     if model.clip_spec.sampling == "segments":
+        frames = model.clip_spec.num_frames
         raise XViTError(
-            f"--stride: missing: the model was trained on {model.clip_spec.num_frames} frames spread over whole videos. If "
-            f"those had about 10 x {model.clip_spec.num_frames} frames, --stride 10 shows it long ones at the same pace"
+            f"--stride: missing: the model was trained on {frames} frames spread over whole videos. If these had about "
+            f"10 x {frames} frames, --stride 10 shows the model long videos at the same frame spacing"
         )
     return model.clip_spec.stride
 
 
-def _check(model: XViT) -> None:
+def _check_model(model: XViT) -> None:
     if model.training:
         raise XViTError("the model is in training mode: call eval() first")
     if isinstance(model.class_names, dict):
         raise XViTError(
-            f"a model of several tasks ({', '.join(model.class_names)}): a timeline shows the classes of one"
+            f"the model has several tasks ({', '.join(model.class_names)}): a timeline needs a single-task model"
         )
     if model.config.multi_label:
         raise XViTError(
-            "a multi-label model: a timeline shows one class at a time; `xvit stream` tells the scores of all"
+            "a multi-label model: a timeline shows one class at a time; `xvit stream` shows the scores of all classes"
         )
     if not model.class_names:
-        raise XViTError("a model without classes has no scores: take one that was trained on labelled videos")
+        raise XViTError("a model without classes has no scores: use one that was trained on labelled videos")

@@ -1,10 +1,10 @@
-"""Class scores over time -> segments: smoothing, two thresholds, a smallest length. Plain arrays, no state.
+"""Finding segments in class scores over time: smoothing, hysteresis, minimum length. Plain arrays, no state.
 
     times      t0    t1       t2   t3        seconds of the N scores
-    cells    |----|-------|------|-------|   the time that each stands for, up to the middle between it and the next;
-             0                        duration   the first from 0, the last to the end
+    cells    |----|-------|------|-------|   the time span of each score: its bounds are midway to its neighbours;
+             0                        duration   the first cell begins at 0, the last one ends at the duration
 
-A segment is made of whole cells. What belongs to none is nothing of these classes.
+A segment consists of whole cells. Time outside all segments is background: none of the classes.
 """
 
 import math
@@ -15,21 +15,21 @@ import numpy as np
 
 from xvit.utils.errors import XViTError, check_range
 
-NOTHING = -1
+BACKGROUND = -1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """A part of a video in which one thing happens.
+    """A part of a video with one class.
 
     Args:
         start: seconds.
         end: seconds.
-        label: the class.
-        score: mean of its class's scores, in [0, 1]; None for the truth.
+        label: the class name.
+        score: mean score of the class, in [0, 1]; None in the ground truth.
 
     Raises:
-        XViTError: times that are no numbers, or not in order.
+        XViTError: the times are not finite or not in order.
     """
 
     start: float
@@ -44,105 +44,107 @@ class Segment:
 
 def find_segments(
     times: np.ndarray,
-    values: np.ndarray,
-    labels: Sequence[str],
+    scores: np.ndarray,
+    class_names: Sequence[str],
     *,
     duration: float,
     smooth: float = 0.0,
     threshold: float = 0.5,
-    leave: float | None = None,
+    low_threshold: float | None = None,
     min_length: float = 0.0,
 ) -> list[Segment]:
-    """Segments, in order, without overlap, within [0, duration].
+    """Find segments, in order, without overlap, within [0, duration].
 
-    A segment begins where a class is the best with a smoothed score of at least `threshold`. It ends where its score
-    falls below `leave`, or where another class begins.
+    A segment begins where a class has the highest smoothed score and this is at least `threshold`. It ends where its
+    score falls below `low_threshold`, or where a segment of another class begins.
 
     Args:
         times: (N,) seconds, ascending.
-        values: (N, K) scores, in [0, 1].
-        labels: K class names.
+        scores: (N, K), in [0, 1].
+        class_names: the K class names.
         duration: seconds of the video.
-        smooth: seconds of the moving average; 0 for none.
+        smooth: window of the moving average in seconds; 0 for none.
         threshold: score at which a segment begins.
-        leave: score below which it ends; half of `threshold` if None.
-        min_length: seconds. A shorter segment between two of one class becomes part of theirs, others become nothing;
-            the shortest goes first.
+        low_threshold: score below which it ends; half of `threshold` if None.
+        min_length: seconds. A shorter segment between two segments of the same class is merged with them, any other
+            becomes background; the shortest segment is handled first.
 
     Raises:
-        XViTError: a number out of its range, shapes that do not fit together.
+        XViTError: a number is out of range, or the shapes do not match.
     """
-    leave = threshold / 2 if leave is None else leave
+    low_threshold = threshold / 2 if low_threshold is None else low_threshold
     check_range("smooth", smooth, 0)
     check_range("threshold", threshold, 0, 1)
-    check_range("leave", leave, 0, threshold)
+    check_range("low_threshold", low_threshold, 0, threshold)
     check_range("min_length", min_length, 0)
-    if times.ndim != 1 or values.shape != (len(times), len(labels)) or not values.size:
-        raise XViTError(f"{times.shape} times, scores of shape {values.shape}: expected (N,) and (N, {len(labels)})")
-    chosen = hysteresis(smoothed(times, values, smooth), threshold=threshold, leave=leave)
-    edges = cells(times, duration)
-    starts = np.flatnonzero(np.diff(chosen, prepend=NOTHING - 1))  # the first cell of each run
-    runs, classes = drop_short(edges[[*starts, -1]], chosen[starts], min_length)
-    found = []
-    for start, end, label in zip(runs[:-1], runs[1:], classes, strict=True):
-        if label != NOTHING:
+    if times.ndim != 1 or scores.shape != (len(times), len(class_names)) or not scores.size:
+        expected = f"expected (N,) and (N, {len(class_names)})"
+        raise XViTError(f"times of shape {times.shape}, scores of shape {scores.shape}: {expected}")
+    smoothed = moving_average(times, scores, smooth)
+    classes = hysteresis(smoothed, threshold=threshold, low_threshold=low_threshold)
+    edges = cell_edges(times, duration)
+    starts = np.flatnonzero(np.diff(classes, prepend=BACKGROUND - 1))  # the first cell of each run
+    run_edges, run_classes = drop_short(edges[[*starts, -1]], classes[starts], min_length)
+    segments = []
+    for start, end, index in zip(run_edges[:-1], run_edges[1:], run_classes, strict=True):
+        if index != BACKGROUND:
             inside = slice(*np.searchsorted(edges, [start, end]))
-            score = float(values[inside, label].mean(dtype=np.float64))
-            found.append(Segment(start=float(start), end=float(end), label=labels[label], score=score))
-    return found
+            score = float(scores[inside, index].mean(dtype=np.float64))
+            segments.append(Segment(start=float(start), end=float(end), label=class_names[index], score=score))
+    return segments
 
 
-def cells(times: np.ndarray, duration: float) -> np.ndarray:
-    """Bounds (N + 1,) of the time that each of the scores at `times` (N,) stands for, in seconds."""
+def cell_edges(times: np.ndarray, duration: float) -> np.ndarray:
+    """Bounds (N + 1,), in seconds, of the cells of the scores at `times` (N,)."""
     if not 0 <= times[0] <= times[-1] < duration:
         raise XViTError(f"duration={duration}: expected more than {times[-1]}, the time of the last score")
     return np.concatenate([[0.0], (times[:-1] + times[1:]) / 2, [duration]])
 
 
-def smoothed(times: np.ndarray, values: np.ndarray, seconds: float) -> np.ndarray:
-    """Moving average (N, K) over all scores at most `seconds` / 2 away; of fewer at the ends."""
-    reach = seconds / 2 + 1e-9  # times are sums of 1 / fps: those exactly at the border belong to it
+def moving_average(times: np.ndarray, scores: np.ndarray, seconds: float) -> np.ndarray:
+    """For each of the N times, the mean (N, K) of all scores at most `seconds` / 2 away."""
+    reach = seconds / 2 + 1e-9  # times are sums of 1 / fps: those exactly at the border must be included
     first = np.searchsorted(times, times - reach, side="left")
     last = np.searchsorted(times, times + reach, side="right")
-    sums = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0, dtype=np.float64)])
+    sums = np.concatenate([np.zeros((1, scores.shape[1])), np.cumsum(scores, axis=0, dtype=np.float64)])
     return (sums[last] - sums[first]) / (last - first)[:, None]
 
 
-def hysteresis(values: np.ndarray, *, threshold: float, leave: float) -> np.ndarray:
-    """The class at each of N scores (N, K), or `NOTHING`: see `find_segments`."""
-    best = values.argmax(axis=1)
-    enters = values[np.arange(len(values)), best] >= threshold
-    chosen = np.full(len(values), NOTHING)
-    current = NOTHING
-    for row, (candidate, enter) in enumerate(zip(best.tolist(), enters.tolist(), strict=True)):
-        if enter:
+def hysteresis(scores: np.ndarray, *, threshold: float, low_threshold: float) -> np.ndarray:
+    """The class index (N,), or `BACKGROUND`, at each of the N scores (N, K); see `find_segments`."""
+    best = scores.argmax(axis=1)
+    begins = scores[np.arange(len(scores)), best] >= threshold
+    classes = np.full(len(scores), BACKGROUND)
+    current = BACKGROUND
+    for row, (candidate, begin) in enumerate(zip(best.tolist(), begins.tolist(), strict=True)):
+        if begin:
             current = candidate
-        elif current != NOTHING and values[row, current] < leave:
-            current = NOTHING
-        chosen[row] = current
-    return chosen
+        elif current != BACKGROUND and scores[row, current] < low_threshold:
+            current = BACKGROUND
+        classes[row] = current
+    return classes
 
 
 def drop_short(edges: np.ndarray, classes: np.ndarray, min_length: float) -> tuple[np.ndarray, np.ndarray]:
-    """Runs without short ones: the shortest goes first, to its neighbours if they are of one class, else to nothing.
+    """Remove short runs, the shortest first. A run between two runs of one class joins them, others become background.
 
     Args:
-        edges: (R + 1,) seconds at which the runs begin, and the last one ends.
-        classes: (R,) their classes, no two neighbours of one.
-        min_length: seconds; runs of `NOTHING` may be shorter.
+        edges: (R + 1,) seconds: the start of each run, and the end of the last.
+        classes: (R,) class indices; neighbours differ.
+        min_length: seconds; background runs may be shorter.
 
     Returns:
-        Edges and classes of the runs that are left.
+        Edges and classes of the remaining runs.
     """
     while len(classes):
-        lengths = np.where(classes == NOTHING, math.inf, np.diff(edges))
+        lengths = np.where(classes == BACKGROUND, math.inf, np.diff(edges))
         run = int(lengths.argmin())
         if lengths[run] >= min_length:
             break
-        before = classes[run - 1] if run > 0 else NOTHING
-        after = classes[run + 1] if run + 1 < len(classes) else NOTHING
+        before = classes[run - 1] if run > 0 else BACKGROUND
+        after = classes[run + 1] if run + 1 < len(classes) else BACKGROUND
         classes = classes.copy()
-        classes[run] = before if before == after else NOTHING
-        joins = np.flatnonzero(classes[1:] == classes[:-1]) + 1  # runs that now go on the one before
-        edges, classes = np.delete(edges, joins), np.delete(classes, joins)
+        classes[run] = before if before == after else BACKGROUND
+        merged = np.flatnonzero(classes[1:] == classes[:-1]) + 1  # runs that continue the previous one
+        edges, classes = np.delete(edges, merged), np.delete(classes, merged)
     return edges, classes

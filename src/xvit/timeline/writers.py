@@ -1,51 +1,54 @@
-"""Segments to files and back: JSON, tables, subtitles; the truth of a set of videos."""
+"""Reading the ground truth of videos, and writing segments as JSON, CSV and subtitles."""
 
 import csv
 import io
 import json
-import os
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from xvit.timeline.segments import Segment
-from xvit.utils.errors import XViTError, did_you_mean
+from xvit.utils.errors import XViTError, did_you_mean, one_line
+from xvit.utils.files import atomic_write_text
 
 
-def read_truth(path: str | Path, labels: Sequence[str]) -> dict[Path, list[Segment]]:
-    """The right segments of videos, from a file such as `xvit data motion --joined` writes.
+def read_ground_truth(path: str | Path, class_names: Sequence[str]) -> dict[Path, list[Segment]]:
+    """Read the true segments of videos, for example from the file that `xvit data motion --concatenate` writes.
 
     Args:
-        path: a JSON file: {"video.mp4": [{"start": seconds, "end": seconds, "label": class}, ...], ...}; videos are
-            named from the folder that the file lies in.
-        labels: the classes that there are.
+        path: a JSON file: {"video.mp4": [{"start": seconds, "end": seconds, "label": class}, ...], ...}; paths of
+            videos are relative to the file's folder.
+        class_names: the known classes.
 
     Returns:
         The segments of each video, in order, by its absolute path.
 
     Raises:
-        XViTError: no such file, not of this form, unknown classes, segments that overlap.
+        XViTError: the file does not exist or has another form, a class is unknown, or segments overlap.
     """
     path = Path(path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        videos = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise XViTError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:
-        raise XViTError(f"{path}: not readable as JSON: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise XViTError(f"{path}: expected segments by video, got {type(values).__name__}")
-    return {(path.parent / name).resolve(): _segments(rows, labels, f"{path}: {name}") for name, rows in values.items()}
+        raise XViTError(f"{path}: not readable as JSON: {one_line(error)}") from None
+    if not isinstance(videos, dict):
+        raise XViTError(f"{path}: expected a mapping of videos to segments, got {type(videos).__name__}")
+    return {
+        (path.parent / name).resolve(): _parse_segments(rows, class_names, f"{path}: {name}")
+        for name, rows in videos.items()
+    }
 
 
 def to_json(value: Any) -> str:
-    """One JSON document."""
+    """The value as a JSON document."""
     return json.dumps(value, indent=2) + "\n"
 
 
 def to_csv(segments: Sequence[Segment]) -> str:
-    """A line a segment: start and end in seconds, label, score."""
+    """One row per segment: start and end in seconds, label, score."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["start", "end", "label", "score"])
@@ -56,56 +59,51 @@ def to_csv(segments: Sequence[Segment]) -> str:
 
 
 def to_srt(segments: Sequence[Segment]) -> str:
-    """Subtitles, which players show beside the video."""
+    """Subtitles in SubRip format, which video players display."""
     blocks = []
     for number, segment in enumerate(segments, start=1):
-        said = " ".join(segment.label.split())  # an empty line would end the subtitle
+        label = " ".join(segment.label.split())  # an empty line would end the subtitle
         score = "" if segment.score is None else f" ({100 * segment.score:.0f} %)"
-        blocks.append(f"{number}\n{_stamp(segment.start)} --> {_stamp(segment.end)}\n{said}{score}\n")
+        blocks.append(f"{number}\n{_timestamp(segment.start)} --> {_timestamp(segment.end)}\n{label}{score}\n")
     return "\n".join(blocks)
 
 
-def write_new(path: str | Path, text: str) -> None:
-    """Write a file that is not there yet: beside, then renamed, so that at no moment there is half of one.
+def write_new_file(path: str | Path, text: str) -> None:
+    """Write a new text file atomically. Characters that are not valid Unicode are escaped.
 
     Raises:
-        XViTError: it exists.
+        XViTError: the file exists.
     """
     path = Path(path)
     if path.exists():
         raise XViTError(f"{path}: exists; remove it, or choose another --output")
-    beside = path.with_name(f".{path.name}")
-    try:
-        beside.write_text(text, encoding="utf-8", errors="backslashreplace")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    atomic_write_text(path, text.encode(errors="backslashreplace").decode())
 
 
-def _segments(rows: Any, labels: Sequence[str], where: str) -> list[Segment]:
+def _parse_segments(rows: Any, class_names: Sequence[str], where: str) -> list[Segment]:
     if not isinstance(rows, list):
         raise XViTError(f"{where}: expected a list of segments, got {type(rows).__name__}")
-    found = []
+    segments = []
     for number, row in enumerate(rows, start=1):
         try:
             segment = Segment(start=float(row["start"]), end=float(row["end"]), label=row["label"])
         except (KeyError, TypeError, ValueError) as error:
-            reason = error if isinstance(error, XViTError) else f"{type(error).__name__}: {error}"
+            reason = one_line(error, name=not isinstance(error, XViTError))
             raise XViTError(f"{where}: segment {number}: expected start, end and label ({reason})") from None
-        if segment.label not in labels:
+        if segment.label not in class_names:
             raise XViTError(
-                f'{where}: segment {number}: class "{segment.label}" is not one of the {len(labels)} that the model '
-                f"knows.{did_you_mean(segment.label, labels)}"
+                f'{where}: segment {number}: class "{segment.label}" is not one of the {len(class_names)} classes of '
+                f"the model.{did_you_mean(segment.label, class_names)}"
             )
-        found.append(segment)
-    found.sort(key=lambda segment: segment.start)
-    for before, after in pairwise(found):
+        segments.append(segment)
+    segments.sort(key=lambda segment: segment.start)
+    for before, after in pairwise(segments):
         if before.end > after.start + 1e-6:  # seconds: bounds may be rounded
             raise XViTError(f"{where}: segments overlap at {after.start} s")
-    return found
+    return segments
 
 
-def _stamp(seconds: float) -> str:
+def _timestamp(seconds: float) -> str:
     """hours:minutes:seconds,milliseconds"""
-    whole, thousandths = divmod(round(1000 * seconds), 1000)
-    return f"{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d},{thousandths:03d}"
+    whole, milliseconds = divmod(round(1000 * seconds), 1000)
+    return f"{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d},{milliseconds:03d}"

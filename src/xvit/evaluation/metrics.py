@@ -1,0 +1,283 @@
+"""Accuracy metrics of labelled videos, and the files of an evaluation."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
+
+from xvit.config import SINGLE_TASK, ClassNames, DataConfig, EvalConfig, as_task_dict, to_dict, unwrap_single_task
+from xvit.data.annotations.samples import Sample
+from xvit.evaluation.multi_label import MultiLabelEvaluation, compute_multi_label_metrics
+from xvit.evaluation.scoring import ScoredVideos, score_videos, write_results
+from xvit.inference.predictor import Predictor
+from xvit.utils import distributed
+from xvit.utils.errors import XViTError
+from xvit.utils.version import __version__
+from xvit.visualize.plots import plot_confusion, plot_per_class
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleResult:
+    """The prediction for one video. With several tasks, the last three fields are dicts of tasks.
+
+    Args:
+        id: the sample's id.
+        path: the video's path.
+        ground_truth: the true class.
+        prediction: the class with the highest score.
+        score: the score of the predicted class, in [0, 1].
+    """
+
+    id: str
+    path: str
+    ground_truth: str | dict[str, str]
+    prediction: str | dict[str, str]
+    score: float | dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskResult:
+    """Accuracy in one task, over the videos that could be read.
+
+    Args:
+        class_names: the K class names.
+        top1: share of videos whose class has the highest score.
+        top5: share of videos whose class is among the five highest scores.
+        per_class: accuracy of each class; None for a class without videos.
+        confusion: (K, K) counts; rows are true classes, columns predicted classes.
+    """
+
+    class_names: list[str]
+    top1: float
+    top5: float
+    per_class: dict[str, float | None]
+    confusion: list[list[int]]
+
+    @property
+    def mean_class_accuracy(self) -> float:
+        """Mean accuracy over the classes that have videos."""
+        measured = [accuracy for accuracy in self.per_class.values() if accuracy is not None]
+        return sum(measured) / len(measured)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The result of evaluating a model.
+
+    Args:
+        top1: share of the videos read whose class has the highest score; with several tasks, in all tasks at once.
+        top5: share whose class is among the five highest scores; with several tasks, whose combination of classes is
+            among the five highest products of scores.
+        top1_of_all: top-1 if the videos that could not be read count as wrong.
+        loss: mean of -log(score of the true class), natural logarithm, summed over tasks.
+        tasks: accuracy in each task; a single task is named `SINGLE_TASK`.
+        expected: number of videos given: read and failed.
+        videos: number of videos that were read.
+        failures: id, path and reason of each video that could not be read.
+        temporal_views: clips along each video.
+        spatial_views: crops of each clip.
+        seconds: wall time.
+        samples: the prediction for each video read.
+    """
+
+    top1: float
+    top5: float
+    top1_of_all: float
+    loss: float
+    tasks: dict[str, TaskResult]
+    expected: int
+    videos: int
+    failures: list[tuple[str, str, str]]
+    temporal_views: int
+    spatial_views: int
+    seconds: float
+    samples: list[SampleResult]
+
+    def __str__(self) -> str:
+        views = f"{self.temporal_views}x{self.spatial_views} views"
+        text = f"top-1 {100 * self.top1:.2f} %, top-5 {100 * self.top5:.2f} % of {self.videos} videos, {views}"
+        if self.failures:
+            text += f"; {len(self.failures)} could not be read: counted as wrong, top-1 {100 * self.top1_of_all:.2f} %"
+        return f"{text}, {self.seconds:.1f} s"
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The values that training logs; the first one selects the best checkpoint."""
+        return {"top1": self.top1, "top5": self.top5, "val_loss": self.loss}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the samples, as plain values for JSON."""
+        values = asdict(replace(self, samples=[]))
+        del values["samples"]
+        for task, result in self.tasks.items():
+            values["tasks"][task]["mean_class_accuracy"] = result.mean_class_accuracy
+        return values
+
+    def save(self, directory: str | Path, *, metadata: Mapping[str, Any]) -> None:
+        """Write evaluation.json, predictions.jsonl (one line per video), and confusion.png, per_class.png of each task.
+
+        Args:
+            directory: created if it does not exist.
+            metadata: model, data and versions, from `run_metadata`; written to evaluation.json.
+        """
+        directory = Path(directory)
+        for task, result in self.tasks.items():
+            single = task == SINGLE_TASK
+            suffix = "" if single else f"_{task}"
+            title = f"top-1 {100 * result.top1:.1f} %"
+            plot_confusion(result.confusion, result.class_names, directory / f"confusion{suffix}.png", title=title)
+            measured = {name: accuracy for name, accuracy in result.per_class.items() if accuracy is not None}
+            plot_per_class({"accuracy" if single else task: measured}, directory / f"per_class{suffix}.png")
+        write_results(directory, {"metadata": dict(metadata)} | self.to_dict(), map(asdict, self.samples))
+
+
+def run_metadata(predictor: Predictor, data: DataConfig, *, checkpoint: str | Path = "") -> dict[str, Any]:
+    """What is needed to reproduce an evaluation: the model's hash and clip spec, the data, the library versions.
+
+    Args:
+        predictor: the model.
+        data: the data set.
+        checkpoint: the path of the model, if it was loaded from one.
+    """
+    return {
+        "checkpoint": str(checkpoint),
+        "model": predictor.model_hash(),
+        "clip": to_dict(predictor.clip_spec),
+        "data": to_dict(data),
+        "device": str(predictor.device),
+        "precision": predictor.model.precision,
+        "processes": distributed.world_size(),
+        "versions": {"xvit": __version__, "torch": str(torch.__version__), "timm": timm.__version__},
+    }
+
+
+def evaluate(
+    predictor: Predictor,
+    samples: Sequence[Sample],
+    *,
+    eval_config: EvalConfig,
+    num_workers: int = 0,
+    decode_timeout: float = DataConfig.decode_timeout,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Evaluation | MultiLabelEvaluation:
+    """Evaluate a model on labelled videos: `score_videos`, then `compute_metrics`.
+
+    Args:
+        predictor: the model.
+        samples: the videos; their labels index the model's classes (see `match_labels`).
+        eval_config: views per video, batch size.
+        num_workers: loader processes; 0 decodes in this process.
+        decode_timeout: seconds after which a video that is still being read counts as failed; 0 for no limit.
+        on_progress: called with the number of videos done and the total.
+
+    Raises:
+        XViTError: a sample has no label or one that the model does not have; none of the videos can be read.
+    """
+    check_labels(samples, predictor.class_names, multi_label=predictor.multi_label)
+    scored = score_videos(
+        predictor,
+        samples,
+        eval_config=eval_config,
+        num_workers=num_workers,
+        decode_timeout=decode_timeout,
+        on_progress=on_progress,
+    )
+    return compute_metrics(scored)
+
+
+def compute_metrics(scored: ScoredVideos) -> Evaluation | MultiLabelEvaluation:
+    """Compare the scores of labelled videos with their labels."""
+    if isinstance(scored.samples[0].label, tuple):
+        return compute_multi_label_metrics(scored)
+    samples, scores, names = scored.samples, scored.scores, as_task_dict(scored.class_names)
+    targets = {task: torch.tensor([as_task_dict(sample.label)[task] for sample in samples]) for task in scores}
+    best = {task: scores[task].argmax(dim=1) for task in scores}  # (videos,), as each of the targets
+    ranks = _target_ranks(scores, targets)
+    losses = [-scores[task].gather(1, targets[task][:, None]).clamp_min(1e-12).log() for task in scores]
+    results = [
+        SampleResult(
+            id=sample.id,
+            path=sample.path,
+            ground_truth=unwrap_single_task({task: names[task][int(targets[task][row])] for task in scores}),
+            prediction=unwrap_single_task({task: names[task][int(best[task][row])] for task in scores}),
+            score=unwrap_single_task({task: float(scores[task][row].max()) for task in scores}),
+        )
+        for row, sample in enumerate(samples)
+    ]
+    return Evaluation(
+        top1=(ranks < 1).float().mean().item(),
+        top5=(ranks < 5).float().mean().item(),
+        top1_of_all=int((ranks < 1).sum()) / scored.expected,
+        loss=torch.stack(losses).sum(dim=0).mean().item(),
+        tasks={task: _task_result(scores[task], targets[task], names[task]) for task in scores},
+        expected=scored.expected,
+        videos=len(samples),
+        failures=scored.failures,
+        temporal_views=scored.temporal_views,
+        spatial_views=scored.spatial_views,
+        seconds=scored.seconds,
+        samples=results,
+    )
+
+
+def _target_ranks(scores: dict[str, Tensor], targets: dict[str, Tensor]) -> Tensor:
+    """Rank of the true class of each video, from 0, (videos,).
+
+    With several tasks, the classes are all combinations of the tasks' classes, such as EPIC-KITCHENS' actions, and the
+    score of a combination is the product of its scores.
+    """
+    ranks = []
+    for row in range(len(next(iter(scores.values())))):
+        joint, target = torch.ones(1), 0
+        for task, values in scores.items():
+            joint = torch.outer(joint, values[row]).flatten()
+            target = target * values.shape[1] + int(targets[task][row])
+        above = joint > joint[target]
+        above[:target] |= joint[:target] == joint[target]  # of equal scores the first class ranks higher
+        ranks.append(int(above.sum()))
+    return torch.tensor(ranks)
+
+
+def _task_result(scores: Tensor, targets: Tensor, class_names: list[str]) -> TaskResult:
+    K = len(class_names)
+    top1, top5 = (
+        multiclass_accuracy(scores, targets, num_classes=K, top_k=min(k, K), average="micro").item() for k in (1, 5)
+    )
+    confusion = multiclass_confusion_matrix(scores, targets, num_classes=K)  # (K, K)
+    per_class = {
+        name: confusion[row, row].item() / total if (total := int(confusion[row].sum())) else None
+        for row, name in enumerate(class_names)
+    }
+    return TaskResult(class_names=class_names, top1=top1, top5=top5, per_class=per_class, confusion=confusion.tolist())
+
+
+def check_labels(samples: Sequence[Sample], class_names: ClassNames, *, multi_label: bool) -> None:
+    """Check that each sample has labels that index the model's classes.
+
+    Raises:
+        XViTError: a sample has no label, other tasks, another kind of label, or an index out of range.
+    """
+    names = as_task_dict(class_names)
+    for sample in samples:
+        labels = as_task_dict(sample.label)
+        if labels.keys() != names.keys():
+            raise XViTError(f"{sample.id}: labels for the tasks {list(labels)}, the model has the tasks {list(names)}")
+        for task, label in labels.items():
+            if label is None:
+                raise XViTError(f"{sample.id}: no label: only labelled videos can be evaluated")
+            if isinstance(label, tuple) != multi_label:
+                number, setting = ("several labels", "true") if multi_label else ("one label", "false")
+                raise XViTError(
+                    f"{sample.id}: label {label}, but the model predicts {number} per video: "
+                    f"set data.multi_label={setting}"
+                )
+            for index in label if isinstance(label, tuple) else (label,):
+                if not 0 <= index < len(names[task]):
+                    raise XViTError(
+                        f"{sample.id}: label {index}, but the model has the classes 0 to {len(names[task]) - 1}"
+                    )

@@ -1,0 +1,192 @@
+"""Scoring many videos with a model. The videos are divided among the processes of the run."""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xvit.config import ClassNames, DataConfig, EvalConfig, as_task_dict, unwrap_single_task
+from xvit.data.annotations.samples import Sample, remap_label
+from xvit.data.dataset import VideoDataset
+from xvit.data.loader import make_loader
+from xvit.inference.predictor import Predictor
+from xvit.utils import distributed
+from xvit.utils.errors import VideoError, XViTError, did_you_mean
+from xvit.utils.files import atomic_write_text
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ScoredVideos:
+    """Scores of videos.
+
+    Args:
+        samples: the videos that could be read, in the order in which they were given.
+        scores: for each task, (samples, classes) in [0, 1].
+        class_names: the model's class names.
+        failures: id, path and reason of each video that could not be read.
+        temporal_views: clips along each video.
+        spatial_views: crops of each clip.
+        seconds: wall time.
+    """
+
+    samples: list[Sample]
+    scores: dict[str, Tensor]
+    class_names: ClassNames
+    failures: list[tuple[str, str, str]]
+    temporal_views: int
+    spatial_views: int
+    seconds: float
+
+    @property
+    def expected(self) -> int:
+        """Number of videos given: read and failed."""
+        return len(self.samples) + len(self.failures)
+
+    def __str__(self) -> str:
+        views = f"{self.temporal_views}x{self.spatial_views} views"
+        failed = f"; {len(self.failures)} could not be read" if self.failures else ""
+        return f"{len(self.samples)} videos scored, {views}{failed}, {self.seconds:.1f} s; they have no labels"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the scores, as plain values for JSON."""
+        names = ("expected", "failures", "temporal_views", "spatial_views", "seconds")
+        return {"videos": len(self.samples)} | {name: getattr(self, name) for name in names}
+
+    def save(self, directory: str | Path, *, metadata: Mapping[str, Any]) -> None:
+        """Write evaluation.json and predictions.jsonl (one line per video), for videos without labels.
+
+        Args:
+            directory: created if it does not exist.
+            metadata: model, data and versions, from `run_metadata`; written to evaluation.json.
+        """
+        names = as_task_dict(self.class_names)
+        best = {task: values.max(dim=1) for task, values in self.scores.items()}  # values and indices, (samples,)
+        rows: Iterator[dict[str, Any]] = (
+            {
+                "id": sample.id,
+                "path": sample.path,
+                "prediction": unwrap_single_task(
+                    {task: names[task][int(top.indices[row])] for task, top in best.items()}
+                ),
+                "score": unwrap_single_task({task: float(top.values[row]) for task, top in best.items()}),
+            }
+            for row, sample in enumerate(self.samples)
+        )
+        write_results(Path(directory), {"metadata": dict(metadata)} | self.to_dict(), rows)
+
+
+def score_videos(
+    predictor: Predictor,
+    samples: Sequence[Sample],
+    *,
+    eval_config: EvalConfig,
+    num_workers: int = 0,
+    decode_timeout: float = DataConfig.decode_timeout,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> ScoredVideos:
+    """Score videos, with or without labels. With several processes, each reads a part and all return the full result.
+
+    Args:
+        predictor: the model.
+        samples: the videos.
+        eval_config: views per video, batch size.
+        num_workers: loader processes; 0 decodes in this process.
+        decode_timeout: seconds after which a video that is still being read counts as failed; 0 for no limit.
+        on_progress: called with the number of videos done and the total; with several processes the first number is
+            an estimate: this process's count times the number of processes.
+
+    Raises:
+        XViTError: none of the videos can be read.
+    """
+    started = time.perf_counter()
+    mine = range(distributed.rank(), len(samples), distributed.world_size())  # each video in exactly one process
+    indices: list[int] = []
+    batches: list[dict[str, Tensor]] = []
+    errors: dict[int, VideoError] = {}
+    if mine:
+        dataset = VideoDataset(
+            samples=[replace(samples[index], label=None) for index in mine],
+            clip_spec=predictor.clip_spec,
+            temporal_views=eval_config.temporal_views,
+            spatial_views=eval_config.spatial_views,
+            decode_timeout=decode_timeout,
+        )
+        for batch in make_loader(dataset, batch_size=eval_config.batch_size, num_workers=num_workers):
+            errors |= {mine[row]: error for row, error in batch["errors"].items()}
+            if len(batch["indices"]):
+                indices += [mine[row] for row in batch["indices"].tolist()]
+                scores = as_task_dict(predictor.predict_probabilities(batch["pixels"]))
+                batches.append({task: values.cpu() for task, values in scores.items()})
+            if on_progress is not None:
+                done = (len(indices) + len(errors)) * distributed.world_size()
+                on_progress(min(done, len(samples)), len(samples))
+    indices, scores, errors = _merge(distributed.all_gather((indices, batches, errors)))
+    if not indices:
+        raise XViTError(f"none of {len(samples)} videos could be read; the first: {errors[min(errors)]}")
+    return ScoredVideos(
+        samples=[samples[index] for index in indices],
+        scores=scores,
+        class_names=predictor.class_names,
+        failures=[(samples[index].id, errors[index].path, errors[index].reason) for index in sorted(errors)],
+        temporal_views=eval_config.temporal_views,
+        spatial_views=eval_config.spatial_views,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def match_labels(samples: Sequence[Sample], class_names: ClassNames, model_class_names: ClassNames) -> list[Sample]:
+    """The samples with labels that index the model's classes, matched by class name.
+
+    Args:
+        samples: the videos.
+        class_names: the data set's class names, which the samples' labels index.
+        model_class_names: the model's class names.
+
+    Raises:
+        XViTError: the tasks differ from the model's, or the model lacks a class.
+    """
+    if all(sample.label is None for sample in samples):
+        return list(samples)
+    theirs, ours = as_task_dict(class_names), as_task_dict(model_class_names)
+    if theirs.keys() != ours.keys():
+        tasks = describe_tasks(model_class_names), describe_tasks(class_names)
+        raise XViTError(f"the model predicts {tasks[0]}, but the videos are labelled for {tasks[1]}")
+    indices: dict[str, list[int]] = {}
+    for task, names in theirs.items():
+        model_index = {name: index for index, name in enumerate(ours[task])}
+        for name in names:
+            if name not in model_index:
+                hint = did_you_mean(name, ours[task])
+                raise XViTError(f'class "{name}" is not one of the {len(ours[task])} classes of the model.{hint}')
+        indices[task] = [model_index[name] for name in names]
+    return [replace(sample, label=remap_label(sample.label, indices)) for sample in samples]
+
+
+def describe_tasks(class_names: ClassNames) -> str:
+    """The tasks of a model or a data set, for a message."""
+    return f"the tasks {', '.join(sorted(class_names))}" if isinstance(class_names, dict) else "a single unnamed task"
+
+
+def write_results(directory: Path, values: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write predictions.jsonl (one row per line) and evaluation.json, each atomically."""
+    directory.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(directory / "predictions.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    atomic_write_text(directory / "evaluation.json", json.dumps(values, indent=2) + "\n")
+
+
+_Part = tuple[list[int], list[dict[str, Tensor]], dict[int, VideoError]]  # sample indices, scores by batch, errors
+
+
+def _merge(parts: list[_Part]) -> tuple[list[int], dict[str, Tensor], dict[int, VideoError]]:
+    """Indices and scores of all processes in the order of the samples, and the errors by sample index."""
+    indices = [index for part, _, _ in parts for index in part]
+    batches = [batch for _, part, _ in parts for batch in part]
+    errors = {index: error for _, _, part in parts for index, error in part.items()}
+    order = torch.tensor(indices, dtype=torch.int64).argsort()
+    scores = {task: torch.cat([batch[task] for batch in batches])[order] for task in (batches[0] if batches else ())}
+    return sorted(indices), scores, errors

@@ -1,0 +1,120 @@
+"""The state of an unfinished extraction, in the folder `.NAME.partial` beside its output.
+
+run.json        model, clip spec, level, videos: an extraction with other settings does not continue this one
+values          the rows of all videos read, float32, one after the other; failed videos have none
+journal.jsonl   one line per batch, written after its rows are on disk: a batch without a complete line is repeated
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from xvit.utils.errors import XViTError
+
+_RUN, _VALUES, _JOURNAL, _LOCK = "run.json", "values", "journal.jsonl", "lock"
+
+
+class PartialExtraction:
+    """An unfinished extraction, opened by `open_partial`.
+
+    Attributes:
+        done: number of videos done, failed ones included.
+        failed: reasons of the failed videos, by index.
+    """
+
+    def __init__(self, done: int, failed: dict[int, str], values: IO[bytes], journal: IO[bytes]) -> None:
+        self.done, self.failed = done, failed
+        self._values, self._journal = values, journal
+
+    def append(self, rows: bytes, *, done: int, failed: Mapping[int, str]) -> None:
+        """Append the rows of a batch, and flush them to the disk."""
+        _append(self._values, rows)
+        _append(self._journal, json.dumps({"done": done, "failed": failed}).encode() + b"\n")
+        self.done = done
+        self.failed |= dict(sorted(failed.items()))
+
+
+def partial_folder(output: Path) -> Path:
+    """The folder of an unfinished extraction to `output`."""
+    return output.with_name(f".{output.name}.partial")
+
+
+def values_file(output: Path) -> Path:
+    """The file of the rows extracted so far."""
+    return partial_folder(output) / _VALUES
+
+
+@contextmanager
+def open_partial(
+    output: Path, run: Mapping[str, Any], row_bytes: int, *, resume: bool = True
+) -> Iterator[PartialExtraction]:
+    """Open the unfinished extraction to `output`, or begin one. Data after the last complete batch is cut off.
+
+    Args:
+        output: the feature file of the extraction.
+        run: the settings, as plain values.
+        row_bytes: size of one row.
+        resume: continue an unfinished extraction; otherwise start again.
+
+    Raises:
+        XViTError: the folder is damaged or belongs to an extraction with other settings, or another process uses it.
+    """
+    folder = partial_folder(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / _JOURNAL
+    with open(folder / _LOCK, "wb") as lock, open(folder / _VALUES, "ab") as values, open(path, "ab") as journal:
+        _lock(lock, folder)
+        text = path.read_bytes() if resume else b""
+        complete = text[: text.rfind(b"\n") + 1]
+        done, failed = 0, dict[int, str]()
+        if complete:
+            done, failed = _read_journal(folder, complete, run)
+        else:
+            (folder / _RUN).write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+        size = row_bytes * (done - len(failed))
+        if values.tell() < size:
+            raise XViTError(f"{folder}: damaged, values are missing; remove it to start again")
+        values.truncate(size)
+        journal.truncate(len(complete))
+        yield PartialExtraction(done, failed, values, journal)
+
+
+def _read_journal(folder: Path, journal: bytes, run: Mapping[str, Any]) -> tuple[int, dict[int, str]]:
+    """The number of videos done, and the reasons of the failed ones by index, if the settings are those of `run`."""
+    done, failed = 0, dict[int, str]()
+    try:
+        previous = json.loads((folder / _RUN).read_text(encoding="utf-8"))
+        for line in map(json.loads, journal.splitlines()):
+            done = int(line["done"])
+            failed |= {int(index): str(reason) for index, reason in line["failed"].items()}
+        changed = next((key for key in run if previous[key] != run[key]), None)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError):
+        raise XViTError(f"{folder}: damaged; remove it to start again") from None
+    if changed:
+        raise XViTError(
+            f"{folder}: an unfinished extraction whose {changed} was {previous[changed]}, now {run[changed]}; use the "
+            "same settings, choose another output, or remove that folder"
+        )
+    return done, failed
+
+
+def _lock(lock: IO[bytes], folder: Path) -> None:
+    """Exclude other processes until this one closes the file or ends."""
+    if sys.platform == "win32":
+        return
+    import fcntl
+
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which workers that outlive us would keep
+    except OSError:
+        raise XViTError(f"{folder}: another process is running this extraction") from None
+
+
+def _append(file: IO[bytes], data: bytes) -> None:
+    file.write(data)
+    file.flush()
+    os.fsync(file.fileno())
