@@ -84,13 +84,10 @@ def test_missing_package_raises_before_reading_videos(video_dir, tmp_path, monke
 
 
 def test_export_beyond_the_limits_writes_nothing(video_dir, tmp_path):
-    output = tmp_path / "bf16"
     settings = {"format": "torch", "precision": "bf16", "num_clips": 2, "limits": ParityLimits(max_difference=0.0)}
     message = r"logits differ by up to .* on 2 clips .* above --max-difference 0; nothing was written"
     with pytest.raises(XViTError, match=message):
-        export_model(
-            make_original(), output, videos=[video_dir], format="torch", precision="bf16", num_clips=2, limits=limits
-        )
+        export_model(make_original(), tmp_path / "bf16", videos=[video_dir], **settings)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from xvit.config import ClipSpec, as_task_dict
-from xvit.data.annotations.samples import Sample, find_videos
+from xvit.data.annotations import Sample, find_videos
 from xvit.data.dataset import VideoDataset
 from xvit.data.transforms import normalize
 from xvit.export.runtime import ExportedModel
 from xvit.models.xvit import XViT
 from xvit.utils.errors import XViTError, check_range
-from xvit.utils.timing import interleaved
+from xvit.utils.timing import time_interleaved
 
 OnProgress = Callable[[str, int, int], None]  # stage, steps done, steps in total
 _TIMED_CLIPS = 10
@@ -135,7 +135,7 @@ def measure_parity(
             "model": partial(_model_logits, model, clip),
             "exported": partial(exported, clip),
         }
-        for name, times in interleaved(steps, rounds=1, warm_up=int(index == 0)).items():
+        for name, times in time_interleaved(steps, rounds=1, warm_up=int(index == 0)).items():
             seconds[name].extend(times)
     all_differences = torch.cat(differences)
     return ParityReport(
