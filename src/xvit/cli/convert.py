@@ -127,7 +127,7 @@ def _convert_directory(source: str, output: str) -> dict[str, Any]:
 
 
 def _convert_official(args: Namespace) -> dict[str, Any]:
-    from xvit.data.annotations.samples import read_class_names
+    from xvit.data.annotations import read_class_names
     from xvit.models.backbone import resolve_clip_spec
     from xvit.models.official import load_official
 

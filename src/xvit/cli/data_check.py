@@ -56,7 +56,7 @@ def parse(argv: list[str]) -> Namespace:
 def run(args: Namespace) -> int:
     """Check the data set and print the problems."""
     from xvit.cli.data_report import summary
-    from xvit.data.annotations.formats import load_splits
+    from xvit.data.annotations import load_splits
     from xvit.data.tools.check import check_data
 
     output = check_new_directory(args.output) if args.output else None

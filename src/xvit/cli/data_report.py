@@ -1,7 +1,8 @@
-"""The report of `xvit data check`: report.json, report.html with its pictures, annotations of the usable videos."""
+"""The report of `xvit data check` as JSON and as an HTML page with plots and frames."""
 
 import html
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,63 +17,64 @@ from xvit.utils.errors import VideoError
 from xvit.utils.version import __version__
 from xvit.visualize.plots import plot_data
 
-_STRIPS = 8  # problem videos that are shown
-_FRAMES, _HEIGHT = 8, 96  # frames of a strip, and its height in pixels
-_LISTED = 500  # problems on the page; report.json has all
+_MAX_STRIPS = 8  # videos with a problem whose frames are shown
+_STRIP_FRAMES, _STRIP_HEIGHT = 8, 96  # height in pixels
+_MAX_ROWS = 500  # problems on the page; report.json has all of them
 
 
 def summary(report: Report) -> dict[str, Any]:
-    """A report as plain values for JSON."""
+    """The report as plain values, for JSON."""
     readable = [file for file in report.files if file.frames]
     return {
         "samples": report.samples,
         "usable": {"train": len(report.data.train), "val": len(report.data.val)},
         "files": len(report.files),
         "hours": round(sum(file.seconds for file in readable) / 3600, 4),
-        "bad": len(report.problems),
+        "num_problems": len(report.problems),
         "kinds": report.kinds,
         "problems": [
             {"id": problem.id, "path": problem.path, "kind": problem.kind, "reason": problem.reason}
             for problem in report.problems
         ],
-        "odd_frame_rates": [{"path": file.path, "fps": round(file.fps, 3)} for file in report.odd],
-        "counts": {"label" if task == SINGLE_TASK else task: parts for task, parts in report.counts().items()},
+        "unusual_frame_rates": [{"path": file.path, "fps": round(file.fps, 3)} for file in report.odd],
+        "counts": report.counts(),
     }
 
 
 def write_page(report: Report, config: DataConfig, folder: Path, *, full: bool, settings: dict[str, str]) -> None:
-    """Draw the pictures and write report.html.
+    """Draw the plots and write report.html.
 
     Args:
-        report: what was found.
-        config: of the data set.
-        folder: where to.
-        full: all frames were decoded.
-        settings: data settings that read the usable videos, as `write_clean` gives them.
+        report: the result of `check_data`.
+        config: the settings of the data set.
+        folder: where report.html and its folder pictures/ are written.
+        full: whether all frames were decoded.
+        settings: data settings that select the usable videos, from `write_clean`.
     """
     readable = [file for file in report.files if file.frames]
     values = {
-        "frames a second": [file.fps for file in readable],
+        "frames per second": [file.fps for file in readable],
         "seconds": [file.seconds for file in readable],
-        "pixels, shorter side": [float(min(file.width, file.height)) for file in readable],
+        "shorter side, pixels": [float(min(file.width, file.height)) for file in readable],
     }
     charts = []
     for task, parts in report.counts().items():
         name = "classes.png" if task == SINGLE_TASK else f"classes_{task}.png"
-        plot_data(parts, values, folder / "pictures" / name, title=f"usable samples a {task or 'class'}")
+        title = f"usable samples per {'class' if task == SINGLE_TASK else task}"
+        plot_data(parts, values, folder / "pictures" / name, title=title)
         charts.append(name)
-        values = {}  # beside the first chart only
+        values = {}  # the histograms are part of the first chart only
     (folder / "report.html").write_text(
         _TEMPLATE.format(
             name=_text(Path(config.root).resolve().name),
             version=__version__,
-            how="all frames were decoded" if full else "packets were counted, first and last frames decoded",
+            method="all frames were decoded" if full else "packets were counted; first and last frames were decoded",
             facts=_facts(report, readable),
-            charts="".join(f'<img src="pictures/{name}" alt="bars and histograms">' for name in charts),
+            charts="".join(f'<img src="pictures/{name}" alt="samples per class">' for name in charts),
             strips=_strips(report, folder),
             problems=_problems(report.problems),
-            odd=_odd(report.odd),
-            again=_again(settings),
+            unusual=_unusual(report.odd),
+            settings=_settings(settings),
         ),
         encoding="utf-8",
         errors="replace",
@@ -89,10 +91,10 @@ def _facts(report: Report, readable: list[FileReport]) -> str:
     ]
     rows = {
         "samples": f"{report.samples} in {len(report.files)} files"
-        + f", and {report.kinds.get(MISSING, 0)} videos missing" * (MISSING in report.kinds),
+        + f"; {report.kinds.get(MISSING, 0)} videos are missing" * (MISSING in report.kinds),
         "length": f"{hours:.2f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes",
-        "usable": f"{len(report.data.train)} to train on, {len(report.data.val)} to validate on",
-        "with a problem": ", ".join(f"{number} {kind}" for kind, number in report.kinds.items()) or "none",
+        "usable": f"{len(report.data.train)} for training, {len(report.data.val)} for validation",
+        "problems": ", ".join(f"{count} {kind}" for kind, count in report.kinds.items()) or "none",
     }
     if empty:
         rows["classes without a usable training video"] = ", ".join(empty[:20]) + ", ..." * (len(empty) > 20)
@@ -100,62 +102,64 @@ def _facts(report: Report, readable: list[FileReport]) -> str:
 
 
 def _strips(report: Report, folder: Path) -> str:
-    shown: list[str] = []
+    html_parts: list[str] = []
     for problem in {problem.path: problem for problem in report.problems if problem.path}.values():
         strip = _strip(problem.path)
         if strip is None:
             continue
-        name = f"pictures/problem_{len(shown)}.png"
+        name = f"pictures/problem_{len(html_parts)}.png"
         imsave(folder / name, strip)
-        shown.append(f'<p>{_text(problem)}</p><img src="{name}" alt="frames that could be read">')
-        if len(shown) == _STRIPS:
+        html_parts.append(f'<p>{_text(problem)}</p><img src="{name}" alt="readable frames">')
+        if len(html_parts) == _MAX_STRIPS:
             break
-    return "<h2>What can be seen of some of them</h2>" + "".join(shown) if shown else ""
+    return "<h2>Frames of videos with problems</h2>" + "".join(html_parts) if html_parts else ""
 
 
 def _strip(path: str) -> np.ndarray | None:
-    """Frames along the video side by side, (H, W, 3) uint8; None for one that gives none."""
+    """Frames of the video side by side, (H, W, 3) uint8; None if none can be read."""
     try:
         clip = read_clip(
             path,
-            lambda info: np.unique(np.linspace(0, info.num_frames - 1, _FRAMES).round().astype(int)),
-            short_side=_HEIGHT,
+            lambda info: np.unique(np.linspace(0, info.num_frames - 1, _STRIP_FRAMES).round().astype(int)),
+            short_side=_STRIP_HEIGHT,
             strict=False,
         )
     except (VideoError, OSError):
         return None
     height, width = clip.frames.shape[2:]
-    frames = F.resize(clip.frames, [_HEIGHT, min(max(1, width * _HEIGHT // height), 4 * _HEIGHT)], antialias=True)
+    strip_width = min(max(1, width * _STRIP_HEIGHT // height), 4 * _STRIP_HEIGHT)
+    frames = F.resize(clip.frames, [_STRIP_HEIGHT, strip_width], antialias=True)
     frames = F.pad(frames, [0, 0, 2, 0], fill=255).permute(0, 2, 3, 1)  # (T, 3, H, W) -> (T, H, W, 3)
     return np.concatenate(list(frames.numpy()), axis=1)  # (H, T W, 3)
 
 
 def _problems(problems: list[Problem]) -> str:
     if not problems:
-        return "<p>Nothing is wrong.</p>"
-    more = f"<p>... and {len(problems) - _LISTED} more in report.json.</p>" if len(problems) > _LISTED else ""
-    rows = "".join(
-        f"<tr><td>{_text(p.path or p.id)}</td><td>{p.kind}</td><td>{_text(p.reason)}</td></tr>"
-        for p in problems[:_LISTED]
-    )
-    return f"<table><thead><tr><th>video</th><th>is</th><th>why</th></tr></thead><tbody>{rows}</tbody></table>{more}"
+        return "<p>None.</p>"
+    more = f"<p>... and {len(problems) - _MAX_ROWS} more in report.json.</p>" if len(problems) > _MAX_ROWS else ""
+    rows = [(problem.path or problem.id, problem.kind, problem.reason) for problem in problems[:_MAX_ROWS]]
+    return _table(("video", "problem", "reason"), rows) + more
 
 
-def _odd(files: list[FileReport]) -> str:
+def _unusual(files: list[FileReport]) -> str:
     if not files:
         return ""
-    rows = "".join(f"<tr><td>{_text(file.path)}</td><td>{file.fps:.2f}</td></tr>" for file in files[:_LISTED])
-    return (
-        "<h2>Odd frame rates</h2><p>Under half or over twice the usual one. They are used all the same.</p>"
-        f"<table><thead><tr><th>video</th><th>frames a second</th></tr></thead><tbody>{rows}</tbody></table>"
-    )
+    text = "Less than half or more than twice the usual one. These videos are usable."
+    rows = [(file.path, f"{file.fps:.2f}") for file in files[:_MAX_ROWS]]
+    return f"<h2>Unusual frame rates</h2><p>{text}</p>" + _table(("video", "frames per second"), rows)
 
 
-def _again(settings: dict[str, str]) -> str:
+def _settings(settings: dict[str, str]) -> str:
     if not settings:
-        return "<p>There are none.</p>"
+        return "<p>None.</p>"
     lines = "".join(f"  {name}: {value}\n" for name, value in settings.items())
     return f"<pre>data:\n{_text(lines)}</pre>"
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{name}</th>" for name in columns)
+    body = "".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _text(value: object) -> str:
@@ -183,18 +187,18 @@ pre {{ background: #f8fafc; padding: 1rem; overflow: auto; font-size: 13px }}
 </style>
 </head>
 <body>
-<h1>The videos of {name}</h1>
+<h1>Data set {name}</h1>
 <table id="facts"><tbody>{facts}</tbody></table>
 {charts}
 <h2>Problems</h2>
 {problems}
 {strips}
-{odd}
+{unusual}
 <h2>The usable videos</h2>
-<p>Annotations of them lie beside this page. In a recipe, with the other data settings as they were and the paths of
-these files:</p>
-{again}
-<p><small>xvit {version}; {how}.</small></p>
+<p>This folder holds annotation files that list only these. To use them, change these settings in the recipe, with the
+paths of the files:</p>
+{settings}
+<p><small>xvit {version}; {method}.</small></p>
 </body>
 </html>
 """

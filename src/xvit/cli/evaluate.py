@@ -15,7 +15,7 @@ from xvit.utils.errors import VideoError, XViTError
 from xvit.utils.files import check_new_directory
 
 if TYPE_CHECKING:
-    from xvit.data.annotations.samples import Sample
+    from xvit.data.annotations import Sample
     from xvit.evaluation import Evaluation, MultiLabelEvaluation, ScoredVideos, TaskResult
     from xvit.inference.predictor import Predictor
 
@@ -114,7 +114,7 @@ def _read_samples(args: Namespace, predictor: "Predictor") -> "tuple[list[Sample
     Raises:
         XViTError: there are none, their labels do not suit the model, or nothing is asked of unlabelled videos.
     """
-    from xvit.data.annotations.formats import load_splits
+    from xvit.data.annotations import load_splits
     from xvit.evaluation import match_labels
     from xvit.evaluation.metrics import check_labels
     from xvit.evaluation.submissions import check_submission

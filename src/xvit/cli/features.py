@@ -15,7 +15,7 @@ from xvit.utils.errors import XViTError, check_range
 if TYPE_CHECKING:
     from xvit.models.xvit import XViT
 
-_CLASSIFIER_OPTIONS = {"num_classes", "dropout", "advanced.classifier_hidden"}  # features come before the classifier
+_CLASSIFIER_OPTIONS = {"num_classes", "dropout"}  # features come before the classifier
 _MODEL_OPTIONS = [field.name for field in fields(ModelConfig) if field.name not in _CLASSIFIER_OPTIONS]
 _INIT_OPTIONS = [field.name for field in fields(InitConfig)]
 
@@ -86,7 +86,7 @@ def parse(argv: list[str]) -> Namespace:
 
 def run(args: Namespace) -> int:
     """Write the features and print their shape."""
-    from xvit.data.annotations.finder import find_videos
+    from xvit.data.annotations import find_videos
     from xvit.features.extract import check_output, extract_features
 
     check_output(args.output)

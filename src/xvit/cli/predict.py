@@ -56,7 +56,7 @@ def parse(argv: list[str]) -> Namespace:
 
 def run(args: Namespace) -> int:
     """Classify all videos and print their classes."""
-    from xvit.data.annotations.finder import find_videos
+    from xvit.data.annotations import find_videos
     from xvit.inference.predictor import Predictor
 
     predictor = Predictor(

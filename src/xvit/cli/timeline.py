@@ -94,7 +94,7 @@ def parse(argv: list[str]) -> Namespace:
 
 def run(args: Namespace) -> int:
     """Find the segments of one video after the other."""
-    from xvit.data.annotations.finder import find_videos
+    from xvit.data.annotations import find_videos
     from xvit.models.xvit import XViT
     from xvit.timeline.metrics import compute_metrics
     from xvit.utils.devices import resolve_device
