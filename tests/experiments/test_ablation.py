@@ -1,4 +1,4 @@
-"""The ablation on a scale of seconds: its grid, going on after a stop, its tables."""
+"""The ablation study on a small scale: its models and tables, resuming after a stop, its report."""
 
 import json
 import shutil
@@ -9,57 +9,70 @@ import pytest
 import torch
 import yaml
 
-from xvit.config import RunConfig, from_dict
-from xvit.experiments.ablation import run as module
-from xvit.experiments.ablation.grid import MODELS, ORDERS, PAPER, TABLES
-from xvit.experiments.ablation.report import cells, note, orders
-from xvit.experiments.ablation.run import Measured, run_ablation
+from xvit.config import RunConfig, from_dict, model_config
+from xvit.experiments.ablation import run as run_module
+from xvit.experiments.ablation.grid import BASE_OPTIONS, MODEL_OPTIONS, PAPER_RANKINGS, TABLES
+from xvit.experiments.ablation.report import caption, compare_rankings, table_rows
+from xvit.experiments.ablation.run import ModelResult, row_config, run_ablation
 from xvit.models.profiling import count_macs
 from xvit.models.xvit import XViT
 from xvit.utils.errors import XViTError
 
+WITHIN = "here; the difference, {}, is within its standard deviation"
+LARGER = "here; the difference, {}, is larger than its standard deviation"
+INVALID_TOP1 = ('"0.5"', "NaN", "7", "true", "null")
+
+
+def small_model_config(*, depth: int, **options):
+    """A model of 4 frames and 3 classes."""
+    sizes = {"embed_dim": 16, "depth": depth, "num_heads": 2, "img_size": 32}
+    options = {"backbone": "vit_tiny_patch16_224", "num_frames": 4, "num_classes": 3, **options}
+    return model_config(backbone_kwargs=sizes, **options)
+
+
+def make_result(*top1: float) -> ModelResult:
+    return ModelResult(top1=top1, parameters=1, macs=2_000_000, ms_per_clip=3.0, quartiles=(2.5, 3.5))
+
 
 @pytest.fixture(scope="module")
-def tiny(recipe) -> RunConfig:
+def short_recipe(recipe) -> RunConfig:
     """A recipe of one short epoch."""
     config = from_dict(RunConfig, yaml.safe_load(recipe.read_text()), recipe)
     return replace(config, train=replace(config.train, epochs=1))
 
 
 @pytest.fixture(scope="module")
-def ablation(tmp_path_factory, tiny):
-    """Two tables of one seed, stopped at the third training, gone on with, and taken to two seeds: folder, result."""
+def ablation(tmp_path_factory, short_recipe):
+    """One table, stopped at the third training, resumed, and extended to two seeds: output, options, result."""
     output = tmp_path_factory.mktemp("ablation") / "out"
-    options = {"recipe": tiny, "tables": ("fraction",), "clips_per_class": 3}
-    fit, began = module.fit, []
+    options = {"recipe": short_recipe, "tables": ("mix_ratio",), "clips_per_class": 3}
+    fit, started = run_module.fit, []
 
-    def counted(config, folder, **rest):
-        began.append(folder)
-        if len(began) == 3:
+    def stop_at_third(config, directory, **kwargs):
+        started.append(directory)
+        if len(started) == 3:
             raise KeyboardInterrupt
-        return fit(config, folder, **rest)
+        return fit(config, directory, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            module, "run_all", lambda function, jobs, num_workers, on_progress: [function(job) for job in jobs]
+            run_module, "parallel_map", lambda function, jobs, num_workers, on_progress: [function(job) for job in jobs]
         )
-        patch.setattr(module, "fit", counted)
+        patch.setattr(run_module, "fit", stop_at_third)
         with pytest.raises(KeyboardInterrupt):
             run_ablation(output, seeds=1, **options)
         run_ablation(output, seeds=1, **options)
-        assert len(began) == 5  # four models, the third once more
+        assert len(started) == 5  # four models, the third one twice
         result = run_ablation(output, seeds=2, **options)
-        assert len(began) == 9
+        assert len(started) == 9
     return output, options, result
 
 
-def test_each_model_of_the_grid_can_be_built():
-    sizes = {"embed_dim": 16, "depth": 4, "num_heads": 2, "img_size": 32}
-    base = RunConfig().model
-    base = replace(base, backbone="vit_tiny_patch16_224", num_frames=4, num_classes=3, backbone_kwargs=sizes)
+def test_every_model_can_be_built():
+    base = small_model_config(depth=4)
     macs, configs = {}, {}
-    for name, changes in MODELS.items():
-        configs[name] = replace(base, **PAPER | changes)
+    for name, options in MODEL_OPTIONS.items():
+        configs[name] = model_config(base, **BASE_OPTIONS | options)
         model = XViT(configs[name]).eval()
         assert model(torch.rand(1, 4, 3, 32, 32)).shape == (1, 3)
         macs[name] = count_macs(model, image_size=32)
@@ -70,22 +83,19 @@ def test_each_model_of_the_grid_can_be_built():
     assert macs["mixing, mean"] < macs["mixing"] < macs["2 temporal layers"] < macs["3 temporal layers"]
 
 
-def test_a_recipe_of_other_settings_changes_no_row():
+def test_the_options_of_the_rows_override_the_recipe():
     other = {"window": 2, "mix_inputs": "x", "temporal_head": "mean", "summary_tokens": 1, "temporal_position": "none"}
     other |= {"tubelet_size": 2}
-    recipes = [RunConfig(), RunConfig(model=replace(RunConfig().model, **other))]
-    for name in MODELS:
-        first, second = (module._config(recipe, name, 0).model for recipe in recipes)
+    recipes = [RunConfig(), RunConfig(model=model_config(**other))]
+    for name in MODEL_OPTIONS:
+        first, second = (row_config(recipe, name, 0).model for recipe in recipes)
         assert first == second
 
 
-def test_window_0_and_fraction_0_are_spatial_attention():
-    sizes = {"embed_dim": 16, "depth": 2, "num_heads": 2, "img_size": 32}
-    base = replace(RunConfig().model, backbone="vit_tiny_patch16_224", num_frames=4, num_classes=3)
-    base = replace(base, backbone_kwargs=sizes)
+def test_window_0_and_mix_ratio_0_equal_spatial_attention():
     clip, weights, logits = torch.rand(2, 4, 3, 32, 32), None, []
-    for changes in ({"attention": "spatial"}, {"window": 0}, {"mix_ratio": 0.0}, {}):
-        model = XViT(replace(base, **changes)).eval()
+    for options in ({"attention": "spatial"}, {"window": 0}, {"mix_ratio": 0.0}, {}):
+        model = XViT(small_model_config(depth=2, **options)).eval()
         weights = weights or model.state_dict()
         model.load_state_dict(weights)
         logits.append(model(clip))
@@ -94,104 +104,103 @@ def test_window_0_and_fraction_0_are_spatial_attention():
     assert not torch.allclose(spatial, mixing, atol=1e-4)
 
 
-def test_the_tables_name_models_of_the_grid_and_all_of_them():
-    named = {row.model for table in TABLES.values() for row in table.rows}
-    assert named == set(MODELS)
-    assert {name for pair in ORDERS for name in pair} <= named
+def test_the_tables_use_exactly_the_defined_models():
+    used = {row.model for table in TABLES.values() for row in table.rows}
+    assert used == set(MODEL_OPTIONS)
+    assert {name for pair in PAPER_RANKINGS for name in pair} <= used
 
 
-def test_a_stopped_ablation_goes_on_and_trains_nothing_twice(ablation):
+def test_a_resumed_ablation_repeats_no_finished_training(ablation):
     output, _, result = ablation
     assert list(result) == ["spatial", "mixing", "rho = 25 %", "rho = 100 %"]
-    kept = {path.parent.name: json.loads(path.read_text()) for path in output.glob("rho_100_percent/*/result.json")}
-    assert result["rho = 100 %"].top1 == tuple(kept[f"seed_{seed}"]["top1"] for seed in (0, 1))
+    saved = {path.parent.name: json.loads(path.read_text()) for path in output.glob("rho_100_percent/*/result.json")}
+    assert result["rho = 100 %"].top1 == tuple(saved[f"seed_{seed}"]["top1"] for seed in (0, 1))
     assert not list(output.glob("*/*/state"))
-    for measured in result.values():
-        assert measured.quartiles[0] <= measured.milliseconds <= measured.quartiles[1]
+    for model in result.values():
+        assert model.quartiles[0] <= model.ms_per_clip <= model.quartiles[1]
 
 
-def test_other_settings_and_damaged_files_are_refused(ablation, tiny, tmp_path):
+def test_other_settings_and_damaged_files_raise_an_error(ablation, short_recipe, tmp_path):
     output, options, _ = ablation
-    other = replace(tiny, train=replace(tiny.train, lr=0.5))
-    with pytest.raises(XViTError, match="an ablation with other settings"):
+    other = replace(short_recipe, train=replace(short_recipe.train, lr=0.5))
+    with pytest.raises(XViTError, match=r"an ablation with other settings \(see settings.json\); choose another"):
         run_ablation(output, **options | {"recipe": other})
     (tmp_path / "mine.txt").write_text("notes")
-    with pytest.raises(XViTError, match="not empty, and not an ablation"):
+    with pytest.raises(XViTError, match=r"not an empty directory; it has no settings\.json of an ablation to resume"):
         run_ablation(tmp_path, **options)
+    with pytest.raises(XViTError, match=r"not an empty directory; .*; choose another directory"):
+        run_ablation(tmp_path / "mine.txt", **options)
     with pytest.raises(XViTError, match=r"tables='windows'.*Did you mean \"window\"\?"):
         run_ablation(output, **options | {"tables": ("windows",)})
     result = output / "mixing" / "seed_0" / "result.json"
     text = result.read_text()
-    wrong = ['{"top1": 0.5}', "null", "{", *(text.replace(text.split(",")[0], f'{{"top1": {t}') for t in WRONG)]
-    for damage in wrong:
-        result.write_text(damage)
-        with pytest.raises(XViTError, match=r"result.json: damaged .*: delete .*seed_0 to train it again"):
+    invalid = [text.replace(text.split(",")[0], f'{{"top1": {top1}') for top1 in INVALID_TOP1]
+    for damaged in ('{"top1": 0.5}', "null", "{", *invalid):
+        result.write_text(damaged)
+        with pytest.raises(XViTError, match=r"result.json: damaged .*; delete .*seed_0 to train it again"):
             run_ablation(output, **options)
     result.write_text(text)
     settings = output / "settings.json"
     text = settings.read_text()
-    for damage in ("null", "{}", '{"recipe": 3, "clips_per_class": 3}', "{"):
-        settings.write_text(damage)
+    for damaged in ("null", "{}", '{"recipe": 3, "clips_per_class": 3}', "{"):
+        settings.write_text(damaged)
         with pytest.raises(XViTError, match=r"settings.json: damaged"):
             run_ablation(output, **options)
     settings.write_text(text)
 
 
-def test_a_moved_folder_of_an_older_version_is_the_same_ablation(ablation, tmp_path, monkeypatch):
+def test_a_moved_directory_without_a_later_setting_is_resumed(ablation, tmp_path, monkeypatch):
     output, options, result = ablation
     moved = tmp_path / "moved"
     shutil.copytree(output, moved)
     settings = json.loads((moved / "settings.json").read_text())
-    del settings["recipe"]["train"]["save_minutes"]  # as if it had come later
+    del settings["recipe"]["train"]["save_minutes"]  # as if a later version had added it
     (moved / "settings.json").write_text(json.dumps(settings))
-    monkeypatch.setattr(module, "fit", None)  # nothing is trained
+    monkeypatch.setattr(run_module, "fit", None)  # nothing is trained
     again = run_ablation(moved, seeds=2, **options)
-    assert {name: one.top1 for name, one in again.items()} == {name: one.top1 for name, one in result.items()}
+    assert {name: model.top1 for name, model in again.items()} == {name: model.top1 for name, model in result.items()}
 
 
-WRONG = ('"0.5"', "NaN", "7", "true", "null")
-
-
-def made(*top1: float) -> Measured:
-    return Measured(top1=top1, parameters=1, macs=2_000_000, milliseconds=3.0, quartiles=(2.5, 3.5))
-
-
-def test_a_line_holds_mean_and_spread_and_the_papers_figure():
+def test_a_row_contains_mean_standard_deviation_and_the_papers_figures():
     top1 = (0.5, 0.6, 0.7)
-    lines = cells("fraction", {row.model: made(*top1) for row in TABLES["fraction"].rows})
-    spread = 100 * statistics.stdev(top1)
-    assert lines[2] == ("50 %", f"60.0 ± {spread:.1f}", "63.4", "2.0", "3.00 [2.50, 3.50]")
-    alone = {row.model: made(0.5) for row in TABLES["fraction"].rows}
-    assert cells("fraction", alone)[0][1] == "50.0"
-    assert note(alone).endswith("One seed: no spread.")
-    both = cells("summary", {row.model: made(*top1) for row in TABLES["summary"].rows})[2]
-    assert both[2] == "62.5 (K400: 78.0)"
+    rows = table_rows("mix_ratio", {row.model: make_result(*top1) for row in TABLES["mix_ratio"].rows})
+    std = 100 * statistics.stdev(top1)
+    assert rows[2] == ("50 %", f"60.0 ± {std:.1f}", "63.4", "2.0", "3.00 [2.50, 3.50]")
+    one_seed = {row.model: make_result(0.5) for row in TABLES["mix_ratio"].rows}
+    assert table_rows("mix_ratio", one_seed)[0][1] == "50.0"
+    row = table_rows("summary_tokens", {row.model: make_result(*top1) for row in TABLES["summary_tokens"].rows})[2]
+    assert row[2] == "62.5 (K400: 78.0)"
+
+
+def test_the_caption_names_the_number_of_seeds():
+    assert "mean ± standard deviation over 3 seeds." in caption({"mixing": make_result(0.5, 0.6, 0.7)})
+    assert "data set, one seed." in caption({"mixing": make_result(0.5)})
 
 
 @pytest.mark.parametrize(
-    ("worse", "better", "told"),
+    ("lower", "higher", "outcome", "details"),
     [
-        ((0.1, 0.2), (0.3, 0.4), ": seen: here 15.0 % and 35.0 %; the difference, +20.0, is beyond the spread, 10.0"),
-        ((0.1, 0.4), (0.3, 0.4), ": seen: here 25.0 % and 35.0 %; the difference, +10.0, is within the spread, 22.4"),
-        ((0.3, 0.3), (0.3, 0.3), ": NOT seen: here 30.0 % and 30.0 %; the difference, +0.0, is within"),
-        ((0.5, 0.6), (0.3, 0.4), ": NOT seen: here 55.0 % and 35.0 %; the difference, -20.0, is beyond"),
-        ((0.5,), (0.6,), ": seen: here 50.0 % and 60.0 %; one seed: no spread"),
+        ((0.1, 0.2), (0.3, 0.4), "reproduced", f"15.0 % and 35.0 % {LARGER.format('+20.0')}, 10.0)."),
+        ((0.1, 0.4), (0.3, 0.4), "reproduced", f"25.0 % and 35.0 % {WITHIN.format('+10.0')}, 22.4)."),
+        ((0.3, 0.3), (0.3, 0.3), "NOT reproduced", f"30.0 % and 30.0 % {WITHIN.format('+0.0')}"),
+        ((0.5, 0.6), (0.3, 0.4), "NOT reproduced", f"55.0 % and 35.0 % {LARGER.format('-20.0')}"),
+        ((0.5,), (0.6,), "reproduced", "50.0 % and 60.0 % here; one seed, no standard deviation)."),
     ],
 )
-def test_an_order_is_seen_or_said_not_to_be(worse, better, told):
-    said = orders({"spatial": made(*worse), "mixed keys": made(*better)})
-    assert len(said) == 1
-    assert told in said[0]
+def test_the_papers_ranking_is_compared(lower, higher, outcome, details):
+    lines = compare_rankings({"spatial": make_result(*lower), "mixed keys": make_result(*higher)})
+    assert len(lines) == 1
+    assert lines[0].startswith(f"The paper ranks [spatial] below [mixed keys]: {outcome} ({details}")
 
 
-def test_the_command(run, recipe, tmp_path):
+def test_the_command_writes_and_prints_the_results(run, recipe, tmp_path):
     words = ["ablate", "--config", recipe, "--output", tmp_path / "out", "--tables", "window", "--seeds", "1"]
     words += ["--clips-per-class", "3", "--jobs", "2", "--train.epochs", "1"]
     code, _, err = run(*words)
     assert (code, "unknown option --train.epochs" in err) == (2, True)
     code, out, err = run(*words[:-2])
     assert code == 0, err
-    assert "the paper's, %" in out
+    assert "top-1 in the paper, %" in out
     assert "w = 2, boundary only" in out
     assert "4 of 4 trainings done, about 0 min left" in err
     assert "[spatial, mean]" in out

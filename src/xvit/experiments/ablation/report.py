@@ -21,10 +21,10 @@ COLUMNS = ("", "top-1 here, %", "top-1 in the paper, %", "10⁶ MACs", "ms per c
 def caption(results: Mapping[str, ModelResult]) -> str:
     """What the numbers in the tables are."""
     seeds = len(next(iter(results.values())).top1)
-    statistic, count = ("mean ± standard deviation", f"{seeds} seeds") if seeds > 1 else ("value", "one seed")
+    statistic = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
     return (
-        f"Top-1 on held-out videos of the synthetic data set: {statistic} over {count}. The paper's figures are for "
-        "ViT-B/16 on Something-Something v2 (K400: Kinetics-400): compare the order of the rows, not the numbers."
+        f"Top-1 on held-out videos of the built-in data set, {statistic}. The paper's figures are for ViT-B/16 on "
+        "Something-Something v2 (K400: Kinetics-400): compare the order of the rows, not the numbers."
     )
 
 

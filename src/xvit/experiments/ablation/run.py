@@ -20,14 +20,14 @@ from typing import Any
 import torch
 
 from xvit.config import RunConfig, from_dict, model_config, to_dict
-from xvit.data.annotations.formats import load_splits
+from xvit.data.annotations import load_splits
 from xvit.data.synthetic.motion import write_motion_dataset
 from xvit.evaluation import evaluate, match_labels
 from xvit.experiments.ablation.grid import BASE_OPTIONS, MODEL_OPTIONS, TABLES, models_in
 from xvit.inference.predictor import Predictor
 from xvit.models.profiling import count_macs
 from xvit.models.xvit import XViT
-from xvit.training.engine import fit
+from xvit.training import fit
 from xvit.utils.errors import XViTError, check_choice, check_range, one_line
 from xvit.utils.files import atomic_write_text, check_new_directory
 from xvit.utils.parallel import check_stop, parallel_map

@@ -126,10 +126,9 @@ def summarize(table: ResultTable) -> Iterator[str]:
     """The cost of mixing relative to the image model, growth with the frames, and the comparison with the peers."""
     for frames in table.frames:
         if table.has(MIXING_ALONE, frames) and table.has(IMAGE_MODEL, frames):
-            text = f"T = {frames}: the image model with mixing takes {_cost(table, MIXING_ALONE, frames)}"
-            if table.has(XVIT, frames):
-                text += f"; with the temporal head and the class-token shortcut {_cost(table, XVIT, frames)}"
-            yield text
+            models = [model for model in (MIXING_ALONE, XVIT) if table.has(model, frames)]
+            costs = "; ".join(_cost(table, model, frames) for model in models)
+            yield f"T = {frames}: relative to the image model, {costs}"
     for model in (IMAGE_MODEL, XVIT, "xvit joint"):
         if table.has(model, 8) and table.has(model, 64):
             yield f"{model}: T = 64 takes {table.growth(model, 8, 64):.2f} times as long as T = 8"
@@ -143,7 +142,8 @@ def _cost(table: ResultTable, model: str, frames: int) -> str:
     time = table.time_ratio(model, IMAGE_MODEL, frames)
     memory = table.memory_ratio(model, IMAGE_MODEL, frames)
     above_empty = table.memory_ratio(model, IMAGE_MODEL, frames, above_empty=True)
-    return f"{time:.3f} of its time and {memory:.3f} of its memory ({above_empty:.3f} above an empty process)"
+    memory_text = f"{memory:.3f} of the memory ({above_empty:.3f} above an empty process)"
+    return f"{model} takes {time:.3f} of the time and {memory_text}"
 
 
 def _compare_with_peer(table: ResultTable, peer: str, frames: int) -> str:
@@ -157,8 +157,8 @@ def _compare_with_peer(table: ResultTable, peer: str, frames: int) -> str:
         and table.ms_per_clip(name, frames) < ms
         and table.peak_mb(name, frames) < mb
     ]
-    text = f"faster with less memory: {'; '.join(better)}" if better else "no xvit mixing model is better in both"
-    return f"T = {frames}: {peer} ({ms:.0f} ms, {mb:.0f} MB): {text}"
+    text = "; ".join(better) or f"none of the {XVIT} models"
+    return f"T = {frames}: {peer} ({ms:.0f} ms, {mb:.0f} MB): faster with less memory: {text}"
 
 
 def write_report(output: str | Path, config: BenchmarkConfig, results: Sequence[ModelResult]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from xvit.checkpoint.format import read_metadata
-from xvit.data.annotations.samples import Sample
+from xvit.data.annotations import Sample
 from xvit.data.dataset import VideoDataset
 from xvit.data.synthetic.motion import CLASSES
 from xvit.utils.version import __version__

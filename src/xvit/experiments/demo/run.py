@@ -19,15 +19,14 @@ from typing import Any
 import torch
 
 from xvit.config import SINGLE_TASK, RunConfig, from_dict, model_config, read_yaml, to_dict
-from xvit.data.annotations.formats import load_splits
+from xvit.data.annotations import load_splits
 from xvit.data.synthetic.motion import CLASSES, write_motion_dataset
 from xvit.evaluation import Evaluation, evaluate, match_labels, run_metadata
 from xvit.experiments.demo.report import write_report
 from xvit.inference.predictor import Predictor
 from xvit.models.profiling import count_macs
 from xvit.models.xvit import XViT
-from xvit.training.engine import fit
-from xvit.training.logger import Progress
+from xvit.training import Progress, fit
 from xvit.utils.devices import default_device
 from xvit.utils.errors import XViTError, one_line
 from xvit.utils.files import atomic_write_text, check_new_directory
