@@ -4,6 +4,7 @@ Public: `read_clip` and `decode` read chosen frames as a `Clip`; `probe` returns
 `sequential` reads a long file from start to end. `demux` opens and scans files, `frame_folder` does so for folders.
 """
 
-from xvit.data.decode.video import VIDEO_EXTENSIONS, Clip, VideoInfo, decode, probe, read_clip
+from xvit.data.decode.demux import VideoInfo
+from xvit.data.decode.video import VIDEO_EXTENSIONS, Clip, decode, probe, read_clip
 
 __all__ = ["VIDEO_EXTENSIONS", "Clip", "VideoInfo", "decode", "probe", "read_clip"]

@@ -10,6 +10,7 @@ from typing import Any
 import av
 import numpy as np
 from av.container import InputContainer
+from av.stream import Stream
 from av.video.stream import VideoStream
 
 from xvit.utils.errors import VideoError, XViTError
@@ -137,16 +138,7 @@ def open_video(path: str | Path) -> Iterator[tuple[InputContainer, VideoStream]]
 
 
 def scan_packets(path: str | Path, container: InputContainer, stream: VideoStream) -> PacketScan:
-    """Read all packets of an open video, without decoding them.
-
-    Args:
-        path: the file.
-        container: the open file; it is read to its end.
-        stream: its video stream.
-
-    Raises:
-        VideoError: not readable, no frames.
-    """
+    """Read all packets of an open video, without decoding them; raise `VideoError` if it has no frames."""
     frame_pts: list[int | None] = []
     keyframe_pts: list[int | None] = []
     num_corrupt = 0
@@ -194,20 +186,18 @@ def scan_packets(path: str | Path, container: InputContainer, stream: VideoStrea
     return PacketScan(info=info, pts=pts, keyframe_pts=keys, seekable=seekable)
 
 
-def _end_time(packet: av.Packet) -> float:
+def _end_time(packet: "av.Packet[VideoStream] | av.Packet[Stream]") -> float:
     return float(((packet.pts or 0) + (packet.duration or 0)) * (packet.time_base or 0))
 
 
 def _describe_damage(
     path: str | Path, container: InputContainer, stream: VideoStream, num_intact: int, end_time: float
 ) -> str:
-    """Say how much of the promised video the file lacks; "" if nothing. MPEG streams and GIF promise nothing.
+    """Describe how the file is shorter than its header says, or return "".
 
-    Args:
-        num_intact: complete video packets in the file.
-        end_time: seconds at which the last packet ends.
+    `num_intact` packets are complete, and the last packet ends at `end_time` seconds.
     """
-    # An AVI header often counts up to two frames too many.
+    # An AVI header often counts up to two frames too many. MPEG streams and GIF do not say how long they are.
     if container.format.name == "avi" and num_intact < 0.98 * stream.frames - 2:
         return f"cut short: {num_intact} of its {stream.frames} frames are present"
     if "mp4" in container.format.name:  # its index holds the position of each frame

@@ -38,8 +38,6 @@ from xvit.data.decode.demux import (
 from xvit.data.decode.frame_folder import decode_image, scan_frame_folder
 from xvit.utils.errors import VideoError, XViTError
 
-__all__ = ["VIDEO_EXTENSIONS", "Clip", "VideoInfo", "decode", "probe", "read_clip"]
-
 VIDEO_EXTENSIONS = frozenset({".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov"}) | {
     *(".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv")
 }
