@@ -1,19 +1,13 @@
 """The authors' checkpoints: golden values computed by their code, names both ways, files that are not theirs."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from xvit import XViT, load_official
-from xvit.cli.main import main
+from helpers.official import GOLDEN, OPTIONS, golden_clip, model_state
+from xvit import load_official
 from xvit.models.official import our_name, their_name
 from xvit.utils.errors import XViTError
-
-GOLDEN = Path(__file__).parents[1] / "assets" / "tiny_div8.safetensors"
-OPTIONS = {"num_frames": 4, "num_heads": 3, "mix_ratio": 0.25}
 
 
 @pytest.fixture(scope="module")
@@ -23,13 +17,7 @@ def golden():
 
 @pytest.fixture(scope="module")
 def state(golden):
-    prefix = "model_state."
-    return {name.removeprefix(prefix): value for name, value in golden.items() if name.startswith(prefix)}
-
-
-def golden_clip(num_frames=4):
-    i = torch.arange(num_frames * 3 * 224 * 224, dtype=torch.float64)
-    return torch.sin(0.37 * i + 3 * torch.sin(0.00091 * i)).float().reshape(1, num_frames, 3, 224, 224)
+    return model_state(golden)
 
 
 @torch.no_grad()
@@ -135,37 +123,3 @@ def test_files_that_are_not_theirs(tmp_path, capsys):
 def test_heads_that_shapes_do_not_tell_are_asked_for():
     with pytest.raises(XViTError, match="give the number of heads"):
         load_official(GOLDEN, num_frames=4)
-
-
-@torch.no_grad()
-def test_the_command(tmp_path, state, golden, capsys):
-    """A .pth of theirs becomes a directory of ours with the same logits; frames and labels as said."""
-    torch.save({"model_state": state | {"new_fc.bias": torch.zeros(7)}}, tmp_path / "theirs.pth")
-    (tmp_path / "labels.json").write_text(json.dumps({f"class {i}": str(6 - i) for i in range(7)}))
-    words = ["convert", str(tmp_path / "theirs.pth"), "--num-heads", "3", "--mix-ratio", "1/4"]
-    clip = ["--clip.sampling", "strided", "--clip.stride", "16", "--labels", str(tmp_path / "labels.json")]
-    assert main([*words, "--num-frames", "4", "--output", str(tmp_path / "ours"), "--json", *clip]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["dropped"] == "new_fc.bias"
-    assert told["tensors"] == len(state)
-    model = XViT.from_pretrained(tmp_path / "ours")
-    torch.testing.assert_close(model(golden_clip()), golden["logits"], atol=1e-5, rtol=0)
-    assert model.class_names == [f"class {6 - i}" for i in range(7)]
-    assert (model.clip_spec.sampling, model.clip_spec.stride, model.clip_spec.mean) == ("strided", 16, (0.5, 0.5, 0.5))
-    assert len(model.provenance["source"]["sha256"]) == 64
-
-    longer = [*words, "--num-frames", "8", "--output", str(tmp_path / "longer")]
-    assert main([*longer, "--segment-frames", "4"]) == 0
-    assert "within segments of 4 frames" in capsys.readouterr().out
-    whole = load_official(GOLDEN, **(OPTIONS | {"num_frames": 8}), segment_frames=4)
-    assert torch.equal(XViT.from_pretrained(tmp_path / "longer")(golden_clip(8)), whole(golden_clip(8)))
-
-    (tmp_path / "few.txt").write_text("a\nb\n")
-    for more, said in [
-        (["--output", str(tmp_path / "longer")], "exists and is not an empty folder"),
-        (["--output", str(tmp_path / "new"), "--labels", str(tmp_path / "few.txt")], "few.txt: 2 class names, but"),
-        (["--output", str(tmp_path / "new"), "--labels", str(tmp_path / "none.txt")], "none.txt: not readable"),
-    ]:
-        assert main([*words, "--num-frames", "4", *more]) == 2
-        assert said in capsys.readouterr().err
-    assert not (tmp_path / "new").exists()

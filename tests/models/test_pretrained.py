@@ -250,7 +250,7 @@ def test_what_does_not_fit_is_refused(tmp_path):
         ("list.pth", "damaged|does not fit the backbone|not weights|holds more than tensors", {}),
         ("none.pth", "no such file or directory", {}),
         ("run", r"it has \[2\] heads in 2 layers, expected \[3\] in 2", {}),
-        ("half", "damaged or cut off", {}),
+        ("half", "damaged or truncated", {}),
         ("whole numbers.safetensors", "torch.int64, torch.strided: expected a plain floating", {}),
     ]:
         with pytest.raises(XViTError, match=said) as raised:

@@ -97,8 +97,11 @@ def test_summaries_of_a_causal_model(attention, summary_tokens):
     options = {"attention": "spatial"} if attention == "spatial" else {"mix_inputs": attention}
     model = made(**options, causal=True, summary_tokens=summary_tokens, num_frames=3)
     video = torch.randn(2, 11, 3, SIZE, SIZE)
+    _, outputs = streamed(model, video, [1, 2, 7])  # before the model has seen a clip
     frames, logits = offline(model, video)
-    _, outputs = streamed(model, video, [1, 2, 7])
+    loaded = Stream(model)
+    loaded.load_state(Stream(model).state())
+    assert torch.equal(loaded.push(video[:, :1]).frames, outputs[0].frames)
     _, found_frames, found_logits = joined(outputs)
     torch.testing.assert_close(found_frames, frames, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(found_logits, logits, atol=1e-5, rtol=1e-5)

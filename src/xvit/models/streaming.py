@@ -25,7 +25,7 @@ from timm.models.eva import EvaBlock, EvaBlockPostNorm
 from timm.models.vision_transformer import Block, ResPostBlock
 from torch import Tensor, nn
 
-from xvit.config import unwrap_single_task
+from xvit.config import as_task_dict, unwrap_single_task
 from xvit.models.attention import AttentionInputs, SpatialAttention
 from xvit.models.backbone import ClassTokenBlock
 from xvit.models.xvit import XViT
@@ -203,6 +203,8 @@ class Stream:
         if self._shape not in (None, shape):
             raise XViTError(f"frames of shape {shape} (B, C, H, W) after {self._shape}: call reset() first")
         x, rope = self.model.embed(pixel_values)
+        for layer, original in zip(self._layers, self.model.attention_layers, strict=True):
+            layer.grid = original.grid  # which embed() has set
         self._shape = shape
         return self._predict(self._run_blocks(x, rope))
 
@@ -274,6 +276,10 @@ class Stream:
         self._frames = named.get("frames")
 
     @property
+    def _layers(self) -> list[SpatialAttention]:
+        return [layer for block in self._blocks for layer in block.layers]
+
+    @property
     def layer_bytes(self) -> list[int]:
         """Bytes that each block keeps now."""
         sizes = []
@@ -294,25 +300,25 @@ class Stream:
 
     def _predict(self, new: Tensor | None) -> StreamOutput:
         """Run the temporal head and classifier at the new frames' vectors (B, m, D)."""
-        model = self.model
+        model, T, first = self.model, self.model.config.num_frames, self._num_completed
         if new is None:
             assert self._shape is not None
             new = next(model.parameters()).new_zeros(self._shape[0], 0, model.backbone.num_features)
         vectors = new if self._frames is None else torch.cat([self._frames, new], dim=1)
-        past, first, window = vectors.shape[1] - new.shape[1], self._num_completed, model.config.num_frames
-        places = [place for place in range(new.shape[1]) if (first + place + 1) % self.predict_every == 0]
-        clips = [vectors[:, max(past + place + 1 - window, 0) : past + place + 1] for place in places]
-        if window > 1:
-            self._frames = vectors[:, -(window - 1) :].clone()
+        num_past = vectors.shape[1] - new.shape[1]
+        chosen = [i for i in range(new.shape[1]) if (first + i + 1) % self.predict_every == 0]  # of the new frames
+        windows = [vectors[:, max(num_past + i + 1 - T, 0) : num_past + i + 1] for i in chosen]
+        if T > 1:
+            self._frames = vectors[:, -(T - 1) :].clone()
         self._num_completed += new.shape[1]
-        if clips and all(clip.shape[1] == window for clip in clips):  # once the window is full, all at once
-            embeddings = model.temporal_head(torch.stack(clips, dim=1).flatten(0, 1)).unflatten(0, (-1, len(clips)))
-        elif clips:
-            embeddings = torch.stack([model.temporal_head(clip) for clip in clips], dim=1)
+        if windows and all(window.shape[1] == T for window in windows):  # after the first T - 1 frames, all at once
+            embeddings = model.temporal_head(torch.stack(windows, dim=1).flatten(0, 1)).unflatten(0, (-1, len(chosen)))
+        elif windows:
+            embeddings = torch.stack([model.temporal_head(window) for window in windows], dim=1)
         else:
             embeddings = new[:, :0]
-        logits = unwrap_single_task(model.classifier(embeddings))  # (B, m, classes)
-        return StreamOutput([first + place for place in places], new[:, places], logits)
+        logits = unwrap_single_task(as_task_dict(model.classifier(embeddings)))  # (B, m, classes)
+        return StreamOutput([first + i for i in chosen], new[:, chosen], logits)
 
 
 def _copy_with_readers(module: nn.Module) -> nn.Module:

@@ -17,7 +17,7 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from xvit import checkpoint
-from xvit.config import ClassNames, ClipSpec, ModelConfig, unwrap_single_task
+from xvit.config import ClassNames, ClipSpec, ModelConfig, as_task_dict, unwrap_single_task
 from xvit.models.attention import SpatialAttention
 from xvit.models.backbone import ClassTokenBlock, build_backbone, resolve_clip_spec
 from xvit.models.load_report import LoadReport
@@ -116,8 +116,8 @@ class XViT(nn.Module):
             XViTError: a wrong shape.
         """
         x = self.encode(pixel_values, class_token_only=self.class_token_only)
-        logits: Tensor | dict[str, Tensor] = unwrap_single_task(self.classifier(self.temporal_head(self.pool(x)[1])))
-        return logits
+        logits = self.classifier(self.temporal_head(self.pool(x)[1]))
+        return unwrap_single_task(as_task_dict(logits))  # users may replace the classifier by one that returns a tensor
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Class scores in [0, 1], float32: softmax, which adds up to 1, or sigmoid if the model is multi-label."""

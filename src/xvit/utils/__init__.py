@@ -1,0 +1,1 @@
+"""What every package may use: errors, files, devices, processes, timing, the version. Imports nothing else of xvit."""
