@@ -15,20 +15,3 @@ from xvit.checkpoint.format import (
 )
 from xvit.checkpoint.hub import find_checkpoint, push_to_hub
 from xvit.checkpoint.model_card import model_card
-
-__all__ = [
-    "CARD",
-    "CONFIG",
-    "EXPORTED",
-    "WEIGHTS",
-    "CheckpointMetadata",
-    "check_format",
-    "find_checkpoint",
-    "model_card",
-    "preprocessor_config",
-    "push_to_hub",
-    "read_metadata",
-    "read_tensors",
-    "write_checkpoint",
-    "write_preprocessor",
-]
