@@ -1,9 +1,9 @@
-"""What several test files need: few threads, made videos, a model on disk, a recipe that takes a second."""
+"""Fixtures for several test modules: videos, a model on disk, a recipe, the command line."""
 
 import os
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch, and for subprocesses: tests run side by side
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # set before torch is imported, and inherited by subprocesses
 
 import pytest
 import yaml
@@ -18,7 +18,7 @@ from xvit.models.xvit import XViT
 
 @pytest.fixture(scope="session")
 def videos(tmp_path_factory) -> Path:
-    """A small motion data set: one training video and one held-out video a class. Not to be written to."""
+    """A motion data set with one training video and one validation video per class. Read-only."""
     root = tmp_path_factory.mktemp("motion") / "videos"
     write_motion_dataset(root, clips_per_class=2, val_fraction=0.5, seed=1)
     return root
@@ -26,22 +26,18 @@ def videos(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory) -> Path:
-    """A tiny model with random weights that names the motion classes. Not to be written to."""
+    """A tiny model with random weights and the motion classes. Read-only."""
     directory = tmp_path_factory.mktemp("checkpoint") / "best"
-    clip = ClipSpec(**TINY_RECIPE["clip"])
     model = XViT(model_config(**TINY_MODEL, num_classes=len(CLASSES)))
-    model.clip_spec, model.class_names, model.provenance = (
-        resolve_clip_spec(clip, model.backbone),
-        sorted(CLASSES),
-        {"seed": 1},
-    )
+    model.clip_spec = resolve_clip_spec(ClipSpec(**TINY_RECIPE["clip"]), model.backbone)
+    model.class_names, model.provenance = sorted(CLASSES), {"seed": 1}
     model.save_pretrained(directory)
     return directory
 
 
 @pytest.fixture(scope="session")
 def recipe(tmp_path_factory) -> Path:
-    """A recipe that trains in about a second."""
+    """A recipe that trains in about a second. Read-only."""
     path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
     path.write_text(yaml.safe_dump(TINY_RECIPE))
     return path
@@ -49,7 +45,7 @@ def recipe(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def run(capfd):
-    """Run a command in this process."""
+    """Run a command in this process; returns its exit code, standard output and standard error."""
 
     def run(*words) -> tuple[int, str, str]:
         code = main([str(word) for word in words])
@@ -61,7 +57,7 @@ def run(capfd):
 
 @pytest.fixture
 def refused(run):
-    """Run a command that is the user's mistake: nothing on the standard output, one line on the other. The line."""
+    """Run a command with invalid arguments or input; checks that it prints one line of error, and returns this."""
 
     def refused(*words) -> str:
         code, out, err = run(*words)

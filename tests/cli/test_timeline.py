@@ -1,4 +1,4 @@
-"""`xvit timeline` as a user meets it, on long videos that `xvit data motion --joined` makes."""
+"""`xvit timeline`, on long videos of the kind that `xvit data motion --concatenate` writes."""
 
 import csv
 import json
@@ -8,7 +8,7 @@ import pytest
 
 from helpers.barcode_videos import truncate, write_video
 from helpers.tiny import TINY_MODEL, TINY_RECIPE
-from xvit.cli.timeline import _clock
+from xvit.cli.timeline import format_time
 from xvit.config import ClipSpec, ModelConfig
 from xvit.data.synthetic.concatenated import write_concatenated_videos
 from xvit.data.synthetic.motion import CLASSES
@@ -16,20 +16,20 @@ from xvit.models.backbone import resolve_clip_spec
 from xvit.models.xvit import XViT
 
 JSON_NAME = json.dumps("动作 $1_\udce9")[1:-1]
-LOW = ("--threshold", 0.05)  # with random weights all 12 classes are at about 1/12
+LOW = ("--threshold", 0.05)  # with random weights, all 12 classes have scores of about 1/12
 
 
 @pytest.fixture(scope="module")
-def long(tmp_path_factory):
-    """Two videos of 4 clips, 8 s."""
-    output = tmp_path_factory.mktemp("joined") / "long"
+def long_videos(tmp_path_factory):
+    """A folder with two videos of 4 clips, 8 s each. Read-only."""
+    output = tmp_path_factory.mktemp("concatenated") / "long"
     write_concatenated_videos(output, num_videos=2, clips_per_video=4)
     return output
 
 
 @pytest.fixture(scope="module")
 def streamable(tmp_path_factory):
-    """A checkpoint of a model that can be streamed, trained with a stride of 2."""
+    """A checkpoint of a model that can be streamed, with a stride of 2."""
     model = XViT(ModelConfig(**TINY_MODEL, num_classes=12, causal=True, temporal_position="head"))
     clip = ClipSpec(**TINY_RECIPE["clip"], sampling="strided", stride=2)
     model.clip_spec, model.class_names = resolve_clip_spec(clip, model.backbone), sorted(CLASSES)
@@ -37,12 +37,17 @@ def streamable(tmp_path_factory):
     return tmp_path_factory.getbasetemp() / "streamable0" / "best"
 
 
-def test_one_video(run, refused, long, streamable, tmp_path):
-    video, output = tmp_path / "动作 $1_\udce9.mp4", tmp_path / "output"  # not in the font, a formula, no text
-    video.write_bytes((long / "0000.mp4").read_bytes())
-    (tmp_path / "truth.json").write_text((long / "segments.json").read_text().replace("0000.mp4", f"{JSON_NAME}.mp4"))
+def test_one_video(run, refused, long_videos, streamable, tmp_path):
+    video, output = (
+        tmp_path / "动作 $1_\udce9.mp4",
+        tmp_path / "output",
+    )  # letters that the font lacks, a formula, an invalid byte
+    video.write_bytes((long_videos / "0000.mp4").read_bytes())
+    (tmp_path / "ground_truth.json").write_text(
+        (long_videos / "segments.json").read_text().replace("0000.mp4", f"{JSON_NAME}.mp4")
+    )
     words = ["timeline", video, "--checkpoint", streamable, "--output", output, *LOW]
-    code, out, err = run(*words, "--truth", tmp_path / "truth.json")
+    code, out, err = run(*words, "--ground-truth", tmp_path / "ground_truth.json")
     assert (code, err) == (0, "")
     assert str(tmp_path) in out
     assert "0:08.0" in out
@@ -50,37 +55,56 @@ def test_one_video(run, refused, long, streamable, tmp_path):
     assert sorted(path.name for path in output.iterdir()) == [
         f"timeline.{end}" for end in ("csv", "json", "png", "srt")
     ]
-    told = json.loads((output / "timeline.json").read_text())
-    assert (told["video"], told["method"], told["stride"], told["every"]) == (str(video), "stream", 2, 1)
-    assert told["duration"] == pytest.approx(8)
+    result = json.loads((output / "timeline.json").read_text())
+    assert (result["video"], result["method"], result["stride"], result["predict_every"]) == (
+        str(video),
+        "stream",
+        2,
+        1,
+    )
+    assert result["duration"] == pytest.approx(8)
     rows = list(csv.DictReader((output / "timeline.csv").read_text().splitlines()))
-    assert [row["label"] for row in rows] == [segment["label"] for segment in told["segments"]]
+    assert [row["label"] for row in rows] == [segment["label"] for segment in result["segments"]]
     assert (rows[0]["start"], rows[-1]["end"]) == ("0.000", "8.000")
     assert (output / "timeline.srt").read_text().startswith("1\n00:00:00,000 --> ")
     assert (output / "timeline.png").stat().st_size > 10_000
-    assert 0 <= told["metrics"]["frame_accuracy"] <= 1
-    assert set(told["metrics"]["f1"]) == set(told["metrics"]["mean_ap"]) == {"0.1", "0.25", "0.5"}
+    assert 0 <= result["metrics"]["frame_accuracy"] <= 1
+    assert set(result["metrics"]["f1"]) == set(result["metrics"]["mean_ap"]) == {"0.1", "0.25", "0.5"}
 
     before = {path: path.read_bytes() for path in output.iterdir()}
-    assert "not an empty folder" in refused(*words)
+    assert "not an empty directory" in refused(*words)
     assert before == {path: path.read_bytes() for path in output.iterdir()}
 
     code, out, err = run(*words[:4], "--threshold", 1)
     assert (code, err) == (0, "")
-    assert "nothing above the threshold" in out
+    assert "no score reaches the threshold" in out
 
 
-def test_several_videos_and_json(run, refused, long, checkpoint, tmp_path):
-    words = ["timeline", long, "--checkpoint", checkpoint, *LOW, "--stride", 2, "--every", 4, "--smooth", 2]
-    code, out, err = run(*words, "--truth", long / "segments.json", "--output", tmp_path / "out", "--json")
+def test_several_videos_and_json(run, refused, long_videos, checkpoint, tmp_path):
+    words = [
+        "timeline",
+        long_videos,
+        "--checkpoint",
+        checkpoint,
+        *LOW,
+        "--stride",
+        2,
+        "--predict-every",
+        4,
+        "--smooth",
+        2,
+    ]
+    code, out, err = run(
+        *words, "--ground-truth", long_videos / "segments.json", "--output", tmp_path / "out", "--json"
+    )
     assert (code, err) == (0, "")
-    told = json.loads(out)
-    assert [video["method"] for video in told["videos"]] == ["windows"] * 2
-    assert told["failed"] == []
-    each = [video["metrics"]["frame_accuracy"] for video in told["videos"]]
-    assert told["metrics"]["frame_accuracy"] == pytest.approx(np.mean(each))
-    assert told["metrics"]["videos"] == 2
-    for video, name in zip(told["videos"], ("0000", "0001"), strict=True):
+    result = json.loads(out)
+    assert [video["method"] for video in result["videos"]] == ["windows"] * 2
+    assert result["failed"] == []
+    each = [video["metrics"]["frame_accuracy"] for video in result["videos"]]
+    assert result["metrics"]["frame_accuracy"] == pytest.approx(np.mean(each))
+    assert result["metrics"]["videos"] == 2
+    for video, name in zip(result["videos"], ("0000", "0001"), strict=True):
         assert json.loads((tmp_path / "out" / name / "timeline.json").read_text()) == video
     (tmp_path / "same").mkdir()
     (tmp_path / "same" / "0000.mkv").touch()
@@ -90,7 +114,7 @@ def test_several_videos_and_json(run, refused, long, checkpoint, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_bad_videos_do_not_stop_the_others(run, streamable, tmp_path):
+def test_unreadable_and_damaged_videos_do_not_stop_the_others(run, streamable, tmp_path):
     good = write_video(tmp_path / "good.avi", frames=60, kind="mjpeg-avi")
     half = truncate(tmp_path / "half.avi", good, fraction=0.5)
     (tmp_path / "text.avi").write_text("no video")
@@ -103,38 +127,30 @@ def test_bad_videos_do_not_stop_the_others(run, streamable, tmp_path):
     assert lines[0] == "xvit: 2 of 4 videos could not be read:"
     assert "text.avi" in lines[1]
     assert "cut short" in lines[2]
-    assert "scored as far as it goes" in lines[2]
-    told = json.loads(run(*words, "--json")[1])
-    assert [video["video"] for video in told["videos"]] == [str(good), str(half), str(good)]
-    assert "cut short" in told["videos"][1]["damage"]
-    assert told["videos"][1]["duration"] < 2 < told["videos"][0]["duration"]
-    assert len(told["failed"]) == 2
+    assert "scored as far as it can be read" in lines[2]
+    result = json.loads(run(*words, "--json")[1])
+    assert [video["video"] for video in result["videos"]] == [str(good), str(half), str(good)]
+    assert "cut short" in result["videos"][1]["damage"]
+    assert result["videos"][1]["duration"] < 2 < result["videos"][0]["duration"]
+    assert len(result["failed"]) == 2
 
     code, out, _ = run("timeline", half, "--checkpoint", streamable, "--output", tmp_path / "out", *LOW)
     assert code == 1
     assert (tmp_path / "out" / "timeline.png").stat().st_size > 10_000
 
 
-def test_mistakes_are_explained_in_one_line(refused, long, checkpoint, streamable, tmp_path):
-    words = ["timeline", long / "0000.mp4", "--checkpoint"]
+def test_invalid_arguments_and_input(refused, long_videos, checkpoint, streamable, tmp_path):
+    words = ["timeline", long_videos / "0000.mp4", "--checkpoint"]
     assert refused(*words, checkpoint).startswith("--stride: missing")
     assert "stride=0" in refused(*words, streamable, "--stride", 0)
-    assert "leave=0.7" in refused(*words, streamable, "--leave", 0.7)
+    assert "low_threshold=0.7" in refused(*words, streamable, "--low-threshold", 0.7)
     assert "no such checkpoint" in refused(*words, tmp_path / "none")
-    assert "no such file" in refused(*words, streamable, "--truth", tmp_path / "none.json")
+    assert "no such file" in refused(*words, streamable, "--ground-truth", tmp_path / "none.json")
     (tmp_path / "segments.json").write_text("{}")
-    assert "0000.mp4: not in" in refused(*words, streamable, "--truth", tmp_path / "segments.json")
+    assert "0000.mp4: not in" in refused(*words, streamable, "--ground-truth", tmp_path / "segments.json")
     (tmp_path / "segments.json").write_text('{"0000.mp4": [{"start": 0, "end": 2, "label": "moving_lefd"}]}')
-    assert 'Did you mean "moving_left"?' in refused(*words, streamable, "--truth", tmp_path / "segments.json")
+    assert 'Did you mean "moving_left"?' in refused(*words, streamable, "--ground-truth", tmp_path / "segments.json")
 
 
-def test_joined_videos_from_the_command_line(run, refused, tmp_path):
-    code, out, err = run("data", "motion", "--output", tmp_path / "long", "--joined", 1, "--json")
-    assert (code, err, json.loads(out)["videos"]) == (0, "", 1)
-    assert sorted(path.name for path in (tmp_path / "long").iterdir()) == ["0000.mp4", "segments.json"]
-    both = ("--joined", 1, "--clips-per-class", 1)
-    assert "choose one" in refused("data", "motion", "--output", tmp_path / "x", *both)
-
-
-def test_times_are_rounded_without_a_sixtieth_second():
-    assert [_clock(seconds) for seconds in (0, 59.94, 59.96, 3599.99)] == ["0:00.0", "0:59.9", "1:00.0", "60:00.0"]
+def test_format_time_never_shows_60_seconds():
+    assert [format_time(seconds) for seconds in (0, 59.94, 59.96, 3599.99)] == ["0:00.0", "0:59.9", "1:00.0", "60:00.0"]

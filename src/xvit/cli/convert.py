@@ -74,7 +74,7 @@ def parse(argv: list[str]) -> Namespace:
     """Parse and check the arguments after the command."""
     options = parser()
     args = parse_args(options, argv)
-    if _is_recipe(args.source) or Path(args.source).is_dir():
+    if _source_kind(args.source) != "official":
         defaults = options.get_defaults()
         for name, value in args.items():
             if name not in ("source", "output", "json") and value != defaults[name]:
@@ -91,12 +91,10 @@ def parse(argv: list[str]) -> Namespace:
 
 def run(args: Namespace) -> int:
     """Convert the source and print what was written."""
-    if _is_recipe(args.source):
-        facts = _convert_recipe(args.source, args.output)
-    elif Path(args.source).is_dir():
-        facts = _convert_directory(args.source, args.output)
-    else:
-        facts = _convert_official(args)
+    if not Path(args.source).exists():
+        raise XViTError(f"{args.source}: no such file or folder")
+    convert = {"recipe": _convert_recipe, "directory": _convert_directory, "official": _convert_official}
+    facts = convert[_source_kind(args.source)](args)
     if args.json:
         terminal.print_json(facts)
     else:
@@ -105,25 +103,30 @@ def run(args: Namespace) -> int:
     return SUCCESS
 
 
-def _is_recipe(source: str) -> bool:
-    return Path(source).suffix in (".yaml", ".yml")
+def _source_kind(source: str) -> str:
+    """recipe, official (a checkpoint file) or directory."""
+    path = Path(source)
+    if path.suffix in (".yaml", ".yml"):
+        return "recipe"
+    return "official" if path.suffix in (".pyth", ".pth", ".pt", ".safetensors") or path.is_file() else "directory"
 
 
-def _convert_recipe(source: str, output: str) -> dict[str, Any]:
-    if Path(output).exists():
+def _convert_recipe(args: Namespace) -> dict[str, Any]:
+    output = Path(args.output)
+    if output.exists():
         raise XViTError(f"{output}: exists; choose another --output")
-    settings = upgrade_recipe(read_yaml(source))
-    from_dict(RunConfig, settings, source)  # checks names and values
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    settings = upgrade_recipe(read_yaml(args.source))
+    from_dict(RunConfig, settings, args.source)  # checks names and values
+    output.parent.mkdir(parents=True, exist_ok=True)
     atomic_write_text(output, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
-    return {"recipe": source, "output": output}
+    return {"recipe": args.source, "output": args.output}
 
 
-def _convert_directory(source: str, output: str) -> dict[str, Any]:
+def _convert_directory(args: Namespace) -> dict[str, Any]:
     from xvit.checkpoint.legacy import upgrade_checkpoint
 
-    upgrade_checkpoint(Path(source), Path(output))
-    return {"checkpoint": source, "output": output}
+    upgrade_checkpoint(Path(args.source), Path(args.output))
+    return {"checkpoint": args.source, "output": args.output}
 
 
 def _convert_official(args: Namespace) -> dict[str, Any]:

@@ -1,0 +1,59 @@
+"""Parsing: errors in one line, recipes, settings that override them."""
+
+import yaml
+
+from xvit.config import RunConfig, from_dict
+
+
+def test_argument_errors_are_explained_in_one_line(refused):
+    words = ("data", "motion", "--output", "x")
+    assert 'unknown option --clips-per-clas. Did you mean "--clips-per-class"?' in refused(
+        *words, "--clips-per-clas", "3"
+    )
+    assert refused(*words, "--clips-per-class", "few") == "--clips_per_class: expected int, got few"
+    assert "--output: missing" in refused("data", "motion")
+    assert 'unexpected argument "surplus"' in refused("info", "surplus")
+    assert "VIDEOS, --checkpoint: missing" in refused("predict")
+    assert 'one of mixing, spatial, local, joint, divided, got mixin. Did you mean "mixing"?' in refused(
+        "info", "--attention", "mixin"
+    )
+    assert refused("info", "--num-frames", "0") == "num_frames=0: expected a number, at least 1"
+    assert refused("predict", "x.mp4", "--checkpoint", "x", "--top-k", "0") == "top_k=0: expected a number, at least 1"
+
+
+def test_command_line_overrides_the_recipe(run, recipe, tmp_path):
+    words = ["train", "--config", recipe, "--train.epochs=9", "--model.num-frames", "4", "--print-config"]
+    code, out, err = run(*words, "--model.advanced.mix-inputs", "x")
+    assert (code, err) == (0, "")
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(out)
+    config = from_dict(RunConfig, yaml.safe_load(out), "printed")
+    assert config.train.epochs == 9  # from the command line, not from the recipe
+    assert config.train.batch_size == 8  # from the recipe
+    assert config.train.lr == 1e-3  # the default
+    assert config.model.advanced.mix_inputs == "x"
+    assert run("train", "--config", printed, "--print-config")[1] == out
+    assert (
+        "segment_frames: 2" in run("train", "--config", printed, "--model.advanced.segment_frames", "2", *words[-1:])[1]
+    )
+    assert "mix_inputs: x" in run("train", "--config", printed, "--model.advanced.segment_frames", "2", *words[-1:])[1]
+
+
+def test_invalid_recipes(refused, recipe, tmp_path):
+    path = tmp_path / "wrong.yaml"
+    words = ["train", "--output", tmp_path / "run", "--data.root", tmp_path, "--config"]
+    for text, message in {
+        "train: {epoch: 3}": 'unknown key "epoch" in TrainConfig. Did you mean "epochs"?',
+        "train: {epochs: many}": "epochs",
+        "train: {epochs: 0}": "epochs=0: expected a number, at least 1",
+        "- 1": "expected a mapping",
+        "a: b: c": "not readable as YAML",
+    }.items():
+        path.write_text(text)
+        assert message in refused(*words, path)
+    assert "no such file" in refused(*words, tmp_path / "none.yaml")
+    assert "--train.lr: expected float, got fast" in refused(*words, recipe, "--train.lr", "fast")
+    assert 'Did you mean "--train.epochs"?' in refused(*words, recipe, "--train.epoch", "1")
+    assert "--data.root: missing" in refused("train", "--output", "x")
+    assert "--output: missing" in refused("train", "--data.root", "x")
+    assert not (tmp_path / "run").exists()
