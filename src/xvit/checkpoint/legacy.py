@@ -13,7 +13,7 @@ from xvit.utils.files import check_new_directory
 
 
 def upgrade_checkpoint(source: Path, output: Path) -> None:
-    """Write a checkpoint directory of format 1 as one of the current format; its tensors are copied unchanged.
+    """Write a checkpoint directory of format 1 in the current format; the values of its tensors do not change.
 
     Args:
         source: a checkpoint directory.
@@ -25,20 +25,18 @@ def upgrade_checkpoint(source: Path, output: Path) -> None:
     path = source / CONFIG
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        if values["format"] != 1:
-            raise XViTError(f"{path}: format {values['format']}; only format 1 needs to be converted")
-        model = upgrade_recipe({"model": values["model"]})["model"]
-        clip_spec, class_names, provenance = values["clip"], values["labels"], values["provenance"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        if isinstance(error, XViTError):
-            raise
-        raise XViTError(
-            f"{path}: not the config of a checkpoint of format 1 ({type(error).__name__}: {error})"
-        ) from None
-    if isinstance(provenance, dict) and isinstance(provenance.get("recipe"), dict):
+        number = values["format"]
+        if number == 1:
+            clip_spec, class_names, provenance = values["clip"], values["labels"], dict(values["provenance"])
+            upgraded = upgrade_recipe({"model": values["model"]})["model"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise XViTError(f"{path}: not the config of a checkpoint of format 1 ({one_line(error, name=True)})") from None
+    if number != 1:
+        raise XViTError(f"{path}: format {number}; only format 1 needs to be converted")
+    if isinstance(provenance.get("recipe"), dict):
         provenance["recipe"] = upgrade_recipe(provenance["recipe"])
     metadata = CheckpointMetadata(
-        model=from_dict(ModelConfig, model, path),
+        model=from_dict(ModelConfig, upgraded, path),
         clip_spec=from_dict(ClipSpec, clip_spec, path),
         class_names=class_names,
         provenance=provenance,
@@ -46,6 +44,6 @@ def upgrade_checkpoint(source: Path, output: Path) -> None:
     tensor_shapes(source / WEIGHTS)  # tells what is wrong with a damaged file
     tensors = load_file(source / WEIGHTS)
     if SINGLE_TASK in metadata.model.tasks:
-        names = {f"classifier.fc.{name}": f"classifier.fc.{SINGLE_TASK}.{name}" for name in ("weight", "bias")}
-        tensors = {names.get(name, name): tensor for name, tensor in tensors.items()}
+        renamed = {f"classifier.fc.{name}": f"classifier.fc.{SINGLE_TASK}.{name}" for name in ("weight", "bias")}
+        tensors = {renamed.get(name, name): tensor for name, tensor in tensors.items()}
     write_checkpoint(check_new_directory(output), metadata, tensors)
