@@ -17,7 +17,7 @@ from xvit.config import ClipSpec
 from xvit.inference.predictor import Predictor
 from xvit.models.factory import create_model
 from xvit.models.xvit import XViT
-from xvit.training.engine import fit
+from xvit.training import fit
 from xvit.utils.errors import XViTError
 
 transformers = pytest.importorskip("transformers")
@@ -194,7 +194,7 @@ def test_other_classes(model, directory, clips, tmp_path):
     old = model.state_dict()
     for name, tensor in opened.state_dict().items():
         assert name.startswith("classifier") or torch.equal(tensor, old[name])
-    weight, bias = opened.classifier.fc.weight, opened.classifier.fc.bias
+    weight, bias = opened.classifier.fc.label.weight, opened.classifier.fc.label.bias
     assert 0.01 < weight.std() < 0.03  # Classifier starts from a normal distribution of std 0.02
     assert weight.abs().max() < 0.12
     assert not bias.any()

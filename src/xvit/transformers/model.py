@@ -17,7 +17,18 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 import transformers
 from xvit.checkpoint import format as checkpoint
-from xvit.config import AdvancedConfig, ClassNames, ClipSpec, InitConfig, ModelConfig, from_dict, model_config, to_dict
+from xvit.config import (
+    SINGLE_TASK,
+    AdvancedConfig,
+    ClassNames,
+    ClipSpec,
+    InitConfig,
+    ModelConfig,
+    as_task_dict,
+    from_dict,
+    model_config,
+    to_dict,
+)
 from xvit.models.attention import LocalAttention
 from xvit.models.backbone import build_backbone, resolve_clip_spec
 from xvit.models.pretrained import load_initial_weights
@@ -219,10 +230,11 @@ class XViTForVideoClassification(transformers.PreTrainedModel):
             hooks += [layer.attn_drop.register_forward_hook(partial(_append_output, attentions)) for layer in layers]
         try:
             xvit = self.xvit
-            # forward_features computes all tokens of the last layer, which hidden states and attentions include
-            logits = (
+            # with hooks all tokens of the last layer are needed, which xvit() does not compute
+            classified = (
                 xvit.classifier(xvit.forward_features(pixel_values).clip_embedding) if hooks else xvit(pixel_values)
             )
+            logits: Tensor = as_task_dict(classified)[SINGLE_TASK]
         finally:
             for hook in hooks:
                 hook.remove()
