@@ -27,7 +27,7 @@ from common import tell
 from kills import RECIPE
 from xvit.cli.main import main as xvit
 from xvit.config import AugmentConfig, ClipSpec
-from xvit.data.annotations.samples import Sample
+from xvit.data.annotations import Sample
 from xvit.data.dataset import VideoDataset
 from xvit.data.loader import make_loader
 from xvit.data.sampler import EpochSampler

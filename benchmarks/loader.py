@@ -33,13 +33,13 @@ from torchvision.transforms import v2
 
 from common import tell
 from xvit.config import AugmentConfig, ClipSpec
-from xvit.data.annotations.samples import Sample
+from xvit.data.annotations import Sample
 from xvit.data.dataset import VideoDataset
 from xvit.data.decode import VideoInfo, probe, read_clip
 from xvit.data.loader import make_loader
 from xvit.data.sampling import sample_indices
 from xvit.data.transforms import TrainTransform, normalize
-from xvit.utils.timing import interleaved
+from xvit.utils.timing import time_interleaved
 
 WIDTH, HEIGHT, FRAMES, RATE = 340, 256, 300, 30
 T, STRIDE, SIZE, BATCH = 16, 4, 224, 4
@@ -239,7 +239,7 @@ def main() -> None:
         rate = 8 * sum(Path(file).stat().st_size for file in files) / (args.videos * FRAMES / RATE) / 1e3
         for num_workers in (2, 0):  # in this order, for decord's sake
             tell(f"{num_workers} workers, {args.rounds} rounds")
-            seconds = interleaved(passes(files, num_workers), rounds=args.rounds)
+            seconds = time_interleaved(passes(files, num_workers), rounds=args.rounds)
             for name, values in seconds.items():
                 gains = [base / own for base, own in zip(seconds["straightforward"], values, strict=True)]
                 rows.append(

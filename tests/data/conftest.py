@@ -1,7 +1,7 @@
 import pytest
 
 from helpers.barcode_videos import write_video
-from xvit.data.annotations.samples import Sample
+from xvit.data.annotations import Sample
 
 
 @pytest.fixture(scope="module")

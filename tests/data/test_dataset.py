@@ -12,7 +12,7 @@ from helpers.barcode_videos import read_number, write_frames, write_video
 from helpers.color_videos import COLOURS
 from xvit.config import AugmentConfig, ClipSpec
 from xvit.data import dataset as dataset_module
-from xvit.data.annotations.samples import Sample
+from xvit.data.annotations import Sample
 from xvit.data.dataset import Batch, VideoDataset
 from xvit.data.decode import decode
 from xvit.data.loader import make_loader
@@ -99,6 +99,15 @@ def test_labels_of_several_tasks_and_unknown_labels(samples):
     assert batch["labels"].tolist() == [-1, 2]
     with pytest.raises(XViTError, match="expected the same tasks for all samples"):
         VideoDataset(samples=labelled(1, {"verb": 1}), clip_spec=SPEC)
+
+
+def test_multi_label_targets(samples):
+    multi_label = [replace(samples[0], label=label) for label in [(0, 2), (), (1,)]]
+    dataset = VideoDataset(samples=multi_label, clip_spec=SPEC, augment=AUGMENT, class_names=["x", "y", "z"])
+    (batch,) = batches(dataset)
+    assert torch.equal(batch["labels"], torch.tensor([[1.0, 0, 1], [0, 0, 0], [0, 1, 0]]))
+    with pytest.raises(XViTError, match="need the class names"):
+        VideoDataset(samples=multi_label, clip_spec=SPEC)
 
 
 def test_a_flipped_clip_gets_the_label_of_its_mirror_image(samples):

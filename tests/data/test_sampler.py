@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from xvit.data.annotations.samples import Sample
+from xvit.data.annotations import Sample
 from xvit.data.sampler import EpochSampler
 from xvit.utils.errors import XViTError
 

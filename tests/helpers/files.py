@@ -6,7 +6,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from xvit.data.annotations.samples import Sample
+from xvit.data.annotations import Sample
 
 
 def write(path: Path, text: str) -> str:

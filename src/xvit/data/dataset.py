@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import Dataset, default_collate
 
 from xvit.config import SINGLE_TASK, AugmentConfig, ClassNames, ClipSpec, DataConfig, as_task_dict
-from xvit.data.annotations.samples import Label, Sample, remap_label
+from xvit.data.annotations import Label, Sample, remap_label
 from xvit.data.decode import Clip, VideoInfo, read_clip
 from xvit.data.sampling import sample_indices
 from xvit.data.timeout import read_with_timeout

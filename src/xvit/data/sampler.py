@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 from torch.utils.data import Sampler
 
-from xvit.data.annotations.samples import Sample
+from xvit.data.annotations import Sample
 from xvit.utils import distributed
 from xvit.utils.errors import XViTError, check_range
 

@@ -1,4 +1,4 @@
-"""The annotation files of published data sets, against small ones written by hand."""
+"""The annotation files of published data sets, in small hand-written examples, and `load_splits`."""
 
 import json
 from pathlib import Path
@@ -8,10 +8,17 @@ import pytest
 
 from helpers.files import ids, touch, write
 from xvit.config import DataConfig, from_dict
-from xvit.data.annotations.finder import VideoFinder
-from xvit.data.annotations.formats import DatasetSplits, load_splits, read_epic, read_kinetics, read_something
-from xvit.data.annotations.lists import read_list
-from xvit.data.annotations.samples import Sample, read_class_folders
+from xvit.data.annotations import (
+    DatasetSplits,
+    Sample,
+    VideoFinder,
+    load_splits,
+    read_class_folders,
+    read_epic,
+    read_kinetics,
+    read_list,
+    read_ssv2,
+)
 from xvit.utils.errors import XViTError
 
 KINETICS = """label,youtube_id,time_start,time_end,split
@@ -31,7 +38,7 @@ P02_101_0,P02,P02_101,01:00:02.6,01:02:03.5,01:02:04,186175,186200,shake jar,sha
 """
 
 
-def where(samples: list[Sample], root: Path) -> list[str]:
+def relative_paths(samples: list[Sample], root: Path) -> list[str]:
     return [Path(sample.path).relative_to(root).as_posix() for sample in samples]
 
 
@@ -45,11 +52,12 @@ def kinetics(tmp_path) -> Path:
     return tmp_path / "k"
 
 
-def test_kinetics_in_its_usual_namings(kinetics, tmp_path):
+def test_kinetics_file_names(kinetics, tmp_path):
     path = write(tmp_path / "train.csv", KINETICS)
-    samples, labels, missing, rows = read_kinetics(path, VideoFinder(kinetics), fps=25)
-    assert labels == ["making tea", "playing chess", "pushing, pulling"]
-    assert where(samples, kinetics) == [
+    parsed = read_kinetics(path, VideoFinder(kinetics), fps=25)
+    samples = parsed.samples
+    assert parsed.class_names == ["making tea", "playing chess", "pushing, pulling"]
+    assert relative_paths(samples, kinetics) == [
         "playing_chess/-abc_DEF123_000005_000015.mp4",
         "train/pushing, pulling/xyz.webm",
         "Playing chess/bothNames00.mkv",
@@ -59,10 +67,10 @@ def test_kinetics_in_its_usual_namings(kinetics, tmp_path):
     assert [sample.fps for sample in samples] == [None, None, None, 25]
     assert all(sample.start is sample.stop is None for sample in samples)
     assert samples[0].id == "-abc_DEF123_000005_000015"
-    assert (missing, rows) == (["gone_000000_000010"], 1)
+    assert parsed.missing == parsed.missing_rows == ["gone_000000_000010"]
 
 
-def test_a_kinetics_file_of_all_splits(kinetics, tmp_path):
+def test_kinetics_file_with_several_splits(kinetics, tmp_path):
     text = KINETICS + "making tea,inVal,0,10,validate\nmaking tea,inTest,0,10,test\n"
     touch(kinetics, "inVal.mp4", "inTest.mp4")
     path = write(tmp_path / "all.csv", text)
@@ -77,13 +85,16 @@ def test_a_kinetics_file_of_all_splits(kinetics, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", r"a.csv line 1: no column youtube_id\. Expected youtube_id, time_start, time_end"),
         ("label,youtube_ids,time_start,time_end\n", r'line 1: no column youtube_id\. Did you mean "youtube_ids"\?'),
         ("label,youtube_id,time_start,time_end\n", "a.csv: no rows in it"),
         ("label,youtube_id,time_start,time_end\nx,a,0,10\nx,b,0\n", "a.csv line 3: no time_end"),
-        ("label,youtube_id,time_start,time_end\nx,a,0,10,train\n", "a.csv line 2: '\"train\"|'train': more values"),
+        (
+            "label,youtube_id,time_start,time_end\nx,a,0,10,train\n",
+            "line 2: '\"train\"|'train': more values than columns in line 1",
+        ),
         ("label,youtube_id,time_start,time_end\n,a,0,10\n", "a.csv line 2: no label"),
         ("label,youtube_id,time_start,time_end\nx,a,zero,10\n", "a.csv line 2: time_start 'zero': expected seconds"),
         ("label,youtube_id,time_start,time_end\nx,a,-1,10\n", "a.csv line 2: time_start '-1': expected seconds"),
@@ -92,13 +103,13 @@ def test_a_kinetics_file_of_all_splits(kinetics, tmp_path):
         (f"label,youtube_id,time_start,time_end\nx,{'a' * 140_000},0,1\n", "a.csv line 2: not readable as CSV"),
     ],
 )
-def test_kinetics_rows_that_are_none(text, said, tmp_path):
-    with pytest.raises(XViTError, match=said) as caught:
+def test_invalid_kinetics_rows(text, message, tmp_path):
+    with pytest.raises(XViTError, match=message) as caught:
         read_kinetics(write(tmp_path / "a.csv", text), VideoFinder(tmp_path))
     assert "\n" not in str(caught.value)
 
 
-def test_a_class_that_the_label_file_does_not_have(kinetics, tmp_path):
+def test_a_class_that_is_not_in_the_label_file(kinetics, tmp_path):
     labels = write(tmp_path / "labels.csv", "id,name\n1,making te\n0,playing chess\n")
     path = write(tmp_path / "train.csv", "label,youtube_id,time_start,time_end\nmaking tea,inFrames,0,10\n")
     config = DataConfig(root=str(kinetics), format="kinetics", train=path, label_files=labels)
@@ -106,7 +117,7 @@ def test_a_class_that_the_label_file_does_not_have(kinetics, tmp_path):
         load_splits(config)
 
 
-def test_something(tmp_path):
+def test_ssv2(tmp_path):
     touch(tmp_path / "s", "1.webm", "2.mp4", "deep/er/3.WEBM", "4/00001.jpg")
     labels = {"Holding something next to something": "1", "Putting something": "0", "Unused": "2"}
     entries = [
@@ -130,20 +141,20 @@ def test_something(tmp_path):
         )
     )
     assert data.class_names == ["Putting something", "Holding something next to something", "Unused"]
-    assert where(data.train, tmp_path / "s") == ["1.webm", "2.mp4", "deep/er/3.WEBM"]
+    assert relative_paths(data.train, tmp_path / "s") == ["1.webm", "2.mp4", "deep/er/3.WEBM"]
     assert [sample.label for sample in data.train] == [1, 0, 0]
     assert data.val == [Sample(path=f"{root}/4", label=None, id="4", fps=12)]
     assert data.missing == ["9"]
-    assert read_something(train, VideoFinder(root)).labels == [
+    assert read_ssv2(train, VideoFinder(root)).class_names == [
         "Holding something next to something",
         "Putting something",
     ]
-    with pytest.raises(XViTError, match=r"test.json: videos without a label: only labelled ones"):
+    with pytest.raises(XViTError, match=r"test.json: videos without a label: training needs a label for each video"):
         load_splits(DataConfig(root=root, format="ssv2", train=test, label_files=files))
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("{", "a.json: not readable as JSON: .* line 1 column 2"),
         ("{}", "a.json: expected a list of entries"),
@@ -155,12 +166,12 @@ def test_something(tmp_path):
         ('[{"id": "1", "template": ""}]', "a.json entry 1: template '': expected text"),
     ],
 )
-def test_entries_that_are_none(text, said, tmp_path):
-    with pytest.raises(XViTError, match=said) as caught:
-        read_something(write(tmp_path / "a.json", text), VideoFinder(tmp_path))
+def test_invalid_ssv2_entries(text, message, tmp_path):
+    with pytest.raises(XViTError, match=message) as caught:
+        read_ssv2(write(tmp_path / "a.json", text), VideoFinder(tmp_path))
     assert "\n" not in str(caught.value)
     with pytest.raises(XViTError, match='entry 1: class "B" is not one of the 1 classes'):
-        read_something(write(tmp_path / "b.json", '[{"id": "1", "template": "[B]"}]'), VideoFinder("."), labels=["A"])
+        read_ssv2(write(tmp_path / "b.json", '[{"id": "1", "template": "[B]"}]'), VideoFinder("."), class_names=["A"])
 
 
 def test_epic(tmp_path):
@@ -197,12 +208,12 @@ def test_epic_with_class_names_and_without_frame_numbers(tmp_path):
     assert data.class_names == {"verb": ["take", "put"], "noun": ["tap", "pan", "plate"]}
     assert [sample.label for sample in data.val] == [{"verb": 1, "noun": 2}]
     assert (data.train, data.missing) == ([], ["P01_02"])
-    with pytest.raises(XViTError, match="expected two for epic"):
+    with pytest.raises(XViTError, match="expected two files for epic: verbs, then nouns"):
         load_splits(DataConfig(root=str(tmp_path), format="epic", val=path, label_files=(verbs,)))
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("verb_class", "verb_clas", r'line 1: no column verb_class\. Did you mean "verb_clas"'),
         (",3,lid,3,", ",97,lid,3,", "epic.csv line 2: verb_class '97': expected a number from 0 to 96"),
@@ -214,17 +225,18 @@ def test_epic_with_class_names_and_without_frame_numbers(tmp_path):
         (",186200,", ",many,", "epic.csv line 4: stop_frame 'many': expected a number"),
     ],
 )
-def test_epic_rows_that_are_none(old, new, said, tmp_path):
-    with pytest.raises(XViTError, match=said):
+def test_invalid_epic_rows(old, new, message, tmp_path):
+    with pytest.raises(XViTError, match=message):
         read_epic(write(tmp_path / "epic.csv", EPIC.replace(old, new, 1)), VideoFinder(tmp_path))
 
 
-def test_data_of_class_folders_is_what_it_was(tmp_path):
+def test_class_folders_equal_read_class_folders(tmp_path):
     touch(tmp_path, *(f"{name}/{video}.mp4" for name in "abc" for video in range(6)), "c/frames/1.jpg")
-    train, val, classes = read_class_folders(tmp_path, val_fraction=0.4, seed=2)
+    expected = read_class_folders(tmp_path, val_fraction=0.4, seed=2)
     data = load_splits(DataConfig(root=str(tmp_path), val_fraction=0.4, split_seed=2, fps=15))
     assert isinstance(data, DatasetSplits)
-    assert (ids(data.train), ids(data.val), data.class_names, data.missing) == (ids(train), ids(val), classes, [])
+    assert (ids(data.train), ids(data.val)) == (ids(expected.train), ids(expected.val))
+    assert (data.class_names, data.missing) == (expected.class_names, [])
     assert {sample.fps for sample in data.train + data.val if sample.id != "c/frames"} == {None}
     assert {sample.fps for sample in data.train + data.val if sample.id == "c/frames"} == {15}
 
@@ -243,7 +255,7 @@ def test_lists_for_training_and_validation(tmp_path):
         load_splits(DataConfig(**config))
 
 
-def test_missing_videos_are_counted_and_decided_upon(tmp_path):
+def test_missing_videos_are_counted_and_limited(tmp_path):
     touch(tmp_path, "0.mp4")
     path = write(tmp_path / "list.txt", "".join(f"{number}.mp4 0\n" for number in range(6)))
     config = {"root": str(tmp_path), "format": "list", "train": path}
@@ -251,8 +263,8 @@ def test_missing_videos_are_counted_and_decided_upon(tmp_path):
         XViTError, match=r"list.txt: the videos of 5 of 6 rows are not in .*: 1.mp4, 2.mp4, 3.mp4, \.\.\."
     ) as e:
         load_splits(DataConfig(**config))
-    told = float(str(e.value).rpartition("data.max_missing_fraction=")[2])
-    data = load_splits(DataConfig(**config, max_missing_fraction=told))
+    fraction = float(str(e.value).rpartition("data.max_missing_fraction=")[2])
+    data = load_splits(DataConfig(**config, max_missing_fraction=fraction))
     assert (len(data.train), data.missing) == (1, [f"{number}.mp4" for number in range(1, 6)])
     (tmp_path / "0.mp4").unlink()
     with pytest.raises(XViTError, match="6 of 6 rows"):
@@ -260,34 +272,36 @@ def test_missing_videos_are_counted_and_decided_upon(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({}, "data.root: missing"),
         ({"root": "."}, None),
-        ({"root": ".", "train": "x"}, "data.train='x': class folders have none; give data.format too"),
+        ({"root": ".", "train": "x"}, "data.train='x': not used with data.format='folders': set another data.format"),
         ({"root": ".", "label_files": "x"}, "data.label_files="),
-        ({"root": ".", "format": "list"}, "data.train, data.val: missing: the annotation files of data.format='list'"),
+        ({"root": ".", "format": "list"}, "data.train, data.val: missing: data.format='list' needs annotation files"),
         ({"root": ".", "format": "list", "train": "t", "label_files": ("a", "b")}, "expected one file for data.format"),
         ({"root": "nowhere", "format": "list", "train": "t"}, "nowhere: no such folder"),
         ({"root": ".", "format": "epic", "train": "no.csv"}, "no.csv: no such file"),
     ],
 )
-def test_settings_that_do_not_go_together(values, said, tmp_path, monkeypatch):
+def test_incompatible_settings(values, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     touch(tmp_path, "a/1.mp4", "b/1.mp4")
-    if said is None:
-        assert load_splits(DataConfig(**values)).labels == ["a", "b"]
+    if message is None:
+        assert load_splits(DataConfig(**values)).class_names == ["a", "b"]
     else:
-        with pytest.raises(XViTError, match=said):
+        with pytest.raises(XViTError, match=message):
             load_splits(DataConfig(**values))
 
 
-def test_the_new_settings_check_themselves():
+def test_data_config_checks_its_values():
     assert DataConfig(label_files="a.txt").label_files == DataConfig(label_files=("a.txt",)).label_files == ("a.txt",)
     assert DataConfig().label_files == ()
     config = from_dict(DataConfig, {"format": "epic", "label_files": ["a", "b"], "fps": 50}, "test")
     assert (config.format, config.label_files, config.fps) == ("epic", ("a", "b"), 50)
     assert from_dict(DataConfig, {"label_files": "a"}, "test").label_files == ("a",)
+    with pytest.raises(XViTError, match="multi_label=True with format='ssv2'"):
+        DataConfig(multi_label=True, format="ssv2")
     for values in ({"format": "kinetic"}, {"fps": 0}, {"max_missing_fraction": 1.5}):
         with pytest.raises(XViTError, match=next(iter(values))):
             DataConfig(**values)
@@ -296,27 +310,27 @@ def test_the_new_settings_check_themselves():
 READERS = {
     "kinetics": (read_kinetics, KINETICS),
     "epic": (read_epic, EPIC),
-    "ssv2": (read_something, '[{"id": "1", "template": "A [b]"}, {"id": "2"}]'),
+    "ssv2": (read_ssv2, '[{"id": "1", "template": "A [b]"}, {"id": "2"}]'),
     "list": (read_list, '1.mp4 0\n2.mp4 1\n"x y",3'),
 }
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_damaged_files_give_one_clear_line_or_are_read(name, tmp_path):
+def test_damaged_files_are_read_or_give_a_one_line_error(name, tmp_path):
     reader, text = READERS[name]
     rng = np.random.default_rng(0)
-    videos, said = VideoFinder(tmp_path), []
+    videos, messages = VideoFinder(tmp_path), []
     for _ in range(300):
         data = bytearray(text.encode())
         for _ in range(rng.integers(1, 5)):
-            place = int(rng.integers(len(data)))
-            data[place : place + int(rng.integers(4))] = rng.choice(
+            start = int(rng.integers(len(data)))
+            data[start : start + int(rng.integers(4))] = rng.choice(
                 [b'"', b"\n", b",", b"\xff", b"\0", b"9" * 12, b"", b"\r"]
             )
         (tmp_path / "damaged").write_bytes(data)
         try:
             reader(tmp_path / "damaged", videos)
         except XViTError as error:
-            said.append(str(error))
-    assert said
-    assert all("damaged" in text and "\n" not in text for text in said)
+            messages.append(str(error))
+    assert messages
+    assert all("damaged" in text and "\n" not in text for text in messages)

@@ -1,7 +1,8 @@
-"""Where annotated videos lie on disk: found by few listings of folders, not by a look for each video."""
+"""Find video files and folders of frames on disk."""
 
 import os
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 from xvit.data.decode import VIDEO_EXTENSIONS
@@ -10,10 +11,10 @@ from xvit.utils.errors import XViTError
 
 
 class VideoFinder:
-    """Where the videos of annotations lie, with a listing of each folder instead of a look at the disk for each video.
+    """Finds the videos of annotations. It lists each folder once instead of looking up every video on disk.
 
     Args:
-        root: the folder of the videos.
+        root: folder of the videos.
 
     Raises:
         XViTError: no such folder.
@@ -22,58 +23,85 @@ class VideoFinder:
     def __init__(self, root: str | Path) -> None:
         check_folder(root)
         self.root = root
-        self._folders: dict[str, tuple[set[str], dict[str, list[str]]]] = {}
-        self._named: dict[str, list[str]] | None = None
+        self._listings: dict[str, tuple[set[str], dict[str, list[str]]]] = {}  # folder: names, videos by stem
+        self._by_name: dict[str, list[str]] | None = None
 
-    def at(self, path: str) -> str | None:
-        """The file or folder at a path that is relative to the root; if need be, one whose extension is another."""
+    def find_by_path(self, path: str) -> str | None:
+        """Find a file or folder by its path relative to the root.
+
+        If a video is not there, the only video that differs from it in nothing but the extension is taken.
+        """
         folder, name = os.path.split(os.path.normpath(os.path.join(self.root, path)))
-        if folder not in self._folders:
+        if folder not in self._listings:
             try:
                 names = set(os.listdir(folder or "."))
             except OSError:
                 names = set()
-            self._folders[folder] = names, _by_stem(sorted(name for name in names if has_extension(name)))
-        names, stems = self._folders[folder]
-        found = [name] if name in names else stems.get(os.path.splitext(name)[0], []) if has_extension(name) else []
-        return os.path.join(folder, found[0]) if len(found) == 1 else None
+            self._listings[folder] = names, _group_by_stem(sorted(filter(has_video_extension, names)))
+        names, by_stem = self._listings[folder]
+        if name in names:
+            return os.path.join(folder, name)
+        similar = by_stem.get(os.path.splitext(name)[0], []) if has_video_extension(name) else []
+        return os.path.join(folder, similar[0]) if len(similar) == 1 else None
 
-    def named(self, name: str) -> list[str]:
-        """Videos of this name and any extension, anywhere below the root, sorted, files before folders of frames."""
-        if self._named is None:
-            videos, frames, seen = [], [], set()
-            for folder, folders, names in os.walk(self.root, followlinks=True):
-                real = os.path.realpath(folder)
-                folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
-                if real in seen:  # a link back
+    def find_by_name(self, name: str) -> list[str]:
+        """All videos below the root with this name and any extension, sorted, files before folders of frames."""
+        if self._by_name is None:
+            files, frame_folders = [], []
+            visited = set()
+            for folder, subfolders, names in os.walk(self.root, followlinks=True):
+                real_path = os.path.realpath(folder)
+                if real_path in visited:  # a symbolic link to a folder that was visited
+                    subfolders.clear()
                     continue
-                seen.add(real)
-                here = [name for name in names if has_extension(name)]
-                videos += [os.path.join(folder, name) for name in here]
-                frames += [folder] * (not here and any(map(is_image_file, names)))
-            self._named = _by_stem([*sorted(videos), *sorted(frames)])
-        return self._named.get(name, [])
+                visited.add(real_path)
+                subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+                videos = [os.path.join(folder, name) for name in names if has_video_extension(name)]
+                files += videos
+                if not videos and any(map(is_image_file, names)):
+                    frame_folders.append(folder)
+            self._by_name = _group_by_stem([*sorted(files), *sorted(frame_folders)])
+        return self._by_name.get(name, [])
+
+
+def find_videos(paths: Iterable[str | Path]) -> list[str]:
+    """Expand folders to all videos in them, at any depth, sorted. Files stay as they are, whether they exist or not.
+
+    A folder that holds images and no video file counts as one video. A folder with neither is returned itself, so that
+    decoding it reports the error.
+    """
+    found: list[str] = []
+    for path in paths:
+        videos: list[str] = []
+        for folder, _, names in os.walk(path):
+            files = [os.path.join(folder, name) for name in names if is_video_file(os.path.join(folder, name))]
+            if files:
+                videos += files
+            elif any(map(is_image_file, names)):
+                videos.append(folder)
+        found += sorted(videos) or [os.fspath(path)]
+    return found
 
 
 def check_folder(path: str | Path) -> None:
-    """Raise `XViTError` unless there is such a folder."""
+    """Raise `XViTError` unless `path` is a folder."""
     if not os.path.isdir(path):
         raise XViTError(f"{path}: {'a file, not a folder' if os.path.exists(path) else 'no such folder'}")
 
 
-def rate_of(path: str, fps: float | None) -> float | None:
-    """`fps` for what is no video file by its name, but a folder of frames."""
-    return None if has_extension(path) else fps
-
-
-def has_extension(name: str) -> bool:
+def has_video_extension(name: str) -> bool:
     """Whether a file of this name counts as a video."""
     return os.path.splitext(name)[1].lower() in VIDEO_EXTENSIONS and not os.path.basename(name).startswith(".")
 
 
-def _by_stem(paths: list[str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = defaultdict(list)
+def is_video_file(path: str | Path) -> bool:
+    """Whether there is a file with the extension of a video at this path."""
+    return has_video_extension(os.fspath(path)) and os.path.isfile(path)
+
+
+def _group_by_stem(paths: list[str]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = defaultdict(list)
     for path in paths:
         name = os.path.basename(path)
-        found[os.path.splitext(name)[0] if has_extension(name) else name].append(path)
-    return dict(found)
+        groups[os.path.splitext(name)[0] if has_video_extension(name) else name].append(path)
+    return dict(groups)

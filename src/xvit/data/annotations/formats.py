@@ -1,12 +1,12 @@
 """The annotation files of published data sets, and `load_splits`, which reads any data set by its `DataConfig`.
 
-    folders   root/train/<class>/*.mp4, ...                          xvit.data.annotations.samples.read_class_folders
-    list      lines of `path label`                                  xvit.data.annotations.lists.read_list
+    folders   root/train/<class>/*.mp4, ...                          xvit.data.annotations.class_folders
+    list      lines of `path label`                                  xvit.data.annotations.lists
     kinetics  label,youtube_id,time_start,time_end,split             read_kinetics
-    ssv2      [{"id": "78687", "template": "Holding [something]"}]   read_something
-    epic      narration_id,video_id,start_timestamp,verb_class,...   read_epic: two labels, stretches of long videos
+    ssv2      [{"id": "78687", "template": "Holding [something]"}]   read_ssv2
+    epic      narration_id,video_id,start_timestamp,verb_class,...   read_epic: two labels, segments of long videos
 
-Where the videos lie below the root does not matter but for `list`: one walk finds them by their names.
+For kinetics, ssv2 and epic the videos may be anywhere below the root: they are found by their names.
 """
 
 import csv
@@ -14,264 +14,259 @@ import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from xvit.config import ClassNames, DataConfig
-from xvit.data.annotations.finder import VideoFinder, rate_of
+from xvit.data.annotations.class_folders import read_class_folders
+from xvit.data.annotations.finder import VideoFinder, has_video_extension
 from xvit.data.annotations.lists import read_list, read_multi_label_list
-from xvit.data.annotations.samples import (
-    ParsedAnnotations,
-    Sample,
-    read_class_folders,
-    read_class_names,
-    read_text,
-)
-from xvit.utils.errors import XViTError, did_you_mean
+from xvit.data.annotations.samples import DatasetSplits, ParsedAnnotations, Sample, read_class_names, read_text
+from xvit.utils.errors import XViTError, did_you_mean, one_line
 
-EPIC_CLASSES = {"verb": 97, "noun": 300}
+EPIC_NUM_CLASSES = {"verb": 97, "noun": 300}
+_EPIC_COLUMNS = ("narration_id", "participant_id", "video_id", "start_timestamp", "stop_timestamp")
 
-
-@dataclass(frozen=True, kw_only=True)
-class DatasetSplits:
-    """A data set.
-
-    Args:
-        train: samples to train on; none without an annotation file of them.
-        val: samples to validate on; none without an annotation file of them.
-        class_names: the class names, which the samples' labels index; for several tasks a dict of them.
-        missing: annotated videos that are not there, as the annotations name them.
-    """
-
-    train: list[Sample]
-    val: list[Sample]
-    class_names: ClassNames
-    missing: list[str]
+Row = tuple[str, dict[str, str]]  # file and line, for error messages; values by column
 
 
 def load_splits(config: DataConfig) -> DatasetSplits:
-    """Read a data set.
+    """Read the annotations of a data set and find its videos.
 
-    Class names are those of the label files, else those of the training annotations, else those of the others.
+    The class names are those of the label files, else those in the training annotations, else those in the validation
+    annotations.
 
     Args:
-        config: where it lies, and in which format.
+        config: folder and format of the data set.
 
     Raises:
-        XViTError: no such folder or file, settings that the format does not take, a row that cannot be used (with file
-            and line), an unknown class, more missing videos than `max_missing_fraction` allows.
+        XViTError: no such folder or file, settings that the format does not have, an invalid row (with file and line),
+            an unknown class, more missing videos than `max_missing_fraction` allows.
     """
     if not config.root:
-        raise XViTError("data.root: missing: the folder of the videos")
+        raise XViTError("data.root: missing: expected the folder of the videos")
     if config.format == "folders":
-        for name in ("train", "val", "label_files"):
-            if getattr(config, name):
-                raise XViTError(f"data.{name}={getattr(config, name)!r}: class folders have none; give data.format too")
-        train, val, classes = read_class_folders(config.root, val_fraction=config.val_fraction, seed=config.split_seed)
-        train, val = ([replace(s, fps=rate_of(s.path, config.fps)) for s in samples] for samples in (train, val))
-        return DatasetSplits(train=train, val=val, class_names=classes, missing=[])
+        return _load_class_folders(config)
     if not config.train and not config.val:
-        raise XViTError(f"data.train, data.val: missing: the annotation files of data.format={config.format!r}")
+        raise XViTError(f"data.train, data.val: missing: data.format={config.format!r} needs annotation files")
     videos = VideoFinder(config.root)
-    labels = _read_labels(config)
-    parts: dict[str, list[Sample]] = {"train": [], "val": []}
+    class_names = _read_label_files(config)
+    splits: dict[str, list[Sample]] = {"train": [], "val": []}
     missing: list[str] = []
-    for part, path in (("train", config.train), ("val", config.val)):
+    for split, path in (("train", config.train), ("val", config.val)):
         if path:
-            listing = _read_part(config, part, path, videos, labels)
-            _check_missing(path, listing, config)
-            labels, parts[part] = listing.class_names, listing.samples
-            missing += listing.missing
-    return DatasetSplits(**parts, class_names=labels or [], missing=list(dict.fromkeys(missing)))
+            parsed = _read_annotations(config, split, path, videos, class_names)
+            _check_missing(path, parsed, config)
+            class_names, splits[split] = parsed.class_names, parsed.samples
+            missing += parsed.missing
+    return DatasetSplits(**splits, class_names=class_names or [], missing=list(dict.fromkeys(missing)))
 
 
 def read_kinetics(
-    path: str | Path, videos: VideoFinder, *, part: str = "", labels: list[str] | None = None, fps: float | None = None
+    path: str | Path,
+    videos: VideoFinder,
+    *,
+    split: str = "",
+    class_names: list[str] | None = None,
+    fps: float | None = None,
 ) -> ParsedAnnotations:
-    """Read one of Kinetics' CSV files: columns label, youtube_id, time_start and time_end in seconds, and split.
-    Those of test sets have no label.
+    """Read a Kinetics CSV file: columns label, youtube_id, time_start and time_end in seconds, and split.
 
-    A row's video is `<id>_<start>_<end>`, times of six digits, else `<id>`, which is taken for the cut clip too. Of
-    several such the one in a folder named like the class is taken, with spaces or underscores.
+    Test files have no label. The video of a row is named `<id>_<start>_<end>`, with times of six digits, or `<id>`,
+    which is assumed to be cut already. If there are several, the one in a folder named like the class is taken, spelled
+    with spaces or underscores.
 
     Args:
         path: the CSV file.
-        videos: where the videos lie.
-        part: train or val: where the file holds rows of this split, the others are left out.
-        class_names: class names; without, those of the file, sorted.
-        fps: frames a second of folders of frames.
+        videos: finds the videos.
+        split: train or val: if the file has rows of this split, rows of other splits are left out.
+        class_names: class names; None takes those in the file, sorted.
+        fps: frames per second of folders of frames.
 
     Raises:
-        XViTError: no such file, no such columns, a row that cannot be used, an unknown class.
+        XViTError: no such file, missing columns, an invalid row, an unknown class.
     """
-    rows = list(_read_csv(path, ("youtube_id", "time_start", "time_end"), labels=("label",)))
-    splits = {"train": {"train"}, "val": {"val", "validate", "validation"}}.get(part, set())
-    if any(row.get("split") in splits for _, row in rows):
-        rows = [(where, row) for where, row in rows if row.get("split") in splits]
-    names = labels or sorted({row["label"] for _, row in rows if "label" in row})
-    places = {name: place for place, name in enumerate(names)}
-    samples, missing = [], []
+    rows = list(_read_csv(path, ("youtube_id", "time_start", "time_end"), label_columns=("label",)))
+    spellings = {"train": {"train"}, "val": {"val", "validate", "validation"}}.get(split, set())
+    if any(row.get("split") in spellings for _, row in rows):
+        rows = [(where, row) for where, row in rows if row.get("split") in spellings]
+    names = class_names or sorted({row["label"] for _, row in rows if "label" in row})
+    indices = {name: index for index, name in enumerate(names)}
+    parsed = ParsedAnnotations(names)
     for where, row in rows:
-        start, stop = (_seconds(where, column, row[column]) for column in ("time_start", "time_end"))
+        start, stop = (_parse_seconds(where, column, row[column]) for column in ("time_start", "time_end"))
         if stop <= start:
             raise XViTError(f"{where}: from {row['time_start']} to {row['time_end']} s: expected start < end")
-        label = _place(where, "label", row["label"], places) if "label" in row else None
+        label = _class_index(where, "label", row["label"], indices) if "label" in row else None
         name = f"{row['youtube_id']}_{int(start):06d}_{int(stop):06d}"
-        found = videos.named(name) or videos.named(row["youtube_id"])
-        if found:
-            place = min(found, key=lambda found: _folder(found) != _plain(row.get("label", "")))
-            samples.append(Sample(path=place, label=label, id=name, fps=rate_of(place, fps)))
-        else:
-            missing.append(name)
-    return ParsedAnnotations(samples, names, missing, len(missing))
+        folder_name = _folder_name(row.get("label", ""))
+        candidates = videos.find_by_name(name) or videos.find_by_name(row["youtube_id"])
+        video = min(candidates, key=lambda video: _folder_name(Path(video).parent.name) != folder_name, default=None)
+        parsed.add_row(video, name, label, fps=fps)
+    return parsed
 
 
-def read_something(
-    path: str | Path, videos: VideoFinder, *, labels: list[str] | None = None, fps: float | None = None
+def read_ssv2(
+    path: str | Path, videos: VideoFinder, *, class_names: list[str] | None = None, fps: float | None = None
 ) -> ParsedAnnotations:
-    """Read one of Something-Something v2's JSON lists. Test lists have ids only: their samples have no label.
+    """Read a Something-Something v2 JSON list. Test lists contain ids only: their samples have no label.
 
     Args:
         path: the JSON file: a list of {"id": "78687", "template": "Holding [something]"}.
-        videos: where the videos lie, named by their ids.
-        class_names: class names; without, the templates of the file without brackets, sorted.
-        fps: frames a second of folders of frames.
+        videos: finds the videos, which are named by their ids.
+        class_names: class names; None takes the templates in the file without brackets, sorted.
+        fps: frames per second of folders of frames.
 
     Raises:
-        XViTError: no such file, not JSON, an entry that cannot be used, an unknown class.
+        XViTError: no such file, invalid JSON, an invalid entry, an unknown class.
     """
     try:
         entries = json.loads(read_text(path))
     except ValueError as error:
-        raise XViTError(f"{path}: not readable as JSON: {' '.join(str(error).split())}") from None
+        raise XViTError(f"{path}: not readable as JSON: {one_line(error)}") from None
     if not isinstance(entries, list) or not entries:
         raise XViTError(f"{path}: expected a list of entries with id and template")
     rows: list[tuple[str, str, str | None]] = []
     for number, entry in enumerate(entries, start=1):
         where = f"{path} entry {number}"
         if not isinstance(entry, dict) or not isinstance(entry.get("id"), str | int) or entry["id"] in ("", True):
-            raise XViTError(f"{where}: {_short(entry)}: expected an entry with an id")
+            raise XViTError(f"{where}: {_shorten(entry)}: expected an entry with an id")
         template = entry.get("template")
         if template is not None and not (isinstance(template, str) and template):
-            raise XViTError(f"{where}: template {_short(template)}: expected text")
+            raise XViTError(f"{where}: template {_shorten(template)}: expected text")
         rows.append((where, str(entry["id"]), template and template.replace("[", "").replace("]", "")))
-    names = labels or sorted({label for _, _, label in rows if label is not None})
-    places = {name: place for place, name in enumerate(names)}
-    samples, missing = [], []
+    names = class_names or sorted({label for _, _, label in rows if label is not None})
+    indices = {name: index for index, name in enumerate(names)}
+    parsed = ParsedAnnotations(names)
     for where, name, label in rows:
-        place = None if label is None else _place(where, "class", label, places)
-        found = videos.named(name)
-        if found:
-            samples.append(Sample(path=found[0], label=place, id=name, fps=rate_of(found[0], fps)))
-        else:
-            missing.append(name)
-    return ParsedAnnotations(samples, names, missing, len(missing))
+        index = None if label is None else _class_index(where, "class", label, indices)
+        parsed.add_row(next(iter(videos.find_by_name(name)), None), name, index, fps=fps)
+    return parsed
 
 
 def read_epic(
-    path: str | Path, videos: VideoFinder, *, labels: Mapping[str, list[str]] | None = None, fps: float | None = None
+    path: str | Path,
+    videos: VideoFinder,
+    *,
+    class_names: Mapping[str, list[str]] | None = None,
+    fps: float | None = None,
 ) -> ParsedAnnotations:
-    """Read one of EPIC-KITCHENS-100's CSV files: each row a stretch of a long video, with a verb and a noun, or
-    without, in those of test sets.
+    """Read an EPIC-KITCHENS-100 CSV file. Each row is a segment of a long video, with a verb and a noun.
 
-    The rate of a folder of frames is that of the file's own frame numbers (50 or 60 a second), where it has them.
+    Test files have no verb and noun. The frame rate of folders of frames is computed from the frame numbers in the file
+    (50 or 60 frames per second), if it has them.
 
     Args:
         path: the CSV file.
-        videos: where the videos lie, named by their video_id, or folders of their frames.
-        class_names: class names of "verb" and "noun"; without, the numbers 0 to 96 and 0 to 299.
-        fps: frames a second of folders of frames, where the file does not tell.
+        videos: finds the videos, or folders of their frames, which are named by their video_id.
+        class_names: class names of "verb" and "noun"; None takes the numbers 0 to 96 and 0 to 299.
+        fps: frames per second of folders of frames, if the file does not have it.
 
     Raises:
-        XViTError: no such file, no such columns, a row that cannot be used, a number that is no class.
+        XViTError: no such file, missing columns, an invalid row, an unknown class.
     """
-    names = dict(labels or {task: [str(number) for number in range(K)] for task, K in EPIC_CLASSES.items()})
-    rows = list(_read_csv(path, _EPIC, labels=[f"{task}_class" for task in names]))
-    rates = _epic_rates(rows)
-    samples: list[Sample] = []
-    missing: list[str] = []
+    names = dict(class_names or {task: list(map(str, range(K))) for task, K in EPIC_NUM_CLASSES.items()})
+    rows = list(_read_csv(path, _EPIC_COLUMNS, label_columns=[f"{task}_class" for task in names]))
+    frame_rates = _epic_frame_rates(rows)
+    parsed = ParsedAnnotations(names)
     for where, row in rows:
-        start, stop = (_clock(where, column, row[column]) for column in ("start_timestamp", "stop_timestamp"))
+        start, stop = (_parse_timestamp(where, column, row[column]) for column in ("start_timestamp", "stop_timestamp"))
         if stop <= start:
             raise XViTError(f"{where}: from {row['start_timestamp']} to {row['stop_timestamp']}: expected start < stop")
         label = {
-            task: _number(where, f"{task}_class", row[f"{task}_class"], len(names[task]))
+            task: _parse_index(where, f"{task}_class", row[f"{task}_class"], len(names[task]))
             for task in names
             if f"{task}_class" in row
         }
-        found = [place for place in videos.named(row["video_id"]) if "flow" not in Path(place).parent.name]
-        if found:
-            rate = rate_of(found[0], rates.get(row["video_id"], fps))
-            samples.append(
-                Sample(path=found[0], label=label or None, id=row["narration_id"], start=start, stop=stop, fps=rate)
-            )
-        else:
-            missing.append(row["video_id"])
-    return ParsedAnnotations(samples, names, list(dict.fromkeys(missing)), len(missing))
+        candidates = [video for video in videos.find_by_name(row["video_id"]) if "flow" not in Path(video).parent.name]
+        parsed.add_row(
+            next(iter(candidates), None),
+            row["video_id"],
+            label or None,
+            fps=frame_rates.get(row["video_id"], fps),
+            id=row["narration_id"],
+            start=start,
+            stop=stop,
+        )
+    return parsed
 
 
-_EPIC = ("narration_id", "participant_id", "video_id", "start_timestamp", "stop_timestamp")
+def _load_class_folders(config: DataConfig) -> DatasetSplits:
+    for name in ("train", "val", "label_files"):
+        if value := getattr(config, name):
+            raise XViTError(f"data.{name}={value!r}: not used with data.format='folders': set another data.format")
+    splits = read_class_folders(config.root, val_fraction=config.val_fraction, seed=config.split_seed)
+    train, val = (
+        [sample if has_video_extension(sample.path) else replace(sample, fps=config.fps) for sample in samples]
+        for samples in (splits.train, splits.val)
+    )
+    return replace(splits, train=train, val=val)
 
 
-def _read_labels(config: DataConfig) -> ClassNames | None:
+def _read_label_files(config: DataConfig) -> ClassNames | None:
     files: Sequence[str] = config.label_files
     if config.format == "epic":
         if len(files) not in (0, 2):
-            raise XViTError(f"data.label_files={list(files)}: expected two for epic: of the verbs, of the nouns")
-        return dict(zip(EPIC_CLASSES, map(read_class_names, files), strict=True)) if files else None
+            raise XViTError(f"data.label_files={list(files)}: expected two files for epic: verbs, then nouns")
+        return dict(zip(EPIC_NUM_CLASSES, map(read_class_names, files), strict=True)) if files else None
     if len(files) > 1:
         raise XViTError(f"data.label_files={list(files)}: expected one file for data.format={config.format!r}")
     return read_class_names(files[0]) if files else None
 
 
-def _read_part(config: DataConfig, part: str, path: str, videos: VideoFinder, labels: Any) -> ParsedAnnotations:
-    if config.format == "kinetics":
-        listing = read_kinetics(path, videos, part=part, labels=labels, fps=config.fps)
-    elif config.format == "epic":
-        listing = read_epic(path, videos, labels=labels, fps=config.fps)
-    elif config.format == "list":
-        read = read_multi_label_list if config.multi_label else read_list
-        listing = read(path, videos, labels=labels, fps=config.fps)
+def _read_annotations(
+    config: DataConfig, split: str, path: str, videos: VideoFinder, class_names: ClassNames | None
+) -> ParsedAnnotations:
+    if config.format == "epic":
+        assert not isinstance(class_names, list)
+        parsed = read_epic(path, videos, class_names=class_names, fps=config.fps)
     else:
-        listing = read_something(path, videos, labels=labels, fps=config.fps)
-    if part == "train" and any(sample.label is None for sample in listing.samples):
-        raise XViTError(f"{path}: videos without a label: only labelled ones can be trained on")
-    return listing
+        assert not isinstance(class_names, dict)
+        if config.format == "kinetics":
+            parsed = read_kinetics(path, videos, split=split, class_names=class_names, fps=config.fps)
+        elif config.format == "ssv2":
+            parsed = read_ssv2(path, videos, class_names=class_names, fps=config.fps)
+        else:
+            read = read_multi_label_list if config.multi_label else read_list
+            parsed = read(path, videos, class_names=class_names, fps=config.fps)
+    if split == "train" and any(sample.label is None for sample in parsed.samples):
+        raise XViTError(f"{path}: videos without a label: training needs a label for each video")
+    return parsed
 
 
-def _check_missing(path: str, listing: ParsedAnnotations, config: DataConfig) -> None:
-    rows = len(listing.samples) + listing.missing_rows
-    if not listing.missing_rows:
+def _check_missing(path: str, parsed: ParsedAnnotations, config: DataConfig) -> None:
+    num_missing = len(parsed.missing_rows)
+    if not num_missing:
         return
-    some = ", ".join(listing.missing[:3]) + ", ..." * (len(listing.missing) > 3)
-    told = f"{path}: the videos of {listing.missing_rows} of {rows} rows are not in {config.root}: {some}"
-    if not listing.samples:
-        raise XViTError(told)
-    if listing.missing_rows > config.max_missing_fraction * rows:
-        share = -(-1000 * listing.missing_rows // rows) / 1000  # rounded up
-        raise XViTError(f"{told}. To go on without them: data.max_missing_fraction={share:g}")
+    num_rows = len(parsed.samples) + num_missing
+    examples = ", ".join(parsed.missing[:3]) + ", ..." * (len(parsed.missing) > 3)
+    message = f"{path}: the videos of {num_missing} of {num_rows} rows are not in {config.root}: {examples}"
+    if not parsed.samples:
+        raise XViTError(message)
+    if num_missing > config.max_missing_fraction * num_rows:
+        fraction = -(-1000 * num_missing // num_rows) / 1000  # rounded up
+        raise XViTError(f"{message}. To continue without them, set data.max_missing_fraction={fraction:g}")
 
 
-def _read_csv(
-    path: str | Path, columns: Sequence[str], *, labels: Sequence[str] = ()
-) -> Iterator[tuple[str, dict[str, str]]]:
-    """The rows of a CSV file with a head, each with its place for an error's text. Columns must be there and filled;
-    those of labels too, unless there is none of them.
+def _read_csv(path: str | Path, columns: Sequence[str], *, label_columns: Sequence[str] = ()) -> Iterator[Row]:
+    """Read the rows of a CSV file with a header line.
+
+    `columns` must exist and must not be empty. The same holds for `label_columns`, unless none of them exists.
     """
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
     empty = True
     try:
-        if any(label in (reader.fieldnames or ()) for label in labels):
-            columns = (*columns, *labels)
+        header = reader.fieldnames or ()
+        if any(label in header for label in label_columns):
+            columns = (*columns, *label_columns)
         for column in columns:
-            if column not in (reader.fieldnames or ()):
-                near = did_you_mean(column, reader.fieldnames or ())
-                raise XViTError(f"{path} line 1: no column {column}.{near} Expected {', '.join(columns)}")
+            if column not in header:
+                suggestion = did_you_mean(column, header)
+                raise XViTError(f"{path} line 1: no column {column}.{suggestion} Expected {', '.join(columns)}")
         for row in reader:
             empty, where = False, f"{path} line {reader.line_num}"
             if None in row:
-                raise XViTError(f"{where}: {_short(','.join(row[None]))}: more values than the columns of line 1")
+                raise XViTError(f"{where}: {_shorten(','.join(row[None]))}: more values than columns in line 1")
             for column in columns:
                 if not (row[column] or "").strip():
                     raise XViTError(f"{where}: no {column}")
@@ -282,51 +277,48 @@ def _read_csv(
         raise XViTError(f"{path}: no rows in it")
 
 
-def _epic_rates(rows: Sequence[tuple[str, dict[str, str]]]) -> dict[str, float]:
-    """Frames a second of each video: a stop_frame is its stop_timestamp times the rate, rounded down."""
-    last: dict[str, tuple[float, int]] = {}
+def _epic_frame_rates(rows: Sequence[Row]) -> dict[str, float]:
+    """Frames per second of each video: stop_frame is stop_timestamp times the frame rate, rounded down."""
+    latest: dict[str, tuple[float, int]] = {}
     for where, row in rows:
         if row.get("stop_frame"):
-            frame = _number(where, "stop_frame", row["stop_frame"], 10**9)
-            stop = _clock(where, "stop_timestamp", row["stop_timestamp"])
-            last[row["video_id"]] = max(last.get(row["video_id"], (0.0, 0)), (stop, frame))
-    return {video: float(round((frame + 0.5) / stop)) for video, (stop, frame) in last.items() if stop and frame > stop}
+            frame = _parse_index(where, "stop_frame", row["stop_frame"], 10**9)
+            stop = _parse_timestamp(where, "stop_timestamp", row["stop_timestamp"])
+            latest[row["video_id"]] = max(latest.get(row["video_id"], (0.0, 0)), (stop, frame))
+    return {id: float(round((frame + 0.5) / stop)) for id, (stop, frame) in latest.items() if stop and frame > stop}
 
 
-def _number(where: str, column: str, text: str, most: int) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) < most):
-        raise XViTError(f"{where}: {column} {_short(text)}: expected a number from 0 to {most - 1}")
+def _parse_index(where: str, column: str, text: str, size: int) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) < size):
+        raise XViTError(f"{where}: {column} {_shorten(text)}: expected a number from 0 to {size - 1}")
     return int(text)
 
 
-def _seconds(where: str, column: str, text: str) -> float:
+def _parse_seconds(where: str, column: str, text: str) -> float:
     if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]*)?", text):
-        raise XViTError(f"{where}: {column} {_short(text)}: expected seconds")
+        raise XViTError(f"{where}: {column} {_shorten(text)}: expected seconds")
     return float(text)
 
 
-def _clock(where: str, column: str, text: str) -> float:
-    found = re.fullmatch(r"([0-9]{1,3}):([0-5]?[0-9]):([0-5]?[0-9](?:\.[0-9]+)?)", text)
-    if not found:
-        raise XViTError(f"{where}: {column} {_short(text)}: expected HH:MM:SS.ss")
-    return 3600 * int(found[1]) + 60 * int(found[2]) + float(found[3])
+def _parse_timestamp(where: str, column: str, text: str) -> float:
+    """Convert HH:MM:SS.ss to seconds."""
+    match = re.fullmatch(r"([0-9]{1,3}):([0-5]?[0-9]):([0-5]?[0-9](?:\.[0-9]+)?)", text)
+    if not match:
+        raise XViTError(f"{where}: {column} {_shorten(text)}: expected HH:MM:SS.ss")
+    return 3600 * int(match[1]) + 60 * int(match[2]) + float(match[3])
 
 
-def _place(where: str, column: str, name: str, places: Mapping[str, int]) -> int:
-    if name not in places:
-        near = did_you_mean(name, places)
-        raise XViTError(f'{where}: {column} "{name}" is not one of the {len(places)} classes.{near}')
-    return places[name]
+def _class_index(where: str, column: str, name: str, indices: Mapping[str, int]) -> int:
+    if name not in indices:
+        suggestion = did_you_mean(name, indices)
+        raise XViTError(f'{where}: {column} "{name}" is not one of the {len(indices)} classes.{suggestion}')
+    return indices[name]
 
 
-def _folder(path: str) -> str:
-    return _plain(Path(path).parent.name)
-
-
-def _plain(label: str) -> str:
+def _folder_name(label: str) -> str:
     return label.replace("_", " ").lower()
 
 
-def _short(value: object) -> str:
+def _shorten(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,157 +1,141 @@
-"""Lists: a line a video, its path and its label, or its labels."""
+"""Annotation lists: each line is the path of a video and its label or labels."""
 
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from xvit.data.annotations.finder import VideoFinder, has_extension, rate_of
+from xvit.data.annotations.finder import VideoFinder, has_video_extension
 from xvit.data.annotations.samples import ParsedAnnotations, Sample, class_indices, read_text
 from xvit.utils.errors import XViTError, did_you_mean
 
 _HEADERS = {"label", "labels", "label_id", "class", "class_id", "classname", "class_name", "category", "target"}
-_NAMES = {"\t": "with a tab between them", ",": "with a comma between them", " ": "with a space between them"}
-_MAX_CLASSES = 100_000  # a larger number is a mistake, and would take the memory of as many names
+_SEPARATOR_NAMES = {"\t": "separated by a tab", ",": "separated by a comma", " ": "separated by a space"}
+_MAX_CLASSES = 100_000  # a larger index is a mistake, and would allocate as many class names
 
 
 def read_list(
-    path: str | Path, videos: VideoFinder, *, labels: list[str] | None = None, fps: float | None = None
+    path: str | Path, videos: VideoFinder, *, class_names: list[str] | None = None, fps: float | None = None
 ) -> ParsedAnnotations:
-    """Read lines of `path label`, as PySlowFast's, MMAction2's and VideoMAE's lists are.
+    """Read lines of `path label`, the format of PySlowFast, MMAction2 and VideoMAE.
 
-    What separates the two is a tab, a comma or a space, the last one of the line, and the same in all lines. Either may
-    stand in double quotes. A first line that names the columns is left out. ClassNames are numbers from 0 on, or names.
-    Between a folder of frames and its label their number may stand.
+    The separator is the last tab, comma or space of a line, the same in all lines. Path and label may be in double
+    quotes. A first line with column names is skipped. Labels are indices from 0, or class names. For a folder of
+    frames, the number of frames may stand between the path and the label.
 
     Args:
         path: the list.
-        videos: where the paths lead.
-        labels: class names; without, those of the list, sorted, or its numbers.
-        fps: frames a second of folders of frames.
+        videos: finds the videos.
+        class_names: class names; None takes those in the list, sorted, or its class indices.
+        fps: frames per second of folders of frames.
 
     Raises:
-        XViTError: no such file, no lines, a line that is none, a label that is no class.
+        XViTError: no such file, no lines, a line without a path and a label, an unknown class.
     """
-    lines = {
-        number: line
-        for number, line in enumerate(read_text(path).replace("\r\n", "\n").split("\n"), start=1)
-        if line.strip()
-    }
-    known = set(labels or ())
-    separator = max("\t, ", key=lambda separator: sum(_fit(line, separator, known) for line in lines.values()))
-    rows = {number: _split(line, separator) for number, line in lines.items()}
-    first = next(iter(rows), 0)
-    header = rows[first] if rows else None
-    if header and header[1].lower() in _HEADERS and not has_extension(header[0]) and header[1] not in known:
-        del rows[first]
-    if not rows:
+    text = read_text(path).replace("\r\n", "\n")
+    lines = {number: line for number, line in enumerate(text.split("\n"), start=1) if line.strip()}
+    known = set(class_names or ())
+    separator = max("\t, ", key=lambda separator: sum(_score_line(line, separator, known) for line in lines.values()))
+    split_lines = {number: _split_line(line, separator) for number, line in lines.items()}
+    first = next(iter(split_lines), 0)
+    header = split_lines.get(first)
+    if header and header[1].lower() in _HEADERS and not has_video_extension(header[0]) and header[1] not in known:
+        del split_lines[first]
+    if not split_lines:
         raise XViTError(f"{path}: no videos in it: expected lines of a path and a label")
-    found: dict[int, tuple[str, str]] = {}
-    for number, row in rows.items():
+    rows: dict[int, tuple[str, str]] = {}
+    for number, row in split_lines.items():
         if row is None:
-            raise XViTError(
-                f"{path} line {number}: {lines[number]!r}: expected a path and a label, {_NAMES[separator]}"
-            )
-        found[number] = row
-    numbers, names = _label_numbers(path, [(number, label) for number, (_, label) in found.items()], labels)
-    samples, missing = [], []
-    for label, (name, _) in zip(numbers, found.values(), strict=True):
-        place = videos.at(name)
-        if place is None and (counted := re.fullmatch(rf"(.+?)\s*{separator}\s*[0-9]+", name)):
-            place = videos.at(counted[1])
-        if place is None:
-            missing.append(name)
-        else:
-            samples.append(Sample(path=place, label=label, id=name, fps=rate_of(place, fps)))
-    return ParsedAnnotations(samples, names, list(dict.fromkeys(missing)), len(missing))
+            expected = f"expected a path and a label, {_SEPARATOR_NAMES[separator]}"
+            raise XViTError(f"{path} line {number}: {lines[number]!r}: {expected}")
+        rows[number] = row
+    labels, names = _parse_labels(path, [(number, label) for number, (_, label) in rows.items()], class_names)
+    parsed = ParsedAnnotations(names)
+    for label, (name, _) in zip(labels, rows.values(), strict=True):
+        video = videos.find_by_path(name)
+        if video is None and (without_count := re.fullmatch(rf"(.+?)\s*{separator}\s*[0-9]+", name)):
+            video = videos.find_by_path(without_count[1])
+        parsed.add_row(video, name, label, fps=fps)
+    return parsed
 
 
 def read_multi_label_list(
-    path: str | Path, videos: VideoFinder, *, labels: list[str] | None = None, fps: float | None = None
+    path: str | Path, videos: VideoFinder, *, class_names: list[str] | None = None, fps: float | None = None
 ) -> ParsedAnnotations:
-    """Read lines of a path and any number of labels, for classes that do not exclude each other.
+    """Read lines of a path and any number of labels, for multi-label data.
 
-    Between them are tabs, commas or spaces, the same in all lines; between labels a semicolon may stand as well. Where
-    a path ends and labels begin is seen by what is there: the path is the longest beginning of a line that is a video.
-    Either may stand in double quotes. A first line that names the columns is left out.
+    The separator is a tab, comma or space, the same in all lines; labels may also be separated by semicolons. The path
+    is the longest beginning of a line that is the path of an existing video; the rest are labels. Paths and labels may
+    be in double quotes. A first line with column names is skipped.
 
     Args:
         path: the list.
-        videos: where the paths lead.
-        labels: class names; without, those of the list, sorted, or its numbers.
-        fps: frames a second of folders of frames.
+        videos: finds the videos.
+        class_names: class names; None takes those in the list, sorted, or its class indices.
+        fps: frames per second of folders of frames.
 
     Raises:
-        XViTError: no such file, no lines, no label in any line, a label that is no class.
+        XViTError: no such file, no lines, no label in any line, an unknown class.
     """
     lines = {number: line.strip() for number, line in enumerate(read_text(path).splitlines(), start=1) if line.strip()}
     if not lines:
         raise XViTError(f"{path}: no videos in it: expected lines of a path and its labels")
-    separator = max("\t, ", key=lambda sep: sum(_peel(line, sep, videos)[0] is not None for line in lines.values()))
-    rows = {number: _peel(line, separator, videos) for number, line in lines.items()}
+
+    def num_found(separator: str) -> int:
+        return sum(_split_multi_label_line(line, separator, videos)[0] is not None for line in lines.values())
+
+    separator = max("\t, ", key=num_found)
+    rows = {number: _split_multi_label_line(line, separator, videos) for number, line in lines.items()}
     first = next(iter(rows))
-    place, name, heads = rows[first]
-    if place is None and not has_extension(name) and heads and heads[0].lower() in _HEADERS - set(labels or ()):
+    video, name, headers = rows[first]
+    is_header = headers and headers[0].lower() in _HEADERS - set(class_names or ())
+    if video is None and not has_video_extension(name) and is_header:
         del rows[first]
-    told = [(number, label) for number, (_, _, its_labels) in rows.items() for label in its_labels]
-    if not told:
-        raise XViTError(f"{path}: no labels in it: expected lines of a path and its labels, {_NAMES[separator]}")
-    numbers, names = _label_numbers(path, told, labels)
+    all_labels = [(number, label) for number, (_, _, labels) in rows.items() for label in labels]
+    if not all_labels:
+        expected = f"expected lines of a path and its labels, {_SEPARATOR_NAMES[separator]}"
+        raise XViTError(f"{path}: no labels in it: {expected}")
+    indices, names = _parse_labels(path, all_labels, class_names)
     classes: dict[int, set[int]] = {number: set() for number in rows}
-    for (number, _), found in zip(told, numbers, strict=True):
-        classes[number].add(found)
-    samples, missing = [], []
-    for number, (place, name, _) in rows.items():
-        if place is None:
-            missing.append(name)
-        else:
-            label = tuple(sorted(classes[number]))
-            samples.append(Sample(path=place, label=label, id=name, fps=rate_of(place, fps)))
-    return ParsedAnnotations(samples, names, list(dict.fromkeys(missing)), len(missing))
+    for (number, _), index in zip(all_labels, indices, strict=True):
+        classes[number].add(index)
+    parsed = ParsedAnnotations(names)
+    for number, (video, name, _) in rows.items():
+        parsed.add_row(video, name, tuple(sorted(classes[number])), fps=fps)
+    return parsed
 
 
 def write_list(path: str | Path, samples: Sequence[Sample], root: str | Path) -> None:
-    """Write what `read_list` or `read_multi_label_list` reads: paths relative to the root where they lie in it, a tab,
-    the label's number, or the numbers with a semicolon between them.
+    """Write a list for `read_list` or `read_multi_label_list`.
+
+    A line is a path, relative to the root if it is inside, a tab, and the class index, or indices separated by
+    semicolons.
 
     Args:
-        path: the file.
-        samples: whole videos with labels of one task each.
+        path: the file to write.
+        samples: whole videos with labels of a single task.
         root: folder of the videos.
 
     Raises:
-        XViTError: a stretch of a video, no label or one of several tasks, a line break in a name.
+        XViTError: a segment of a video, a sample without a label or with several tasks, a line break in a path.
     """
     lines = []
     for sample in samples:
         if not isinstance(sample.label, int | tuple) or (sample.start, sample.stop) != (None, None):
-            raise XViTError(f"{sample.id}: a list holds whole videos with one label each")
-        inside = os.path.relpath(sample.path, root)
-        name = os.path.abspath(sample.path) if inside.startswith("..") else Path(inside).as_posix()
+            raise XViTError(f"{sample.id}: a list can only hold whole videos with labels of a single task")
+        relative_path = os.path.relpath(sample.path, root)
+        outside = relative_path.startswith("..")
+        name = os.path.abspath(sample.path) if outside else Path(relative_path).as_posix()
         if "\n" in name:
-            raise XViTError(f"{name!r}: a list cannot hold a line break in a name")
+            raise XViTError(f"{name!r}: a list cannot hold a path with a line break")
         if name != name.strip() or name.startswith('"'):
             name = '"{}"'.format(name.replace('"', '""'))
         lines.append(f"{name}\t{';'.join(map(str, class_indices(sample.label)))}\n")
     Path(path).write_text("".join(lines), encoding="utf-8", errors="surrogateescape", newline="")
 
 
-def _peel(line: str, separator: str, videos: VideoFinder) -> tuple[str | None, str, list[str]]:
-    """Where the video is, its name, and its labels; None and a guess where there is no video."""
-    if quoted := re.match(rf'"((?:[^"]|"")*)"\s*({separator}|$)', line):
-        name, rest = quoted[1].replace('""', '"'), line[quoted.end() :]
-    else:
-        words = [word.strip() for word in line.split(separator)]
-        names = [separator.join(words[:cut]) for cut in range(len(words), 0, -1)]
-        name = next((name for name in names if videos.at(name)), "")
-        name = name or next((name for name in names if has_extension(name)), words[0])
-        rest = separator.join(words)[len(name) :]
-    labels = [label.strip().strip('"').strip() for label in rest.replace(separator, ";").split(";")]
-    return videos.at(name), name, [label for label in labels if label]
-
-
-def _split(line: str, separator: str) -> tuple[str, str] | None:
-    """Path and label of a line; None for a line that is none."""
+def _split_line(line: str, separator: str) -> tuple[str, str] | None:
+    """Split a line into path and label; None if one of them is missing."""
     quoted = re.fullmatch(rf'(.*){separator}\s*("(?:[^"]|"")*")\s*', line)
     name, label = (quoted[1], quoted[2]) if quoted else line.rstrip().rpartition(separator)[::2]
     name, label = (
@@ -161,44 +145,62 @@ def _split(line: str, separator: str) -> tuple[str, str] | None:
     return (name, label) if name and label else None
 
 
-def _fit(line: str, separator: str, known: set[str]) -> int:
-    """How well a line reads with a separator."""
-    row = _split(line, separator)
+def _score_line(line: str, separator: str, class_names: set[str]) -> int:
+    """How plausible path and label are if the line is split at this separator; higher is better."""
+    row = _split_line(line, separator)
     if row is None:
         return -1
-    return 2 * (_is_number(row[1]) or row[1] in known) + has_extension(row[0])
+    return 2 * (_is_index(row[1]) or row[1] in class_names) + has_video_extension(row[0])
 
 
-def _is_number(text: str) -> bool:
+def _split_multi_label_line(line: str, separator: str, videos: VideoFinder) -> tuple[str | None, str, list[str]]:
+    """Where the video is, its name, and its labels. Without a video: None, and a guess of the name."""
+    if quoted := re.match(rf'"((?:[^"]|"")*)"\s*({separator}|$)', line):
+        name, rest = quoted[1].replace('""', '"'), line[quoted.end() :]
+    else:
+        words = [word.strip() for word in line.split(separator)]
+        names = [separator.join(words[:end]) for end in range(len(words), 0, -1)]
+        name = next((name for name in names if videos.find_by_path(name)), "")
+        name = name or next((name for name in names if has_video_extension(name)), words[0])
+        rest = separator.join(words)[len(name) :]
+    labels = [label.strip().strip('"').strip() for label in rest.replace(separator, ";").split(";")]
+    return videos.find_by_path(name), name, [label for label in labels if label]
+
+
+def _is_index(text: str) -> bool:
     return text.isascii() and text.isdecimal()
 
 
-def _label_numbers(
-    path: str | Path, found: Sequence[tuple[int, str]], labels: list[str] | None
+def _parse_labels(
+    path: str | Path, labels: Sequence[tuple[int, str]], class_names: list[str] | None
 ) -> tuple[list[int], list[str]]:
-    """The labels as numbers, and the class names.
+    """Convert labels to class indices.
 
     Args:
-        path: the file, for the error's text.
-        found: labels as they stand in the file, with their lines.
-        labels: class names, if they are known.
+        path: the file, for error messages.
+        labels: pairs of line number and label text.
+        class_names: class names, if known.
+
+    Returns:
+        The class indices and the class names.
     """
-    numeric = sum(_is_number(label) for _, label in found)
-    if not labels and numeric == 0:
-        labels = sorted({label for _, label in found})
-    places = {name: place for place, name in enumerate(labels or ())}
-    most = len(places) or _MAX_CLASSES
-    numbers: list[int] = []
-    for line, label in found:
-        if _is_number(label) and 2 * numeric >= len(found):
-            if len(label) > 9 or int(label) >= most:
-                raise XViTError(f"{path} line {line}: label {label}: expected a number from 0 to {most - 1}")
-            numbers.append(int(label))
-        elif label in places:
-            numbers.append(places[label])
-        elif places:
-            near = did_you_mean(label, places)
-            raise XViTError(f'{path} line {line}: label "{label}" is not one of the {len(places)} classes.{near}')
+    num_numeric = sum(_is_index(label) for _, label in labels)
+    if not class_names and num_numeric == 0:
+        class_names = sorted({label for _, label in labels})
+    index_of = {name: index for index, name in enumerate(class_names or ())}
+    num_classes = len(index_of) or _MAX_CLASSES
+    indices: list[int] = []
+    for line, label in labels:
+        where = f"{path} line {line}"
+        if _is_index(label) and 2 * num_numeric >= len(labels):
+            if len(label) > 9 or int(label) >= num_classes:
+                raise XViTError(f"{where}: label {label}: expected a class index from 0 to {num_classes - 1}")
+            indices.append(int(label))
+        elif label in index_of:
+            indices.append(index_of[label])
+        elif index_of:
+            suggestion = did_you_mean(label, index_of)
+            raise XViTError(f'{where}: label "{label}" is not one of the {len(index_of)} classes.{suggestion}')
         else:
-            raise XViTError(f'{path} line {line}: label "{label}": expected a number from 0, as in other lines')
-    return numbers, labels or [str(number) for number in range(max(numbers) + 1)]
+            raise XViTError(f'{where}: label "{label}": expected a class index, as in the other lines')
+    return indices, class_names or [str(index) for index in range(max(indices) + 1)]

@@ -1,42 +1,34 @@
-"""Which videos there are and what they show: samples, class folders, files of class names.
-
-`xvit.data.annotations.lists` reads lists of `path label` lines, `xvit.data.annotations.formats` published data sets.
-"""
+"""The values that the annotation readers return: samples, splits, class names."""
 
 import csv
-import hashlib
 import io
 import json
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 from xvit.config import SINGLE_TASK, ClassNames, as_task_dict, unwrap_single_task
-from xvit.data.annotations.finder import check_folder
-from xvit.data.decode import VIDEO_EXTENSIONS
-from xvit.data.decode.frame_folder import is_image_file
-from xvit.utils.errors import XViTError, check_range
+from xvit.data.annotations.finder import has_video_extension
+from xvit.utils.errors import XViTError, one_line
 
 Label = int | tuple[int, ...] | dict[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One video, or a stretch of one, and its label.
+    """A video, or a segment of one, and its label.
 
     Args:
-        path: the file, or the folder of its frames.
-        label: index of the class; for several tasks {"verb": 3, "noun": 7}; for classes that do not exclude each other
-            (3, 7), which may be empty; None where it is not known.
-        id: its name in results and reports: the path relative to the data set's root.
-        start: seconds from the beginning; None for the beginning.
-        stop: seconds from the beginning; None for the end.
-        fps: frames a second of a folder of frames; None for 30. A file says it itself.
+        path: the file, or the folder of frames.
+        label: class index; for several tasks a dict such as {"verb": 3, "noun": 7}; for multi-label data the indices of
+            all its classes, such as (3, 7) or (); None if unknown.
+        id: name of the sample in results and reports; usually the path relative to the root of the data set.
+        start: start of the segment in seconds; None for the start of the video.
+        stop: end of the segment in seconds; None for the end of the video.
+        fps: frames per second of a folder of frames; None for 30. Video files contain their own frame rate.
 
     Raises:
-        XViTError: a stretch that ends before it starts.
+        XViTError: a segment that does not end after it starts.
     """
 
     path: str
@@ -52,87 +44,92 @@ class Sample:
             raise XViTError(f"{self.id}: from {self.start} to {self.stop} s: expected 0 <= start < stop")
 
 
-def class_indices(label: Label | None, task: str = SINGLE_TASK) -> tuple[int, ...]:
-    """The indices of the classes in a label, of one task."""
-    number = as_task_dict(label).get(task)
-    return () if number is None else number if isinstance(number, tuple) else (number,)
+@dataclass(frozen=True, kw_only=True)
+class DatasetSplits:
+    """The training and validation samples of a data set.
 
-
-def remap_label(label: Label | None, indices: Mapping[str, Sequence[int]]) -> Label | None:
-    """A label with other class indices: of each task, the new index of each old one."""
-    if label is None:
-        return None
-    if isinstance(label, tuple):
-        return tuple(indices[SINGLE_TASK][number] for number in label)
-    renamed: Label = unwrap_single_task({task: indices[task][number] for task, number in as_task_dict(label).items()})
-    return renamed
-
-
-class ClassFolders(NamedTuple):
-    """What `read_class_folders` finds: samples to train on, to validate on, and the classes in the labels' order."""
+    Args:
+        train: training samples; empty without training annotations.
+        val: validation samples; empty without validation annotations.
+        class_names: class names, indexed by the labels; for several tasks a dict of lists.
+        missing: annotated videos that were not found, as named in the annotations.
+    """
 
     train: list[Sample]
     val: list[Sample]
-    classes: list[str]
+    class_names: ClassNames
+    missing: list[str] = field(default_factory=list)
 
 
-def read_class_folders(root: str | Path, *, val_fraction: float = 0.2, seed: int = 0) -> ClassFolders:
-    """Read root/train/<class>/* and root/val/<class>/*, or split root/<class>/*.
-
-    The split orders the videos of each class by a hash of their names and `seed`, so that other classes do not matter
-    to it. A class of two videos or more has at least one on either side, unless
-    `val_fraction` is 0; a single video is trained on.
+@dataclass
+class ParsedAnnotations:
+    """The contents of one annotation file.
 
     Args:
-        root: the folder.
-        val_fraction: share of each class to validate on, where root has no train and val of its own.
-        seed: of the split.
-
-    Returns:
-        (train, val, classes), samples in the order of their ids, classes sorted.
-
-    Raises:
-        XViTError: no such folder, no videos, a class without videos, a single class, a class to validate on that is
-            not trained on.
-    """
-    check_range("val_fraction", val_fraction, 0, 1)
-    check_folder(root)
-    root = Path(root)
-    if (root / "train").is_dir() and (root / "val").is_dir():
-        train, val = _read_classes(root / "train"), _read_classes(root / "val")
-        unknown = sorted(set(val) - set(train))
-        if unknown:
-            raise XViTError(f'{root / "val"}: class "{unknown[0]}" is not in {root / "train"}')
-    elif (root / "train").is_dir() and any(path.is_dir() for path in (root / "train").iterdir()):
-        raise XViTError(f"{root / 'train'}: holds class folders, but there is no {root / 'val'} beside it")
-    else:
-        train, val = {}, {}
-        for name, videos in _read_classes(root).items():
-            number = round(val_fraction * len(videos))
-            if val_fraction > 0:
-                number = min(max(number, 1), len(videos) - 1)
-            drawn = sorted(videos, key=lambda video: _draw(seed, f"{name}/{video.name}"))
-            train[name], val[name] = drawn[number:], drawn[:number]
-    classes = sorted(train)
-    if len(classes) == 1:
-        raise XViTError(f'{root}: only one class, "{classes[0]}": expected a folder for each of two or more')
-    labels = {name: label for label, name in enumerate(classes)}
-    return ClassFolders(_samples(root, train, labels), _samples(root, val, labels), classes)
-
-
-class ParsedAnnotations(NamedTuple):
-    """What an annotation file holds: the samples whose video is there, the class names that their labels index, the
-    videos that are not there (each once), and how many rows are of those.
+        class_names: class names, indexed by the labels.
+        samples: samples whose videos were found.
+        missing_rows: for each row without a video, the name of the video.
     """
 
-    samples: list[Sample]
     class_names: ClassNames
-    missing: list[str]
-    missing_rows: int
+    samples: list[Sample] = field(default_factory=list)
+    missing_rows: list[str] = field(default_factory=list)
+
+    @property
+    def missing(self) -> list[str]:
+        """The videos that were not found, each once."""
+        return list(dict.fromkeys(self.missing_rows))
+
+    def add_row(
+        self,
+        path: str | None,
+        name: str,
+        label: Label | None,
+        *,
+        fps: float | None,
+        id: str | None = None,
+        start: float | None = None,
+        stop: float | None = None,
+    ) -> None:
+        """Add one row of the file.
+
+        Args:
+            path: where the video is; None if it was not found.
+            name: name of the video in the annotations.
+            label: label of the sample.
+            fps: frame rate, if the video is a folder of frames.
+            id: id of the sample; `name` by default.
+            start: start of the segment in seconds.
+            stop: end of the segment in seconds.
+        """
+        if path is None:
+            self.missing_rows.append(name)
+            return
+        fps = None if has_video_extension(path) else fps
+        self.samples.append(
+            Sample(path=path, label=label, id=name if id is None else id, start=start, stop=stop, fps=fps)
+        )
+
+
+def class_indices(label: Label | None, task: str = SINGLE_TASK) -> tuple[int, ...]:
+    """The class indices in a label, for one task."""
+    index = as_task_dict(label).get(task)
+    return () if index is None else index if isinstance(index, tuple) else (index,)
+
+
+def remap_label(label: Label | None, new_indices: Mapping[str, Sequence[int]]) -> Label | None:
+    """Replace the class indices of a label by those that `new_indices` lists for each task."""
+    if label is None:
+        return None
+    if isinstance(label, tuple):
+        return tuple(new_indices[SINGLE_TASK][index] for index in label)
+    by_task = {task: new_indices[task][index] for task, index in as_task_dict(label).items()}
+    remapped: Label = unwrap_single_task(by_task)
+    return remapped
 
 
 def read_text(path: str | Path) -> str:
-    """An annotation file's text; bytes that are no UTF-8 stay as they are in file names.
+    """Read an annotation file. Bytes that are not UTF-8 are decoded as they are in file names.
 
     Raises:
         XViTError: no such file, not readable.
@@ -145,103 +142,43 @@ def read_text(path: str | Path) -> str:
 
 
 def read_class_names(path: str | Path) -> list[str]:
-    """Class names from a file, in the order of their numbers.
+    """Read class names from a file, in the order of their indices.
 
     Args:
-        path: text with a name a line; JSON: a list of names, or a mapping of names to numbers from 0 on (as
-            Something-Something's labels file is); or CSV with the columns id and key (as EPIC-KITCHENS' are) or name.
+        path: text with one name per line; JSON with a list of names or a mapping of names to indices (as in
+            Something-Something's labels file); or CSV with the columns id and key (as in EPIC-KITCHENS) or id and name.
 
     Raises:
-        XViTError: no such file, no names, names twice, numbers that are not 0, 1, 2, ...
+        XViTError: no such file, no names, duplicate names, indices that are not 0, 1, 2, ...
     """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
         if path.suffix.lower() == ".json":
-            found = json.loads(text)
+            names = json.loads(text)
         elif path.suffix.lower() == ".csv" and "id" in text.partition("\n")[0].strip().split(","):
-            found = {
-                row.get("key") or row.get("name") or "": row.get("id") for row in csv.DictReader(io.StringIO(text))
-            }
+            rows = csv.DictReader(io.StringIO(text))
+            names = {row.get("key") or row.get("name") or "": row.get("id") for row in rows}
         else:
-            found = [line.strip() for line in text.splitlines()]
+            names = [line.strip() for line in text.splitlines()]
     except (OSError, ValueError, csv.Error) as error:
-        raise XViTError(f"{path}: not readable as a file of class names: {' '.join(str(error).split())}") from None
-    if isinstance(found, dict):
-        numbers = {name: int(value) if str(value).isdecimal() else -1 for name, value in found.items()}
-        if sorted(numbers.values()) != list(range(len(numbers))):
-            raise XViTError(f"{path}: expected the classes to have the numbers 0 to {len(numbers) - 1}, each once")
-        found = sorted(numbers, key=lambda name: numbers[name])
-    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-        raise XViTError(f"{path}: expected a list of class names, or a mapping of names to numbers")
-    while found and not found[-1]:
-        found.pop()  # empty lines at the end
-    seen: dict[str, int] = {}
-    for line, name in enumerate(found, start=1):
+        raise XViTError(f"{path}: not readable as a file of class names: {one_line(error)}") from None
+    if isinstance(names, dict):
+        indices = {name: int(value) if str(value).isdecimal() else -1 for name, value in names.items()}
+        if sorted(indices.values()) != list(range(len(indices))):
+            raise XViTError(f"{path}: expected the class indices 0 to {len(indices) - 1}, each once")
+        names = sorted(indices, key=lambda name: indices[name])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise XViTError(f"{path}: expected a list of class names, or a mapping of names to indices")
+    while names and not names[-1]:
+        names.pop()  # empty lines at the end
+    if not names:
+        raise XViTError(f"{path}: no class names in it")
+    lines: dict[str, int] = {}
+    for line, name in enumerate(names, start=1):
         if not name:
             raise XViTError(f"{path}: line {line} is empty: expected a class name")
-        if name in seen:
-            raise XViTError(f'{path}: class "{name}" in lines {seen[name]} and {line}')
-        seen[name] = line
-    if not found:
-        raise XViTError(f"{path}: no class names in it")
-    return found
-
-
-def find_videos(paths: Iterable[str | Path]) -> list[str]:
-    """Files as they are given, whether they exist or not, and all videos in the folders given, at any depth, sorted.
-
-    A folder that holds pictures and no video counts as a video, of these frames. One without
-    either stands for itself: whoever decodes it reports it with the other bad files.
-    """
-    found: list[str] = []
-    for path in paths:
-        videos: list[str] = []
-        for folder, _, names in os.walk(path):
-            here = [os.path.join(folder, name) for name in names if _is_video(Path(folder, name))]
-            videos += here or [folder] * any(map(is_image_file, names))
-        found += sorted(videos) or [os.fspath(path)]
-    return found
-
-
-def _read_classes(folder: Path) -> dict[str, list[Path]]:
-    """The videos in each folder of `folder`, sorted."""
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    classes = {
-        name: sorted(path for path in (folder / name).iterdir() if _is_video(path) or _holds_frames(path))
-        for name in names
-    }
-    if not any(classes.values()):
-        raise XViTError(f"{folder}: no videos: expected {folder.name}/<class>/*.mp4 (or {_some_extensions()})")
-    for name, videos in classes.items():
-        if not videos:
-            raise XViTError(f"{folder / name}: a class without videos: remove the folder, or put its videos in it")
-    return classes
-
-
-def _samples(root: Path, videos: dict[str, list[Path]], labels: dict[str, int]) -> list[Sample]:
-    samples = [
-        Sample(path=str(path), label=labels[name], id=path.relative_to(root).as_posix())
-        for name, paths in videos.items()
-        for path in paths
-    ]
-    return sorted(samples, key=lambda sample: sample.id)
-
-
-def _draw(seed: int, name: str) -> str:
-    return hashlib.sha256(f"{seed}/{name}".encode(errors="surrogateescape")).hexdigest()
-
-
-def _is_video(path: Path) -> bool:
-    return path.suffix.lower() in VIDEO_EXTENSIONS and not path.name.startswith(".") and path.is_file()
-
-
-def _holds_frames(folder: Path) -> bool:
-    if folder.name.startswith(".") or not folder.is_dir():
-        return False
-    with os.scandir(folder) as entries:
-        return any(is_image_file(entry.name) for entry in entries)
-
-
-def _some_extensions() -> str:
-    return ", ".join(sorted(VIDEO_EXTENSIONS - {".mp4"}))
+        if name in lines:
+            raise XViTError(f'{path}: class "{name}" is in lines {lines[name]} and {line}')
+        lines[name] = line
+    return names
