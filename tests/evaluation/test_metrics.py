@@ -1,4 +1,4 @@
-"""The numbers of a test against counting by hand."""
+"""Metrics of an evaluation against naive counting."""
 
 import json
 import math
@@ -7,25 +7,26 @@ import pytest
 import torch
 
 from helpers.color_videos import CLASSES, CLIP, described, make_model, write_video, write_videos
-from xvit.config import DataConfig, EvalConfig
-from xvit.data.annotations.samples import Sample, read_class_folders
-from xvit.evaluation import Evaluation, TaskResult, evaluate, match_labels, run_metadata
+from xvit.config import SINGLE_TASK, DataConfig, EvalConfig
+from xvit.data.annotations.class_folders import read_class_folders
+from xvit.data.annotations.samples import Sample
+from xvit.evaluation import Evaluation, TaskResult, evaluate, run_metadata
 from xvit.inference.predictor import Predictor
 from xvit.utils.errors import XViTError
 
 
-class Told:
-    """Stands for a `Predictor`: gives the rows of a table one after the other, whatever the pixels."""
+class TablePredictor:
+    """Stands for a `Predictor`: returns the rows of a table, one after the other, whatever the pixels."""
 
     multi_label = False
 
-    def __init__(self, table, labels):
-        self.table, self.class_names, self.clip_spec = table, labels, CLIP
+    def __init__(self, table, class_names):
+        self.table, self.class_names, self.clip_spec = table, class_names, CLIP
 
-    def scores(self, pixels):
+    def predict_probabilities(self, pixels):
         rows = {task: values[: len(pixels)] for task, values in self.table.items()}
         self.table = {task: values[len(pixels) :] for task, values in self.table.items()}
-        return rows if isinstance(self.class_names, dict) else rows[None]
+        return rows if isinstance(self.class_names, dict) else rows[SINGLE_TASK]
 
 
 @pytest.fixture(scope="module")
@@ -44,129 +45,125 @@ def make_table(videos: int, classes: int, seed: int = 0) -> torch.Tensor:
     return torch.rand((videos, classes), generator=torch.Generator().manual_seed(seed)).softmax(-1)
 
 
-def rank(row: torch.Tensor, label: int) -> int:
-    """How many classes have a higher score than the right one."""
+def naive_rank(row: torch.Tensor, label: int) -> int:
+    """Number of classes with a higher score than the true class."""
     return sum(float(score) > float(row[label]) for score in row)
 
 
-def test_the_numbers_are_those_counted_by_hand(video, bad):
+def test_metrics_equal_naive_counts(video, bad):
     names = [f"c{i}" for i in range(8)]
-    truths = [0, 1, 1, 2, 3, 5, 6, 7, 7, 7, 0]  # no video of class 4
-    table = make_table(len(truths), 8)
-    table[:4] = table[:4].index_put((torch.arange(4), torch.tensor(truths[:4])), torch.tensor(0.9))  # some right ones
-    samples = [Sample(path=video, label=label, id=f"v{i}") for i, label in enumerate(truths)]
+    labels = [0, 1, 1, 2, 3, 5, 6, 7, 7, 7, 0]  # no video of class 4
+    table = make_table(len(labels), 8)
+    table[:4] = table[:4].index_put((torch.arange(4), torch.tensor(labels[:4])), torch.tensor(0.9))  # some correct ones
+    samples = [Sample(path=video, label=label, id=f"v{i}") for i, label in enumerate(labels)]
     samples.insert(3, Sample(path=bad, label=2, id="bad"))
-    told = []
+    progress = []
     result = evaluate(
-        Told({None: table}, names),
+        TablePredictor({SINGLE_TASK: table}, names),
         samples,
         eval_config=EvalConfig(batch_size=4),
-        on_progress=lambda done, total: told.append((done, total)),
+        on_progress=lambda done, total: progress.append((done, total)),
     )
-    right = sum(rank(row, label) == 0 for row, label in zip(table, truths, strict=True))
-    assert 4 <= right < len(truths)
-    assert result.top1 == pytest.approx(right / 11)
-    assert result.top1_of_all == pytest.approx(right / 12)
-    assert result.top5 == pytest.approx(
-        sum(rank(row, label) < 5 for row, label in zip(table, truths, strict=True)) / 11
-    )
-    assert result.loss == pytest.approx(
-        sum(-math.log(row[label]) for row, label in zip(table, truths, strict=True)) / 11, rel=1e-5
-    )
+    ranks = [naive_rank(row, label) for row, label in zip(table, labels, strict=True)]
+    correct = sum(rank == 0 for rank in ranks)
+    assert 4 <= correct < len(labels)
+    assert result.top1 == pytest.approx(correct / 11)
+    assert result.top1_of_all == pytest.approx(correct / 12)
+    assert result.top5 == pytest.approx(sum(rank < 5 for rank in ranks) / 11)
+    losses = [-math.log(row[label]) for row, label in zip(table, labels, strict=True)]
+    assert result.loss == pytest.approx(sum(losses) / 11, rel=1e-5)
     confusion = [[0] * 8 for _ in range(8)]
-    for row, label in zip(table, truths, strict=True):
+    for row, label in zip(table, labels, strict=True):
         confusion[label][int(row.argmax())] += 1
-    task = result.tasks[None]
+    task = result.tasks[SINGLE_TASK]
     assert task.confusion == confusion
-    shares = [confusion[i][i] / sum(confusion[i]) if sum(confusion[i]) else None for i in range(8)]
-    assert task.per_class == dict(zip(names, shares, strict=True))
-    assert task.mean_class_accuracy == pytest.approx(sum(share for share in shares if share is not None) / 7)
+    per_class = [confusion[i][i] / sum(confusion[i]) if sum(confusion[i]) else None for i in range(8)]
+    assert task.per_class == dict(zip(names, per_class, strict=True))
+    assert task.mean_class_accuracy == pytest.approx(sum(value for value in per_class if value is not None) / 7)
     assert (task.top1, task.top5) == pytest.approx((result.top1, result.top5))
     assert result.videos == 11
     assert [failure[:2] for failure in result.failures] == [("bad", bad)]
-    assert told == [(4, 12), (8, 12), (12, 12)]
+    assert progress == [(4, 12), (8, 12), (12, 12)]
     assert [sample.id for sample in result.samples] == [sample.id for sample in samples if sample.id != "bad"]
     assert [sample.prediction for sample in result.samples] == [names[int(row.argmax())] for row in table]
     assert [sample.score for sample in result.samples] == pytest.approx(table.max(dim=1).values.tolist())
     assert "1 could not be read" in str(result)
 
 
-def test_several_tasks_are_right_where_all_are(video):
-    labels = {"verb": ["put", "take"], "noun": ["cup", "lid", "pan"]}
-    truths = [{"verb": i % 2, "noun": i % 3} for i in range(9)]
+def test_with_several_tasks_all_must_be_correct(video):
+    class_names = {"verb": ["put", "take"], "noun": ["cup", "lid", "pan"]}
+    labels = [{"verb": i % 2, "noun": i % 3} for i in range(9)]
     table = {"verb": make_table(9, 2, seed=1), "noun": make_table(9, 3, seed=2)}
-    samples = [Sample(path=video, label=label, id=f"v{i}") for i, label in enumerate(truths)]
-    result = evaluate(Told(table, labels), samples, eval_config=EvalConfig(batch_size=4))
-    right = {task: [rank(table[task][i], truths[i][task]) == 0 for i in range(9)] for task in labels}
-    both = [verb and noun for verb, noun in zip(right["verb"], right["noun"], strict=True)]
+    samples = [Sample(path=video, label=label, id=f"v{i}") for i, label in enumerate(labels)]
+    result = evaluate(TablePredictor(table, class_names), samples, eval_config=EvalConfig(batch_size=4))
+    correct = {task: [naive_rank(table[task][i], labels[i][task]) == 0 for i in range(9)] for task in class_names}
+    both = [verb and noun for verb, noun in zip(correct["verb"], correct["noun"], strict=True)]
     assert result.top1 == pytest.approx(sum(both) / 9)
-    joint = []  # place of the right verb and noun among the products of all verbs and nouns, as EPIC-KITCHENS counts
-    for i, truth in enumerate(truths):
+    ranks = []  # of the true verb and noun among the products of all verbs and nouns, as EPIC-KITCHENS counts
+    for i, label in enumerate(labels):
         products = {(v, n): table["verb"][i][v] * table["noun"][i][n] for v in range(2) for n in range(3)}
-        joint.append(sum(float(p) > float(products[truth["verb"], truth["noun"]]) for p in products.values()))
-    assert result.top5 == pytest.approx(sum(place < 5 for place in joint) / 9)
+        ranks.append(sum(float(p) > float(products[label["verb"], label["noun"]]) for p in products.values()))
+    assert result.top5 == pytest.approx(sum(rank < 5 for rank in ranks) / 9)
     assert 0 < result.top5 < 1
-    for task in labels:
-        assert result.tasks[task].top1 == pytest.approx(sum(right[task]) / 9)
+    for task in class_names:
+        assert result.tasks[task].top1 == pytest.approx(sum(correct[task]) / 9)
     assert result.top1 < result.tasks["verb"].top1
-    assert result.samples[0].truth == {"verb": "put", "noun": "cup"}
-    assert result.to_dict()["tasks"].keys() == labels.keys()
+    assert result.samples[0].ground_truth == {"verb": "put", "noun": "cup"}
+    assert result.to_dict()["tasks"].keys() == class_names.keys()
 
 
-def test_a_real_model_workers_and_files(tmp_path):
+def test_a_model_with_workers_and_the_files_written(tmp_path):
     data = read_class_folders(write_videos(tmp_path / "videos", train=1, val=2))
-    predictor = Predictor(described(make_model(), data.classes))
+    predictor = Predictor(described(make_model(), data.class_names))
     config = EvalConfig(temporal_views=2, spatial_views=3, batch_size=4)
     result = evaluate(predictor, data.val, eval_config=config)
     again = evaluate(predictor, data.val, eval_config=config, num_workers=1)
     assert again.samples == result.samples
-    one_by_one = Predictor(described(make_model(), data.classes), temporal_views=2, spatial_views=3)
+    one_by_one = Predictor(described(make_model(), data.class_names), temporal_views=2, spatial_views=3)
     for sample in result.samples:
         prediction = one_by_one(sample.path)
         assert sample.prediction == prediction.labels[0]
         assert sample.score == pytest.approx(prediction.scores[0], abs=1e-6)
-        assert sample.truth == sample.id.split("/")[1]
+        assert sample.ground_truth == sample.id.split("/")[1]
     data_config = DataConfig(root="videos")
-    result.save(tmp_path / "result", of=run_metadata(predictor, data_config, checkpoint="run/best"))
-    of = json.loads((tmp_path / "result" / "evaluation.json").read_text())["of"]
-    assert of["model"] == predictor.model.fingerprint()
-    assert of["clip"]["num_frames"] == CLIP.num_frames
-    assert of["data"]["root"] == "videos"
-    assert (of["checkpoint"], of["precision"], of["device"], of["processes"]) == ("run/best", "float32", "cpu", 1)
-    assert set(of["versions"]) == {"xvit", "torch", "timm"}
+    result.save(tmp_path / "result", metadata=run_metadata(predictor, data_config, checkpoint="run/best"))
     values = json.loads((tmp_path / "result" / "evaluation.json").read_text())
+    metadata = values["metadata"]
+    assert metadata["model"] == predictor.model_hash()
+    assert metadata["clip"]["num_frames"] == CLIP.num_frames
+    assert metadata["data"]["root"] == "videos"
+    assert (metadata["checkpoint"], metadata["precision"]) == ("run/best", "float32")
+    assert (metadata["device"], metadata["processes"]) == ("cpu", 1)
+    assert set(metadata["versions"]) == {"xvit", "torch", "timm"}
     assert values["top1"] == result.top1
-    assert values["tasks"]["label"]["confusion"] == result.tasks[None].confusion
+    assert values["tasks"]["label"]["confusion"] == result.tasks[SINGLE_TASK].confusion
+    assert values["tasks"]["label"]["mean_class_accuracy"] == result.tasks[SINGLE_TASK].mean_class_accuracy
     assert (values["temporal_views"], values["spatial_views"], values["videos"]) == (2, 3, 6)
     rows = [json.loads(line) for line in (tmp_path / "result" / "predictions.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == [sample.id for sample in data.val]
+    assert [row["ground_truth"] for row in rows] == [sample.ground_truth for sample in result.samples]
     for name in ("confusion.png", "per_class.png"):
         assert (tmp_path / "result" / name).stat().st_size > 1000
 
 
-def test_what_cannot_be_evaluated(video, bad):
+def test_invalid_labels_and_unreadable_videos(video, bad):
     predictor = Predictor(described(make_model(), list(CLASSES)))
-    for label, said in ((None, "no label"), (3, "label 3, but the model has classes 0 to 2"), ({"verb": 0}, "tasks")):
-        with pytest.raises(XViTError, match=said):
+    for label, message in (
+        (None, "no label"),
+        (3, "label 3, but the model has the classes 0 to 2"),
+        ({"verb": 0}, r"labels for the tasks \['verb'\], the model has the tasks"),
+        ((0, 1), r"label \(0, 1\), but the model predicts one label per video: set data.multi_label=false"),
+    ):
+        with pytest.raises(XViTError, match=message):
             evaluate(predictor, [Sample(path=video, label=label, id="v")], eval_config=EvalConfig())
     with pytest.raises(XViTError, match=r"none of 1 videos could be read; the first: .*notes\.mp4"):
         evaluate(predictor, [Sample(path=bad, label=0, id="v")], eval_config=EvalConfig())
 
 
-def test_labels_are_matched_by_name():
-    samples = [Sample(path="a.mp4", label=0, id="a"), Sample(path="b.mp4", label=1, id="b")]
-    matched = match_labels(samples, ["red", "blue"], list(CLASSES))
-    assert [CLASSES[sample.label] for sample in matched] == ["red", "blue"]
-    with pytest.raises(XViTError, match=r'class "rad" is not one of the 3 .*\. Did you mean "red"\?'):
-        match_labels(samples, ["rad", "blue"], list(CLASSES))
-    with pytest.raises(XViTError, match="a model of the tasks verb on videos with labels of one without a name"):
-        match_labels(samples, ["red", "blue"], {"verb": ["red"]})
-
-
 def test_an_evaluation_without_failures_prints_one_line():
     task = TaskResult(class_names=["a"], top1=1.0, top5=1.0, per_class={"a": 1.0}, confusion=[[4]])
     result = Evaluation(
-        top1=0.5, top5=1.0, top1_of_all=0.5, loss=0.1, tasks={None: task}, expected=4, videos=4,
+        top1=0.5, top5=1.0, top1_of_all=0.5, loss=0.1, tasks={SINGLE_TASK: task}, expected=4, videos=4,
         failures=[], temporal_views=1, spatial_views=3, seconds=2.0, samples=[],
     )  # fmt: skip
     assert str(result) == "top-1 50.00 %, top-5 100.00 % of 4 videos, 1x3 views, 2.0 s"

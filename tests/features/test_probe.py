@@ -1,6 +1,5 @@
-"""Probes of made features against counting by hand."""
+"""Probing of made-up features against naive computations."""
 
-import json
 import math
 import sys
 from dataclasses import replace
@@ -10,29 +9,18 @@ import pytest
 import torch
 
 from helpers.color_videos import CLIP
-from xvit.cli.main import main
-from xvit.config import to_dict
-from xvit.features.probe import probe
-from xvit.features.storage import Features, write
+from helpers.features import make_clusters, make_features
+from xvit.features import ProbeResult, probe_features
 from xvit.utils.errors import XViTError
 
 
-def made(values, labels, level="clip", **other) -> Features:
-    """Features as if of a model."""
-    values = np.asarray(values, np.float32)
-    names = {"paths": tuple(f"{i}.mp4" for i in range(len(values))), "labels": tuple(labels)}
-    return Features(**{"values": values, "level": level, "model": "m", "clip": CLIP} | names | other)
+def run_probe(train, test, **options) -> ProbeResult:
+    """Probe features given as (values, labels)."""
+    return probe_features(make_features(*train), make_features(*test), **options)
 
 
-def clouds(per_class: int, seed: int, spread: float = 1.0, classes: int = 7, D: int = 6):
-    """Values around a centre for each class, and labels."""
-    centres = np.random.default_rng(0).normal(size=(classes, D))
-    y = np.repeat(np.arange(classes), per_class)
-    return centres[y] + spread * np.random.default_rng(seed).normal(size=(len(y), D)), [f"c{label}" for label in y]
-
-
-def vote(values, labels, query, k) -> list[str]:
-    """Classes by the votes of the k nearest, best first; those without a vote are left out."""
+def naive_knn(values, labels, query, k) -> list[str]:
+    """Classes by the votes of the k nearest rows, best first; classes without a vote are left out."""
 
     def cosine(a, b):
         return sum(x * y for x, y in zip(a, b, strict=True)) / math.hypot(*a) / math.hypot(*b)
@@ -44,7 +32,7 @@ def vote(values, labels, query, k) -> list[str]:
     return sorted(votes, key=lambda label: -votes[label])
 
 
-def separate(x, y, C, x_test) -> list[int]:
+def naive_linear(x, y, C, x_test) -> list[int]:
     """Classes of the test rows by a logistic regression: min |W|^2 / 2 + C sum of losses, on standardised rows."""
     mean, std = x.mean(axis=0), x.std(axis=0)
     x, x_test = (torch.from_numpy((rows - mean) / std) for rows in (x, x_test))
@@ -62,104 +50,77 @@ def separate(x, y, C, x_test) -> list[int]:
     return (x_test @ W + b).argmax(dim=1).tolist()
 
 
-def test_both_count_as_one_does_by_hand():
-    (x, labels), (x_test, truths) = clouds(8, seed=1), clouds(5, seed=2)
-    told = []
-    result = probe(made(x, labels), made(x_test, truths), k=9, on_progress=lambda *now: told.append(now))
-    ranked = [vote(x, labels, row, 9) for row in x_test]
-    assert result.knn.top1 == np.mean([names[0] == truth for names, truth in zip(ranked, truths, strict=True)])
-    assert result.knn.top5 == np.mean([truth in names[:5] for names, truth in zip(ranked, truths, strict=True)])
+def test_accuracies_equal_naive_computations():
+    (x, labels), (x_test, test_labels) = make_clusters(8, seed=1), make_clusters(5, seed=2)
+    progress = []
+    result = run_probe((x, labels), (x_test, test_labels), k=9, on_progress=lambda *steps: progress.append(steps))
+    ranked = [naive_knn(x, labels, row, 9) for row in x_test]
+    assert result.knn.top1 == np.mean([names[0] == label for names, label in zip(ranked, test_labels, strict=True)])
+    assert result.knn.top5 == np.mean([label in names[:5] for names, label in zip(ranked, test_labels, strict=True)])
     assert 1 / 7 < result.knn.top1 < result.knn.top5 < 1
     assert result.C in (0.001, 0.01, 0.1, 1, 10)
-    said = separate(x, torch.tensor([int(label[1:]) for label in labels]), result.C, x_test)
-    share = np.mean([f"c{label}" == truth for label, truth in zip(said, truths, strict=True)])
-    assert result.linear.top1 == pytest.approx(share, abs=1.01 / 35)  # one may lie on the border
+    predicted = naive_linear(x, torch.tensor([int(label[1:]) for label in labels]), result.C, x_test)
+    share = np.mean([f"c{index}" == label for index, label in zip(predicted, test_labels, strict=True)])
+    assert result.linear.top1 == pytest.approx(share, abs=1.01 / 35)  # one video may lie on the border
     assert 1 / 7 < result.linear.top1 < result.linear.top5 <= 1
     assert (result.k, result.classes, result.train_videos, result.test_videos, result.averaged) == (9, 7, 56, 35, None)
-    assert told == [(step, 6) for step in range(1, 7)]
+    assert progress == [(step, 6) for step in range(1, 7)]
 
 
-def test_what_is_easy_is_found_whatever_the_order_of_the_videos():
-    (x, labels), (x_test, truths) = clouds(6, seed=1, spread=0.01), clouds(2, seed=2, spread=0.01)
-    result = probe(made(x, labels), made(x_test[::-1], truths[::-1]), k=3)
+def test_separate_clusters_are_classified_in_any_order_of_the_videos():
+    (x, labels), (x_test, test_labels) = make_clusters(6, seed=1, spread=0.01), make_clusters(2, seed=2, spread=0.01)
+    result = run_probe((x, labels), (x_test[::-1], test_labels[::-1]), k=3)
     assert result.knn.top1 == result.linear.top1 == result.linear.top5 == 1
-    single = probe(made(x[::6], labels[::6]), made(x_test, truths), k=1)  # nothing to hold out
+    single = run_probe((x[::6], labels[::6]), (x_test, test_labels), k=1)  # no videos to hold out
     assert (single.knn.top1, single.linear.top1, single.C) == (1, 1, 1)
-    assert probe(made(x[:12], labels[:12]), made(x_test[:4], truths[:4]), k=2).knn.top5 is None  # of two classes
+    two_classes = run_probe((x[:12], labels[:12]), (x_test[:4], test_labels[:4]), k=2)
+    assert two_classes.knn.top5 is None
 
 
-def test_the_test_videos_do_not_choose():
-    x, labels = clouds(6, seed=1)
-    x_test, truths = clouds(3, seed=2)
-    wrong = [*truths[3:], *truths[:3]]
-    results = [probe(made(x, labels), made(x_test, names), k=5) for names in (truths, wrong)]
+def test_the_test_videos_do_not_affect_the_regularisation():
+    x, labels = make_clusters(6, seed=1)
+    x_test, test_labels = make_clusters(3, seed=2)
+    wrong = [*test_labels[3:], *test_labels[:3]]
+    results = [run_probe((x, labels), (x_test, names), k=5) for names in (test_labels, wrong)]
     assert results[0].C == results[1].C
     assert results[0].linear.top1 > results[1].linear.top1
 
 
 def test_frames_and_tokens_are_averaged():
-    both = (clouds(6, seed=1), clouds(3, seed=2))
-    plain = probe(*(made(*one) for one in both), k=5)
-    offsets = np.array([-1.0, 0.25, 0.75])[:, None]  # adds up to nothing
-    frames = [made(rows[:, None] + offsets, names, "frames") for rows, names in both]
-    assert probe(*frames, k=5) == replace(plain, averaged="frames")
-    tokens = [made(np.repeat(one.values[:, :, None], 2, axis=2), one.labels, "tokens") for one in frames]
-    assert probe(*tokens, k=5) == replace(plain, averaged="tokens")
+    both = (make_clusters(6, seed=1), make_clusters(3, seed=2))
+    expected = run_probe(*both, k=5)
+    offsets = np.array([-1.0, 0.25, 0.75])[:, None]  # sums to zero
+    frames = [make_features(rows[:, None] + offsets, names, "frames") for rows, names in both]
+    assert probe_features(*frames, k=5) == replace(expected, averaged="frames")
+    tokens = [make_features(np.repeat(one.values[:, :, None], 2, axis=2), one.labels, "tokens") for one in frames]
+    assert probe_features(*tokens, k=5) == replace(expected, averaged="tokens")
 
 
-def test_what_is_refused(monkeypatch):
-    x, labels = clouds(3, seed=1)
-    train, spoilt = made(x, labels), x.copy()
-    spoilt[4, 2] = np.nan
-    for test, said in (
-        (made(x, [None, *labels[1:]]), "test features: 1 of 21 videos without a label, the first: 0.mp4"),
-        (made(x, ["cc0", *labels[1:]]), '0.mp4: class "cc0" is not in the training features. Did you mean "c0"?'),
-        (made(x[:, None], labels, "frames"), "of level clip, test features of level frames: expected the same"),
-        (made(x, labels, model="n"), "of model m, test features of model n"),
-        (made(x, labels, clip=replace(CLIP, num_frames=8)), "features of clip ClipSpec"),
-        (made(spoilt, labels), "4.mp4: a feature that is not a finite number"),
+def test_features_that_do_not_match(monkeypatch):
+    x, labels = make_clusters(3, seed=1)
+    train, invalid = make_features(x, labels), x.copy()
+    invalid[4, 2] = np.nan
+    for test, message in (
+        (make_features(x, [None, *labels[1:]]), "test features: 1 of 21 videos without a label, the first: 0.mp4"),
+        (
+            make_features(x, ["cc0", *labels[1:]]),
+            '0.mp4: class "cc0" is not in the training features. Did you mean "c0"?',
+        ),
+        (
+            make_features(x[:, None], labels, "frames"),
+            "training features have level clip, test features have frames: expected the same",
+        ),
+        (make_features(x, labels, model_hash="n"), "training features have model_hash m, test features have n"),
+        (make_features(x, labels, clip_spec=replace(CLIP, num_frames=8)), "training features have clip_spec ClipSpec"),
+        (make_features(invalid, labels), "4.mp4: a feature is not a finite number"),
     ):
         with pytest.raises(XViTError) as error:
-            probe(train, test, k=3)
-        assert said in str(error.value)
+            probe_features(train, test, k=3)
+        assert message in str(error.value)
     with pytest.raises(XViTError, match="k=22: more than the 21 training videos"):
-        probe(train, train, k=22)
-    with pytest.raises(XViTError, match='one class alone, "c0"'):
-        probe(made(x[:3], labels[:3]), train, k=2)
+        probe_features(train, train, k=22)
+    with pytest.raises(XViTError, match='only one class, "c0"'):
+        probe_features(make_features(x[:3], labels[:3]), train, k=2)
     monkeypatch.setitem(sys.modules, "sklearn.neighbors", None)
     with pytest.raises(XViTError, match=r"scikit-learn is not installed: pip install 'xvit\[features\]'"):
-        probe(train, train, k=2)
-
-
-def test_the_command(tmp_path, capfd):
-    files = []
-    for name, per_class, seed in (("train", 4, 1), ("test", 2, 2)):
-        values, labels = clouds(per_class, seed=seed, spread=0.01)
-        one = made(values[:, None], labels, "frames")
-        (tmp_path / "raw").write_bytes(one.values.tobytes())
-        about = {"format": 1, "level": "frames", "model": "m", "clip": to_dict(CLIP)}
-        files.append(str(tmp_path / f"{name}.parquet"))
-        write(
-            tmp_path / f"{name}.parquet",
-            tmp_path / "raw",
-            one.values.shape,
-            about | {"paths": one.paths, "labels": one.labels},
-        )
-
-    def run(*words):
-        return main(["probe", *words]), *capfd.readouterr()
-
-    code, out, err = run(*files, "--k", "3")
-    assert (code, err) == (0, "")
-    for said in ("3 nearest neighbours", "linear layer, C = ", "100.00 %", "frames averaged to one vector a video"):
-        assert said in out
-    assert "7 classes, 28 training videos, 14 test videos" in out
-    code, out, err = run(*files, "--k", "3", "--seed", "4", "--json")
-    told = json.loads(out)
-    assert (code, err, told["knn"], told["averaged"]) == (0, "", {"top1": 1.0, "top5": 1.0}, "frames")
-    assert run(*files, "--k", "29")[::2] == (
-        2,
-        "xvit: error: k=29: more than the 28 training videos; take a smaller one\n",
-    )
-    assert "TEST_FEATURES: missing" in run(files[0])[2]
-    assert "none.npy: no such file" in run("none.npy", files[0])[2]
+        probe_features(train, train, k=2)

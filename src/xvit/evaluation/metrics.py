@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
 
 from xvit.config import SINGLE_TASK, ClassNames, DataConfig, EvalConfig, as_task_dict, to_dict, unwrap_single_task
-from xvit.data.annotations.samples import Sample
+from xvit.data.annotations import Sample
 from xvit.evaluation.multi_label import MultiLabelEvaluation, compute_multi_label_metrics
 from xvit.evaluation.scoring import ScoredVideos, score_videos, write_results
 from xvit.inference.predictor import Predictor

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from xvit.config import ClassNames, DataConfig, EvalConfig, as_task_dict, unwrap_single_task
-from xvit.data.annotations.samples import Sample, remap_label
+from xvit.data.annotations import Sample, remap_label
 from xvit.data.dataset import VideoDataset
 from xvit.data.loader import make_loader
 from xvit.inference.predictor import Predictor

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from xvit.config import to_dict
-from xvit.data.annotations.samples import Sample
+from xvit.data.annotations import Sample
 from xvit.data.dataset import Batch, VideoDataset
 from xvit.data.loader import make_loader
 from xvit.data.transforms import normalize

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from xvit.config import SINGLE_TASK, as_task_dict, unwrap_single_task
-from xvit.data.annotations.samples import Sample
+from xvit.data.annotations import Sample
 from xvit.data.dataset import VideoDataset
 from xvit.data.loader import make_loader, shared_memory_shortage
 from xvit.data.transforms import normalize

@@ -1,0 +1,81 @@
+"""`xvit features`, and `xvit probe` on what it writes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from helpers.color_videos import MODEL, make_model, write_videos
+from helpers.features import features_one_by_one
+from xvit.features import read_features
+
+BACKBONE = ["--backbone", MODEL.backbone, "--num-frames", "4", "--backbone-kwargs", json.dumps(MODEL.backbone_kwargs)]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """Three videos of each colour, in a folder of that name. Read-only."""
+    return write_videos(tmp_path_factory.mktemp("colours"), train=3, val=0) / "train"
+
+
+def test_from_videos_to_accuracy(run, refused, root, tmp_path):
+    paths, output = {str(path) for path in root.glob("*/*.mp4")}, tmp_path / "train.parquet"
+    words = ["features", root, "--output", output, "--num-workers", 0, "--device", "cpu"]
+    code, out, err = run(*words, *BACKBONE)
+    assert (code, err) == (0, "")
+    assert "random; for trained ones, give --pretrained true" in out
+    assert "clip, float32 (9, 16)" in out
+    features = read_features(output)
+    assert set(zip(features.paths, features.labels, strict=True)) == {(path, Path(path).parent.name) for path in paths}
+    # With an image model alone: the mean over the frames, each processed alone.
+    image = make_model(0, attention="spatial", temporal_head="mean")
+    expected = features_one_by_one(image, features.paths, "frames").mean(axis=1)
+    np.testing.assert_allclose(features.values, expected, atol=1e-5)
+    assert f"{output}: exists" in refused(*words, *BACKBONE)
+
+    bad, test = tmp_path / "notes.mp4", tmp_path / "test.npy"
+    bad.write_text("not a video")
+    words[3] = test
+    code, out, err = run("features", bad, *words[1:], *BACKBONE, "--json")
+    assert code == 1
+    assert "1 of 10 videos could not be read" in err
+    result = json.loads(out)
+    assert (result["output"], result["shape"], result["level"]) == (str(test), [9, 16], "clip")
+    assert [failure["path"] for failure in result["failed"]] == [str(bad)]
+    code, out, err = run("probe", output, test, "--k", 1, "--json")
+    assert (code, err) == (0, "")
+    result = json.loads(out)
+    assert (result["knn"], result["classes"]) == ({"top1": 1.0, "top5": None}, 3)  # each video is its own nearest
+    code, out, err = run("probe", output, test, "--k", 1)
+    assert (code, err) == (0, "")
+    assert "1 nearest neighbours" in out
+    assert "100.00 %" in out
+    assert "3 classes, 9 training videos, 9 test videos" in out
+
+
+def test_invalid_arguments_are_explained_in_one_line(refused, root, checkpoint, tmp_path):
+    words = ["features", root / "red" / "0.mp4", "--output", tmp_path / "f.npy"]
+    assert "--checkpoint or --backbone: missing" in refused(*words)
+    message = "--attention: cannot be combined with --checkpoint"
+    assert message in refused(*words, "--checkpoint", checkpoint, "--attention", "joint")
+    message = "--backbone: cannot be combined with --checkpoint"
+    assert message in refused(*words, "--checkpoint", checkpoint, *BACKBONE)
+    assert 'Did you mean "frames"?' in refused(*words, "--checkpoint", checkpoint, "--level", "frame")
+    assert "batch_size=0" in refused(*words, "--checkpoint", checkpoint, "--batch-size", 0)
+    assert "ends in one of" in refused(*words[:3], "f.txt", "--checkpoint", checkpoint)
+    assert "no such checkpoint directory" in refused(*words, "--checkpoint", tmp_path / "none")
+    assert "none of 1 videos" in refused("features", "none.mp4", *words[2:], "--checkpoint", checkpoint)
+    assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_prints_how_to_continue(run, checkpoint, root, tmp_path, monkeypatch):
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("xvit.features.extract.make_loader", stop)
+    code, out, err = run("features", root, "--output", tmp_path / "f.npy", "--checkpoint", checkpoint)
+    assert (code, out) == (130, "")
+    assert err.startswith("xvit: stopped. ")
+    assert "the same command" in err
+    assert err.count("\n") == 1
