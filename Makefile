@@ -1,4 +1,4 @@
-# Each target sets up what it needs: a virtual environment in .venv, with xvit installed into it.
+# Each target first sets up a virtual environment in .venv, with xvit installed into it.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
@@ -6,19 +6,20 @@ DEMO ?= demo
 
 .PHONY: demo test lint bench clean
 
-demo: $(INSTALLED)  ## three models trained on made videos and compared: demo/report.html
+demo: $(INSTALLED)  ## train three models on generated videos and compare them: demo/report.html
 	$(BIN)/xvit demo --output $(DEMO)
 
-test: $(INSTALLED)  ## the tests
+test: $(INSTALLED)  ## run the tests
 	$(BIN)/python -m pytest
 
-lint: $(INSTALLED)  ## style, layers, types
+lint: $(INSTALLED)  ## check style, spelling, layers and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-bench: $(INSTALLED)  ## what mixing costs over the image model, in time and memory
+bench: $(INSTALLED)  ## measure the cost of mixing over the image model, in time and memory
 	$(BIN)/xvit benchmark --output bench --rounds 15 --frames 8 --precisions fp32 \
 		--models "image model" "xvit mixing alone" "xvit mixing"
 
