@@ -110,7 +110,7 @@ def test_invalid_arguments_and_input(stream, capfd, model, video, tmp_path):
     other = described(make_model(temporal_position="input"), list(CLASSES))
     other.save_pretrained(tmp_path / "other")
     assert main(["stream", str(video), "--checkpoint", str(tmp_path / "other")]) == 2
-    assert "take temporal_position='head' or 'none'" in capfd.readouterr().err
+    assert "use temporal_position='head' or 'none'" in capfd.readouterr().err
 
 
 def test_stalled_pipe_gives_exit_code_1(stream, monkeypatch):
@@ -142,9 +142,8 @@ def test_raw_frames_through_a_pipe_until_ctrl_c(model):
         out, err = (first + process.stdout.read()).decode(), process.stderr.read().decode()
         stop.cancel()
     predictions, summary = parse_output(out)
-    assert [prediction["frame"] for prediction in predictions] == list(
-        range(summary["processed"])
-    )  # pending ones included
+    frames = [prediction["frame"] for prediction in predictions]
+    assert frames == list(range(summary["processed"]))  # pending frames included
     assert summary["read"] == summary["processed"] + summary["undelivered"]
     assert err.endswith("xvit: stopped. Run the same command to start again.\n")
     assert "Traceback" not in err

@@ -14,7 +14,7 @@ from xvit.config import DataConfig
 from xvit.utils.files import atomic_directory, check_new_directory
 
 if TYPE_CHECKING:
-    from xvit.data.tools.check import Report
+    from xvit.data.tools.check import CheckReport
 
 _MAX_PRINTED = 20  # problems in the terminal; report.json has all of them
 
@@ -57,12 +57,12 @@ def run(args: Namespace) -> int:
     """Check the data set and print the problems."""
     from xvit.cli.data_report import summary
     from xvit.data.annotations import load_splits
-    from xvit.data.tools.check import check_data
+    from xvit.data.tools.check import check_dataset
 
     output = check_new_directory(args.output) if args.output else None
     data = load_splits(replace(args.data, max_missing_fraction=1.0))
     with terminal.progress_bar("checking", quiet=args.json) as update:
-        report = check_data(
+        report = check_dataset(
             data, num_frames=args.num_frames, full=args.full, num_workers=args.data.num_workers, on_progress=update
         )
     if output:
@@ -74,7 +74,7 @@ def run(args: Namespace) -> int:
     return SOME_FAILED if report.problems else SUCCESS
 
 
-def _print_report(report: "Report", output: Path | None) -> None:
+def _print_report(report: "CheckReport", output: Path | None) -> None:
     from xvit.cli.data_report import summary
 
     facts = summary(report)
@@ -84,8 +84,8 @@ def _print_report(report: "Report", output: Path | None) -> None:
             {
                 "samples": f"{facts['samples']} in {facts['files']} files, {facts['hours']:.2f} hours",
                 "usable": f"{facts['usable']['train']} for training, {facts['usable']['val']} for validation",
-                "problems": ", ".join(f"{count} {kind}" for kind, count in report.kinds.items()) or "none",
-                "unusual frame rates": str(len(report.odd)) if report.odd else None,
+                "problems": ", ".join(f"{count} {kind}" for kind, count in report.problem_counts.items()) or "none",
+                "unusual frame rates": str(len(report.unusual_fps)) if report.unusual_fps else None,
             }
         )
     )
@@ -97,18 +97,18 @@ def _print_report(report: "Report", output: Path | None) -> None:
         if len(report.problems) > _MAX_PRINTED:
             where = f"see {output / 'report.json'}" if output else "give --output DIR to write all of them"
             console.print(f"... and {len(report.problems) - _MAX_PRINTED} more: {where}")
-    for file in report.odd[:_MAX_PRINTED]:
+    for file in report.unusual_fps[:_MAX_PRINTED]:
         console.print(f"{file.path}: {file.fps:g} frames per second: unusual in this data set, but usable")
     if output:
         console.print(f"written to {output}")
 
 
-def _write_report(output: Path, report: "Report", args: Namespace) -> None:
+def _write_report(output: Path, report: "CheckReport", args: Namespace) -> None:
     from xvit.cli.data_report import summary, write_page
-    from xvit.data.tools.check import write_clean
+    from xvit.data.tools.check import write_usable_annotations
 
     with atomic_directory(output) as directory:
         (directory / "pictures").mkdir()
-        settings = write_clean(report, args.data, directory)
+        settings = write_usable_annotations(report, args.data, directory)
         (directory / "report.json").write_text(json.dumps(summary(report), indent=2) + "\n", encoding="utf-8")
         write_page(report, args.data, directory, full=args.full, settings=settings)

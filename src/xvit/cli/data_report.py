@@ -12,56 +12,56 @@ from torchvision.transforms.v2 import functional as F
 
 from xvit.config import SINGLE_TASK, DataConfig
 from xvit.data.decode import read_clip
-from xvit.data.tools.check import MISSING, FileReport, Problem, Report
+from xvit.data.tools.check import MISSING, CheckReport, FileReport, Problem
 from xvit.utils.errors import VideoError
 from xvit.utils.version import __version__
-from xvit.visualize.plots import plot_data
+from xvit.visualize import plot_dataset
 
 _MAX_STRIPS = 8  # videos with a problem whose frames are shown
 _STRIP_FRAMES, _STRIP_HEIGHT = 8, 96  # height in pixels
 _MAX_ROWS = 500  # problems on the page; report.json has all of them
 
 
-def summary(report: Report) -> dict[str, Any]:
+def summary(report: CheckReport) -> dict[str, Any]:
     """The report as plain values, for JSON."""
-    readable = [file for file in report.files if file.frames]
+    readable = [file for file in report.files if file.num_frames]
     return {
-        "samples": report.samples,
-        "usable": {"train": len(report.data.train), "val": len(report.data.val)},
+        "samples": report.num_samples,
+        "usable": {"train": len(report.usable.train), "val": len(report.usable.val)},
         "files": len(report.files),
-        "hours": round(sum(file.seconds for file in readable) / 3600, 4),
+        "hours": round(sum(file.duration for file in readable) / 3600, 4),
         "num_problems": len(report.problems),
-        "kinds": report.kinds,
+        "kinds": report.problem_counts,
         "problems": [
             {"id": problem.id, "path": problem.path, "kind": problem.kind, "reason": problem.reason}
             for problem in report.problems
         ],
-        "unusual_frame_rates": [{"path": file.path, "fps": round(file.fps, 3)} for file in report.odd],
-        "counts": report.counts(),
+        "unusual_frame_rates": [{"path": file.path, "fps": round(file.fps, 3)} for file in report.unusual_fps],
+        "counts": report.class_counts(),
     }
 
 
-def write_page(report: Report, config: DataConfig, folder: Path, *, full: bool, settings: dict[str, str]) -> None:
+def write_page(report: CheckReport, config: DataConfig, folder: Path, *, full: bool, settings: dict[str, str]) -> None:
     """Draw the plots and write report.html.
 
     Args:
-        report: the result of `check_data`.
+        report: the result of `check_dataset`.
         config: the settings of the data set.
         folder: where report.html and its folder pictures/ are written.
         full: whether all frames were decoded.
-        settings: data settings that select the usable videos, from `write_clean`.
+        settings: data settings that select the usable videos, from `write_usable_annotations`.
     """
-    readable = [file for file in report.files if file.frames]
+    readable = [file for file in report.files if file.num_frames]
     values = {
         "frames per second": [file.fps for file in readable],
-        "seconds": [file.seconds for file in readable],
+        "seconds": [file.duration for file in readable],
         "shorter side, pixels": [float(min(file.width, file.height)) for file in readable],
     }
     charts = []
-    for task, parts in report.counts().items():
+    for task, parts in report.class_counts().items():
         name = "classes.png" if task == SINGLE_TASK else f"classes_{task}.png"
         title = f"usable samples per {'class' if task == SINGLE_TASK else task}"
-        plot_data(parts, values, folder / "pictures" / name, title=title)
+        plot_dataset(parts, values, folder / "pictures" / name, title=title)
         charts.append(name)
         values = {}  # the histograms are part of the first chart only
     (folder / "report.html").write_text(
@@ -73,7 +73,7 @@ def write_page(report: Report, config: DataConfig, folder: Path, *, full: bool, 
             charts="".join(f'<img src="pictures/{name}" alt="samples per class">' for name in charts),
             strips=_strips(report, folder),
             problems=_problems(report.problems),
-            unusual=_unusual(report.odd),
+            unusual=_unusual(report.unusual_fps),
             settings=_settings(settings),
         ),
         encoding="utf-8",
@@ -81,27 +81,27 @@ def write_page(report: Report, config: DataConfig, folder: Path, *, full: bool, 
     )
 
 
-def _facts(report: Report, readable: list[FileReport]) -> str:
-    hours = sum(file.seconds for file in readable) / 3600
+def _facts(report: CheckReport, readable: list[FileReport]) -> str:
+    hours = sum(file.duration for file in readable) / 3600
     empty = [
         f"{name}" if task == SINGLE_TASK else f"{task} {name}"
-        for task, parts in report.counts().items()
+        for task, parts in report.class_counts().items()
         for name in parts.get("train", {})
         if not parts["train"][name]
     ]
     rows = {
-        "samples": f"{report.samples} in {len(report.files)} files"
-        + f"; {report.kinds.get(MISSING, 0)} videos are missing" * (MISSING in report.kinds),
+        "samples": f"{report.num_samples} in {len(report.files)} files"
+        + f"; {report.problem_counts.get(MISSING, 0)} videos are missing" * (MISSING in report.problem_counts),
         "length": f"{hours:.2f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes",
-        "usable": f"{len(report.data.train)} for training, {len(report.data.val)} for validation",
-        "problems": ", ".join(f"{count} {kind}" for kind, count in report.kinds.items()) or "none",
+        "usable": f"{len(report.usable.train)} for training, {len(report.usable.val)} for validation",
+        "problems": ", ".join(f"{count} {kind}" for kind, count in report.problem_counts.items()) or "none",
     }
     if empty:
         rows["classes without a usable training video"] = ", ".join(empty[:20]) + ", ..." * (len(empty) > 20)
     return "".join(f"<tr><td>{name}</td><td>{_text(value)}</td></tr>" for name, value in rows.items())
 
 
-def _strips(report: Report, folder: Path) -> str:
+def _strips(report: CheckReport, folder: Path) -> str:
     html_parts: list[str] = []
     for problem in {problem.path: problem for problem in report.problems if problem.path}.values():
         strip = _strip(problem.path)

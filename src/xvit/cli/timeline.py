@@ -177,11 +177,11 @@ class _Timeline:
         write_new_file(folder / "timeline.json", to_json(self.to_dict()))
 
     def _plot(self, path: Path) -> None:
-        from xvit.visualize.timeline import plot_timeline
+        from xvit.visualize import plot_timeline
 
-        scores, rows = self.scores, {"predicted": self.segments}
+        scores, bands = self.scores, {"predicted": self.segments}
         if self.ground_truth is not None:
-            rows = {"ground truth": list(self.ground_truth), **rows}
+            bands = {"ground truth": list(self.ground_truth), **bands}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing")  # letters in a class name that the font lacks
             plot_timeline(
@@ -190,7 +190,7 @@ class _Timeline:
                 scores.class_names,
                 path,
                 duration=scores.duration,
-                rows={name: [(s.start, s.end, s.label) for s in segments] for name, segments in rows.items()},
+                bands={name: [(s.start, s.end, s.label) for s in segments] for name, segments in bands.items()},
                 frames=_read_frames(scores.path),
                 title=Path(scores.path).name.encode(errors="backslashreplace").decode(),  # may be invalid Unicode
             )

@@ -1,0 +1,102 @@
+"""`xvit data check`."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from helpers.bad_dataset import USABLE, write_bad_dataset
+from helpers.barcode_videos import write_video
+from helpers.files import write
+from xvit.cli.main import main
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    return write_bad_dataset(tmp_path_factory.mktemp("check") / "videos")
+
+
+def test_report_and_lists_of_the_usable_videos(root, tmp_path, capfd):
+    output = tmp_path / "report"
+    args = ["data", "check", "--data.root", str(root), "--data.num_workers", "0", "--full"]
+    assert main([*args, "--output", str(output)]) == 1
+    out, error = capfd.readouterr()
+    assert error == ""
+    assert "frame_0000000005.jpg: not a JPEG or PNG image" in out
+    assert sorted(path.name for path in output.iterdir()) == [
+        *("labels.json", "pictures", "report.html", "report.json", "train.txt", "val.txt"),
+    ]
+    report = json.loads((output / "report.json").read_text())
+    assert report["kinds"] == {"damaged": 2, "cut short": 1, "unreadable": 3, "too short": 1}
+    assert (
+        report["usable"]["train"] + report["usable"]["val"] == len(USABLE) == report["samples"] - report["num_problems"]
+    )
+    page = (output / "report.html").read_text()
+    assert "broken frames" in page
+    pictures = set(re.findall(r'src="([^"]+)"', page))
+    assert pictures == {f"pictures/{path.name}" for path in (output / "pictures").iterdir()}
+    assert len(pictures) >= 3
+
+    lists = ["--data.format", "list", "--data.label_files", str(output / "labels.json")]
+    lists += ["--data.train", str(output / "train.txt"), "--data.val", str(output / "val.txt")]
+    assert main([*args, *lists, "--json"]) == 0
+    again = json.loads(capfd.readouterr().out)
+    assert (again["counts"], again["problems"]) == (report["counts"], [])
+    assert main([*args, "--output", str(output)]) == 2
+    assert "not an empty directory" in capfd.readouterr().err
+
+
+def test_usable_epic_rows(tmp_path, capfd):
+    head = "narration_id,participant_id,video_id,start_timestamp,stop_timestamp,verb_class,noun_class\n"
+    rows = [
+        "a,P01,P01_01,00:00:00,00:00:01,1,2\n",
+        "b,P01,P01_01,00:00:09,00:00:10,1,2\n",
+        "c,P01,P01_2,0:0:0,0:0:1,1,2\n",
+    ]
+    write_video(tmp_path / "P01_01.MP4")
+    path = write(tmp_path / "all.csv", head + "".join(rows))
+    verbs, nouns = write(tmp_path / "v.csv", "id,key\n0,lift\n1,stir\n"), write(tmp_path / "n.txt", "lid\njar\nsoup\n")
+    args = ["data", "check", "--data.root", str(tmp_path), "--data.format", "epic", "--data.val", path]
+    args += ["--data.label_files", f"[{verbs},{nouns}]"]
+    assert main([*args, "--data.num_workers", "0", "--output", str(tmp_path / "out")]) == 1
+    out = capfd.readouterr().out
+    assert "P01_2" in out
+    assert "1 missing, 1 too short" in out
+    assert (tmp_path / "out/val.csv").read_text() == head + rows[0]
+    assert (tmp_path / "out/pictures/classes_noun.png").exists()
+    assert json.loads((tmp_path / "out/report.json").read_text())["counts"] == {
+        "verb": {"val": {"lift": 0, "stir": 1}},
+        "noun": {"val": {"lid": 0, "jar": 0, "soup": 1}},
+    }
+
+
+def test_file_names_are_escaped_in_the_page(tmp_path, capfd):
+    for name in ("a/<b>&.mp4", "a/1.mp4", "c/1.mp4"):
+        (tmp_path / "videos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "videos" / name).write_text("no video")
+    args = ["data", "check", "--data.root", str(tmp_path / "videos"), "--data.num_workers", "0"]
+    assert main([*args, "--output", str(tmp_path / "out")]) == 1, "a data set without usable videos is reported too"
+    page = (tmp_path / "out/report.html").read_text()
+    assert "&lt;b&gt;&amp;.mp4" in page
+    assert "<b>&" not in page
+
+
+def test_invalid_arguments_give_a_one_line_error(tmp_path, capfd):
+    assert main(["data", "check"]) == 2
+    assert "--data.root: missing" in capfd.readouterr().err
+    assert main(["data", "check", "--data.root", str(tmp_path / "no")]) == 2
+    assert "no such folder" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["xvit.data.tools.check.check_file", "xvit.cli.data_report.write_page"])
+def test_ctrl_c_leaves_no_files(where, root, tmp_path, monkeypatch, capfd):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, stop)
+    args = ["data", "check", "--data.root", str(root), "--data.num_workers", "0", "--output", str(tmp_path / "out")]
+    assert main(args) == 130
+    out, error = capfd.readouterr()
+    assert (out, error) == ("", "xvit: stopped. Run the same command to start again.\n")
+    assert list(tmp_path.iterdir()) == []
