@@ -1,6 +1,5 @@
 """What spares work: the last layer's shortcut, tubelets, merged tokens."""
 
-import json
 import math
 
 import numpy as np
@@ -229,16 +228,6 @@ def test_features_of_tubelets_and_merged_tokens_are_written(level, run, tmp_path
     assert run(*words, "--num-workers", 0)[0] == 0
     # of 2 tubelets: 4 patches, of which one pair merges after the first of 2 layers, and the class token
     assert np.load(output).shape == {"frames": (1, 2, 16), "tokens": (1, 2, 4, 16)}[level]
-
-
-def test_info_counts_tubelets(run):
-    facts = json.loads(run("info", "--tubelet", 2, "--merge-tokens", 8, "--json")[1])
-    assert facts["input"] == [8, 3, 224, 224]
-    assert "paper_macs_1x3_views" not in facts
-    assert (
-        "4 tubelets x 197 (196 patches + 1 prefix), 8 fewer after each layer"
-        in run("info", "--tubelet", 2, "--merge-tokens", 8)[1]
-    )
 
 
 @torch.no_grad()
