@@ -18,7 +18,7 @@ import torch
 from common import Step, tell
 from xvit import create_model
 from xvit.models.streaming import Stream
-from xvit.utils.timing import interleaved
+from xvit.utils.timing import time_interleaved
 
 CLIPS = (8, 16)  # T
 SIZE = 224
@@ -79,7 +79,7 @@ def main() -> None:
     memory = memory_over(10_000) if sys.platform == "linux" else []
     tell(f"time, {args.rounds} rounds")
     steps, streams = steps_of(args.backbone)
-    seconds = interleaved(steps, rounds=args.rounds)
+    seconds = time_interleaved(steps, rounds=args.rounds)
 
     def ratio(one: str, other: str) -> float:
         return statistics.median(a / b for a, b in zip(seconds[one], seconds[other], strict=True))

@@ -9,8 +9,8 @@ from xvit.training.optim import build_optimizer
 SMALL = {"depth": 2, "embed_dim": 32, "num_heads": 2, "img_size": 32}
 
 
-def test_muon_steps_are_orthogonal_and_of_one_size():
-    """A matrix moves by lr * 0.2 * sqrt(max(m, n)) times a matrix of singular values near 1, whatever its gradient."""
+def test_muon_steps_are_orthogonal_and_have_one_size():
+    """An m x n matrix moves by lr * 0.2 * sqrt(max(m, n)) times a matrix with singular values near 1."""
     torch.manual_seed(0)
     model = create_model("vit_tiny_patch16_224", num_classes=5, num_frames=2, backbone_kwargs=SMALL)
     optimizer = build_optimizer(model, TrainConfig(optimizer="muon", lr=0.01, weight_decay=0.0))
@@ -28,6 +28,6 @@ def test_muon_steps_are_orthogonal_and_of_one_size():
             assert 0.7 < values.mean() < 1.0, name  # five steps leave most values between 0.68 and 1.13
         else:
             torch.testing.assert_close(moved.abs(), torch.ones_like(moved), atol=1e-3, rtol=0)  # AdamW's first step
-    again = build_optimizer(model, TrainConfig(optimizer="muon", lr=0.01))
-    again.load_state_dict(optimizer.state_dict())
-    again.step()
+    resumed = build_optimizer(model, TrainConfig(optimizer="muon", lr=0.01))
+    resumed.load_state_dict(optimizer.state_dict())
+    resumed.step()

@@ -1,4 +1,4 @@
-"""A training that is stopped in any way, and gone on with, ends as one that was not: bit for bit."""
+"""A training that is stopped and resumed ends with bit-identical weights to an uninterrupted one."""
 
 import os
 import random
@@ -9,19 +9,13 @@ import time
 import pytest
 from safetensors.torch import load_file
 
-from helpers.color_videos import recipe, write_videos
+from helpers.color_videos import recipe
 from helpers.training_runs import rows, same, stop_at, weights
 from xvit.data.dataset import VideoDataset
-from xvit.training.engine import fit
+from xvit.training import fit
 from xvit.utils.errors import Interrupted
 
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory):
-    return write_videos(tmp_path_factory.mktemp("colours"))
-
-
-# all that draws at random or keeps something from step to step; Muon has AdamW within
+# everything that draws random numbers or has a state; Muon includes AdamW
 UNSTOPPED = {"model": {"dropout": 0.3}, "mixup": 0.4, "cutmix": 1.0, "epochs": 3, "ema_decay": 0.9, "optimizer": "muon"}
 
 
@@ -32,54 +26,57 @@ def unstopped(videos, tmp_path_factory):
 
 @pytest.mark.parametrize(("epoch", "step"), [(1, 2), (2, 3), (3, 1)])
 def test_a_resumed_run_ends_bit_identical(videos, unstopped, tmp_path, epoch, step):
-    with pytest.raises(KeyboardInterrupt, match="--resume"):
+    with pytest.raises(KeyboardInterrupt, match="continue with --resume"):
         fit(recipe(videos, **UNSTOPPED), tmp_path, on_progress=stop_at(epoch, step))
     resumed = fit(recipe(videos, num_workers=1, **UNSTOPPED), tmp_path, resume=True)
-    whole = unstopped
-    assert same(weights(resumed.last), weights(whole.last))
-    assert same(weights(resumed.best), weights(whole.best))
-    assert (resumed.metrics, resumed.epoch) == (whole.metrics, whole.epoch)
-    for name in ("model.safetensors", "averaged.safetensors"):
-        states = [load_file(run.last.parent / "state" / "step_0000009" / name) for run in (whole, resumed)]
+    assert same(weights(resumed.last), weights(unstopped.last))
+    assert same(weights(resumed.best), weights(unstopped.best))
+    assert (resumed.metrics, resumed.epoch) == (unstopped.metrics, unstopped.epoch)
+    for name in ("model.safetensors", "ema_model.safetensors"):
+        states = [load_file(run.last.parent / "state" / "step_0000009" / name) for run in (unstopped, resumed)]
         assert same(*states)
-    timeless = ("loss", "lr", "grad_norm", "step", "epoch", "top1", "val_loss")
+    compared = ("loss", "lr", "grad_norm", "step", "epoch", "top1", "val_loss")
     for stage in ("train", "eval"):
-        kept = [
-            [{key: row.get(key) for key in timeless} for row in rows(run.last.parent, stage)]
-            for run in (whole, resumed)
+        runs = [
+            [{key: row.get(key) for key in compared} for row in rows(run.last.parent, stage)]
+            for run in (unstopped, resumed)
         ]
-        assert kept[0] == kept[1]
+        assert runs[0] == runs[1]
 
 
-def test_the_state_before_a_damaged_one_is_gone_on_from(videos, unstopped, tmp_path, caplog):
+def test_the_state_before_a_corrupt_one_is_used(videos, unstopped, tmp_path, caplog):
     shutil.copytree(unstopped.last.parent, tmp_path / "run")
     states = sorted((tmp_path / "run" / "state").iterdir())
     assert [state.name for state in states] == ["step_0000006", "step_0000009"]
     (states[1] / "model.safetensors").write_bytes(b"cut off")
     shutil.rmtree(tmp_path / "run" / "last")
     resumed = fit(recipe(videos, **UNSTOPPED), tmp_path / "run", resume=True)
-    assert "step_0000009: damaged" in caplog.text
+    assert "step_0000009: corrupt" in caplog.text
     assert same(weights(resumed.last), weights(unstopped.last))
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_step_and_saves(videos, unstopped, tmp_path, number, num_workers, monkeypatch):
-    """In the middle of an epoch; what was trained before is not read again."""
+def test_a_signal_stops_after_the_step_and_saves(videos, unstopped, tmp_path, number, num_workers, monkeypatch):
+    """In the middle of an epoch. After resuming, the clips trained on before are not read again."""
 
     def send(event):
         if (event.stage, event.epoch, event.step) == ("train", 2, 1):
             os.kill(os.getpid(), number)
 
-    with pytest.raises(Interrupted, match=r"epoch 2 of 3, after step 4; .* keeps it: go on with --resume") as stopped:
+    with pytest.raises(
+        Interrupted, match=r"epoch 2 of 3, after step 4; state saved in .*; continue with --resume"
+    ) as stopped:
         fit(recipe(videos, num_workers=num_workers, **UNSTOPPED), tmp_path, on_progress=send)
     assert stopped.value.exit_code == 128 + number
     assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
-    read = []
+    reads = []
     item = VideoDataset.__getitem__
-    monkeypatch.setattr(VideoDataset, "__getitem__", lambda self, i: read.append(bool(self.training)) or item(self, i))
+    monkeypatch.setattr(
+        VideoDataset, "__getitem__", lambda self, i: reads.append(self.augment is not None) or item(self, i)
+    )
     resumed = fit(recipe(videos, **UNSTOPPED), tmp_path, resume=True)
-    assert sum(read) == 12 * 2 - 5  # of two epochs of 12 videos the first batch of 5 was trained on
+    assert sum(reads) == 12 * 2 - 5  # two epochs of 12 videos, without the first batch of 5
     assert same(weights(resumed.last), weights(unstopped.last))
     assert same(weights(resumed.best), weights(unstopped.best))
 
@@ -98,8 +95,7 @@ def test_a_signal_during_a_validation(videos, unstopped, tmp_path):
 
 
 def test_kills_at_random_moments(videos, unstopped, tmp_path):
-    """kill -9 and again, until the run ends: its weights are those of one that was not stopped. No state in between is
-    ever unreadable, which load_state would say."""
+    """Repeated SIGKILLs, until the run ends. `load_state` would report a corrupt state."""
     moments = random.Random(0)
     config = recipe(videos, **UNSTOPPED, save_minutes=0.0)
     kills = 0

@@ -1,5 +1,7 @@
 """Worker processes end with the one that began them, however that ends."""
 
+import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -8,17 +10,20 @@ from pathlib import Path
 
 import pytest
 
+from xvit.utils.errors import XViTError
+from xvit.utils.parallel import check_stop, parallel_map
+
 SCRIPT = """
 import os, sys, time
 from pathlib import Path
-from xvit.utils.parallel import run_all
+from xvit.utils.parallel import parallel_map
 
 def work(folder):
     Path(folder, str(os.getpid())).touch()
     time.sleep(60)
 
 if __name__ == "__main__":
-    run_all(work, [sys.argv[1]] * 2, num_workers=2)
+    parallel_map(work, [sys.argv[1]] * 2, num_workers=2)
 """
 
 
@@ -47,3 +52,34 @@ def test_workers_of_a_killed_process_end(tmp_path, number):
     while any(map(alive, num_workers)) and time.monotonic() < until:
         time.sleep(0.05)
     assert not any(map(alive, num_workers))
+
+
+def _square_or_die(job: int) -> int:
+    if job == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return job * job
+
+
+def test_results_are_in_order_and_a_killed_worker_is_an_error():
+    assert parallel_map(_square_or_die, [0, 1, 2, 4], num_workers=0) == [0, 1, 4, 16]
+    assert parallel_map(_square_or_die, [], num_workers=2) == []
+    with pytest.raises(XViTError, match="a worker process was killed"):
+        parallel_map(_square_or_die, [0, 1, 2, 3, 4], num_workers=1)
+    with pytest.raises(XViTError, match="num_workers=-1"):
+        parallel_map(_square_or_die, [1], num_workers=-1)
+
+
+def _run_until_stopped(job: int) -> int:
+    while job > 0:
+        time.sleep(0.01)
+        check_stop()
+    return job
+
+
+def test_an_interrupt_ends_the_workers():
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        parallel_map(_run_until_stopped, range(20), num_workers=1, on_progress=stop)
+    assert not multiprocessing.active_children()

@@ -1,44 +1,46 @@
-"""What a training tells: rows of metrics, progress, bad videos, and a clear end when the loss is no number."""
+"""What a training reports: metric rows, progress and unreadable videos. It stops a run whose loss is not finite."""
 
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from xvit.data.annotations.samples import Sample
+from xvit.data.annotations import Sample
 from xvit.data.dataset import Batch
 from xvit.evaluation import Evaluation, MultiLabelEvaluation
 from xvit.training.run_dir import RunDirectory, TrainState
 from xvit.utils import distributed
 from xvit.utils.errors import VideoError, XViTError
 
-_ROW_STEPS = 20  # at most so many steps a row; each row waits for the device once
+_MAX_STEPS_PER_ROW = 20  # writing a row waits for the device, so not every step has one
+
+Stage = Literal["train", "eval"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a training is.
+    """The progress of a training.
 
     Args:
         stage: train, or eval during a validation.
-        epoch: the current one, from 1.
-        epochs: in all.
-        step: training: steps done of this epoch; validation: videos done.
-        steps: in all, of the same.
-        loss: mean over the steps of the latest row; None before the first.
+        epoch: the current epoch, counted from 1.
+        epochs: number of epochs.
+        step: steps done in this epoch; during a validation, videos done.
+        steps: number of steps in an epoch, or of videos.
+        loss: mean over the steps of the latest metric row; None before the first row.
         lr: learning rate.
-        clips_per_second: of the latest row; None before the first.
-        bad_videos: different videos that could not be read so far.
-        metrics: of the latest validation: top1, top5, val_loss, or map, val_loss; empty before the first.
+        clips_per_second: of the latest metric row; None before the first row.
+        bad_videos: number of different videos that could not be read so far.
+        metrics: of the latest validation: top1, top5, val_loss, or map, val_loss; empty before the first validation.
     """
 
-    stage: Literal["train", "eval"]
+    stage: Stage
     epoch: int
     epochs: int
     step: int
@@ -50,194 +52,193 @@ class Progress:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-class TrainingLog:
-    """Clocks and counts of a run, and the rows made of them.
+class TrainingLogger:
+    """Measures a training and writes its metric rows.
 
     Args:
-        folder: where rows go.
+        run_dir: where the rows are written.
         samples: the training videos.
-        position: where the run starts; `step` counts on from there.
-        epochs: of the whole run.
-        steps: of an epoch.
-        max_unreadable_fraction: share of the samples whose videos may be unreadable.
-        on_progress: told after every step and every batch of a validation.
+        state: what has been done so far. The logger reads its epoch and step.
+        epochs: number of epochs of the run.
+        steps_per_epoch: number of batches in an epoch.
+        max_unreadable_fraction: fraction of the samples whose videos may be unreadable.
+        on_progress: called after every step and after every batch of a validation.
     """
 
     def __init__(
         self,
-        folder: RunDirectory,
+        run_dir: RunDirectory,
         *,
         samples: list[Sample],
-        position: TrainState,
+        state: TrainState,
         epochs: int,
-        steps: int,
+        steps_per_epoch: int,
         max_unreadable_fraction: float,
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
-        self.folder, self.samples, self.epochs, self.steps = folder, samples, epochs, steps
+        self.run_dir, self.samples, self.state = run_dir, samples, state
+        self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
         self.max_unreadable_fraction = max_unreadable_fraction
         self.on_progress = on_progress
-        self.step = position.step  # steps done, of all epochs
         self.metrics: dict[str, float] = {}  # of the latest validation
-        self._epoch = position.epoch  # the current one, from 1 once it has begun
-        self._began = time.perf_counter() - position.seconds
-        rows = math.ceil(steps / _ROW_STEPS)
-        self._row_steps = math.ceil(steps / rows)
+        self._start_time = time.perf_counter() - state.seconds
+        self._steps_per_row = math.ceil(steps_per_epoch / math.ceil(steps_per_epoch / _MAX_STEPS_PER_ROW))
         self._loss: float | None = None
         self._lr = 0.0
         self._clips_per_second: float | None = None
-        self._unreadable: set[str] = set()
-        self._errors: list[VideoError] = []  # of this process, which the others have not been told of
-        self._board: SummaryWriter | None = None
+        self._unreadable_paths: set[str] = set()
+        self._unshared_errors: list[VideoError] = []  # of this process, not yet known to the others
+        self._tensorboard: SummaryWriter | None = None
         if distributed.is_main():
-            self._board = SummaryWriter(str(folder.path / "tensorboard"), purge_step=self.step + 1)
+            self._tensorboard = SummaryWriter(str(run_dir.path / "tensorboard"), purge_step=state.step + 1)
 
     @property
     def seconds(self) -> float:
-        """Wall time of the run, with that before a resumption."""
-        return time.perf_counter() - self._began
+        """Wall time of the run, including the time before it was resumed."""
+        return time.perf_counter() - self._start_time
 
-    def epoch(self, loader: Iterable[Batch], done: int = 0) -> Iterator[Batch]:
-        """One epoch's batches: times the waiting for each, notes its bad videos, ends the step after it.
+    def track_epoch(self, loader: Iterable[Batch], steps_done: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch. Measures the wait for each and collects unreadable videos.
 
         Args:
-            loader: gives the batches, without the first `done`.
-            done: batches of the epoch that were trained on before a resumption.
+            loader: yields the batches, without the first `steps_done`.
+            steps_done: batches of the epoch that were trained on before the run was resumed.
 
         Raises:
-            XViTError: not one video of the epoch could be read, or more than tolerated could not; a loss that is not
+            XViTError: no video of the epoch could be read, or more were unreadable than allowed; a loss that is not
                 finite.
         """
-        self._epoch += 1
-        trained, error = done, None
+        step, num_read, error = steps_done, steps_done, None
         self._start_row()
-        waited = time.perf_counter()
+        wait_start = time.perf_counter()
         for batch in loader:
-            done += 1
-            self._data_seconds += time.perf_counter() - waited
+            step += 1
+            self._data_seconds += time.perf_counter() - wait_start
             for error in batch["errors"].values():
-                self._errors.append(error)
-            trained += len(batch["indices"])
+                self._unshared_errors.append(error)
+            num_read += len(batch["indices"])
             yield batch
-            self.step += 1
-            if done % self._row_steps == 0 or done == self.steps:
-                self._write_row(done)
-            self._tell("train", done, self.steps)
-            waited = time.perf_counter()
-        if not sum(distributed.all_gather(trained)):
-            raise XViTError(f"epoch {self._epoch}: none of {len(self.samples)} videos could be read; the last: {error}")
-
-    def share_bad_videos(self) -> None:
-        """Note the videos that could not be read, of all processes.
-
-        Raises:
-            XViTError: more than are tolerated.
-        """
-        errors, self._errors = self._errors, []
-        for error in chain.from_iterable(distributed.all_gather(errors)):
-            self.folder.note_bad(error)
-            self._unreadable.add(error.path)
-        if len(self._unreadable) > self.max_unreadable_fraction * len(self.samples):
+            if step % self._steps_per_row == 0 or step == self.steps_per_epoch:
+                self._write_train_row(step)
+            self.report_progress("train", step, self.steps_per_epoch)
+            wait_start = time.perf_counter()
+        if not sum(distributed.all_gather(num_read)):
             raise XViTError(
-                f"{len(self._unreadable)} of {len(self.samples)} training videos could not be read, more than "
-                f"data.max_unreadable_fraction={self.max_unreadable_fraction:g}; {self.folder.path / 'bad_videos.jsonl'} "
-                "names them"
+                f"epoch {self.state.epoch + 1}: none of {len(self.samples)} videos could be read; the last error: "
+                f"{error}"
             )
 
-    def updated(self, grad_norm: Tensor) -> None:
-        """Keep the gradients' norm of an update."""
-        self._norms.append(grad_norm)
-
-    def trained(self, loss: Tensor, indices: Tensor, lr: float) -> None:
-        """Keep the results of the step under way, on the device where they are."""
+    def log_step(self, loss: Tensor, indices: Tensor, lr: float) -> None:
+        """Record the results of the current step, on the device where they are."""
         self._losses.append(loss.detach())
         self._indices.append(indices)
-        self._steps.append(self.step + 1)
+        self._steps.append(self.state.step + 1)
         self._lr = lr
 
-    def validating(self, done: int, total: int) -> None:
-        """Tell that so many videos of a validation are done."""
-        self._tell("eval", done, total)
+    def log_grad_norm(self, grad_norm: Tensor) -> None:
+        """Record the gradient norm of a weight update."""
+        self._grad_norms.append(grad_norm)
 
-    def validated(self, result: Evaluation | MultiLabelEvaluation) -> dict[str, float]:
-        """Write the row of a validation; its metrics are returned."""
+    def log_validation(self, result: Evaluation | MultiLabelEvaluation) -> dict[str, float]:
+        """Write the row of a validation. Returns its metrics."""
         for _, path, reason in result.failures:
-            self.folder.note_bad(VideoError(path, reason))
+            self.run_dir.add_bad_video(VideoError(path, reason))
         self.metrics = result.metrics
-        self._write("eval", self._epoch, self.metrics | {"failed": len(result.failures)})
+        self._write_row("eval", self.state.epoch + 1, {**self.metrics, "failed": len(result.failures)})
         return self.metrics
 
-    def close(self) -> None:
-        """Let TensorBoard's file be whole."""
-        if self._board is not None:
-            self._board.close()
-
-    def _start_row(self) -> None:
-        self._losses: list[Tensor] = []
-        self._norms: list[Tensor] = []
-        self._indices: list[Tensor] = []
-        self._steps: list[int] = []
-        self._data_seconds = 0.0
-        self._row_began = time.perf_counter()
-
-    def _write_row(self, done: int) -> None:
-        self.share_bad_videos()
-        losses = torch.stack(self._losses).cpu() if self._losses else torch.empty(0)
-        places = (~losses.isfinite()).nonzero().flatten().tolist()
-        wrong = [(self._steps[place], losses[place].item(), self._ids(place)) for place in places[:1]]
-        for first in sorted(chain.from_iterable(distributed.all_gather(wrong)))[:1]:
-            self._stop(*first)
-        clips = sum(distributed.all_gather(sum(map(len, self._indices))))
-        if all_losses := list(chain.from_iterable(distributed.all_gather(losses.tolist()))):
-            seconds = time.perf_counter() - self._row_began  # after the losses came, which waits for the device
-            self._loss = sum(all_losses) / len(all_losses)
-            self._clips_per_second = clips / seconds
-            self._write(
-                "train",
-                round(self._epoch - 1 + done / self.steps, 4),
-                {
-                    "loss": self._loss,
-                    "lr": self._lr,
-                    "grad_norm": torch.stack(self._norms).mean().item() if self._norms else None,
-                    "clips_per_second": round(self._clips_per_second, 3),
-                    "data_seconds": round(self._data_seconds, 4),
-                    "compute_seconds": round(seconds - self._data_seconds, 4),
-                    "bad_videos": self.folder.bad_videos,
-                },
-            )
-        self._start_row()
-
-    def _ids(self, place: int) -> str:
-        return ", ".join(self.samples[index].id for index in self._indices[place].tolist())
-
-    def _stop(self, step: int, loss: float, ids: str) -> None:
-        kept = f"{self.folder.last} is from the epoch before" if self.folder.last.exists() else "no checkpoint yet"
-        raise XViTError(
-            f"step {step} (epoch {self._epoch}): the loss is {loss}, so training stops ({kept}). Try a lower train.lr, "
-            f"more train.warmup_epochs or another train.precision. Videos of that step: {ids}"
-        )
-
-    def _write(self, stage: Literal["train", "eval"], epoch: float, values: dict[str, Any]) -> None:
-        if self._board is None:
-            return
-        self.folder.append({"stage": stage, "epoch": epoch, "step": self.step, **values})
-        for name, value in values.items():
-            if value is not None:
-                self._board.add_scalar(f"{stage}/{name}", value, self.step)
-
-    def _tell(self, stage: Literal["train", "eval"], step: int, steps: int) -> None:
+    def report_progress(self, stage: Stage, step: int, steps: int) -> None:
+        """Call `on_progress`."""
         if self.on_progress is not None:
             self.on_progress(
                 Progress(
                     stage=stage,
-                    epoch=self._epoch,
+                    epoch=self.state.epoch + 1,
                     epochs=self.epochs,
                     step=step,
                     steps=steps,
                     loss=self._loss,
                     lr=self._lr,
                     clips_per_second=self._clips_per_second,
-                    bad_videos=self.folder.bad_videos,
+                    bad_videos=self.run_dir.bad_videos,
                     metrics=self.metrics,
                 )
             )
+
+    def share_bad_videos(self) -> None:
+        """Write the unreadable videos of all processes to bad_videos.jsonl.
+
+        Raises:
+            XViTError: more videos are unreadable than allowed.
+        """
+        errors, self._unshared_errors = self._unshared_errors, []
+        for error in chain.from_iterable(distributed.all_gather(errors)):
+            self.run_dir.add_bad_video(error)
+            self._unreadable_paths.add(error.path)
+        if len(self._unreadable_paths) > self.max_unreadable_fraction * len(self.samples):
+            raise XViTError(
+                f"{len(self._unreadable_paths)} of {len(self.samples)} training videos could not be read, more than "
+                f"data.max_unreadable_fraction={self.max_unreadable_fraction:g}; they are listed in "
+                f"{self.run_dir.path / 'bad_videos.jsonl'}"
+            )
+
+    def close(self) -> None:
+        """Close TensorBoard's file."""
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+
+    def _start_row(self) -> None:
+        self._losses: list[Tensor] = []
+        self._grad_norms: list[Tensor] = []
+        self._indices: list[Tensor] = []
+        self._steps: list[int] = []
+        self._data_seconds = 0.0
+        self._row_start = time.perf_counter()
+
+    def _write_train_row(self, step: int) -> None:
+        """Write the metrics since the last row, after `step` steps of the epoch."""
+        self.share_bad_videos()
+        losses = torch.stack(self._losses).cpu() if self._losses else torch.empty(0)
+        self._check_finite(losses)
+        num_clips = sum(distributed.all_gather(sum(map(len, self._indices))))
+        if all_losses := list(chain.from_iterable(distributed.all_gather(losses.tolist()))):
+            seconds = time.perf_counter() - self._row_start  # measured after .cpu(), which waits for the device
+            self._loss = sum(all_losses) / len(all_losses)
+            self._clips_per_second = num_clips / seconds
+            self._write_row(
+                "train",
+                round(self.state.epoch + step / self.steps_per_epoch, 4),
+                {
+                    "loss": self._loss,
+                    "lr": self._lr,
+                    "grad_norm": torch.stack(self._grad_norms).mean().item() if self._grad_norms else None,
+                    "clips_per_second": round(self._clips_per_second, 3),
+                    "data_seconds": round(self._data_seconds, 4),
+                    "compute_seconds": round(seconds - self._data_seconds, 4),
+                    "bad_videos": self.run_dir.bad_videos,
+                },
+            )
+        self._start_row()
+
+    def _check_finite(self, losses: Tensor) -> None:
+        """Raise an error for the first loss, in any process, that is not finite."""
+        first = (~losses.isfinite()).nonzero().flatten().tolist()[:1]
+        failures = [
+            (self._steps[i], losses[i].item(), ", ".join(self.samples[k].id for k in self._indices[i].tolist()))
+            for i in first
+        ]
+        for step, loss, ids in sorted(chain.from_iterable(distributed.all_gather(failures)))[:1]:
+            last = self.run_dir.last
+            saved = f"{last} is the checkpoint of the previous epoch" if last.exists() else "no checkpoint saved yet"
+            raise XViTError(
+                f"step {step} (epoch {self.state.epoch + 1}): the loss is {loss}, so training stops ({saved}). Try a "
+                f"lower train.lr, more train.warmup_epochs or another train.precision. Videos of that step: {ids}"
+            )
+
+    def _write_row(self, stage: Stage, epoch: float, values: dict[str, float | None]) -> None:
+        if self._tensorboard is None:
+            return
+        self.run_dir.append({"stage": stage, "epoch": epoch, "step": self.state.step, **values})
+        for name, value in values.items():
+            if value is not None:
+                self._tensorboard.add_scalar(f"{stage}/{name}", value, self.state.step)

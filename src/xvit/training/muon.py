@@ -1,53 +1,46 @@
 """Muon: momentum whose matrices are orthogonalised before they are applied (Jordan et al., 2024)."""
 
-import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
-from timm.optim.muon import zeropower_via_newtonschulz
+from timm.optim.muon import get_lr_scale, zeropower_via_newtonschulz
+from torch import Tensor
 from torch.optim import AdamW
 
-_NEWTON_SCHULZ = [(3.4445, -4.7750, 2.0315)] * 5  # its published coefficients, five steps
+_COEFFICIENTS, _NEWTON_SCHULZ_STEPS = [(3.4445, -4.7750, 2.0315)], 5  # as published
 _MOMENTUM = 0.95
 
 
 class Muon(AdamW):
-    """AdamW, but for groups with `orthogonalize=True`, whose parameters are matrices and take Muon's step.
+    """AdamW, with Muon's step for the matrices in groups with `use_muon=True`.
 
-    The step is scaled to the size of AdamW's, so that one learning rate serves both. torch's and timm's own Muon
-    orthogonalise in bfloat16, which CPUs without such units do twenty times slower than float32.
+    The step is scaled to the size of AdamW's, so that one learning rate serves both. timm's and torch's own classes
+    always orthogonalise in bfloat16, which is 20 times slower than float32 on CPUs without bfloat16 units.
     """
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take one step.
-
-        Args:
-            closure: as in torch's optimisers; computes the gradients and the loss.
-        """
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update the weights. `closure` is as in torch's optimizers."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            if group.get("orthogonalize"):
-                for p in group["params"]:
-                    if p.grad is not None:
-                        self._step_matrix(p, lr=group["lr"], weight_decay=group["weight_decay"])
-                        p.grad = None  # done: AdamW leaves it alone
+            for p in group["params"] if group.get("use_muon") else ():
+                if p.grad is not None:
+                    self._step_matrix(p, p.grad, lr=group["lr"], weight_decay=group["weight_decay"])
+                    p.grad = None  # so that AdamW skips it
         super().step()
         return loss
 
-    def _step_matrix(self, p: torch.Tensor, *, lr: float, weight_decay: float) -> None:
-        assert p.grad is not None
+    def _step_matrix(self, p: Tensor, grad: Tensor, *, lr: float, weight_decay: float) -> None:
         state = self.state[p]
         if not state:
-            state["momentum"] = torch.zeros_like(p)
-            state["step"] = torch.tensor(0.0)  # not used here; AdamW looks for it when a state is loaded
-        momentum = state["momentum"].lerp_(p.grad, 1 - _MOMENTUM)
-        ahead = p.grad.lerp(momentum, _MOMENTUM)  # Nesterov's
+            state["momentum_buffer"] = torch.zeros_like(p)
+            state["step"] = torch.tensor(0.0)  # unused, but AdamW expects it when a state is loaded
+        momentum_buffer = state["momentum_buffer"].lerp_(grad, 1 - _MOMENTUM)
+        update = grad.lerp(momentum_buffer, _MOMENTUM)  # Nesterov momentum
         dtype = torch.float32 if p.device.type == "cpu" else torch.bfloat16
-        direction = zeropower_via_newtonschulz(ahead, len(_NEWTON_SCHULZ), _NEWTON_SCHULZ, dtype=dtype)
+        direction = zeropower_via_newtonschulz(update, _NEWTON_SCHULZ_STEPS, _COEFFICIENTS, dtype=dtype)
         p.mul_(1 - lr * weight_decay)
-        p.add_(direction.to(p.dtype), alpha=-lr * 0.2 * math.sqrt(max(p.shape)))
+        p.add_(direction.to(p.dtype), alpha=-lr * get_lr_scale(p.shape, "match_rms_adamw"))

@@ -1,8 +1,9 @@
-"""The processes of one run, as torchrun or accelerate launch start them; without those there is one.
+"""The processes of one run, as started by torchrun or accelerate launch; otherwise there is one process.
 
-What they tell each other here goes from CPU to CPU (gloo): no GPU at work is waited for.
+Values are exchanged between CPUs (gloo), not by accelerate's `gather_object`, whose NCCL waits for the GPUs' work.
 """
 
+import atexit
 import os
 from functools import cache
 from typing import Any, TypeVar
@@ -11,59 +12,62 @@ T = TypeVar("T")
 
 
 def world_size() -> int:
-    """How many there are."""
+    """Number of processes."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rank() -> int:
-    """Which one this is, from 0."""
+    """Index of this process, from 0."""
     return int(os.environ.get("RANK", "0"))
 
 
 def is_main() -> bool:
-    """Whether this is the one that writes and prints."""
+    """Whether this is the main process, which writes and prints."""
     return rank() == 0
 
 
 def uses_cpu() -> bool:
-    """Whether they compute on CPUs, which accelerate wants to be told."""
+    """Whether several processes compute on CPUs, which has to be passed to accelerate."""
     import torch
 
     return world_size() > 1 and not torch.accelerator.is_available()
 
 
 def all_gather(value: T) -> list[T]:
-    """What each process gives, in their order, in all of them. Each must call it."""
+    """The values of all processes, by rank. All processes must call it."""
     if world_size() == 1:
         return [value]
     import torch.distributed
 
     values: list[Any] = [None] * world_size()
-    torch.distributed.all_gather_object(values, value, group=_group())
+    torch.distributed.all_gather_object(values, value, group=_cpu_group())
     return values
 
 
 def all_reduce_max(*values: int) -> tuple[int, ...]:
-    """The largest that any process gives, of each of some numbers, in all of them: how they agree."""
+    """The maximum of each value over all processes. All processes must call it."""
     if world_size() == 1:
         return values
     import torch
     import torch.distributed
 
-    numbers = torch.tensor([int(value) for value in values])
-    torch.distributed.all_reduce(numbers, torch.distributed.ReduceOp.MAX, group=_group())
-    return tuple(numbers.tolist())
+    tensor = torch.tensor([int(value) for value in values])
+    torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX, group=_cpu_group())
+    return tuple(tensor.tolist())
 
 
 def barrier() -> None:
-    """Go on when all are here."""
+    """Wait until all processes have reached this point."""
     all_gather(None)
 
 
 @cache
-def _group() -> Any:
+def _cpu_group() -> Any:  # a torch.distributed.ProcessGroup; torch is imported only where it is needed
     import torch.distributed
     from accelerate import PartialState
 
-    PartialState(cpu=uses_cpu())  # joins the others
-    return torch.distributed.new_group(backend="gloo")
+    PartialState(cpu=uses_cpu())  # initialises torch.distributed
+    group = torch.distributed.new_group(backend="gloo")
+    # gloo's threads can abort a process at its exit if they are still running
+    atexit.register(torch.distributed.destroy_process_group, None if uses_cpu() else group)
+    return group

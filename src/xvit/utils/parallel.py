@@ -1,12 +1,12 @@
-"""One function, many files, several processes."""
+"""Calling one function for many files in several processes."""
 
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import islice
 from multiprocessing.synchronize import Event
 from threading import Thread
@@ -14,69 +14,42 @@ from typing import TypeVar
 
 from xvit.utils.errors import XViTError, check_range
 
-J = TypeVar("J")
-R = TypeVar("R")
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 
-_stop: Event | None = None  # of a worker: its main process wants it to end
+_stop: Event | None = None  # in a worker: set when its main process stops
 
 
-def run_all(
-    function: Callable[[J], R],
-    jobs: Sequence[J],
+def parallel_map(
+    function: Callable[[Job], Result],
+    jobs: Sequence[Job],
     *,
     num_workers: int,
     on_progress: Callable[[int, int], None] | None = None,
-) -> list[R]:
-    """Call a function for each job.
+) -> list[Result]:
+    """Call a function for each job, in worker processes.
 
     Args:
-        function: of a module (or a partial of one), so that other processes find it. If it takes long, it should call
-            `check_stop` now and then.
-        jobs: what it is called with.
-        workers: processes; 0 for this one.
-        on_progress: called with (jobs done, jobs in all) after each.
+        function: a module-level function (or a partial of one), which can be pickled. If a call takes long, it should
+            call `check_stop` from time to time.
+        jobs: the arguments of the calls.
+        num_workers: number of worker processes; 0 calls the function in this process.
+        on_progress: called with (jobs done, number of jobs) after each job.
 
     Returns:
-        What it returned, in the order of the jobs.
+        The results, in the order of the jobs.
 
     Raises:
-        XViTError: a worker process that was killed.
+        XViTError: a worker process was killed.
     """
     check_range("num_workers", num_workers, 0)
-    results: dict[int, R] = {}
-
-    def done(place: int, result: R) -> None:
-        results[place] = result
-        if on_progress is not None:
-            on_progress(len(results), len(jobs))
-
-    if num_workers == 0 or not jobs:
-        for place, job in enumerate(jobs):
-            done(place, function(job))
-        return [results[place] for place in range(len(jobs))]
-    context = multiprocessing.get_context("spawn")  # a fork would copy the locks that threads of this process hold
-    stop = context.Event()
-    upcoming = iter(enumerate(jobs))
-    running: dict[Future[R], int] = {}
-    pool = ProcessPoolExecutor(min(num_workers, len(jobs)), mp_context=context, initializer=_begin, initargs=(stop,))
-    try:
-        while len(results) < len(jobs):
-            with _interrupts_held():  # workers are begun here
-                for place, job in islice(upcoming, 4 * num_workers - len(running)):
-                    running[pool.submit(function, job)] = place
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                done(running[future], future.result())
-                del running[future]
-    except BrokenProcessPool:
-        places = sorted(set(running.values()) - set(results))
-        raise XViTError(
-            f"a worker process was killed, perhaps for want of memory, at one of {len(places)} files from number "
-            f"{places[0] + 1}, {jobs[places[0]]}, on: take fewer workers; 0 runs in one process"
-        ) from None
-    finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
-    return [results[place] for place in range(len(jobs))]
+    results: dict[int, Result] = {}
+    with closing(_iter_results(function, jobs, num_workers)) as finished:
+        for index, result in finished:
+            results[index] = result
+            if on_progress is not None:
+                on_progress(len(results), len(jobs))
+    return [results[index] for index in range(len(jobs))]
 
 
 def check_stop() -> None:
@@ -85,9 +58,48 @@ def check_stop() -> None:
         raise KeyboardInterrupt
 
 
+def _iter_results(
+    function: Callable[[Job], Result], jobs: Sequence[Job], num_workers: int
+) -> Generator[tuple[int, Result], None, None]:
+    """Yield the index and the result of each job as soon as it is done."""
+    if num_workers == 0 or not jobs:
+        for index, job in enumerate(jobs):
+            yield index, function(job)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would copy locks that threads of this process hold
+    stop = context.Event()
+    pending = iter(enumerate(jobs))
+    running: dict[Future[Result], int] = {}
+    pool = ProcessPoolExecutor(
+        min(num_workers, len(jobs)), mp_context=context, initializer=_init_worker, initargs=(stop,)
+    )
+    num_left = len(jobs)
+    try:
+        while num_left:
+            with _blocked_interrupts():  # workers are started here
+                for index, job in islice(pending, 4 * num_workers - len(running)):
+                    running[pool.submit(function, job)] = index
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                yield running[future], future.result()
+                del running[future]
+                num_left -= 1
+    except BrokenProcessPool:
+        indices = sorted(running.values())
+        raise XViTError(
+            f"a worker process was killed, perhaps because memory ran out, while {len(indices)} jobs were running or "
+            f"waiting, from number {indices[0] + 1} ({jobs[indices[0]]}) on; use fewer workers (0 runs in one process)"
+        ) from None
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+
+
 @contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Ctrl-C goes to all processes of a terminal, but is for the main one to act upon: workers inherit this."""
+def _blocked_interrupts() -> Iterator[None]:
+    """Block SIGINT for the worker processes that are started inside. They inherit the mask.
+
+    A terminal sends Ctrl-C to all processes, but only the main process should react.
+    """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
@@ -98,15 +110,15 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _begin(stop: Event) -> None:
+def _init_worker(stop: Event) -> None:
     global _stop
     _stop = stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    Thread(target=_end_with_parent, daemon=True).start()
+    Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    """A main process that was killed tells nobody: its workers would work on."""
+def _exit_with_parent() -> None:
+    """End this worker when its main process ends. A main process that was killed cannot stop its workers itself."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

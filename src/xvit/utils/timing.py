@@ -1,4 +1,4 @@
-"""Honest timing of models side by side."""
+"""Fair timing of models against each other."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -7,24 +7,26 @@ from contextlib import contextmanager
 import torch
 
 
-def interleaved(steps: Mapping[str, Callable[[], object]], *, rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
-    """Time steps that take turns, so that a machine that slows down slows all of them.
+def time_interleaved(
+    functions: Mapping[str, Callable[[], object]], *, rounds: int, warm_up: int = 1
+) -> dict[str, list[float]]:
+    """Time functions in turns, so that a slowdown of the machine affects all of them.
 
     Args:
-        steps: what is called, by name. On a GPU they must wait for it themselves.
-        rounds: times that each is called and timed.
-        warm_up: rounds before, which do not count.
+        functions: the functions by name. On a GPU they must wait for it themselves.
+        rounds: how often each function is called and timed.
+        warm_up: untimed rounds before.
 
     Returns:
-        Seconds of each step, one value a round.
+        Seconds of each function, one value per round.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    names = list(steps)
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    names = list(functions)
     for turn in range(warm_up + rounds):
-        first = turn % len(names)  # no step is always the first
+        first = turn % len(names)  # each function is the first in turn
         for name in names[first:] + names[:first]:
             start = time.perf_counter()
-            steps[name]()
+            functions[name]()
             if turn >= warm_up:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
@@ -32,7 +34,7 @@ def interleaved(steps: Mapping[str, Callable[[], object]], *, rounds: int, warm_
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Small models gain little from threads, which wait for each other: beside other work they lose a lot."""
+    """Run torch with one thread: small models gain little from more, and lose much when the machine is busy."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

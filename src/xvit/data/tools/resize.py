@@ -1,4 +1,4 @@
-"""Videos re-encoded smaller, so that training decodes them in a fraction of the time."""
+"""Re-encode videos at a smaller size, so that training decodes them much faster."""
 
 import json
 import os
@@ -14,26 +14,27 @@ from av.container import OutputContainer
 from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
-from xvit.data.annotations.finder import check_folder
-from xvit.data.annotations.samples import find_videos
+from xvit.data.annotations.finder import check_folder, find_videos
 from xvit.data.decode.demux import VideoInfo, open_video, probe_file, video_errors
 from xvit.data.decode.video import frame_to_rgb
 from xvit.utils.errors import VideoError, XViTError, check_range
-from xvit.utils.parallel import check_stop, run_all
+from xvit.utils.files import atomic_write_text, check_new_directory
+from xvit.utils.parallel import check_stop, parallel_map
 
 _SETTINGS = ".resize.json"
-# Training reads a few frames here and there: from the keyframe before each, which should not be far.
-_ENCODER = {"crf": "18", "preset": "fast", "g": "24"}
+# "g" is the distance between keyframes. It is short because training seeks: it decodes from the last keyframe before
+# each sampled frame.
+_ENCODER_OPTIONS = {"crf": "18", "preset": "fast", "g": "24"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Resized:
-    """What `resize_videos` did.
+class ResizeResult:
+    """The result of `resize_videos`.
 
     Args:
-        written: videos written now.
-        skipped: videos that were there already.
-        failures: those that could not be read.
+        written: number of videos written.
+        skipped: number of videos that existed already.
+        failures: errors of the videos that could not be read.
     """
 
     written: int
@@ -58,32 +59,152 @@ def resize_videos(
     fps: float | None = None,
     num_workers: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
-) -> Resized:
-    """Write each video below root, as H.264 in mp4 without sound, to the same place below output.
+) -> ResizeResult:
+    """Write each video below root as H.264 in MP4 without sound to the same relative path below output.
 
-    Each is whole or not there; those that are there are skipped, so that a second call goes on where one was stopped.
+    A video appears only once it is complete. Existing ones are skipped, so a second call continues an interrupted one.
     Smaller videos keep their size. Folders of frames are left out.
 
     Args:
-        root: folder of the videos, which are only read.
+        root: folder of the videos, which is only read.
         output: folder of the results.
-        short_side: pixels of the shorter side.
-        fps: frames a second, the nearest earlier frame being taken; None for each frame at its time.
-        workers: processes; 0 for this one.
-        on_progress: called with (videos done, videos in all) after each.
+        short_side: length of the shorter side, in pixels.
+        fps: frames per second: each output frame is the latest source frame at its time; None keeps all frames and
+            their times.
+        num_workers: worker processes; 0 encodes in this process.
+        on_progress: called with (videos done, total videos) after each video.
 
     Raises:
-        XViTError: a number out of its range, no videos, one folder within the other, two videos for one name, an
-            output that was written with other settings.
+        XViTError: a number out of its range; no videos; one folder contains the other; two videos with the same target;
+            an output that was written with other settings.
     """
     check_range("short_side", short_side, 16)
     if fps is not None:
         check_range("fps", fps, 0.1)
     check_folder(root)
     root, output = Path(root), Path(output)
+    targets = _find_targets(root, output)
+    _check_settings(output, {"short_side": short_side, "fps": fps})
+    jobs = [_Job(str(source), str(target)) for target, source in targets.items() if not target.exists()]
+    skipped = len(targets) - len(jobs)
+
+    def report_progress(done: int, total: int) -> None:
+        if on_progress is not None:
+            on_progress(skipped + done, skipped + total)
+
+    run_job = partial(_run_job, short_side=short_side, fps=fps)
+    results = parallel_map(run_job, jobs, num_workers=num_workers, on_progress=report_progress)
+    failures = [error for error in results if error is not None]
+    return ResizeResult(written=len(jobs) - len(failures), skipped=skipped, failures=failures)
+
+
+def resize_video(source: str | Path, target: str | Path, *, short_side: int, fps: float | None = None) -> None:
+    """Write one video. The target appears only once it is complete.
+
+    Raises:
+        VideoError: not a video, damaged or cut short.
+    """
+    info = probe_file(source)
+    if info.damage:
+        raise VideoError(source, info.damage)
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    tmp_path = target.with_name(f".{target.name}.part")
+    try:
+        with (
+            open_video(source) as (container, stream),
+            video_errors(source, "cannot be re-encoded"),
+            av.open(f"file:{tmp_path}", "w", format="mp4", options={"movflags": "faststart"}) as output,
+        ):
+            frames = (frame for packet in container.demux(stream) for frame in packet.decode())
+            encoder = _Encoder(output, fps, info.fps)
+            num_decoded, size = 0, None
+            for time, frame in _with_times(frames, info):
+                check_stop()
+                if size not in (None, (frame.width, frame.height)):
+                    raise VideoError(source, "the frame size changes within the video")
+                num_decoded, size = num_decoded + 1, (frame.width, frame.height)
+                encoder.add(time, _resize_frame(frame, short_side))
+            if num_decoded == 0:
+                raise VideoError(source, "none of its frames can be decoded")
+            if num_decoded < 0.9 * info.num_frames:  # as in `read_clip`
+                raise VideoError(source, f"only {num_decoded} of its {info.num_frames} frames can be decoded")
+            encoder.finish()
+        tmp_path.replace(target)
+    finally:
+        tmp_path.unlink(missing_ok=True)
+
+
+class _Encoder:
+    """Encodes frames with their times.
+
+    Args:
+        output: the file to write.
+        fps: frames per second of the output; None keeps the times of the frames.
+        source_fps: frames per second of the source.
+    """
+
+    def __init__(self, output: OutputContainer, fps: float | None, source_fps: float) -> None:
+        self.output, self.fps, self.source_fps = output, fps, source_fps
+        self.time_base = Fraction(1, 90_000) if fps is None else 1 / Fraction(fps).limit_denominator(1001)
+        self._stream: VideoStream | None = None
+        self._next_pts = 0
+        self._last: tuple[float, av.VideoFrame] | None = None  # with `fps`: repeated until the time of the next frame
+
+    def add(self, time: float, frame: av.VideoFrame) -> None:
+        """Add a frame at a time in seconds, not before the previous one."""
+        if self._stream is None:
+            self._stream = self._add_stream(frame)
+        if self.fps is None:
+            self._next_pts = max(self._next_pts, round(time / self.time_base))
+            self._encode(frame)
+        else:
+            self._repeat_last(time)
+            self._last = time, frame
+
+    def finish(self) -> None:
+        """Write the remaining frames. At least one frame must have been added."""
+        assert self._stream is not None
+        if self._last is not None:
+            self._repeat_last(self._last[0] + 1 / self.source_fps)
+        self.output.mux(self._stream.encode(None))
+
+    def _repeat_last(self, end: float) -> None:
+        while self._last is not None and self._next_pts * self.time_base < end - 1e-6:
+            self._encode(self._last[1])
+
+    def _encode(self, frame: av.VideoFrame) -> None:
+        assert self._stream is not None
+        frame.pts, frame.time_base = self._next_pts, self.time_base
+        self.output.mux(self._stream.encode(frame))
+        self._next_pts += 1
+
+    def _add_stream(self, frame: av.VideoFrame) -> VideoStream:
+        keeps_times = self.fps is None
+        rate = Fraction(self.source_fps).limit_denominator(1001) if keeps_times else 1 / self.time_base
+        stream = self.output.add_stream("libx264", rate=rate, options=_ENCODER_OPTIONS)
+        stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, "yuv420p"
+        context = stream.codec_context
+        context.time_base = self.time_base
+        context.thread_count = 1  # the worker processes share the cores
+        context.colorspace, context.color_range = frame.colorspace, frame.color_range
+        context.color_primaries, context.color_trc = frame.color_primaries, frame.color_trc
+        return stream
+
+
+def _run_job(job: _Job, *, short_side: int, fps: float | None) -> VideoError | None:
+    try:
+        resize_video(job.source, job.target, short_side=short_side, fps=fps)
+    except VideoError as error:
+        return VideoError(error.path, error.reason)  # a new error, whose traceback does not hold video frames
+    return None
+
+
+def _find_targets(root: Path, output: Path) -> dict[Path, Path]:
+    """The source of each target."""
     one, other = root.resolve(), output.resolve()
     if one == other or one in other.parents or other in one.parents:
-        raise XViTError(f"{output}: lies in {root}, or that in it: choose a folder elsewhere")
+        raise XViTError(f"{output}: one of this folder and {root} contains the other: choose a folder elsewhere")
     sources = [Path(path) for path in find_videos([root]) if os.path.isfile(path)]
     if not sources:
         raise XViTError(f"{root}: no video files in it")
@@ -93,147 +214,38 @@ def resize_videos(
         if target in targets:
             raise XViTError(f"{targets[target]} and {source} would both become {target}: rename one of them")
         targets[target] = source
-    _check_settings(output, {"short_side": short_side, "fps": fps})
-    jobs = [_Job(str(source), str(target)) for target, source in targets.items() if not target.exists()]
-    skipped = len(targets) - len(jobs)
-
-    def advance(done: int, total: int) -> None:
-        if on_progress is not None:
-            on_progress(skipped + done, skipped + total)
-
-    results = run_all(
-        partial(_resize, short_side=short_side, fps=fps), jobs, num_workers=num_workers, on_progress=advance
-    )
-    failures = [error for error in results if error is not None]
-    return Resized(written=len(jobs) - len(failures), skipped=skipped, failures=failures)
+    return targets
 
 
-def resize_video(source: str | Path, target: str | Path, *, short_side: int, fps: float | None = None) -> None:
-    """Write one video, beside its place and then moved there, so that it is whole or not there.
-
-    Raises:
-        VideoError: a file that is no video, is damaged or cut short.
-    """
-    info = probe_file(source)
-    if info.damage:
-        raise VideoError(source, info.damage)
-    target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part")
-    try:
-        with (
-            open_video(source) as (container, stream),
-            video_errors(source, "cannot be re-encoded"),
-            av.open(f"file:{part}", "w", format="mp4", options={"movflags": "faststart"}) as made,
-        ):
-            frames = (frame for packet in container.demux(stream) for frame in packet.decode())
-            decoded = _encode(_timed(frames, info), made, source, short_side, fps, info.fps)
-            if decoded < 0.9 * info.num_frames:  # as `read_clip` has it
-                raise VideoError(source, f"only {decoded} of its {info.num_frames} frames can be decoded")
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+def _check_settings(output: Path, settings: dict[str, float | None]) -> None:
+    """Refuse an output that was written with other settings. Create a new output with these settings."""
+    path = output / _SETTINGS
+    if path.exists():
+        try:
+            previous = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            previous = None
+        if previous != settings:
+            raise XViTError(f"{output}: was written with {previous}, not {settings}: choose another --output")
+        return
+    check_new_directory(output).mkdir(parents=True, exist_ok=True)
+    atomic_write_text(path, json.dumps(settings) + "\n")
 
 
-def _resize(job: _Job, *, short_side: int, fps: float | None) -> VideoError | None:
-    try:
-        resize_video(job.source, job.target, short_side=short_side, fps=fps)
-    except VideoError as error:
-        return VideoError(error.path, error.reason)  # without the traceback, and the frames that it holds
-    return None
-
-
-def _encode(
-    frames: Iterator[tuple[float, av.VideoFrame]],
-    made: OutputContainer,
-    source: str | Path,
-    short_side: int,
-    fps: float | None,
-    rate: float,
-) -> int:
-    """Encode all frames, given with their seconds; the number of those that came in."""
-    step = Fraction(1, 90_000) if fps is None else 1 / Fraction(fps).limit_denominator(1001)
-    stream: VideoStream | None = None
-    decoded, written, size = 0, 0, None
-    held: av.VideoFrame | None = None  # waits for the next one, to know how long it is shown
-
-    def put(frame: av.VideoFrame, place: int) -> None:
-        frame.pts, frame.time_base = place, step
-        assert stream is not None
-        made.mux(stream.encode(frame))
-
+def _with_times(frames: Iterator[av.VideoFrame], info: VideoInfo) -> Iterator[tuple[float, av.VideoFrame]]:
+    """Frames with their times in seconds from the first one, the same times as in `read_clip`."""
     time = 0.0
-    for time, frame in frames:
-        check_stop()
-        if size not in (None, (frame.width, frame.height)):
-            raise VideoError(source, "the picture size changes within the video")
-        size, decoded = (frame.width, frame.height), decoded + 1
-        small = _small(frame, short_side)
-        if stream is None:
-            stream = _stream(made, small, step, rate)
-        if fps is None:
-            written = max(written, round(time / step))
-            put(small, written)
-            written += 1
-        else:
-            while held is not None and written * step < time - 1e-6:
-                put(held, written)
-                written += 1
-            held = small
-    if stream is None:
-        raise VideoError(source, "none of its frames can be decoded")
-    while held is not None and written * step < time + 1 / rate - 1e-6:
-        put(held, written)
-        written += 1
-    made.mux(stream.encode(None))
-    return decoded
-
-
-def _timed(frames: Iterator[av.VideoFrame], info: VideoInfo) -> Iterator[tuple[float, av.VideoFrame]]:
-    """Frames with their seconds from the first one, as `read_clip` has them."""
-    time = 0.0
-    for place, frame in enumerate(frames):
-        time = float(info.times[place]) if place < info.num_frames else time + 1 / info.fps
+    for index, frame in enumerate(frames):
+        time = float(info.times[index]) if index < info.num_frames else time + 1 / info.fps
         yield time, frame
 
 
-def _small(frame: av.VideoFrame, short_side: int) -> av.VideoFrame:
-    """The picture as it is to be shown, shrunk, with sides that the encoder takes."""
+def _resize_frame(frame: av.VideoFrame, short_side: int) -> av.VideoFrame:
+    """The frame as it is displayed, shrunk to even side lengths, which the encoder requires."""
     if round(frame.rotation / 90) % 4:
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_to_rgb(frame, None)), format="rgb24")
     scale = min(1.0, short_side / min(frame.width, frame.height))
     width, height = (max(2, 2 * round(side * scale / 2)) for side in (frame.width, frame.height))
-    small = frame.reformat(width, height, format="yuv420p", interpolation="AREA", threads=1)
-    small.pict_type = PictureType.NONE  # else the encoder repeats the types of the source's frames
-    return small
-
-
-def _stream(made: OutputContainer, first: av.VideoFrame, step: Fraction, rate: float) -> VideoStream:
-    fraction = 1 / step if step > Fraction(1, 1000) else Fraction(rate).limit_denominator(1001)
-    stream = made.add_stream("libx264", rate=fraction, options=_ENCODER)
-    stream.width, stream.height, stream.pix_fmt = first.width, first.height, "yuv420p"
-    context = stream.codec_context
-    context.time_base = step
-    context.thread_count = 1  # the processes share the cores
-    context.colorspace, context.color_range = first.colorspace, first.color_range
-    context.color_primaries, context.color_trc = first.color_primaries, first.color_trc
-    return stream
-
-
-def _check_settings(output: Path, settings: dict[str, float | None]) -> None:
-    """Keep what is written with other settings apart."""
-    path = output / _SETTINGS
-    if path.exists():
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            before = None
-        if before != settings:
-            raise XViTError(f"{output}: was written with {before}, not {settings}: choose another --output")
-        return
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise XViTError(f"{output}: exists and is not an empty folder; choose another --output")
-    output.mkdir(parents=True, exist_ok=True)
-    part = output / f"{_SETTINGS}.part"
-    part.write_text(json.dumps(settings) + "\n", encoding="utf-8")
-    part.replace(path)
+    resized = frame.reformat(width, height, format="yuv420p", interpolation="AREA", threads=1)
+    resized.pict_type = PictureType.NONE  # otherwise the encoder repeats the frame types of the source
+    return resized

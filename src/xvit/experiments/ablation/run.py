@@ -134,7 +134,7 @@ def run_ablation(
     check_range("jobs", jobs, 1)
     check_range("clips_per_class", clips_per_class, 3)  # one of three is held out
     output = Path(output)
-    on_progress = on_progress or _ignore_progress
+    on_progress = on_progress or (lambda name, done, total: None)
     videos = output / "videos"
     # Each training has one core: it loads its own data, and validates only after the last epoch.
     data = replace(recipe.data, root=str(videos), num_workers=0)
@@ -152,10 +152,6 @@ def row_config(recipe: RunConfig, model: str, seed: int) -> RunConfig:
     """The recipe of one training: a model of `MODEL_OPTIONS` and a seed."""
     options = BASE_OPTIONS | MODEL_OPTIONS[model]
     return replace(recipe, model=model_config(recipe.model, **options), train=replace(recipe.train, seed=seed))
-
-
-def _ignore_progress(name: str, done: int, total: int) -> None:
-    pass
 
 
 def _open_output(output: Path, recipe: RunConfig, clips_per_class: int) -> None:

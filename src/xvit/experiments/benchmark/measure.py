@@ -31,19 +31,7 @@ _MEMORY_RUNS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class GroupSettings:
-    """The settings that all measurements of a group share.
-
-    Args:
-        backbone: timm model whose size the models have, except those of a fixed size.
-        frames: number of frames per clip, T.
-        precision: fp32 or bf16, for weights and arithmetic.
-        mode: inference, or training: forward pass, backward pass and an SGD step.
-        batch_size: clips per step.
-        compiled: use torch.compile.
-        device: device of the models.
-        threads: torch's threads on a CPU.
-        rounds: number of timed steps of each model.
-    """
+    """The settings that all measurements of a group share; see `BenchmarkConfig`."""
 
     backbone: str
     frames: int

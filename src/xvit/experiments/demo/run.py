@@ -22,7 +22,7 @@ from xvit.config import SINGLE_TASK, RunConfig, from_dict, model_config, read_ya
 from xvit.data.annotations import load_splits
 from xvit.data.synthetic.motion import CLASSES, write_motion_dataset
 from xvit.evaluation import Evaluation, evaluate, match_labels, run_metadata
-from xvit.experiments.demo.report import write_report
+from xvit.experiments.demo.report import read_jsonl, write_report
 from xvit.inference.predictor import Predictor
 from xvit.models.profiling import count_macs
 from xvit.models.xvit import XViT
@@ -212,8 +212,7 @@ def _evaluate(directory: Path, recipe: RunConfig, callbacks: DemoCallbacks) -> d
 def _predict(output: Path, callbacks: DemoCallbacks) -> list[dict[str, Any]]:
     """Classify the first held-out file of each class, and some files that the evaluation got wrong."""
     predictor = Predictor(output / "xvit" / "last")
-    lines = (output / "xvit" / "evaluation" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-    samples = [json.loads(line) for line in lines]
+    samples = read_jsonl(output / "xvit" / "evaluation" / "predictions.jsonl")
     first = {sample["ground_truth"]: sample for sample in reversed(samples)}
     wrong = [sample for sample in samples if sample["prediction"] != sample["ground_truth"]]
     truths = {sample["path"]: sample["ground_truth"] for sample in [*first.values(), *wrong[:_WRONG_PREDICTIONS]]}

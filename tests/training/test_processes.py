@@ -1,0 +1,106 @@
+"""Training with two processes, started by torchrun (gloo, CPU)."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from helpers.color_videos import recipe, write_videos
+from xvit.config import to_dict
+from xvit.training import fit
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+TRAIN = [*TORCHRUN, "-m", "xvit", "train"]
+
+
+@pytest.fixture(scope="module")
+def config(videos, tmp_path_factory):
+    """A recipe with steps of 2 x 3 clips of the 12 videos, and its file."""
+    run_config = recipe(
+        videos, batch_size=3, epochs=3, ema_decay=0.9, save_minutes=0.0, grad_accum_steps=2, optimizer="sgd", lr=0.1
+    )
+    path = tmp_path_factory.mktemp("recipe") / "two.yaml"
+    path.write_text(yaml.safe_dump(to_dict(run_config)))
+    return run_config, path
+
+
+def train_with_two(path, output, *options):
+    """Run `xvit train` in two processes."""
+    return subprocess.run(
+        [*TRAIN, "--config", str(path), "--output", str(output), *options],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def two_processes(config, tmp_path_factory):
+    output = tmp_path_factory.mktemp("two") / "run"
+    completed = train_with_two(config[1], output, "--json")
+    assert completed.returncode == 0, completed.stderr
+    assert completed.stdout.count('"best"') == 1  # only the main process prints
+    return output
+
+
+def test_two_processes_equal_one_with_twice_the_batch_size(config, two_processes, tmp_path):
+    one_process = fit(replace(config[0], train=replace(config[0].train, batch_size=6)), tmp_path / "run")
+    one, two = (load_file(path / "last" / "model.safetensors") for path in (one_process.last.parent, two_processes))
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, atol=2e-5, rtol=1e-4)
+
+
+def test_two_processes_are_stopped_and_resumed(config, two_processes, tmp_path):
+    """A cluster sends SIGTERM to the launcher, which sends it to the processes."""
+    output = tmp_path / "run"
+    launcher = subprocess.Popen(
+        [*TRAIN, "--config", str(config[1]), "--output", str(output)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        until = time.monotonic() + 60
+        while not list(output.glob("state/step_*")) and time.monotonic() < until:
+            time.sleep(0.02)
+        launcher.terminate()
+        stderr = launcher.communicate(timeout=60)[1]
+    finally:
+        if launcher.poll() is None:
+            os.killpg(launcher.pid, signal.SIGKILL)
+    assert launcher.returncode != 0
+    assert "continue with --resume" in stderr
+    refused = train_with_two(config[1], output)
+    assert "continue it with --resume" in refused.stderr
+    completed = train_with_two(config[1], output, "--resume")
+    assert completed.returncode == 0, completed.stderr
+    one, two = (load_file(path / "last" / "model.safetensors") for path in (output, two_processes))
+    assert all(torch.equal(two[name], weight) for name, weight in one.items())
+
+
+def test_another_number_of_processes_is_refused(config, two_processes, refused):
+    message = refused("train", "--config", str(config[1]), "--output", str(two_processes), "--resume")
+    assert "a run with 2 processes cannot be resumed with 1; use 2" in message
+
+
+def test_a_process_without_readable_videos_does_not_block(tmp_path):
+    """Batches of one clip, a third of them unreadable: the other process still gets its gradients."""
+    root = write_videos(tmp_path / "videos")
+    broken = sorted(root.glob("train/*/3.mp4")) + sorted(root.glob("train/red/*.mp4"))[:1]
+    for path in broken:
+        path.write_bytes(b"no video")
+    path = tmp_path / "two.yaml"
+    path.write_text(yaml.safe_dump(to_dict(recipe(root, batch_size=1, epochs=1, save_minutes=0.0))))
+    completed = train_with_two(path, tmp_path / "run", "--json")
+    assert completed.returncode == 1, completed.stderr
+    assert json.loads(completed.stdout)["bad_videos"] == len(broken)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "bad_videos.jsonl").read_text().splitlines()]
+    assert sorted(row["path"] for row in rows) == sorted(map(str, broken))
