@@ -76,6 +76,7 @@ def test_a_directory_without_a_benchmark_is_an_error(refused, tmp_path):
     [
         (("--models", "VideoMAEE"), 'Did you mean "VideoMAE"'),
         (("--frames", 3), "expected even numbers"),
+        (("--models", "MViT v2 small", "--frames", 8), "--frames 8: none of the models supports these"),
         (("--precisions", "fp8"), "expected one of fp32, bf16"),
         (("--modes", "training", "sleeping"), "expected one of inference, training"),
         (("--rounds", 0), "at least 1"),

@@ -13,7 +13,7 @@ from xvit.experiments.ablation.grid import PAPER_RANKINGS, TABLES, Row
 from xvit.experiments.ablation.run import ModelResult
 from xvit.utils.files import atomic_write_text
 from xvit.utils.version import __version__
-from xvit.visualize.plots import plot_ablation
+from xvit.visualize import plot_ablation
 
 COLUMNS = ("", "top-1 here, %", "top-1 in the paper, %", "10⁶ MACs", "ms per clip [quartiles]")
 

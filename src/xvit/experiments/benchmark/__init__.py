@@ -1,8 +1,1 @@
-"""The benchmark.
-
-peers    the models under comparison
-measure  time, memory and multiply-adds of the models in one group
-preload  imports the models' libraries before memory is measured
-run      all groups, saved one by one
-report   tables, summary and plot
-"""
+"""The benchmark: `peers` defines the models, `measure` one group, `run` all groups, `report` writes the results."""

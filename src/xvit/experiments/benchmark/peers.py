@@ -19,40 +19,16 @@ NUM_CLASSES = 400
 TORCHVISION_IMAGE_SIZE = 224  # of torchvision's video models
 
 
-class _FrameByFrame(nn.Module):
-    """An image model applied to each frame: the reference for the cost of a video model."""
+class _Adapter(nn.Module):
+    """A model that takes clips (B, T, C, H, W) and returns logits, through a function that calls the given model."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, call: Callable[[nn.Module, Tensor], Tensor]) -> None:
         super().__init__()
         self.model = model
+        self.call = call
 
     def forward(self, clips: Tensor) -> Tensor:
-        logits: Tensor = self.model(clips.flatten(0, 1))
-        return logits
-
-
-class _ChannelsFirst(nn.Module):
-    """A model of torchvision, which takes clips (B, C, T, H, W)."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, clips: Tensor) -> Tensor:
-        logits: Tensor = self.model(clips.transpose(1, 2))
-        return logits
-
-
-class _LogitsOnly(nn.Module):
-    """A model of transformers, whose output contains the logits and more."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, clips: Tensor) -> Tensor:
-        logits: Tensor = self.model(pixel_values=clips).logits
-        return logits
+        return self.call(self.model, clips)
 
 
 @dataclass(frozen=True)
@@ -84,7 +60,8 @@ def _xvit(**options: Any) -> Callable[[str, int], nn.Module]:
 
 
 def _image_model(backbone: str, frames: int) -> nn.Module:
-    return _FrameByFrame(timm.create_model(backbone, num_classes=NUM_CLASSES))
+    model = timm.create_model(backbone, num_classes=NUM_CLASSES)
+    return _Adapter(model, lambda model, clips: model(clips.flatten(0, 1)))  # each frame is an image
 
 
 def _mixing_alone(backbone: str, frames: int) -> nn.Module:
@@ -112,7 +89,8 @@ def _transformers_model(name: str, *, attention: str) -> Callable[[str, int], nn
             config.tubelet_size = [2, *vit.patch_embed.patch_size]
             config.hidden_act = "gelu_pytorch_tanh"  # the same function as its "gelu_fast", in a single kernel
         config._attn_implementation = attention
-        return _LogitsOnly(getattr(transformers, f"{name}ForVideoClassification")(config))
+        model = getattr(transformers, f"{name}ForVideoClassification")(config)
+        return _Adapter(model, lambda model, clips: model(pixel_values=clips).logits)
 
     return build
 
@@ -121,7 +99,8 @@ def _torchvision_model(name: str) -> Callable[[str, int], nn.Module]:
     def build(backbone: str, frames: int) -> nn.Module:
         from torchvision.models import video
 
-        return _ChannelsFirst(getattr(video, name)(num_classes=NUM_CLASSES))
+        model = getattr(video, name)(num_classes=NUM_CLASSES)
+        return _Adapter(model, lambda model, clips: model(clips.transpose(1, 2)))  # it takes (B, C, T, H, W)
 
     return build
 

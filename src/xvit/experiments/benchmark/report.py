@@ -9,7 +9,7 @@ import torch
 from xvit.experiments.benchmark.peers import MODELS
 from xvit.experiments.benchmark.run import BenchmarkConfig, ModelResult, machine_info
 from xvit.utils.files import atomic_write_text
-from xvit.visualize.benchmark import plot_benchmark
+from xvit.visualize import plot_benchmark
 
 IMAGE_MODEL, XVIT, MIXING_ALONE = "image model", "xvit mixing", "xvit mixing alone"
 PEERS = ("TimeSformer", "ViViT", "VideoMAE")
@@ -165,8 +165,7 @@ def write_report(output: str | Path, config: BenchmarkConfig, results: Sequence[
     """Write benchmark.md and benchmark.png."""
     output, tables = Path(output), make_tables(results)
     atomic_write_text(output / "benchmark.md", "\n".join(markdown_lines(config, machine_info(config), tables)))
-    if tables:
-        plot_benchmark({table.title: _curves(table) for table in tables}, output / "benchmark.png")
+    plot_benchmark({table.title: _curves(table) for table in tables}, output / "benchmark.png")
 
 
 def _curves(table: ResultTable) -> dict[str, list[tuple[int, float, float]]]:
@@ -181,13 +180,7 @@ def _curves(table: ResultTable) -> dict[str, list[tuple[int, float, float]]]:
 
 
 def markdown_lines(config: BenchmarkConfig, machine: Mapping[str, str], tables: Sequence[ResultTable]) -> Iterator[str]:
-    """The lines of benchmark.md.
-
-    Args:
-        config: settings of the benchmark.
-        machine: the machine, as described by `machine_info`.
-        tables: the results.
-    """
+    """The lines of benchmark.md, with the results of the machine that `machine_info` described."""
     yield "# Comparison of video transformers"
     yield ""
     yield f"Written by `xvit benchmark`. {', '.join(f'{name} {value}' for name, value in machine.items())}."

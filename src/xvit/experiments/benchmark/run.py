@@ -37,8 +37,8 @@ class BenchmarkConfig:
         models: keys of `MODELS`.
         backbone: timm model whose size the models have, except those of a fixed size.
         frames: numbers of frames per clip.
-        precisions: any of fp32 and bf16.
-        modes: any of inference and training.
+        precisions: any of fp32 and bf16, for weights and arithmetic.
+        modes: any of inference, and training: forward pass, backward pass and an SGD step.
         batch_size: clips per step.
         rounds: number of timed steps of each model; the medians are taken over them.
         compiled: use torch.compile.
@@ -73,6 +73,9 @@ class BenchmarkConfig:
             check_range("--frames", frames, 2)
             if frames % 2:
                 raise XViTError(f"--frames {frames}: expected even numbers, because some models use 2-frame tubelets")
+        if not any(MODELS[name].supports(frames) for name in self.models for frames in self.frames):
+            numbers = " ".join(map(str, self.frames))
+            raise XViTError(f"--frames {numbers}: none of the models supports these. Add other --models or --frames")
         resolve_device(self.device)
         with torch.device("meta"):  # checks the backbone's name
             create_model(self.backbone, num_classes=NUM_CLASSES)

@@ -12,7 +12,7 @@ from xvit.data.annotations import Sample
 from xvit.data.dataset import VideoDataset
 from xvit.data.synthetic.motion import CLASSES
 from xvit.utils.version import __version__
-from xvit.visualize.plots import Strip, filmstrip, plot_confusion, plot_curves, plot_per_class
+from xvit.visualize import FilmstripRow, plot_confusion_matrix, plot_filmstrip, plot_per_class, plot_training_curves
 
 ORDER_BLIND_BOUND = 0.5  # a class and its time-reversed twin contain the same frames
 _BOUND = ("upper bound for an order-blind model", ORDER_BLIND_BOUND)
@@ -28,14 +28,14 @@ def write_report(output: Path, summary: dict[str, Any]) -> None:
     """
     pictures = output / "pictures"
     rows = summary["rows"]
-    curves = {row["model"]: _read_jsonl(output / row["key"] / "metrics.jsonl") for row in rows}
-    plot_curves(curves, pictures / "curves.png", bound=_BOUND)
+    curves = {row["model"]: read_jsonl(output / row["key"] / "metrics.jsonl") for row in rows}
+    plot_training_curves(curves, pictures / "curves.png", reference=_BOUND)
     accuracies = {row["model"]: {name: accuracy or 0.0 for name, accuracy in row["per_class"].items()} for row in rows}
     plot_per_class(accuracies, pictures / "per_class.png")
     for row in rows:
         path = pictures / f"confusion_{row['key']}.png"
-        plot_confusion(row["confusion"], CLASSES, path, title=f"{row['model']}: top-1 {100 * row['top1']:.1f} %")
-    filmstrip(_strips(output, summary["predictions"]), pictures / "predictions.png")
+        plot_confusion_matrix(row["confusion"], CLASSES, path, title=f"{row['model']}: top-1 {100 * row['top1']:.1f} %")
+    plot_filmstrip(_strips(output, summary["predictions"]), pictures / "predictions.png")
     (output / "report.html").write_text(_page(summary), encoding="utf-8")
 
 
@@ -57,11 +57,12 @@ def comparison_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[s
     return columns, cells
 
 
-def _read_jsonl(path: Path) -> list[dict[str, Any]]:
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON Lines file."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _strips(output: Path, predictions: list[dict[str, Any]]) -> list[Strip]:
+def _strips(output: Path, predictions: list[dict[str, Any]]) -> list[FilmstripRow]:
     """Correct predictions, one per pair of classes, then some wrong ones, with the frames that the model saw."""
     wrong = [item for item in predictions if item["prediction"] != item["ground_truth"]][:_WRONG_STRIPS]
     correct = {
@@ -77,7 +78,7 @@ def _strips(output: Path, predictions: list[dict[str, Any]]) -> list[Strip]:
         pixels = dataset[index].pixels  # (V, T, C, S, S) with a single view
         assert pixels is not None, "the prediction stage has read this file"
         frames = pixels[0].permute(0, 2, 3, 1).numpy()  # (T, C, S, S) -> (T, S, S, C)
-        strips.append(Strip(frames, item["ground_truth"], item["prediction"], item["score"]))
+        strips.append(FilmstripRow(frames, item["ground_truth"], item["prediction"], item["score"]))
     return strips
 
 
