@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from xvit.utils.errors import XViTError
-from xvit.visualize.timeline import plot_timeline
+from xvit.visualize import plot_timeline
 
 
 def test_bands_are_as_long_as_the_segments(tmp_path):
@@ -23,10 +23,10 @@ def test_bands_are_as_long_as_the_segments(tmp_path):
         blue, grey = ((image == color).all(axis=-1).sum() for color in ((0x25, 0x63, 0xEB), (128, 128, 128)))
         return float(blue), float(grey)
 
-    half, without_frames = count_pixels("half.png", rows={"found": [(0, 1500, "class_7")], "truth": []})
-    full, _ = count_pixels("full.png", rows={"found": [(0, 3000, "class_7")], "truth": []})
-    empty, with_frames = count_pixels("empty.png", rows={"found": []}, frames=frames)
+    half, without_frames = count_pixels("half.png", bands={"found": [(0, 1500, "class_7")], "truth": []})
+    full, _ = count_pixels("full.png", bands={"found": [(0, 3000, "class_7")], "truth": []})
+    empty, with_frames = count_pixels("empty.png", bands={"found": []}, frames=frames)
     assert full - half == pytest.approx(half - empty, rel=0.5)
     assert without_frames < 1000 < with_frames
     with pytest.raises(XViTError, match=r"expected \(N, K\)"):
-        plot_timeline(times, scores.T, class_names, tmp_path / "x.png", duration=1, rows={})
+        plot_timeline(times, scores.T, class_names, tmp_path / "x.png", duration=1, bands={})

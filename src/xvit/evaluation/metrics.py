@@ -18,7 +18,7 @@ from xvit.inference.predictor import Predictor
 from xvit.utils import distributed
 from xvit.utils.errors import XViTError
 from xvit.utils.version import __version__
-from xvit.visualize.plots import plot_confusion, plot_per_class
+from xvit.visualize import plot_confusion_matrix, plot_per_class
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +130,9 @@ class Evaluation:
             single = task == SINGLE_TASK
             suffix = "" if single else f"_{task}"
             title = f"top-1 {100 * result.top1:.1f} %"
-            plot_confusion(result.confusion, result.class_names, directory / f"confusion{suffix}.png", title=title)
+            plot_confusion_matrix(
+                result.confusion, result.class_names, directory / f"confusion{suffix}.png", title=title
+            )
             measured = {name: accuracy for name, accuracy in result.per_class.items() if accuracy is not None}
             plot_per_class({"accuracy" if single else task: measured}, directory / f"per_class{suffix}.png")
         write_results(directory, {"metadata": dict(metadata)} | self.to_dict(), map(asdict, self.samples))
@@ -215,13 +217,8 @@ def compute_metrics(scored: ScoredVideos) -> Evaluation | MultiLabelEvaluation:
         top1_of_all=int((ranks < 1).sum()) / scored.expected,
         loss=torch.stack(losses).sum(dim=0).mean().item(),
         tasks={task: _task_result(scores[task], targets[task], names[task]) for task in scores},
-        expected=scored.expected,
-        videos=len(samples),
-        failures=scored.failures,
-        temporal_views=scored.temporal_views,
-        spatial_views=scored.spatial_views,
-        seconds=scored.seconds,
         samples=results,
+        **scored.to_dict(),
     )
 
 

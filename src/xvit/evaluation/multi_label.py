@@ -10,7 +10,7 @@ from torchmetrics.functional.classification import binary_average_precision
 
 from xvit.config import SINGLE_TASK, as_task_dict
 from xvit.evaluation.scoring import ScoredVideos, write_results
-from xvit.visualize.plots import plot_per_class
+from xvit.visualize import plot_per_class
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,12 +90,6 @@ def compute_multi_label_metrics(scored: ScoredVideos) -> MultiLabelEvaluation:
         mean_average_precision=sum(measured) / max(len(measured), 1),
         average_precision=dict(zip(names, precision, strict=True)),
         loss=torch.nn.functional.binary_cross_entropy(scores.double(), ground_truth.double()).item(),
-        expected=scored.expected,
-        videos=len(scored.samples),
-        failures=scored.failures,
-        temporal_views=scored.temporal_views,
-        spatial_views=scored.spatial_views,
-        seconds=scored.seconds,
         samples=[
             {
                 "id": sample.id,
@@ -105,4 +99,5 @@ def compute_multi_label_metrics(scored: ScoredVideos) -> MultiLabelEvaluation:
             }
             for sample, row, values in zip(scored.samples, ground_truth.tolist(), scores.tolist(), strict=True)
         ],
+        **scored.to_dict(),
     )

@@ -1,59 +1,68 @@
-"""A benchmark as pictures: time and memory of each model against the number of frames."""
+"""The results of a benchmark as plots: time and memory of each model against the number of frames."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 from matplotlib.ticker import LogFormatter, NullLocator, ScalarFormatter
 
-from xvit.visualize.style import COLORS, DPI, INK, PALE, plain_axes, save
+from xvit.visualize.style import COLORS, GRID_COLOR, TEXT_COLOR, color_of, new_figure, save_figure, style_axes
+
+Points = Sequence[tuple[int, float, float]]  # frames, milliseconds per clip, 10^6 bytes
 
 
-def plot_benchmark(tables: Mapping[str, Mapping[str, Sequence[tuple[int, float, float]]]], path: str | Path) -> None:
-    """Draw a row of two pictures a table, time and memory; both axes are logarithmic.
+def plot_benchmark(tables: Mapping[str, Mapping[str, Points]], path: str | Path) -> None:
+    """Draw time and memory side by side, one row per table; all axes are logarithmic.
 
     Args:
-        tables: by title, then by model: frames, milliseconds a clip, 10^6 bytes. Names that begin with "xvit" are drawn
-            as whole lines with full markers, others dashed with hollow ones, "image model" in black.
+        tables: by title, then by model: frames, milliseconds per clip, 10^6 bytes. Models whose names begin with
+            "xvit" have solid lines and filled markers, the others dashed lines and hollow markers; "image model" is
+            black.
         path: the PNG file to write.
     """
-    figure = Figure(figsize=(11, 3.6 * len(tables) + 0.8), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    for part, (title, models) in zip(
-        figure.subfigures(len(tables), 1, squeeze=False).ravel(), tables.items(), strict=True
-    ):
-        part.suptitle(title, fontsize=10, color=INK)
-        for axes, column, label in zip(part.subplots(1, 2), (1, 2), ("ms a clip", "peak MB"), strict=True):
-            ours = theirs = 0
-            for model, points in models.items():
-                if model.startswith("xvit"):
-                    style, ours = {"color": COLORS[ours % len(COLORS)], "linestyle": "-"}, ours + 1
-                elif model == "image model":
-                    style = {"color": "black", "linestyle": "-"}
-                else:
-                    style = {"color": COLORS[theirs % len(COLORS)], "linestyle": "--", "markerfacecolor": "white"}
-                    theirs += 1
-                marker = "o" if ours <= len(COLORS) or style["linestyle"] == "--" else "s"
-                axes.plot(
-                    [point[0] for point in points],
-                    [point[column] for point in points],
-                    marker=marker,
-                    markersize=4,
-                    label=model,
-                    **style,
-                )
-            axes.set_xscale("log", base=2)
-            axes.set_yscale("log")
-            frames = sorted({point[0] for points in models.values() for point in points})
-            axes.set_xticks(frames, [str(number) for number in frames])
-            axes.xaxis.set_minor_locator(NullLocator())
-            axes.yaxis.set_major_formatter(ScalarFormatter())
-            axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
-            axes.set_xlabel("T, frames a clip", fontsize=9)
-            axes.set_ylabel(label, fontsize=9)
-            axes.grid(color=PALE)
-            plain_axes(axes)
+    figure = new_figure(11, 3.6 * len(tables) + 0.8)
+    rows = figure.subfigures(len(tables), 1, squeeze=False).ravel()
+    for row, (title, models) in zip(rows, tables.items(), strict=True):
+        row.suptitle(title, fontsize=10, color=TEXT_COLOR)
+        time, memory = row.subplots(1, 2)
+        _draw_panel(time, models, 1, "ms per clip")
+        _draw_panel(memory, models, 2, "peak MB")
     handles, labels = figure.subfigs[0].axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8)
-    save(figure, path)
+    save_figure(figure, path)
+
+
+def _draw_panel(axes: Axes, models: Mapping[str, Points], column: int, label: str) -> None:
+    styles = _line_styles(list(models))
+    for model, points in models.items():
+        x, y = [point[0] for point in points], [point[column] for point in points]
+        axes.plot(x, y, markersize=4, label=model, **styles[model])
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    frames = sorted({point[0] for points in models.values() for point in points})
+    axes.set_xticks(frames, [str(number) for number in frames])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
+    axes.set_xlabel("T, frames per clip", fontsize=9)
+    axes.set_ylabel(label, fontsize=9)
+    axes.grid(color=GRID_COLOR)
+    style_axes(axes)
+
+
+def _line_styles(models: Sequence[str]) -> dict[str, dict[str, Any]]:
+    styles: dict[str, dict[str, Any]] = {}
+    ours = others = 0
+    for model in models:
+        if model.startswith("xvit"):
+            styles[model] = {"color": color_of(ours), "linestyle": "-"}
+            ours += 1
+        elif model == "image model":
+            styles[model] = {"color": "black", "linestyle": "-"}
+        else:
+            styles[model] = {"color": color_of(others), "linestyle": "--", "markerfacecolor": "white"}
+            others += 1
+        repeated = ours > len(COLORS) and styles[model]["linestyle"] == "-"  # the colours start again
+        styles[model]["marker"] = "s" if repeated else "o"
+    return styles

@@ -1,48 +1,57 @@
-"""What all pictures share: colours, sizes, axes, writing a file."""
+"""Colours, sizes, axes and file output of all plots."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import LayoutEngine
 
 COLORS = ("#2563eb", "#ea7317", "#64748b", "#16a34a", "#9333ea", "#dc2626")
-INK, PALE, RIGHT, WRONG = "#1e293b", "#e2e8f0", "#15803d", "#c81e1e"
-DPI = 110
-NAMED_CLASSES = 60  # beyond, class names on an axis are dust
+TEXT_COLOR, GRID_COLOR, CORRECT_COLOR, WRONG_COLOR = "#1e293b", "#e2e8f0", "#15803d", "#c81e1e"
+MAX_NAMED_CLASSES = 60  # beyond, class names on an axis are too small to read
 
 
-def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+def new_figure(
+    width: float, height: float, *, layout: Literal["constrained"] | LayoutEngine | None = "constrained"
+) -> Figure:
+    """An empty figure; sizes in inches."""
+    figure = Figure(figsize=(width, height), dpi=110, layout=layout)
     FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    plain_axes(axes)
-    return figure, axes
+    return figure
 
 
-def plain_axes(axes: Axes) -> None:
+def style_axes(axes: Axes) -> None:
+    """Axes without the upper and the right line."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#94a3b8")
     axes.set_axisbelow(True)
-    axes.tick_params(colors=INK, labelsize=9)
+    axes.tick_params(colors=TEXT_COLOR, labelsize=9)
 
 
 def legend_above(figure: Figure, axes: Axes) -> None:
+    """Put the legend of the axes above the figure."""
     handles, labels = axes.get_legend_handles_labels()
-    room = 14 * figure.get_figwidth() // (max(map(len, labels)) + 7)  # about 14 letters an inch; 7 for the sample
-    columns = int(np.clip(room, 1, len(labels)))
+    # about 14 characters fit into an inch; the line sample takes 7
+    max_columns = 14 * figure.get_figwidth() // (max(map(len, labels)) + 7)
+    columns = int(np.clip(max_columns, 1, len(labels)))
     figure.legend(handles, labels, loc="outside upper left", ncols=columns, frameon=False, fontsize=9)
 
 
-def color_of(number: int) -> str:
-    return COLORS[number % len(COLORS)]
+def color_of(index: int) -> str:
+    """The colour of the n-th series."""
+    return COLORS[index % len(COLORS)]
 
 
-def readable(label: str) -> str:
-    return label.replace("_", " ").replace("$", r"\$")  # a dollar would start a formula
+def display_name(label: str, max_length: int | None = None) -> str:
+    """A label as text in a plot, shortened to `max_length` characters."""
+    name = label.replace("_", " ").replace("$", r"\$")  # a dollar sign would start a formula
+    return name if max_length is None or len(name) <= max_length else f"{name[: max_length - 1]}…"
 
 
-def save(figure: Figure, path: str | Path) -> None:
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a PNG file, the same bytes at any time."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, facecolor="white", bbox_inches="tight", pad_inches=0.08, metadata={"Software": None})
