@@ -1,4 +1,4 @@
-"""What the tests of training look at: weights, metric rows, the expected learning rate."""
+"""Helpers for the tests of training: weights, metric rows, stops, the expected learning rate."""
 
 import json
 import math
@@ -16,12 +16,12 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def rows(output, stage: str) -> list[dict]:
-    found = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    return [row for row in found if row["stage"] == stage]
+    all_rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in all_rows if row["stage"] == stage]
 
 
 def stop_at(epoch: int, step: int):
-    """Something to give as `on_progress`: Ctrl-C after that step."""
+    """An `on_progress` callback that raises KeyboardInterrupt after that step."""
 
     def on_progress(event):
         if event.stage == "train" and (event.epoch, event.step) == (epoch, step):

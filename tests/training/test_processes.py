@@ -68,8 +68,8 @@ def test_two_processes_are_stopped_and_resumed(config, two_processes, tmp_path):
         start_new_session=True,
     )
     try:
-        until = time.monotonic() + 60
-        while not list(output.glob("state/step_*")) and time.monotonic() < until:
+        deadline = time.monotonic() + 60
+        while not list(output.glob("state/step_*")) and time.monotonic() < deadline:
             time.sleep(0.02)
         launcher.terminate()
         stderr = launcher.communicate(timeout=60)[1]

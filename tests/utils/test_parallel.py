@@ -1,4 +1,4 @@
-"""Worker processes end with the one that began them, however that ends."""
+"""Results of worker processes, and their end when the main process ends."""
 
 import multiprocessing
 import os
@@ -27,31 +27,31 @@ if __name__ == "__main__":
 """
 
 
-def alive(process: int) -> bool:
+def alive(pid: int) -> bool:
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_workers_of_a_killed_process_end(tmp_path, number):
-    script, began = tmp_path / "script.py", tmp_path / "began"
+    script, started = tmp_path / "script.py", tmp_path / "started"
     script.write_text(SCRIPT)
-    began.mkdir()
-    with subprocess.Popen([sys.executable, str(script), str(began)]) as main:
-        until = time.monotonic() + 60
-        while len(list(began.iterdir())) < 2 and time.monotonic() < until:
+    started.mkdir()
+    with subprocess.Popen([sys.executable, str(script), str(started)]) as main:
+        deadline = time.monotonic() + 60
+        while len(list(started.iterdir())) < 2 and time.monotonic() < deadline:
             time.sleep(0.05)
-        num_workers = [int(path.name) for path in began.iterdir()]
-        assert len(num_workers) == 2
+        workers = [int(path.name) for path in started.iterdir()]
+        assert len(workers) == 2
         main.send_signal(number)
         assert main.wait(30) == -number
-    until = time.monotonic() + 30
-    while any(map(alive, num_workers)) and time.monotonic() < until:
+    deadline = time.monotonic() + 30
+    while any(map(alive, workers)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not any(map(alive, num_workers))
+    assert not any(map(alive, workers))
 
 
 def _square_or_die(job: int) -> int:
@@ -63,7 +63,7 @@ def _square_or_die(job: int) -> int:
 def test_results_are_in_order_and_a_killed_worker_is_an_error():
     assert parallel_map(_square_or_die, [0, 1, 2, 4], num_workers=0) == [0, 1, 4, 16]
     assert parallel_map(_square_or_die, [], num_workers=2) == []
-    with pytest.raises(XViTError, match="a worker process was killed"):
+    with pytest.raises(XViTError, match=r"a worker process was killed, .* from number \d \(\d\) on; use fewer workers"):
         parallel_map(_square_or_die, [0, 1, 2, 3, 4], num_workers=1)
     with pytest.raises(XViTError, match="num_workers=-1"):
         parallel_map(_square_or_die, [1], num_workers=-1)

@@ -26,7 +26,7 @@ from torch import nn
 from xvit.config import RunConfig, from_dict, read_yaml, to_dict
 from xvit.utils import distributed
 from xvit.utils.errors import VideoError, XViTError, one_line
-from xvit.utils.files import atomic_directory, atomic_write_text
+from xvit.utils.files import atomic_directory, atomic_write_text, holds_something
 
 _logger = logging.getLogger("xvit")
 _MAY_CHANGE = {"data.num_workers", "train.save_minutes"}  # settings that do not influence the result
@@ -84,7 +84,7 @@ class RunDirectory:
     def _open(self, config: RunConfig, *, resume: bool) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise XViTError(f"{self.path}: is a file; expected a folder for the run, or a new path")
-        if self.path.exists() and any(self.path.iterdir()):
+        if holds_something(self.path):
             self._check_same_run(config, resume=resume)
         else:
             if resume:
