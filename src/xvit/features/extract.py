@@ -20,7 +20,7 @@ from xvit.data.annotations import Sample
 from xvit.data.dataset import Batch, VideoDataset
 from xvit.data.loader import make_loader
 from xvit.data.transforms import normalize
-from xvit.features.partial import PartialExtraction, open_partial, partial_folder, values_file
+from xvit.features.partial import VALUES, PartialExtraction, open_partial, partial_folder
 from xvit.features.storage import FORMAT, LEVELS, Level, check_format, check_names, sidecars, write_features
 from xvit.models.profiling import model_hash
 from xvit.models.token_merging import patches_after_merging
@@ -155,8 +155,9 @@ def _batch_features(model: XViT, batch: Batch, level: Level) -> bytes:
 
 def _write_output(output: Path, shape: tuple[int, ...], metadata: dict[str, Any]) -> None:
     """Write the output into the partial folder, then move it to its place, sidecars first."""
-    written = partial_folder(output) / output.name
-    write_features(written, values_file(output), shape, metadata)
+    folder = partial_folder(output)
+    written = folder / output.name
+    write_features(written, folder / VALUES, shape, metadata)
     if output.exists():
         raise XViTError(f"{output}: was created by another program meanwhile; remove it and run the same again")
     for source, target in zip([*sidecars(written), written], [*sidecars(output), output], strict=True):

@@ -15,7 +15,8 @@ from typing import IO, Any
 
 from xvit.utils.errors import XViTError
 
-_RUN, _VALUES, _JOURNAL, _LOCK = "run.json", "values", "journal.jsonl", "lock"
+VALUES = "values"
+_RUN, _JOURNAL, _LOCK = "run.json", "journal.jsonl", "lock"
 
 
 class PartialExtraction:
@@ -43,11 +44,6 @@ def partial_folder(output: Path) -> Path:
     return output.with_name(f".{output.name}.partial")
 
 
-def values_file(output: Path) -> Path:
-    """The file of the rows extracted so far."""
-    return partial_folder(output) / _VALUES
-
-
 @contextmanager
 def open_partial(
     output: Path, run: Mapping[str, Any], row_bytes: int, *, resume: bool = True
@@ -66,7 +62,7 @@ def open_partial(
     folder = partial_folder(output)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _JOURNAL
-    with open(folder / _LOCK, "wb") as lock, open(folder / _VALUES, "ab") as values, open(path, "ab") as journal:
+    with open(folder / _LOCK, "wb") as lock, open(folder / VALUES, "ab") as values, open(path, "ab") as journal:
         _lock(lock, folder)
         text = path.read_bytes() if resume else b""
         complete = text[: text.rfind(b"\n") + 1]
