@@ -11,12 +11,15 @@ from xvit.utils.errors import XViTError
 def atomic_write_text(path: str | Path, text: str) -> None:
     """Write a UTF-8 text file to a temporary name beside `path`, then rename it.
 
-    Readers see the old file or the new one, never a part of it.
+    Readers see the old file or the new one, never a part of it. A write that fails leaves the old file.
     """
     path = Path(path)
     tmp_path = path.with_name(f".{path.name}")
-    tmp_path.write_text(text, encoding="utf-8", newline="")
-    tmp_path.replace(path)
+    try:
+        tmp_path.write_text(text, encoding="utf-8", newline="")
+        tmp_path.replace(path)
+    finally:
+        tmp_path.unlink(missing_ok=True)
 
 
 @contextmanager

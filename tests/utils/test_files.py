@@ -1,0 +1,57 @@
+"""Files and directories that appear only when they are complete."""
+
+from pathlib import Path
+
+import pytest
+
+from xvit.utils.errors import XViTError
+from xvit.utils.files import (
+    atomic_directory,
+    atomic_write_text,
+    check_new_directory,
+    holds_something,
+    previous_version,
+)
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    atomic_write_text(path, "old\n")
+
+    def fail(self, target):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", fail)
+        with pytest.raises(OSError, match="disk full"):
+            atomic_write_text(path, "new\n")
+    assert path.read_text() == "old\n"
+    atomic_write_text(path, "new\n")
+    assert path.read_bytes() == b"new\n"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_directory_is_replaced_completely_or_not_at_all(tmp_path):
+    target = tmp_path / "new" / "out"
+    with atomic_directory(target) as directory:
+        (directory / "a").write_text("1")
+        assert not target.exists()
+    with pytest.raises(KeyboardInterrupt), atomic_directory(target) as directory:
+        (directory / "b").write_text("2")
+        raise KeyboardInterrupt
+    assert [path.name for path in target.iterdir()] == ["a"]
+    target.rename(previous_version(target))  # as if a process had been killed between the two renames
+    with atomic_directory(target) as directory:
+        (directory / "c").write_text("3")
+    assert [path.name for path in target.iterdir()] == ["c"]
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_directory_in_use_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    assert check_new_directory(tmp_path / "empty") == tmp_path / "empty"
+    assert not holds_something(tmp_path / "nowhere")
+    for used in (tmp_path, tmp_path / "file"):
+        with pytest.raises(XViTError, match="exists and is not an empty directory; choose another --output"):
+            check_new_directory(used)
