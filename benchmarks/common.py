@@ -1,4 +1,4 @@
-"""What the scripts beside this share."""
+"""Shared by the benchmark scripts."""
 
 import sys
 from collections.abc import Callable
@@ -6,6 +6,6 @@ from collections.abc import Callable
 Step = Callable[[], None]
 
 
-def tell(what: str) -> None:
-    """Say on standard error what is being measured: it takes some minutes, and standard output is the result's."""
-    print(what, file=sys.stderr, flush=True)
+def log_progress(message: str) -> None:
+    """Print what is being measured to standard error; standard output is for the results."""
+    print(message, file=sys.stderr, flush=True)

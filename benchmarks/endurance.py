@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from common import tell
+from common import log_progress
 from kills import RECIPE
 from xvit.cli.main import main as xvit
 from xvit.config import AugmentConfig, ClipSpec
@@ -139,9 +139,9 @@ def main() -> int:
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        tell(f"memory over {args.epochs} epochs of {args.videos} videos")
+        log_progress(f"memory over {args.epochs} epochs of {args.videos} videos")
         grown = list(memory(Path(folder), args.videos, args.epochs))
-        tell("one bad video in twenty")
+        log_progress("one bad video in twenty")
         rows, wrong = bad_videos(Path(folder))
     for name, first, last in zip(("main process", "num_workers"), grown[1], grown[-1], strict=True):
         if last > GROWTH * first:

@@ -23,7 +23,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from common import tell
+from common import log_progress
 from xvit.cli.main import main as xvit
 from xvit.data.synthetic.motion import write_motion_dataset
 
@@ -102,7 +102,7 @@ def kill_runs(root: Path, min_kills: int, rng: random.Random) -> dict[str, Any]:
     write_motion_dataset(root / "videos", clips_per_class=8, seed=0)
     (root / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
     argv = ["train", "--config", str(root / "recipe.yaml"), "--data.root", str(root / "videos"), "--resume", "--output"]
-    tell("uninterrupted run")
+    log_progress("uninterrupted run")
     reference, begin = root / "reference", time.monotonic()
     finish(start([*argv, str(reference)]))
     duration = time.monotonic() - begin
@@ -118,7 +118,7 @@ def kill_runs(root: Path, min_kills: int, rng: random.Random) -> dict[str, Any]:
         kills += run_kills
         is_identical = all(same_weights(run / name, reference / name) for name in ("best", "last"))
         identical += is_identical
-        tell(f"run {runs}: {run_kills} kills, weights {'identical' if is_identical else 'DIFFER'}")
+        log_progress(f"run {runs}: {run_kills} kills, weights {'identical' if is_identical else 'DIFFER'}")
     return {"kills": kills, "runs": runs, "identical": identical, "unreadable": unreadable}
 
 

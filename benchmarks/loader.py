@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from common import tell
+from common import log_progress
 from xvit.config import AugmentConfig, ClipSpec
 from xvit.data.annotations import Sample
 from xvit.data.dataset import VideoDataset
@@ -169,7 +169,7 @@ def works(name: str, file: str) -> bool:
     here = str(Path(__file__).parent)
     tried = subprocess.run([sys.executable, "-c", code], cwd=here, capture_output=True, text=True, check=False)
     if tried.returncode:
-        tell(f"{name} is left out: {tried.stderr.strip().splitlines()[-1]}")
+        log_progress(f"{name} is left out: {tried.stderr.strip().splitlines()[-1]}")
     return not tried.returncode
 
 
@@ -232,13 +232,13 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        tell(f"writing {args.videos} videos")
+        log_progress(f"writing {args.videos} videos")
         files = [str(Path(folder, f"{number}.mp4")) for number in range(args.videos)]
         for number, file in enumerate(files):
             write_video(Path(file), seed=number, keyframes=args.keyframes)
         rate = 8 * sum(Path(file).stat().st_size for file in files) / (args.videos * FRAMES / RATE) / 1e3
         for num_workers in (2, 0):  # in this order, for decord's sake
-            tell(f"{num_workers} workers, {args.rounds} rounds")
+            log_progress(f"{num_workers} workers, {args.rounds} rounds")
             seconds = time_interleaved(passes(files, num_workers), rounds=args.rounds)
             for name, values in seconds.items():
                 gains = [base / own for base, own in zip(seconds["straightforward"], values, strict=True)]
@@ -251,7 +251,7 @@ def main() -> None:
                         "quartiles": statistics.quantiles(gains, n=4)[::2],
                     }
                 )
-        tell("where our time goes")
+        log_progress("where our time goes")
         parts = where(files)
     if args.json:
         print(json.dumps({"kbit_per_second": rate, "keyframes": args.keyframes, "rows": rows, "milliseconds": parts}))
