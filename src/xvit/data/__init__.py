@@ -1,0 +1,15 @@
+"""Data: from annotations and video files to batches of clips.
+
+annotations   which videos a data set has, and what they show
+decode        read frames of video files and folders of frames
+capture       frames of cameras, streams and pipes
+sampling      which frames make up a clip
+transforms    augmentation, test views, normalisation
+dataset       `VideoDataset`: samples -> clips
+sampler       the order of the samples in an epoch
+loader        `make_loader`: batches, read by worker processes
+synthetic     the built-in data set
+tools         check and resize a data set
+
+Nothing is imported here: the modules need torch, which takes seconds to import.
+"""

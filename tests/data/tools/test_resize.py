@@ -1,15 +1,12 @@
-"""`xvit data resize`: the same frames at the same times, smaller; never half a file, never an original touched."""
+"""Resizing videos: the same frames at the same times, no partial files, originals unchanged."""
 
-import json
 import os
 
 import av
 import numpy as np
 import pytest
-import torch
 
 from helpers.barcode_videos import FORMATS, barcode_frame, read_numbers, truncate, write_frames, write_video
-from xvit.cli.main import main
 from xvit.data.decode import decode, probe
 from xvit.data.tools import resize
 from xvit.data.tools.resize import resize_video, resize_videos
@@ -27,26 +24,26 @@ def test_the_same_frames_at_the_same_times(kind, tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.mp4"]
 
 
-def test_uneven_times_are_kept(tmp_path):
+def test_irregular_times_are_kept(tmp_path):
     source = write_video(tmp_path / "a.mp4", frames=6, pts=[0, 4, 9, 20, 21, 30])
     resize_video(source, tmp_path / "b.mp4", short_side=48)
     assert np.allclose(probe(tmp_path / "b.mp4").times, [0, 0.04, 0.09, 0.2, 0.21, 0.3], atol=1e-4)
 
 
 @pytest.mark.parametrize("fps", [10, 29.97, 50])
-def test_another_rate_shows_the_frame_that_was_shown_then(fps, tmp_path):
-    source = write_video(tmp_path / "a.mp4", frames=40)  # 25 a second
+def test_a_new_frame_rate_takes_the_latest_frame(fps, tmp_path):
+    source = write_video(tmp_path / "a.mp4", frames=40)  # 25 frames per second
     resize_video(source, tmp_path / "b.mp4", short_side=64, fps=fps)
     info = probe(tmp_path / "b.mp4")
     assert info.fps == pytest.approx(fps, rel=1e-3)
     assert info.duration == pytest.approx(1.6, abs=1 / fps)
-    shown = read_numbers(decode(tmp_path / "b.mp4", range(info.num_frames)).frames)
-    assert shown == [min(int(25 * time + 1e-3), 39) for time in info.times]
+    numbers = read_numbers(decode(tmp_path / "b.mp4", range(info.num_frames)).frames)
+    assert numbers == [min(int(25 * time + 1e-3), 39) for time in info.times]
 
 
 @pytest.mark.parametrize("colorspace", [1, 5])  # BT.709, BT.601
 @pytest.mark.parametrize("color_range", [1, 2])  # 16 to 235, 0 to 255
-def test_colours_stay(colorspace, color_range, tmp_path):
+def test_colours_do_not_change(colorspace, color_range, tmp_path):
     with av.open(str(tmp_path / "a.mp4"), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"crf": "5"})
         stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
@@ -62,10 +59,10 @@ def test_colours_stay(colorspace, color_range, tmp_path):
     assert (old - new).mean(dim=(0, 2, 3)).abs().max() < 0.5
 
 
-def test_turned_small_and_odd_pictures(tmp_path):
-    turned = write_video(tmp_path / "turned.mp4", rotation=90)
-    resize_video(turned, tmp_path / "1.mp4", short_side=256)
-    old, new = decode(turned, [3]).frames, decode(tmp_path / "1.mp4", [3]).frames
+def test_rotated_small_and_odd_sized_videos(tmp_path):
+    rotated = write_video(tmp_path / "rotated.mp4", rotation=90)
+    resize_video(rotated, tmp_path / "1.mp4", short_side=256)
+    old, new = decode(rotated, [3]).frames, decode(tmp_path / "1.mp4", [3]).frames
     assert old.shape == new.shape == (1, 3, 96, 64)
     assert (old.float() - new.float()).abs().mean() < 3
     wide = write_video(tmp_path / "wide.gif", kind="gif", width=99, height=33)
@@ -88,15 +85,15 @@ def root(tmp_path):
     return root
 
 
-def test_a_folder_goes_on_past_bad_files_and_where_it_stopped(root, tmp_path, monkeypatch):
+def test_a_folder_skips_unreadable_and_existing_videos(root, tmp_path, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
-    told = []
-    done = resize_videos(root, tmp_path / "out", short_side=32, on_progress=lambda *done: told.append(done))
-    assert (done.written, done.skipped) == (2, 0)
-    assert [error.path for error in done.failures] == [str(root / "take/cut.mp4"), str(root / "take/text.mp4")]
+    progress = []
+    result = resize_videos(root, tmp_path / "out", short_side=32, on_progress=lambda *args: progress.append(args))
+    assert (result.written, result.skipped) == (2, 0)
+    assert [error.path for error in result.failures] == [str(root / "take/cut.mp4"), str(root / "take/text.mp4")]
     written = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")}
     assert written == {".resize.json", "put down/a b.mp4", "take/1.mp4"}
-    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert progress == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 
     (tmp_path / "out/take/1.mp4").unlink()
@@ -108,7 +105,7 @@ def test_a_folder_goes_on_past_bad_files_and_where_it_stopped(root, tmp_path, mo
         resize_videos(root, tmp_path / "out", short_side=48)
 
 
-def test_a_stop_leaves_no_half_file(root, tmp_path, monkeypatch):
+def test_an_interrupt_leaves_no_partial_file(root, tmp_path, monkeypatch):
     def stop():
         raise KeyboardInterrupt
 
@@ -121,7 +118,7 @@ def test_a_stop_leaves_no_half_file(root, tmp_path, monkeypatch):
         resize_video(root / "none.mp4", tmp_path / "none.mp4", short_side=32)
 
 
-def test_what_would_be_confusing_is_refused(root, tmp_path):
+def test_invalid_folders_and_numbers(root, tmp_path):
     write_video(root / "take/1.avi", kind="mpeg4-avi", frames=2)
     with pytest.raises(XViTError, match=r"1.avi and .*1.mp4 would both become .*1.mp4"):
         resize_videos(root, tmp_path / "out")
@@ -136,23 +133,8 @@ def test_what_would_be_confusing_is_refused(root, tmp_path):
         resize_videos(tmp_path / "nowhere", tmp_path / "out")
     (root / "take/1.avi").unlink()
     (tmp_path / "full/x").mkdir(parents=True)
-    with pytest.raises(XViTError, match="not an empty folder"):
+    with pytest.raises(XViTError, match="not an empty directory; choose another --output"):
         resize_videos(root, tmp_path / "full")
     for values in ({"short_side": 1}, {"fps": 0}, {"num_workers": -1}):
         with pytest.raises(XViTError, match=next(iter(values))):
             resize_videos(root, tmp_path / "out", **values)
-
-
-def test_the_command(root, tmp_path, capfd):
-    words = ["data", "resize", str(root), "--output", str(tmp_path / "out"), "--short-side", "32", "--fps", "5"]
-    assert main([*words, "--num-workers", "2"]) == 1
-    out, error = capfd.readouterr()
-    assert "2 videos written to" in out
-    assert "2 of 4 videos could not be read" in error
-    assert "take/text.mp4: not a readable video file" in error
-    assert main([*words, "--num-workers", "0", "--json"]) == 1
-    told = json.loads(capfd.readouterr().out)
-    assert (told["written"], told["skipped"], len(told["failed"])) == (0, 2, 2)
-    assert torch.equal(*(decode(tmp_path / "out/take/1.mp4", [0]).frames for _ in range(2)))
-    assert main(["data", "resize", str(root)]) == 2
-    assert "--output: missing" in capfd.readouterr().err
