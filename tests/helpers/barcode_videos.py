@@ -45,7 +45,7 @@ class Format:
     container: dict[str, str] = field(default_factory=dict)
 
 
-_X264 = {"preset": "veryfast", "crf": "20"}
+_X264 = {"preset": "veryfast", "crf": "20", "mbtree": "0"}  # with mbtree, equal frames give different files at times
 _X265 = {"preset": "ultrafast", "x265-params": "log-level=none:pools=1:keyint=12:bframes=3"}
 FORMATS = {
     "h264-mp4": Format(suffix=".mp4", codec="libx264", options=_X264 | {"g": "12"}),

@@ -71,7 +71,7 @@ def bad_files(folder: Path, good: Path) -> dict[str, Path]:
         "playlist": folder / "list.mp4",
         "audio": write_audio(folder / "audio.mp4"),
         "no index": truncate(folder / "noindex.mp4", good, fraction=0.5),
-        "half an index": truncate(folder / "halfindex.mp4", good, fraction=0.9),
+        "half an index": truncate(folder / "halfindex.mp4", good, fraction=0.945),
     }
 
 
