@@ -137,7 +137,7 @@ def test_accumulated_gradients_survive_a_stop(videos, tmp_path):
         fit(recipe(videos, grad_accum_steps=2, save_minutes=0.0, **settings), stopped, on_progress=stop_at(2, 2))
     states = sorted(path.name for path in (stopped / "state").iterdir())
     assert states[-1] in ("step_0000003", "step_0000005")  # saved after updates only: the 2nd and 3rd of 3 batches
-    unstopped = fit(recipe(videos, grad_accum_steps=2, **settings), tmp_path / "whole")
+    unstopped = fit(recipe(videos, grad_accum_steps=2, **settings), tmp_path / "unstopped")
     resumed = fit(recipe(videos, grad_accum_steps=2, save_minutes=0.0, **settings), stopped, resume=True)
     assert same(weights(unstopped.last), weights(resumed.last))
 

@@ -15,7 +15,7 @@ class Muon(AdamW):
     """AdamW, with Muon's step for the matrices in groups with `use_muon=True`.
 
     The step is scaled to the size of AdamW's, so that one learning rate serves both. timm's and torch's own classes
-    always orthogonalise in bfloat16, which is 20 times slower than float32 on CPUs without bfloat16 units.
+    always orthogonalise in bfloat16: 4 to 50 times slower than float32 on CPUs without bfloat16 units.
     """
 
     @torch.no_grad()
