@@ -65,10 +65,7 @@ def make_loader(
 
 
 def shared_memory_shortage(dataset: VideoDataset, *, batch_size: int, num_workers: int) -> str:
-    """An error message if the batches of the workers do not fit in shared memory, else "".
-
-    With too little shared memory a worker dies with nothing but "Bus error".
-    """
+    """An error message if the workers' batches do not fit in shared memory, else "". (Workers die with "Bus error".)"""
     if not SHARED_MEMORY.is_dir():
         return ""
     free = shutil.disk_usage(SHARED_MEMORY).free
@@ -82,10 +79,7 @@ def shared_memory_shortage(dataset: VideoDataset, *, batch_size: int, num_worker
 
 
 def _init_worker(worker_id: int) -> None:
-    """Leave the reaction to Ctrl-C, which reaches all processes of a terminal, to the main process.
-
-    It still needs its workers to finish the current batch; they end with it.
-    """
+    """Ignore Ctrl-C, which reaches all processes of a terminal: the main process still needs the current batches."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # If the main process ends while a worker sends it a batch, the connection breaks: print no traceback for that.
     default_hook = sys.excepthook

@@ -34,18 +34,10 @@ _idle_threads: list[_ReaderThread] = []
 
 
 def read_with_timeout(read: Callable[[], Clip], path: str, timeout: float) -> Clip:
-    """Call `read` in a thread and wait for its result.
+    """Call `read`, but raise `VideoError` if it takes longer than `timeout` seconds.
 
     A call that hangs in a library or in a file system cannot be interrupted: its thread is abandoned and ends with the
     process.
-
-    Args:
-        read: reads the video.
-        path: the video, for the error message.
-        timeout: time limit in seconds.
-
-    Raises:
-        VideoError: `read` took longer than `timeout`; or whatever `read` raises.
     """
     thread = _idle_threads.pop() if _idle_threads else _ReaderThread()
     if thread.pid != os.getpid():  # inherited through a fork, which does not copy threads

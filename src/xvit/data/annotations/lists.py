@@ -174,16 +174,7 @@ def _is_index(text: str) -> bool:
 def _parse_labels(
     path: str | Path, labels: Sequence[tuple[int, str]], class_names: list[str] | None
 ) -> tuple[list[int], list[str]]:
-    """Convert labels to class indices.
-
-    Args:
-        path: the file, for error messages.
-        labels: pairs of line number and label text.
-        class_names: class names, if known.
-
-    Returns:
-        The class indices and the class names.
-    """
+    """Convert pairs of line number and label text to class indices; also return the class names."""
     num_numeric = sum(_is_index(label) for _, label in labels)
     if not class_names and num_numeric == 0:
         class_names = sorted({label for _, label in labels})

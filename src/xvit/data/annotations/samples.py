@@ -91,24 +91,12 @@ class ParsedAnnotations:
         start: float | None = None,
         stop: float | None = None,
     ) -> None:
-        """Add one row of the file.
-
-        Args:
-            path: where the video is; None if it was not found.
-            name: name of the video in the annotations.
-            label: label of the sample.
-            fps: frame rate, if the video is a folder of frames.
-            id: id of the sample; `name` by default.
-            start: start of the segment in seconds.
-            stop: end of the segment in seconds.
-        """
+        """Add a row: a sample, or a missing video if `path` is None. `fps` is used for folders of frames only."""
         if path is None:
             self.missing_rows.append(name)
             return
         fps = None if has_video_extension(path) else fps
-        self.samples.append(
-            Sample(path=path, label=label, id=name if id is None else id, start=start, stop=stop, fps=fps)
-        )
+        self.samples.append(Sample(path=path, label=label, id=id or name, start=start, stop=stop, fps=fps))
 
 
 def class_indices(label: Label | None, task: str = SINGLE_TASK) -> tuple[int, ...]:

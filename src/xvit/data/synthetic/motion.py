@@ -20,6 +20,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -175,14 +176,6 @@ def _drifting(rng: Generator, scene: Scene, *, axis: str) -> None:
         _add_shape(rng, scene, rng.uniform(3, 5), x=x, y=y)
 
 
-def _moving_left(rng: Generator, scene: Scene) -> None:
-    _drifting(rng, scene, axis="x")
-
-
-def _moving_up(rng: Generator, scene: Scene) -> None:
-    _drifting(rng, scene, axis="y")
-
-
 def _approaching(rng: Generator, scene: Scene) -> None:
     small = rng.uniform(3.5, 5.5)
     x, y = _random_center(rng, 10)
@@ -216,8 +209,8 @@ def _hiding(rng: Generator, scene: Scene) -> None:
 
 # first class, second class (the first played backwards), process of the first class
 PAIRS: tuple[tuple[str, str, Callable[[Generator, Scene], None]], ...] = (
-    ("moving_left", "moving_right", _moving_left),
-    ("moving_up", "moving_down", _moving_up),
+    ("moving_left", "moving_right", partial(_drifting, axis="x")),
+    ("moving_up", "moving_down", partial(_drifting, axis="y")),
     ("approaching", "receding", _approaching),
     ("appearing", "disappearing", _appearing),
     ("two_shapes_meeting", "two_shapes_parting", _meeting),

@@ -234,9 +234,7 @@ def _decode_all(path: str, num_frames: int) -> None:
         check_stop()
     if reader.damage:
         raise VideoError(path, reader.damage)
-    if (
-        reader.num_decoded < 0.9 * num_frames
-    ):  # as in `read_clip`: a few packets without a frame are usual
+    if reader.num_decoded < 0.9 * num_frames:  # as in `read_clip`: a few packets without a frame are usual
         raise VideoError(path, f"only {reader.num_decoded} of its {num_frames} frames can be decoded")
 
 

@@ -136,13 +136,7 @@ def resize_video(source: str | Path, target: str | Path, *, short_side: int, fps
 
 
 class _Encoder:
-    """Encodes frames with their times.
-
-    Args:
-        output: the file to write.
-        fps: frames per second of the output; None keeps the times of the frames.
-        source_fps: frames per second of the source.
-    """
+    """Encodes frames, at the frame rate `fps` or, if it is None, at the times of the frames."""
 
     def __init__(self, output: OutputContainer, fps: float | None, source_fps: float) -> None:
         self.output, self.fps, self.source_fps = output, fps, source_fps
