@@ -9,17 +9,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike
 
 from xvit.utils.errors import XViTError
-from xvit.visualize.style import (
-    GRID_COLOR,
-    MAX_NAMED_CLASSES,
-    TEXT_COLOR,
-    color_of,
-    display_name,
-    legend_above,
-    new_figure,
-    save_figure,
-    style_axes,
-)
+from xvit.visualize import style
 
 
 def plot_confusion_matrix(matrix: ArrayLike, class_names: Sequence[str], path: str | Path, *, title: str = "") -> None:
@@ -40,26 +30,26 @@ def plot_confusion_matrix(matrix: ArrayLike, class_names: Sequence[str], path: s
         raise XViTError(f"confusion matrix of shape {counts.shape} for {K} classes: expected ({K}, {K})")
     fractions = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = float(np.clip(0.30 * K + 2.6, 4.5, 12))
-    figure = new_figure(side + 0.8, side)
+    figure = style.new_figure(side + 0.8, side)
     axes = figure.subplots()
-    style_axes(axes)
+    style.style_axes(axes)
     image = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="prediction", ylabel="ground truth", title=title)
     axes.spines[:].set_visible(False)
-    if K <= MAX_NAMED_CLASSES:
-        names = [display_name(name) for name in class_names]
+    if K <= style.MAX_NAMED_CLASSES:
+        names = [style.display_name(name) for name in class_names]
         axes.set_xticks(range(K), names, rotation=60, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(K), names)
         axes.tick_params(length=0, labelsize=8)
     if K <= 30:
         for row, column in np.argwhere(fractions >= 0.005):
             fraction = fractions[row, column]
-            color = "white" if fraction > 0.55 else TEXT_COLOR
+            color = "white" if fraction > 0.55 else style.TEXT_COLOR
             axes.text(column, row, f"{100 * fraction:.0f}", ha="center", va="center", color=color, fontsize=7)
     bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02, format=PercentFormatter(1))
     bar.outline.set_visible(False)
     bar.set_label("fraction of the true class")
-    save_figure(figure, path)
+    style.save_figure(figure, path)
 
 
 def plot_per_class(
@@ -75,23 +65,23 @@ def plot_per_class(
     models = list(accuracy)
     classes = list(accuracy[models[0]])
     height = 0.8 / len(models)
-    figure = new_figure(8, 1.4 + (0.10 + 0.12 * len(models)) * max(len(classes), 6))
+    figure = style.new_figure(8, 1.4 + (0.10 + 0.12 * len(models)) * max(len(classes), 6))
     axes = figure.subplots()
-    style_axes(axes)
+    style.style_axes(axes)
     positions = np.arange(len(classes))
     for index, model in enumerate(models):
         values = [accuracy[model].get(name, float("nan")) for name in classes]
-        axes.barh(positions + (index + 0.5) * height - 0.4, values, height, color=color_of(index), label=model)
+        axes.barh(positions + (index + 0.5) * height - 0.4, values, height, color=style.color_of(index), label=model)
     axes.set(xlim=(0, 1), ylim=(len(classes) - 0.4, -0.6), xlabel="accuracy")
-    axes.set_yticks(positions, [display_name(name) for name in classes])
+    axes.set_yticks(positions, [style.display_name(name) for name in classes])
     axes.xaxis.set_major_formatter(PercentFormatter(1))
-    axes.grid(axis="x", color=GRID_COLOR)
+    axes.grid(axis="x", color=style.GRID_COLOR)
     if reference is not None:
-        axes.axvline(reference[1], color=TEXT_COLOR, linewidth=1, linestyle="--", label=reference[0])
+        axes.axvline(reference[1], color=style.TEXT_COLOR, linewidth=1, linestyle="--", label=reference[0])
     axes.tick_params(axis="y", length=0)
     if len(models) > 1 or reference is not None:
-        legend_above(figure, axes)
-    save_figure(figure, path)
+        style.legend_above(figure, axes)
+    style.save_figure(figure, path)
 
 
 def plot_training_curves(
@@ -104,22 +94,22 @@ def plot_training_curves(
         path: the PNG file to write.
         reference: name and value of an accuracy that is drawn as a line.
     """
-    figure = new_figure(9.6, 3.9)
+    figure = style.new_figure(9.6, 3.9)
     accuracy, loss = figure.subplots(1, 2, width_ratios=(1.4, 1))
     for axes, key, label in ((accuracy, "top1", "top-1, validation videos"), (loss, "loss", "training loss")):
-        style_axes(axes)
+        style.style_axes(axes)
         for index, (name, rows) in enumerate(runs.items()):
             epochs = [row["epoch"] for row in rows if key in row]
             values = [row[key] for row in rows if key in row]
-            axes.plot(epochs, values, color=color_of(index), label=name, linewidth=2)
-            axes.plot(epochs[-1:], values[-1:], "o", color=color_of(index), markersize=4)
+            axes.plot(epochs, values, color=style.color_of(index), label=name, linewidth=2)
+            axes.plot(epochs[-1:], values[-1:], "o", color=style.color_of(index), markersize=4)
         axes.set(xlabel="epoch", ylabel=label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(color=GRID_COLOR)
+        axes.grid(color=style.GRID_COLOR)
     loss.set_ylim(bottom=0)
     accuracy.set_ylim(0, 1)
     accuracy.yaxis.set_major_formatter(PercentFormatter(1))
     if reference is not None:
-        accuracy.axhline(reference[1], color=TEXT_COLOR, linewidth=1, linestyle="--", label=reference[0])
-    legend_above(figure, accuracy)
-    save_figure(figure, path)
+        accuracy.axhline(reference[1], color=style.TEXT_COLOR, linewidth=1, linestyle="--", label=reference[0])
+    style.legend_above(figure, accuracy)
+    style.save_figure(figure, path)
