@@ -27,21 +27,13 @@ def parser() -> ArgumentParser:
         f"tables: {', '.join(TABLES)}.",
         f"xvit ablate\nxvit ablate --output small --tables {' '.join(list(TABLES)[:2])} --seeds 1",
     )
-    parser.add_argument(
-        "--output", metavar="DIR", type=str, default="ablation", help="folder to create, or to continue in"
-    )
-    parser.add_argument("--config", metavar="RECIPE", type=str | None, help="recipe file; recipes/motion.yaml if unset")
-    parser.add_argument(
-        "--tables", metavar="NAME", type=str, nargs="+", default=list(TABLES), help="tables to measure; all if unset"
-    )
-    parser.add_argument("--seeds", metavar="N", type=int, default=3, help="trainings per model")
-    parser.add_argument(
-        "--jobs",
-        metavar="N",
-        type=int | None,
-        help="trainings that run at the same time; the number of CPU cores if unset",
-    )
-    parser.add_argument("--clips-per-class", metavar="N", type=int | None, help="generated videos per class")
+    add = parser.add_argument
+    add("--output", metavar="DIR", type=str, default="ablation", help="folder to create, or to continue in")
+    add("--config", metavar="RECIPE", type=str | None, help="recipe file; recipes/motion.yaml if unset")
+    add("--tables", metavar="NAME", type=str, nargs="+", default=list(TABLES), help="tables to measure; all if unset")
+    add("--seeds", metavar="N", type=int, default=3, help="trainings per model")
+    add("--jobs", metavar="N", type=int | None, help="parallel trainings; the number of CPU cores if unset")
+    add("--clips-per-class", metavar="N", type=int | None, help="generated videos per class")
     add_json(parser)
     return parser
 

@@ -25,24 +25,17 @@ def parser() -> ArgumentParser:
         'xvit benchmark --output small --models "image model" "xvit mixing" VideoMAE --frames 8 16 --modes inference\n'
         "xvit benchmark --device cuda --batch-size 8 --rounds 20",
     )
-    parser.add_argument(
-        "--output", metavar="DIR", type=str, default="benchmark", help="folder to create, or to continue in"
-    )
-    parser.add_argument("--models", metavar="NAME", type=str, nargs="+", default=[], help="models; all if unset")
-    parser.add_argument(
-        "--backbone", metavar="NAME", type=str, default="vit_base_patch16_224", help="sets the size of the models"
-    )
-    parser.add_argument(
-        "--frames", metavar="T", type=int, nargs="+", default=[4, 8, 16, 32, 64], help="frames per clip"
-    )
-    parser.add_argument("--precisions", metavar="P", type=str, nargs="+", default=["fp32", "bf16"], help="fp32, bf16")
-    parser.add_argument(
-        "--modes", metavar="M", type=str, nargs="+", default=["inference", "training"], help="inference, training"
-    )
-    parser.add_argument("--batch-size", metavar="N", type=int, default=1, help="clips per step")
-    parser.add_argument("--rounds", metavar="N", type=int, default=5, help="timed steps of each model")
-    parser.add_argument("--compiled", action="store_true", help="use torch.compile, which needs a C++ compiler")
-    parser.add_argument("--threads", metavar="N", type=int | None, help="threads on a CPU; all cores if unset")
+    add = parser.add_argument
+    add("--output", metavar="DIR", type=str, default="benchmark", help="folder to create, or to continue in")
+    add("--models", metavar="NAME", type=str, nargs="+", default=[], help="models; all if unset")
+    add("--backbone", metavar="NAME", type=str, default="vit_base_patch16_224", help="sets the size of the models")
+    add("--frames", metavar="T", type=int, nargs="+", default=[4, 8, 16, 32, 64], help="frames per clip")
+    add("--precisions", metavar="P", type=str, nargs="+", default=["fp32", "bf16"], help="fp32, bf16")
+    add("--modes", metavar="M", type=str, nargs="+", default=["inference", "training"], help="inference, training")
+    add("--batch-size", metavar="N", type=int, default=1, help="clips per step")
+    add("--rounds", metavar="N", type=int, default=5, help="timed steps of each model")
+    add("--compiled", action="store_true", help="use torch.compile, which needs a C++ compiler")
+    add("--threads", metavar="N", type=int | None, help="threads on a CPU; all cores if unset")
     add_device(parser)
     add_json(parser)
     return parser

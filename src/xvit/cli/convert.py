@@ -40,26 +40,25 @@ def parser() -> ArgumentParser:
         "xvit convert run/best --output converted\n"
         "xvit convert old.yaml --output new.yaml",
     )
-    parser.add_argument("source", metavar="SOURCE", type=str, help="checkpoint file, checkpoint folder or recipe")
-    parser.add_argument("--output", metavar="OUT", type=str, required=True, help="folder, or recipe file, to create")
-    parser.add_argument("--num-frames", metavar="T", type=int | None, help="frames per clip; required for a file")
-    parser.add_argument(
+    add = parser.add_argument
+    add("source", metavar="SOURCE", type=str, help="checkpoint file, checkpoint folder or recipe")
+    add("--output", metavar="OUT", type=str, required=True, help="folder, or recipe file, to create")
+    add("--num-frames", metavar="T", type=int | None, help="frames per clip; required for a file")
+    add(
         "--segment-frames",
         metavar="N",
         type=int | None,
         help="mix within segments of N frames: 8 for the released Kinetics models, whose clips have 16",
     )
-    parser.add_argument(
+    add(
         "--mix-ratio",
         metavar="RHO",
         type=str,
         default="0.5",
         help="fraction of channels from neighbouring frames: 0.25 for Kinetics, 0.5 for Something-Something; 1/3, ...",
     )
-    parser.add_argument(
-        "--num-heads", metavar="H", type=int | None, help="attention heads; one per 64 channels if unset"
-    )
-    parser.add_argument(
+    add("--num-heads", metavar="H", type=int | None, help="attention heads; one per 64 channels if unset")
+    add(
         "--class-names",
         metavar="FILE",
         type=str | None,

@@ -35,11 +35,10 @@ def parser() -> ArgumentParser:
         "xvit data check --data.root videos --data.format list --data.val report/val.txt "
         "--data.label_files report/labels.json",
     )
-    parser.add_argument("--output", metavar="DIR", type=str | None, help="folder for the report, to be created")
-    parser.add_argument("--full", action="store_true", help="decode all frames")
-    parser.add_argument(
-        "--num-frames", metavar="T", type=int, default=8, help="frames per clip; a video with fewer is too short"
-    )
+    add = parser.add_argument
+    add("--output", metavar="DIR", type=str | None, help="folder for the report, to be created")
+    add("--full", action="store_true", help="decode all frames")
+    add("--num-frames", metavar="T", type=int, default=8, help="frames per clip; a video with fewer is too short")
     add_json(parser)
     parser.add_class_arguments(DataConfig, "data", skip={*TRAINING_ONLY, "max_missing_fraction"})
     return parser

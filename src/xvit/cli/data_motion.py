@@ -26,14 +26,11 @@ def parser() -> ArgumentParser:
         "xvit data motion --output long --concatenate 3\n"
         "xvit train --config recipes/motion.yaml --data.root videos --output run",
     )
-    parser.add_argument("--output", metavar="DIR", type=str, required=True, help="folder to create")
-    parser.add_argument(
-        "--clips-per-class", metavar="N", type=int | None, help="videos per class, of 2 s each; 100 if unset"
-    )
-    parser.add_argument(
-        "--concatenate", metavar="N", type=int | None, help="write N long videos instead, of 1 minute each"
-    )
-    parser.add_argument("--seed", metavar="S", type=int, default=0, help="seed of the videos")
+    add = parser.add_argument
+    add("--output", metavar="DIR", type=str, required=True, help="folder to create")
+    add("--clips-per-class", metavar="N", type=int | None, help="videos per class, of 2 s each; 100 if unset")
+    add("--concatenate", metavar="N", type=int | None, help="write N long videos instead, of 1 minute each")
+    add("--seed", metavar="S", type=int, default=0, help="seed of the videos")
     add_json(parser)
     return parser
 

@@ -21,19 +21,18 @@ def parser() -> ArgumentParser:
         "1.",
         "xvit data resize videos --output small\nxvit data resize videos --output small --short-side 128 --fps 15",
     )
-    parser.add_argument("folder", metavar="FOLDER", type=str, help="folder of the videos, searched at any depth")
-    parser.add_argument("--output", metavar="DIR", type=str, required=True, help="folder for the copies")
-    parser.add_argument(
+    add = parser.add_argument
+    add("folder", metavar="FOLDER", type=str, help="folder of the videos, searched at any depth")
+    add("--output", metavar="DIR", type=str, required=True, help="folder for the copies")
+    add(
         "--short-side",
         metavar="S",
         type=int,
         default=256,
         help="length of the shorter side, in pixels; smaller videos keep their size",
     )
-    parser.add_argument("--fps", metavar="F", type=float | None, help="frames per second; unchanged if unset")
-    parser.add_argument(
-        "--num-workers", metavar="N", type=int, default=2, help="processes; 0 encodes in the main process"
-    )
+    add("--fps", metavar="F", type=float | None, help="frames per second; unchanged if unset")
+    add("--num-workers", metavar="N", type=int, default=2, help="processes; 0 encodes in the main process")
     add_json(parser)
     return parser
 

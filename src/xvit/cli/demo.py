@@ -25,10 +25,11 @@ def parser() -> ArgumentParser:
         "overwritten.",
         "xvit demo\nxvit demo --output other --seed 1",
     )
-    parser.add_argument("--output", metavar="DIR", type=str, default="demo", help="folder to create, or to continue in")
-    parser.add_argument("--config", metavar="RECIPE", type=str | None, help="recipe file; recipes/motion.yaml if unset")
-    parser.add_argument("--clips-per-class", metavar="N", type=int | None, help="videos per class")
-    parser.add_argument("--seed", metavar="S", type=int, default=0, help="seed of the videos")
+    add = parser.add_argument
+    add("--output", metavar="DIR", type=str, default="demo", help="folder to create, or to continue in")
+    add("--config", metavar="RECIPE", type=str | None, help="recipe file; recipes/motion.yaml if unset")
+    add("--clips-per-class", metavar="N", type=int | None, help="videos per class")
+    add("--seed", metavar="S", type=int, default=0, help="seed of the videos")
     add_json(parser)
     return parser
 

@@ -38,15 +38,16 @@ def parser() -> ArgumentParser:
         "xvit eval --checkpoint run/best --data.root epic --data.format epic --data.val EPIC_100_test_timestamps.csv "
         "--submission test.json --supervision 2 3 4",
     )
-    parser.add_argument("--checkpoint", metavar="DIR", type=str, required=True, help="a trained or an exported model")
-    parser.add_argument("--output", metavar="DIR", type=str | None, help="folder for the result, to be created")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--checkpoint", metavar="DIR", type=str, required=True, help="a trained or an exported model")
+    add("--output", metavar="DIR", type=str | None, help="folder for the result, to be created")
+    add(
         "--submission",
         metavar="FILE",
         type=str | None,
         help="write the scores for a challenge: .json for EPIC-KITCHENS-100, .csv for the five best classes per video",
     )
-    parser.add_argument(
+    add(
         "--supervision",
         metavar="LEVEL",
         type=int,

@@ -31,9 +31,10 @@ def parser() -> ArgumentParser:
         "xvit export live/best --output live/step --format onnx --streaming --videos videos/train\n"
         "xvit predict clip.mp4 --checkpoint run/int8",
     )
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=str, help="a trained model")
-    parser.add_argument("--output", metavar="DIR", type=str, required=True, help="folder to create")
-    parser.add_argument(
+    add = parser.add_argument
+    add("checkpoint", metavar="CHECKPOINT", type=str, help="a trained model")
+    add("--output", metavar="DIR", type=str, required=True, help="folder to create")
+    add(
         "--videos",
         metavar="VIDEO_OR_FOLDER",
         nargs="+",
@@ -41,26 +42,22 @@ def parser() -> ArgumentParser:
         required=True,
         help="real videos, on which both models are compared",
     )
-    parser.add_argument("--format", choices=("onnx", "openvino", "torch"), default="onnx", help="target runtime")
-    parser.add_argument(
+    add("--format", choices=("onnx", "openvino", "torch"), default="onnx", help="target runtime")
+    add(
         "--precision",
         choices=("fp32", "fp16", "bf16", "int8", "int8-weights"),
         default="fp32",
         help="precision of weights and arithmetic",
     )
-    parser.add_argument(
-        "--streaming", action="store_true", help="export a program for one frame and its state; for causal models"
-    )
-    parser.add_argument(
-        "--clips", metavar="N", type=int, default=100, help="clips to compare; int8 is calibrated on as many others"
-    )
-    parser.add_argument(
+    add("--streaming", action="store_true", help="export a program for one frame and its state; for causal models")
+    add("--clips", metavar="N", type=int, default=100, help="clips to compare; int8 is calibrated on as many others")
+    add(
         "--max-difference",
         metavar="D",
         type=float | None,
         help="largest allowed difference of a logit; if unset, 1e-4 for fp32 and no limit for other precisions",
     )
-    parser.add_argument(
+    add(
         "--min-agreement",
         metavar="FRACTION",
         type=float,

@@ -35,25 +35,18 @@ def parser() -> ArgumentParser:
         "xvit features videos --output image.npy --backbone vit_small_patch14_dinov2 --pretrained true\n"
         "xvit features clip.mp4 --output tokens.parquet --level tokens --checkpoint run/best",
     )
+    add = parser.add_argument
     add_videos(parser)
-    parser.add_argument(
-        "--output",
-        metavar="FILE",
-        type=str,
-        required=True,
-        help="file to write; its name ends in .safetensors, .npy or .parquet",
-    )
-    parser.add_argument("--checkpoint", metavar="DIR", type=str | None, help="a trained model")
-    parser.add_argument(
+    add("--output", metavar="FILE", type=str, required=True, help="file that ends in .safetensors, .npy or .parquet")
+    add("--checkpoint", metavar="DIR", type=str | None, help="a trained model")
+    add(
         "--level",
         type=Literal["clip", "frames", "tokens"],
         default="clip",
         help="one vector per video, one per frame, or all tokens of each frame",
     )
-    parser.add_argument("--batch-size", metavar="N", type=int, default=16, help="videos per batch")
-    parser.add_argument(
-        "--num-workers", metavar="N", type=int, default=2, help="loader processes; 0 decodes in the main process"
-    )
+    add("--batch-size", metavar="N", type=int, default=16, help="videos per batch")
+    add("--num-workers", metavar="N", type=int, default=2, help="loader processes; 0 decodes in the main process")
     add_device(parser)
     add_json(parser)
     parser.add_class_arguments(ModelConfig, skip=_CLASSIFIER_OPTIONS)

@@ -1,11 +1,11 @@
 """Parsers of all commands: common options, errors in one line, recipes whose settings can be overridden."""
 
+import argparse
 import dataclasses
 import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jsonargparse
 import yaml
@@ -32,7 +32,7 @@ class _Formatter(jsonargparse.DefaultHelpFormatter):
         ]
         return "\n".join(lines) + _EXAMPLES * bool(examples) + examples
 
-    def _get_type_str(self, action: Any) -> str | None:
+    def _get_type_str(self, action: argparse.Action) -> str | None:
         text: str | None = super()._get_type_str(action)
         return None if text and text.startswith("Literal") else text
 
@@ -64,11 +64,7 @@ def add_json(parser: ArgumentParser) -> None:
 
 def add_device(parser: ArgumentParser) -> None:
     """Add --device, for commands that run a model."""
-    parser.add_argument(
-        "--device",
-        type=str | None,
-        help="device to run on: cpu, cuda, cuda:1, ...; the accelerator of this machine if unset",
-    )
+    parser.add_argument("--device", type=str | None, help="cpu, cuda, cuda:1, ...; chosen automatically if unset")
 
 
 def add_trust_code(parser: ArgumentParser) -> None:
@@ -83,21 +79,14 @@ def add_trust_code(parser: ArgumentParser) -> None:
 def add_videos(parser: ArgumentParser) -> None:
     """Add the positional arguments VIDEO_OR_FOLDER ..."""
     parser.add_argument(
-        "videos",
-        metavar="VIDEO_OR_FOLDER",
-        nargs="+",
-        type=str,
-        help="video files, or folders, which are searched at any depth",
+        "videos", metavar="VIDEO_OR_FOLDER", nargs="+", type=str, help="video files, or folders of videos"
     )
 
 
 def add_recipe(parser: ArgumentParser) -> None:
     """Add the options of a whole `RunConfig`: --config FILE, and one option per setting."""
     parser.add_argument(
-        "--config",
-        metavar="RECIPE",
-        type=str | None,
-        help="recipe file (YAML); options on the command line override its settings",
+        "--config", metavar="RECIPE", type=str | None, help="recipe (YAML); other options override its settings"
     )
     parser.add_argument("--print-config", action="store_true", help="print all settings as a recipe, then exit")
     parser.add_class_arguments(RunConfig)

@@ -26,14 +26,13 @@ def parser() -> ArgumentParser:
         "xvit predict videos/ other.webm --checkpoint run/best --top-k 3\n"
         "xvit predict videos/ --checkpoint run/best --json > predictions.json",
     )
+    add = parser.add_argument
     add_videos(parser)
-    parser.add_argument("--checkpoint", metavar="DIR", type=str, required=True, help="a trained or an exported model")
-    parser.add_argument("--top-k", metavar="K", type=int, default=5, help="number of classes to show per video")
-    parser.add_argument(
-        "--temporal-views", metavar="N", type=int, default=1, help="clips per video, whose scores are averaged"
-    )
-    parser.add_argument("--spatial-views", metavar="M", type=int, default=1, help="crops per clip: 1 (centre) or 3")
-    parser.add_argument(
+    add("--checkpoint", metavar="DIR", type=str, required=True, help="a trained or an exported model")
+    add("--top-k", metavar="K", type=int, default=5, help="number of classes to show per video")
+    add("--temporal-views", metavar="N", type=int, default=1, help="clips per video, whose scores are averaged")
+    add("--spatial-views", metavar="M", type=int, default=1, help="crops per clip: 1 (centre) or 3")
+    add(
         "--num-workers",
         metavar="N",
         type=int,

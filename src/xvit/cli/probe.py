@@ -19,12 +19,11 @@ def parser() -> ArgumentParser:
         "averaged to one vector per video.",
         "xvit probe train.npy test.npy\nxvit probe train.safetensors test.safetensors --k 5 --json",
     )
-    parser.add_argument("train_features", metavar="TRAIN_FEATURES", type=str, help="features of the training videos")
-    parser.add_argument(
-        "test_features", metavar="TEST_FEATURES", type=str, help="features of the test videos, from the same model"
-    )
-    parser.add_argument("--k", metavar="K", type=int, default=20, help="number of nearest neighbours")
-    parser.add_argument(
+    add = parser.add_argument
+    add("train_features", metavar="TRAIN_FEATURES", type=str, help="features of the training videos")
+    add("test_features", metavar="TEST_FEATURES", type=str, help="features of the test videos, from the same model")
+    add("--k", metavar="K", type=int, default=20, help="number of nearest neighbours")
+    add(
         "--seed",
         metavar="N",
         type=int,

@@ -53,27 +53,18 @@ def parser() -> ArgumentParser:
         "xvit stream clip.mp4 --checkpoint run/best --real-time --json > predictions.jsonl\n"
         "xvit stream - --checkpoint run/best --raw 320x240@25",
     )
-    parser.add_argument("source", metavar="SOURCE", type=str, help="camera, address, file, or - for standard input")
-    parser.add_argument("--checkpoint", metavar="DIR", type=str, required=True, help="a trained model")
-    parser.add_argument(
-        "--real-time", action="store_true", help="play a file or a pipe at its own frame rate, like a live source"
-    )
-    parser.add_argument("--stride", metavar="N", type=int | None, help="process each N-th frame; as trained if unset")
-    parser.add_argument(
-        "--predict-every", metavar="K", type=int, default=1, help="predict at each K-th of the processed frames"
-    )
-    parser.add_argument(
-        "--threshold", metavar="P", type=float, default=0.0, help="minimum score; below it the label is null"
-    )
-    parser.add_argument("--top-k", metavar="K", type=int, default=5, help="number of classes to show")
-    parser.add_argument(
-        "--reconnect", metavar="N", type=int, default=5, help="attempts to reconnect after an address was lost"
-    )
-    parser.add_argument(
-        "--timeout", metavar="S", type=float, default=10.0, help="seconds without a frame until a source counts as lost"
-    )
-    parser.add_argument("--max-frames", metavar="N", type=int | None, help="stop after N frames")
-    parser.add_argument("--raw", metavar="WxH@RATE", type=str | None, help="the standard input holds raw rgb24 frames")
+    add = parser.add_argument
+    add("source", metavar="SOURCE", type=str, help="camera, address, file, or - for standard input")
+    add("--checkpoint", metavar="DIR", type=str, required=True, help="a trained model")
+    add("--real-time", action="store_true", help="play a file or a pipe at its own frame rate, like a live source")
+    add("--stride", metavar="N", type=int | None, help="process each N-th frame; as trained if unset")
+    add("--predict-every", metavar="K", type=int, default=1, help="predict at each K-th of the processed frames")
+    add("--threshold", metavar="P", type=float, default=0.0, help="minimum score; below it the label is null")
+    add("--top-k", metavar="K", type=int, default=5, help="number of classes to show")
+    add("--reconnect", metavar="N", type=int, default=5, help="attempts to reconnect after an address was lost")
+    add("--timeout", metavar="S", type=float, default=10.0, help="seconds without a frame until the source is lost")
+    add("--max-frames", metavar="N", type=int | None, help="stop after N frames")
+    add("--raw", metavar="WxH@RATE", type=str | None, help="the standard input holds raw rgb24 frames")
     add_device(parser)
     add_json(parser)
     return parser

@@ -44,35 +44,32 @@ def parser() -> ArgumentParser:
         "xvit data motion --output long --concatenate 3\n"
         "xvit timeline long --checkpoint run/best --stride 2 --ground-truth long/segments.json",
     )
+    add = parser.add_argument
     add_videos(parser)
-    parser.add_argument("--checkpoint", metavar="DIR", type=str, required=True, help="a trained model")
-    parser.add_argument("--output", metavar="DIR", type=str | None, help="folder to create")
-    parser.add_argument(
+    add("--checkpoint", metavar="DIR", type=str, required=True, help="a trained model")
+    add("--output", metavar="DIR", type=str | None, help="folder to create")
+    add(
         "--ground-truth",
         metavar="FILE",
         type=str | None,
         help='the true segments, to compare with: {"video.mp4": [{"start": 0, "end": 2.5, "label": ...}, ...], ...}',
     )
-    parser.add_argument("--stride", metavar="N", type=int | None, help="process each N-th frame; as trained if unset")
-    parser.add_argument(
+    add("--stride", metavar="N", type=int | None, help="process each N-th frame; as trained if unset")
+    add(
         "--predict-every",
         metavar="K",
         type=int | None,
         help="score at each K-th of the processed frames; if unset, 1, or half a clip if the model cannot be streamed",
     )
-    parser.add_argument(
-        "--smooth", metavar="S", type=float, default=0.0, help="length of a moving average over the scores, in seconds"
-    )
-    parser.add_argument("--threshold", metavar="P", type=float, default=0.5, help="score at which a segment begins")
-    parser.add_argument(
+    add("--smooth", metavar="S", type=float, default=0.0, help="moving average over the scores, in seconds")
+    add("--threshold", metavar="P", type=float, default=0.5, help="score at which a segment begins")
+    add(
         "--low-threshold",
         metavar="P",
         type=float | None,
-        help="score below which a segment ends; half of --threshold if unset",
+        help="score below which it ends; half of --threshold if unset",
     )
-    parser.add_argument(
-        "--min-length", metavar="S", type=float, default=0.0, help="drop segments that are shorter, in seconds"
-    )
+    add("--min-length", metavar="S", type=float, default=0.0, help="drop segments that are shorter, in seconds")
     add_device(parser)
     add_json(parser)
     return parser
