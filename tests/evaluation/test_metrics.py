@@ -10,7 +10,7 @@ from helpers.color_videos import CLASSES, CLIP, described, make_model, write_vid
 from xvit.config import SINGLE_TASK, DataConfig, EvalConfig
 from xvit.data.annotations.class_folders import read_class_folders
 from xvit.data.annotations.samples import Sample
-from xvit.evaluation import Evaluation, TaskResult, evaluate, run_metadata
+from xvit.evaluation import Evaluation, SampleResult, TaskResult, evaluate, run_metadata
 from xvit.inference.predictor import Predictor
 from xvit.utils.errors import XViTError
 
@@ -162,8 +162,10 @@ def test_invalid_labels_and_unreadable_videos(video, bad):
 
 def test_an_evaluation_without_failures_prints_one_line():
     task = TaskResult(class_names=["a"], top1=1.0, top5=1.0, per_class={"a": 1.0}, confusion=[[4]])
+    sample = SampleResult(id="a", path="a.mp4", ground_truth="a", prediction="a", score=1.0)
     result = Evaluation(
-        top1=0.5, top5=1.0, top1_of_all=0.5, loss=0.1, tasks={SINGLE_TASK: task}, expected=4, videos=4,
-        failures=[], temporal_views=1, spatial_views=3, seconds=2.0, samples=[],
+        top1=0.5, top5=1.0, top1_of_all=0.5, loss=0.1, tasks={SINGLE_TASK: task}, samples=[sample] * 4,
+        failures=[], temporal_views=1, spatial_views=3, seconds=2.0,
     )  # fmt: skip
+    assert (result.videos, result.expected) == (4, 4)
     assert str(result) == "top-1 50.00 %, top-5 100.00 % of 4 videos, 1x3 views, 2.0 s"

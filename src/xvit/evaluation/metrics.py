@@ -1,7 +1,7 @@
 """Accuracy metrics of labelled videos, and the files of an evaluation."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from torchmetrics.functional.classification import multiclass_accuracy, multicla
 from xvit.config import SINGLE_TASK, ClassNames, DataConfig, EvalConfig, as_task_dict, to_dict, unwrap_single_task
 from xvit.data.annotations import Sample
 from xvit.evaluation.multi_label import MultiLabelEvaluation, compute_multi_label_metrics
-from xvit.evaluation.scoring import ScoredVideos, score_videos, write_results
+from xvit.evaluation.scoring import ScoredVideos, VideoResults, score_videos
 from xvit.inference.predictor import Predictor
 from xvit.utils import distributed
 from xvit.utils.errors import XViTError
@@ -66,8 +66,8 @@ class TaskResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """The result of evaluating a model.
+class Evaluation(VideoResults):
+    """The result of evaluating a model with one label per video (and task).
 
     Args:
         top1: share of the videos read whose class has the highest score; with several tasks, in all tasks at once.
@@ -76,13 +76,6 @@ class Evaluation:
         top1_of_all: top-1 if the videos that could not be read count as wrong.
         loss: mean of -log(score of the true class), natural logarithm, summed over tasks.
         tasks: accuracy in each task; a single task is named `SINGLE_TASK`.
-        expected: number of videos given: read and failed.
-        videos: number of videos that were read.
-        failures: id, path and reason of each video that could not be read.
-        temporal_views: clips along each video.
-        spatial_views: crops of each clip.
-        seconds: wall time.
-        samples: the prediction for each video read.
     """
 
     top1: float
@@ -90,20 +83,13 @@ class Evaluation:
     top1_of_all: float
     loss: float
     tasks: dict[str, TaskResult]
-    expected: int
-    videos: int
-    failures: list[tuple[str, str, str]]
-    temporal_views: int
-    spatial_views: int
-    seconds: float
     samples: list[SampleResult]
 
     def __str__(self) -> str:
-        views = f"{self.temporal_views}x{self.spatial_views} views"
-        text = f"top-1 {100 * self.top1:.2f} %, top-5 {100 * self.top5:.2f} % of {self.videos} videos, {views}"
-        if self.failures:
-            text += f"; {len(self.failures)} could not be read: counted as wrong, top-1 {100 * self.top1_of_all:.2f} %"
-        return f"{text}, {self.seconds:.1f} s"
+        return self.describe(
+            f"top-1 {100 * self.top1:.2f} %, top-5 {100 * self.top5:.2f} % of {self.videos} videos",
+            failed=f": counted as wrong, top-1 {100 * self.top1_of_all:.2f} %",
+        )
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -112,30 +98,26 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the samples, as plain values for JSON."""
-        values = asdict(replace(self, samples=[]))
-        del values["samples"]
-        for task, result in self.tasks.items():
-            values["tasks"][task]["mean_class_accuracy"] = result.mean_class_accuracy
-        return values
+        values = {name: getattr(self, name) for name in ("top1", "top5", "top1_of_all", "loss")}
+        values["tasks"] = {
+            task: asdict(result) | {"mean_class_accuracy": result.mean_class_accuracy}
+            for task, result in self.tasks.items()
+        }
+        return values | super().to_dict()
 
-    def save(self, directory: str | Path, *, metadata: Mapping[str, Any]) -> None:
-        """Write evaluation.json, predictions.jsonl (one line per video), and confusion.png, per_class.png of each task.
+    def rows(self) -> Iterable[dict[str, Any]]:
+        """The samples, as plain values for JSON."""
+        return map(asdict, self.samples)
 
-        Args:
-            directory: created if it does not exist.
-            metadata: model, data and versions, from `run_metadata`; written to evaluation.json.
-        """
-        directory = Path(directory)
+    def plot(self, directory: Path) -> None:
+        """Write confusion.png and per_class.png of each task."""
         for task, result in self.tasks.items():
             single = task == SINGLE_TASK
             suffix = "" if single else f"_{task}"
-            title = f"top-1 {100 * result.top1:.1f} %"
-            plot_confusion_matrix(
-                result.confusion, result.class_names, directory / f"confusion{suffix}.png", title=title
-            )
+            title, path = f"top-1 {100 * result.top1:.1f} %", directory / f"confusion{suffix}.png"
+            plot_confusion_matrix(result.confusion, result.class_names, path, title=title)
             measured = {name: accuracy for name, accuracy in result.per_class.items() if accuracy is not None}
             plot_per_class({"accuracy" if single else task: measured}, directory / f"per_class{suffix}.png")
-        write_results(directory, {"metadata": dict(metadata)} | self.to_dict(), map(asdict, self.samples))
 
 
 def run_metadata(predictor: Predictor, data: DataConfig, *, checkpoint: str | Path = "") -> dict[str, Any]:
@@ -172,10 +154,7 @@ def evaluate(
     Args:
         predictor: the model.
         samples: the videos; their labels index the model's classes (see `match_labels`).
-        eval_config: views per video, batch size.
-        num_workers: loader processes; 0 decodes in this process.
-        decode_timeout: seconds after which a video that is still being read counts as failed; 0 for no limit.
-        on_progress: called with the number of videos done and the total.
+        eval_config, num_workers, decode_timeout, on_progress: as in `score_videos`.
 
     Raises:
         XViTError: a sample has no label or one that the model does not have; none of the videos can be read.
@@ -198,19 +177,12 @@ def compute_metrics(scored: ScoredVideos) -> Evaluation | MultiLabelEvaluation:
         return compute_multi_label_metrics(scored)
     samples, scores, names = scored.samples, scored.scores, as_task_dict(scored.class_names)
     targets = {task: torch.tensor([as_task_dict(sample.label)[task] for sample in samples]) for task in scores}
-    best = {task: scores[task].argmax(dim=1) for task in scores}  # (videos,), as each of the targets
     ranks = _target_ranks(scores, targets)
     losses = [-scores[task].gather(1, targets[task][:, None]).clamp_min(1e-12).log() for task in scores]
-    results = [
-        SampleResult(
-            id=sample.id,
-            path=sample.path,
-            ground_truth=unwrap_single_task({task: names[task][int(targets[task][row])] for task in scores}),
-            prediction=unwrap_single_task({task: names[task][int(best[task][row])] for task in scores}),
-            score=unwrap_single_task({task: float(scores[task][row].max()) for task in scores}),
-        )
-        for row, sample in enumerate(samples)
-    ]
+    results = []
+    for index, row in enumerate(scored.rows()):
+        labels = {task: names[task][int(targets[task][index])] for task in scores}
+        results.append(SampleResult(ground_truth=unwrap_single_task(labels), **row))
     return Evaluation(
         top1=(ranks < 1).float().mean().item(),
         top5=(ranks < 5).float().mean().item(),
@@ -218,7 +190,7 @@ def compute_metrics(scored: ScoredVideos) -> Evaluation | MultiLabelEvaluation:
         loss=torch.stack(losses).sum(dim=0).mean().item(),
         tasks={task: _task_result(scores[task], targets[task], names[task]) for task in scores},
         samples=results,
-        **scored.to_dict(),
+        **scored.shared_fields(),
     )
 
 

@@ -1,7 +1,6 @@
 """Metrics of multi-label models: a video may have several classes, or none."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,43 +8,27 @@ import torch
 from torchmetrics.functional.classification import binary_average_precision
 
 from xvit.config import SINGLE_TASK, as_task_dict
-from xvit.evaluation.scoring import ScoredVideos, write_results
+from xvit.evaluation.scoring import ScoredVideos, VideoResults
 from xvit.visualize import plot_per_class
 
 
 @dataclass(frozen=True, kw_only=True)
-class MultiLabelEvaluation:
-    """The result of evaluating a multi-label model.
+class MultiLabelEvaluation(VideoResults):
+    """The result of evaluating a multi-label model. `samples` are dicts: id, path, true classes, scores of all classes.
 
     Args:
         mean_average_precision: mAP: the mean over the classes that some video has; 0 if there is none.
         average_precision: of each class; None for a class that no video has.
         loss: mean binary cross-entropy over videos and classes, natural logarithm.
-        expected: number of videos given: read and failed.
-        videos: number of videos that were read.
-        failures: id, path and reason of each video that could not be read.
-        temporal_views: clips along each video.
-        spatial_views: crops of each clip.
-        seconds: wall time.
-        samples: id, path, true classes and the score of each class, for each video read.
     """
 
     mean_average_precision: float
     average_precision: dict[str, float | None]
     loss: float
-    expected: int
-    videos: int
-    failures: list[tuple[str, str, str]]
-    temporal_views: int
-    spatial_views: int
-    seconds: float
     samples: list[dict[str, Any]]
 
     def __str__(self) -> str:
-        views = f"{self.temporal_views}x{self.spatial_views} views"
-        failed = f"; {len(self.failures)} could not be read" if self.failures else ""
-        mean = 100 * self.mean_average_precision
-        return f"mAP {mean:.2f} % of {self.videos} videos, {views}{failed}, {self.seconds:.1f} s"
+        return self.describe(f"mAP {100 * self.mean_average_precision:.2f} % of {self.videos} videos")
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -54,22 +37,14 @@ class MultiLabelEvaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the samples, as plain values for JSON."""
-        values = asdict(self)
-        del values["samples"]
-        return values
+        names = ("mean_average_precision", "average_precision", "loss")
+        return {name: getattr(self, name) for name in names} | super().to_dict()
 
-    def save(self, directory: str | Path, *, metadata: Mapping[str, Any]) -> None:
-        """Write evaluation.json, predictions.jsonl (one line per video) and per_class.png.
-
-        Args:
-            directory: created if it does not exist.
-            metadata: model, data and versions, from `run_metadata`; written to evaluation.json.
-        """
-        directory = Path(directory)
+    def plot(self, directory: Path) -> None:
+        """Write per_class.png."""
         measured = {name: value for name, value in self.average_precision.items() if value is not None}
         if measured:
             plot_per_class({"average precision": measured}, directory / "per_class.png")
-        write_results(directory, {"metadata": dict(metadata)} | self.to_dict(), self.samples)
 
 
 def compute_multi_label_metrics(scored: ScoredVideos) -> MultiLabelEvaluation:
@@ -99,5 +74,5 @@ def compute_multi_label_metrics(scored: ScoredVideos) -> MultiLabelEvaluation:
             }
             for sample, row, values in zip(scored.samples, ground_truth.tolist(), scores.tolist(), strict=True)
         ],
-        **scored.to_dict(),
+        **scored.shared_fields(),
     )

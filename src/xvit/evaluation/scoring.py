@@ -21,63 +21,94 @@ from xvit.utils.files import atomic_write_text
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ScoredVideos:
-    """Scores of videos.
+class VideoResults:
+    """Results for a list of videos. Its subclasses add scores or metrics.
 
     Args:
-        samples: the videos that could be read, in the order in which they were given.
-        scores: for each task, (samples, classes) in [0, 1].
-        class_names: the model's class names.
+        samples: the videos that could be read, or the results for them, in the order in which they were given.
         failures: id, path and reason of each video that could not be read.
         temporal_views: clips along each video.
         spatial_views: crops of each clip.
         seconds: wall time.
     """
 
-    samples: list[Sample]
-    scores: dict[str, Tensor]
-    class_names: ClassNames
+    samples: Sequence[Any]
     failures: list[tuple[str, str, str]]
     temporal_views: int
     spatial_views: int
     seconds: float
 
     @property
+    def videos(self) -> int:
+        """Number of videos that were read."""
+        return len(self.samples)
+
+    @property
     def expected(self) -> int:
         """Number of videos given: read and failed."""
         return len(self.samples) + len(self.failures)
 
-    def __str__(self) -> str:
+    def describe(self, metrics: str, *, failed: str = "") -> str:
+        """One line: the metrics, the views, the number of failures and what was done with them, the time."""
         views = f"{self.temporal_views}x{self.spatial_views} views"
-        failed = f"; {len(self.failures)} could not be read" if self.failures else ""
-        return f"{len(self.samples)} videos scored, {views}{failed}, {self.seconds:.1f} s; they have no labels"
+        failures = f"; {len(self.failures)} could not be read{failed}" if self.failures else ""
+        return f"{metrics}, {views}{failures}, {self.seconds:.1f} s"
+
+    def shared_fields(self) -> dict[str, Any]:
+        """The fields of this class, without the samples."""
+        return {name: getattr(self, name) for name in ("failures", "temporal_views", "spatial_views", "seconds")}
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the scores, as plain values for JSON."""
-        names = ("expected", "failures", "temporal_views", "spatial_views", "seconds")
-        return {"videos": len(self.samples)} | {name: getattr(self, name) for name in names}
+        """Everything but samples and scores, as plain values for JSON."""
+        return {"expected": self.expected, "videos": self.videos} | self.shared_fields()
+
+    def rows(self) -> Iterable[dict[str, Any]]:
+        """The prediction for each video read, as plain values for JSON."""
+        return self.samples
+
+    def plot(self, directory: Path) -> None:
+        """Write the plots, if there are any."""
 
     def save(self, directory: str | Path, *, metadata: Mapping[str, Any]) -> None:
-        """Write evaluation.json and predictions.jsonl (one line per video), for videos without labels.
+        """Write evaluation.json, predictions.jsonl (one line per video) and the plots.
 
         Args:
             directory: created if it does not exist.
             metadata: model, data and versions, from `run_metadata`; written to evaluation.json.
         """
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        self.plot(directory)
+        values = {"metadata": dict(metadata)} | self.to_dict()
+        atomic_write_text(directory / "predictions.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows()))
+        atomic_write_text(directory / "evaluation.json", json.dumps(values, indent=2) + "\n")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ScoredVideos(VideoResults):
+    """Scores of videos, with or without labels.
+
+    Args:
+        scores: for each task, (samples, classes) in [0, 1].
+        class_names: the model's class names.
+    """
+
+    samples: list[Sample]
+    scores: dict[str, Tensor]
+    class_names: ClassNames
+
+    def __str__(self) -> str:
+        return self.describe(f"{self.videos} videos scored") + "; they have no labels"
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The best class of each video and its score; dicts for several tasks."""
         names = as_task_dict(self.class_names)
         best = {task: values.max(dim=1) for task, values in self.scores.items()}  # values and indices, (samples,)
-        rows: Iterator[dict[str, Any]] = (
-            {
-                "id": sample.id,
-                "path": sample.path,
-                "prediction": unwrap_single_task(
-                    {task: names[task][int(top.indices[row])] for task, top in best.items()}
-                ),
-                "score": unwrap_single_task({task: float(top.values[row]) for task, top in best.items()}),
-            }
-            for row, sample in enumerate(self.samples)
-        )
-        write_results(Path(directory), {"metadata": dict(metadata)} | self.to_dict(), rows)
+        for row, sample in enumerate(self.samples):
+            classes = {task: names[task][int(top.indices[row])] for task, top in best.items()}
+            scores = {task: float(top.values[row]) for task, top in best.items()}
+            result: dict[str, Any] = {"id": sample.id, "path": sample.path, "prediction": unwrap_single_task(classes)}
+            yield result | {"score": unwrap_single_task(scores)}
 
 
 def score_videos(
@@ -170,13 +201,6 @@ def match_labels(samples: Sequence[Sample], class_names: ClassNames, model_class
 def describe_tasks(class_names: ClassNames) -> str:
     """The tasks of a model or a data set, for a message."""
     return f"the tasks {', '.join(sorted(class_names))}" if isinstance(class_names, dict) else "a single unnamed task"
-
-
-def write_results(directory: Path, values: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write predictions.jsonl (one row per line) and evaluation.json, each atomically."""
-    directory.mkdir(parents=True, exist_ok=True)
-    atomic_write_text(directory / "predictions.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    atomic_write_text(directory / "evaluation.json", json.dumps(values, indent=2) + "\n")
 
 
 _Part = tuple[list[int], list[dict[str, Tensor]], dict[int, VideoError]]  # sample indices, scores by batch, errors
