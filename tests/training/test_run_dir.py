@@ -49,3 +49,11 @@ def test_a_corrupt_state_is_named(videos, tmp_path):
         with pytest.raises(XViTError, match=r"step_0000003: corrupt .*all saved states are corrupt.*--output"):
             fit(recipe(videos, epochs=1), tmp_path / "run", resume=True)
         (state / name).write_bytes(content)
+
+
+def test_a_run_of_an_earlier_version_is_refused(videos, tmp_path):
+    fit(recipe(videos, epochs=1), tmp_path)
+    text = (tmp_path / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(text.replace("grad_accum_steps", "accumulate"))
+    with pytest.raises(XViTError, match=r"config\.yaml: .*earlier version of xvit: .*accumulate.*grad_accum_steps"):
+        fit(recipe(videos, epochs=1), tmp_path, resume=True)
