@@ -1,4 +1,4 @@
-"""The picture of a timeline."""
+"""The plot of a timeline."""
 
 import matplotlib.image
 import numpy as np

@@ -75,12 +75,7 @@ def export_model(
             empty, too few videos, outputs further from the model's than the limits.
     """
     output = check_new_directory(Path(output).resolve())
-    check_choice("format", format, PROGRAM_FILES)
-    check_choice("precision", precision, PRECISIONS)
-    if (format, precision) in _UNSUPPORTED:
-        raise XViTError(f"format={format!r} with precision={precision!r}: {_UNSUPPORTED[format, precision]}")
-    packages = (*_PACKAGES[format], *(("nncf",) if "int8" in precision else ()))
-    versions = {name: str(import_package(name).__version__) for name in packages}
+    versions = _check_packages(format, precision)
     on_progress = on_progress or (lambda stage, done, total: None)
     clips = read_clips(model.clip_spec, videos, num_clips, calibrate=precision == "int8", on_progress=on_progress)
     manifest = ExportManifest(
@@ -88,7 +83,7 @@ def export_model(
         precision=precision,
         state=state_shapes(model) if streaming else {},
         source_hash=model_hash(model),
-        versions={"xvit": __version__, "torch": str(torch.__version__)} | versions,
+        versions=versions,
     )
     with atomic_directory(output) as directory:
         on_progress("exporting", 0, 1)
@@ -105,6 +100,17 @@ def export_model(
         check_parity(report, limits or ParityLimits.for_precision(precision))
         _write_json(directory / EXPORTED, asdict(replace(manifest, parity=asdict(report))))
     return report
+
+
+def _check_packages(format: Format, precision: Precision) -> dict[str, str]:
+    """The versions of the packages that the export needs."""
+    check_choice("format", format, PROGRAM_FILES)
+    check_choice("precision", precision, PRECISIONS)
+    if (format, precision) in _UNSUPPORTED:
+        raise XViTError(f"format={format!r} with precision={precision!r}: {_UNSUPPORTED[format, precision]}")
+    packages = (*_PACKAGES[format], *(("nncf",) if "int8" in precision else ()))
+    versions = {name: str(import_package(name).__version__) for name in packages}
+    return {"xvit": __version__, "torch": str(torch.__version__)} | versions
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:

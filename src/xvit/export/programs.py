@@ -27,8 +27,7 @@ from xvit.models.xvit import XViT
 from xvit.utils.errors import XViTError
 
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
-# The program, an ONNX or an OpenVINO model, and the names of its inputs -> the quantized program.
-Quantize = Callable[[Any, list[str]], Any]
+Quantize = Callable[[Any, list[str]], Any]  # an ONNX or OpenVINO model and the names of its inputs -> the int8 model
 
 
 class ClipProgram(nn.Module):
