@@ -13,34 +13,21 @@ from collections import deque
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from xvit.config import as_task_dict, unwrap_single_task
-from xvit.data.capture.source import Frame, FrameCounts, SourceEvent
+from xvit.data.capture.source import Frame, Source, SourceEvent
 from xvit.data.transforms import eval_views, normalize
-from xvit.inference.predictor import rank_classes
+from xvit.inference.predictor import Labels, Scores, rank_classes
 from xvit.models.streaming import Stream, StreamOutput
 from xvit.models.xvit import XViT
 from xvit.utils.errors import XViTError, check_range
 
 _LAG_HISTORY = 10_000  # latest predictions in the lag statistics; bounded, because a source may be endless
 _RATE_HISTORY = 32  # latest frames in the recent frame rate
-
-
-class FrameSource(Protocol):
-    """What `LivePredictor` needs of a source; `xvit.data.capture.source.Source` provides it."""
-
-    reconnects: int
-
-    @property
-    def counts(self) -> FrameCounts:
-        """Frames counted so far."""
-
-    def frames(self, *, stride: int = 1, short_side: int | None = None) -> Generator[Frame | SourceEvent, None, None]:
-        """Yield frames and events as they arrive."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +46,8 @@ class LivePrediction:
     frame: int
     time: float
     label: str | dict[str, str | None] | None
-    labels: tuple[str, ...] | dict[str, tuple[str, ...]]
-    scores: tuple[float, ...] | dict[str, tuple[float, ...]]
+    labels: Labels
+    scores: Scores
     lag_seconds: float
 
 
@@ -123,24 +110,16 @@ class LivePredictor:
     """
 
     def __init__(
-        self,
-        model: XViT,
-        source: FrameSource,
-        *,
-        stride: int | None = None,
-        predict_every: int = 1,
-        threshold: float = 0.0,
+        self, model: XViT, source: Source, *, stride: int | None = None, predict_every: int = 1, threshold: float = 0.0
     ) -> None:
         check_range("stride", 1 if stride is None else stride, 1)
         check_range("threshold", threshold, 0, 1)
         self.model, self.source, self.threshold = model, source, threshold
         self._stride_unknown = stride is None and model.clip_spec.sampling == "segments"
         self.stride = stride or (1 if self._stride_unknown else model.clip_spec.stride)
-        self._class_names = as_task_dict(model.class_names)
-        if not any(self._class_names.values()):
+        if not any(as_task_dict(model.class_names).values()):
             raise XViTError("the model has no classes to predict: use one that was trained on labelled videos")
         self.stream = Stream(model, predict_every=predict_every)
-        self._device = model.device
         self._pending: deque[_PendingFrame] = deque()  # frames without a prediction so far
         self._pushed = self._processed = self._predictions = 0  # pushed: since the last reset of the stream
         self._lags: deque[float] = deque(maxlen=_LAG_HISTORY)
@@ -150,7 +129,7 @@ class LivePredictor:
     def __iter__(self) -> Generator[LivePrediction | SourceEvent, None, None]:
         """Run until the source ends, and then yield the predictions for the frames that are still pending."""
         size = self.model.clip_spec.image_size
-        self.stream.push(torch.zeros(1, 1, 3, size, size, device=self._device))  # warm-up: the first push is slow
+        self.stream.push(torch.zeros(1, 1, 3, size, size, device=self.model.device))  # warm-up: the first push is slow
         self.stream.reset()
         with closing(self.source.frames(stride=self.stride, short_side=size)) as items:
             for item in items:
@@ -200,7 +179,7 @@ class LivePredictor:
         view = eval_views(frame.pixels[None], clip_spec).contiguous()  # (C, H, W) -> (1, 1, C, S, S), as in evaluation
         self._pending.append(_PendingFrame(self._pushed, frame.index, frame.time, frame.due_time))
         self._pushed, self._processed = self._pushed + 1, self._processed + 1
-        output = self.stream.push(normalize(view, clip_spec, self._device))
+        output = self.stream.push(normalize(view, clip_spec, self.model.device))
         self._push_times.append(time.monotonic())
         yield from self._predict(output)
 
@@ -211,24 +190,23 @@ class LivePredictor:
 
     def _predict(self, output: StreamOutput) -> Generator[LivePrediction, None, None]:
         tasks = as_task_dict(output.logits)
-        probabilities = {task: self.model.probabilities(logits[0]).cpu() for task, logits in tasks.items()}
+        probabilities = {task: self.model.probabilities(logits[0]).cpu() for task, logits in tasks.items()}  # (m, K)
         for row, stream_index in enumerate(output.indices):
             while self._pending[0].stream_index < stream_index:  # frames between two predictions
                 self._pending.popleft()
             frame = self._pending.popleft()
-            labels: dict[str, tuple[str, ...]] = {}
-            scores: dict[str, tuple[float, ...]] = {}
-            for task, values in probabilities.items():  # (m, classes)
-                labels[task], scores[task] = rank_classes(values[row], self._class_names[task])
-            best = {task: names[0] if scores[task][0] >= self.threshold else None for task, names in labels.items()}
+            frame_scores = {task: values[row] for task, values in probabilities.items()}
+            labels, scores = rank_classes(frame_scores, self.model.class_names)
+            best = {task: names[0] for task, names in as_task_dict(labels).items()}
+            passed = {task: values[0] >= self.threshold for task, values in as_task_dict(scores).items()}
             lag = time.monotonic() - frame.due_time
             self._lags.append(lag)
             self._predictions += 1
             yield LivePrediction(
                 frame=frame.source_index,
                 time=frame.time,
-                label=unwrap_single_task(best),
-                labels=unwrap_single_task(labels),
-                scores=unwrap_single_task(scores),
+                label=unwrap_single_task({task: best[task] if passed[task] else None for task in best}),
+                labels=labels,
+                scores=scores,
                 lag_seconds=lag,
             )

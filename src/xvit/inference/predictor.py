@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xvit.config import SINGLE_TASK, as_task_dict, unwrap_single_task
+from xvit.config import SINGLE_TASK, ClassNames, as_task_dict, unwrap_single_task
 from xvit.data.annotations import Sample
 from xvit.data.dataset import VideoDataset
 from xvit.data.loader import make_loader, shared_memory_shortage
@@ -19,6 +19,9 @@ from xvit.models.profiling import model_hash
 from xvit.models.xvit import XViT
 from xvit.utils.devices import default_device, resolve_device
 from xvit.utils.errors import VideoError, XViTError, check_range
+
+Labels = tuple[str, ...] | dict[str, tuple[str, ...]]  # best first; a dict for several tasks
+Scores = tuple[float, ...] | dict[str, tuple[float, ...]]
 
 _logger = logging.getLogger("xvit")
 _BATCH_CLIPS = 8
@@ -40,8 +43,8 @@ class Prediction:
     """
 
     path: str
-    labels: tuple[str, ...] | dict[str, tuple[str, ...]]
-    scores: tuple[float, ...] | dict[str, tuple[float, ...]]
+    labels: Labels
+    scores: Scores
     times: tuple[float, ...]
 
     def __post_init__(self) -> None:
@@ -107,8 +110,7 @@ class Predictor:
         self.clip_spec, self.class_names = model.clip_spec, model.class_names
         self.multi_label = model.config.multi_label
         self.device = model.device
-        self.temporal_views = temporal_views
-        self.spatial_views = spatial_views
+        self.temporal_views, self.spatial_views = temporal_views, spatial_views
 
     def __call__(self, path: str | Path) -> Prediction:
         """Classify one video.
@@ -150,23 +152,14 @@ class Predictor:
                 scores = {task: values.cpu() for task, values in scores.items()}
                 for row, (index, times) in enumerate(zip(batch["indices"].tolist(), batch["times"], strict=True)):
                     video_scores = {task: values[row] for task, values in scores.items()}
-                    results[index] = self._prediction(str(paths[index]), video_scores, times)
+                    labels, ordered = rank_classes(video_scores, self.class_names)
+                    results[index] = Prediction(path=str(paths[index]), labels=labels, scores=ordered, times=times)
             for index in sorted(results):
                 yield results.pop(index)
 
     def model_hash(self) -> str:
         """Hash of the model's settings and weights, or of an exported model's files: 16 hexadecimal digits."""
         return model_hash(self.model) if isinstance(self.model, XViT) else self.model.model_hash()
-
-    def _prediction(self, path: str, scores: dict[str, Tensor], times: tuple[float, ...]) -> Prediction:
-        names = as_task_dict(self.class_names)
-        ranked = {task: rank_classes(values, names[task]) for task, values in scores.items()}
-        return Prediction(
-            path=path,
-            labels=unwrap_single_task({task: labels for task, (labels, _) in ranked.items()}),
-            scores=unwrap_single_task({task: values for task, (_, values) in ranked.items()}),
-            times=times,
-        )
 
     @torch.inference_mode()
     def predict_probabilities(self, pixels: Tensor) -> Tensor | dict[str, Tensor]:
@@ -192,10 +185,9 @@ class Predictor:
             task: self.model.probabilities(torch.cat([chunk[task] for chunk in logits]))  # (B V, classes)
             for task in logits[0]
         }
-        mean: Tensor | dict[str, Tensor] = unwrap_single_task(
+        return unwrap_single_task(
             {task: values.unflatten(0, (B, V)).mean(dim=1) for task, values in probabilities.items()}
         )
-        return mean
 
 
 def open_model(
@@ -208,7 +200,10 @@ def open_model(
     return ExportedModel(source, device=device or (default_device() if usable else "cpu"), trust_code=trust_code)
 
 
-def rank_classes(scores: Tensor, names: list[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    """Class names and scores, sorted by descending score. scores: (classes,)."""
-    values, order = scores.sort(descending=True, stable=True)
-    return tuple(names[i] for i in order.tolist()), tuple(values.tolist())
+def rank_classes(scores: dict[str, Tensor], class_names: ClassNames) -> tuple[Labels, Scores]:
+    """Labels and scores of a prediction, from the scores (classes,) of each task."""
+    names = as_task_dict(class_names)
+    ranked = {task: values.sort(descending=True, stable=True) for task, values in scores.items()}
+    labels = {task: tuple(names[task][index] for index in top.indices.tolist()) for task, top in ranked.items()}
+    ordered = {task: tuple(top.values.tolist()) for task, top in ranked.items()}
+    return unwrap_single_task(labels), unwrap_single_task(ordered)
