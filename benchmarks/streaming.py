@@ -90,7 +90,7 @@ def main() -> None:
             "pushed_frame_seconds": statistics.median(seconds[f"pushed frame, T = {T}"]),
             "over_image_model": ratio(f"pushed frame, T = {T}", "image model, 1 frame"),
             "whole_clip_over_pushed_frame": ratio(f"whole clip, T = {T}", f"pushed frame, T = {T}"),
-            "layer_bytes": streams[T].layer_bytes,
+            "block_bytes": streams[T].block_bytes,
         }
         for T in NUM_FRAMES
     ]
@@ -105,7 +105,7 @@ def main() -> None:
     for row in rows:
         print(
             f"{row['frames']:4} {row['pushed_frame_seconds']:11.4f} s {row['over_image_model']:17.3f} "
-            f"{row['whole_clip_over_pushed_frame']:17.2f} (T = {row['frames']:2}) {row['layer_bytes'][0]:14,} B"
+            f"{row['whole_clip_over_pushed_frame']:17.2f} (T = {row['frames']:2}) {row['block_bytes'][0]:14,} B"
         )
     if memory:
         first, last = (f"{resident / 1e6:.1f} MB after {pushed} frames" for pushed, resident in (memory[0], memory[-1]))

@@ -8,7 +8,7 @@
     load_official   the checkpoints of the paper's authors
     push_to_hub     upload a model to the Hugging Face Hub
 
-The subpackages hold the rest: xvit.data, xvit.training, xvit.evaluation, xvit.inference, xvit.timeline, xvit.export, ...
+Subpackages hold the rest: xvit.data, xvit.training, xvit.evaluation, xvit.inference, xvit.timeline, xvit.export, ...
 """
 
 from importlib import import_module as _import_module

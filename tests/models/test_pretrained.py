@@ -251,7 +251,7 @@ def test_what_does_not_fit_is_refused(tmp_path):
         ("none.pth", "no such file or directory", {}),
         ("run", r"it has \[2\] heads in 2 layers, expected \[3\] in 2", {}),
         ("half", "damaged or truncated", {}),
-        ("whole numbers.safetensors", "torch.int64, torch.strided: expected a plain floating", {}),
+        ("whole numbers.safetensors", "torch.int64, torch.strided: expected a dense float tensor", {}),
     ]:
         with pytest.raises(XViTError, match=said) as raised:
             start(path, **options)

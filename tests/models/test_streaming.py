@@ -169,15 +169,15 @@ def test_no_drift_and_constant_memory_over_10_000_frames():
         last = [*last[-2:], part]
         output = stream.push(part)
         state = stream.state()
-        bytes_seen.add((sum(t.numel() for t in state.values()), tuple(stream.layer_bytes)))
+        bytes_seen.add((sum(t.numel() for t in state.values()), tuple(stream.block_bytes)))
     assert output.indices == [10_015]
     _, logits = offline(model, torch.cat(last, dim=1))
     torch.testing.assert_close(output.logits[:, -1], logits[:, -1], atol=1e-5, rtol=1e-5)
     assert len(bytes_seen) == 1
     # w frames of half the keys' and values' channels of 2 x 2 patches and the class token, 4 bytes each
-    assert stream.layer_bytes == [2 * 5 * 8 * 4] * 2
+    assert stream.block_bytes == [2 * 5 * 8 * 4] * 2
     storage = sum(t.untyped_storage().nbytes() for name, t in stream.tensors().items() if name != "frames")
-    assert storage == sum(stream.layer_bytes)  # no views of something larger
+    assert storage == sum(stream.block_bytes)  # no views of something larger
 
 
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "centered"])
@@ -263,3 +263,5 @@ def test_wrong_use_is_refused():
         stream.push(torch.randn(1, 1, 3, SIZE, SIZE))
     with pytest.raises(XViTError, match="not a stream state of this model"):
         stream.load_state({"ring": torch.zeros(1)})
+    with pytest.raises(XViTError, match="its settings differ"):
+        Stream(made(causal=True, window=3)).load_state(Stream(model).state())

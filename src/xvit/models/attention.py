@@ -1,18 +1,19 @@
 """The attention schemes over the tokens of a clip, each a subclass of timm's `Attention`.
 
-    B clips, T frames, N tokens per frame (patches and prefix tokens), D channels, h heads of d channels,
+    B clips, T frames (or tubelets), N tokens per frame (patches and prefix tokens), D channels, h heads of d channels,
     R summary tokens per frame
 
 timm builds its image model with one of these classes as `attn_layer`. Its blocks accept tokens of shape (B, T, N, D)
 as they are, so a scheme sees the whole clip, and weights, their names, qk-norm, LayerScale and drop path stay timm's.
-The attention layers of timm's `Eva` models are turned into one of `EVA_SCHEMES` after they are built.
+Each attention layer of timm's `Eva` models is turned into a class of `EVA_SCHEMES` after it is built.
 
-What the query q at (t, s) attends to, frames from left to right, tokens from top to bottom:
+What the query q at (t, s) attends to (#), frames from left to right, tokens from top to bottom. m is a mixed token: one
+key and one value, each channel of which is read from frame t - w, ..., or t + w.
 
     spatial      local, w=1     joint         divided                   mixing, w=1
-    . . # . .    . # # # .      # # # # #     . . . . .     . . # . .   . . m . .    one key and one value per location,
-    . . q . .    . # q # .      # # q # #     # # q # #  +  . . q . .   . . q . .    each channel of it read from frame
-    . . # . .    . # # # .      # # # # #     . . . . .     . . # . .   . . m . .    t - w, ..., or t + w
+    . . # . .    . # # # .      # # # # #     . . . . .     . . # . .   . . m . .
+    . . q . .    . # q # .      # # q # #     # # q # #  +  . . q . .   . . q . .
+    . . # . .    . # # # .      # # # # #     . . . . .     . . # . .   . . m . .
 """
 
 from typing import NamedTuple, Protocol
@@ -32,8 +33,8 @@ class AttentionInputs(NamedTuple):
     q: Tensor  # (B, T, N, h, d)
     k: Tensor  # (B, T, N, h, d)
     v: Tensor  # (B, T, N, h, d)
-    summary_k: Tensor  # (B, T R, h, d); in a stream with those of earlier frames
-    summary_v: Tensor  # (B, T R, h, d)
+    summary_k: Tensor  # (B, T' R, h, d), T' = T; in a stream T' counts the earlier frames too
+    summary_v: Tensor  # (B, T' R, h, d)
 
 
 class AttentionReader(Protocol):
@@ -44,16 +45,16 @@ class AttentionReader(Protocol):
 
 
 class ClipReader:
-    """All frames of the clip are there."""
+    """Inputs for a whole clip: the projections of its tokens, mixed as the layer's pattern says."""
 
     def read(self, layer: "SpatialAttention", x: Tensor, rope: Tensor | None) -> AttentionInputs:
-        """Project the tokens, and mix them as the layer's pattern says."""
+        """See `AttentionReader`."""
         pattern = layer.pattern
         if pattern.mixes_tokens:
             x = pattern.mix(x.unflatten(-1, (layer.num_heads, -1))).flatten(-2)
+        inputs = layer.project(x, rope, in_place=layer.mixes_in_place)
         if layer.mixes_in_place:
-            return layer.project(x, rope, pattern)
-        inputs = layer.project(x, rope)
+            return inputs
         return inputs._replace(
             k=pattern.mix(inputs.k) if pattern.mixes_keys else inputs.k,
             v=pattern.mix(inputs.v) if pattern.mixes_values else inputs.v,
@@ -61,18 +62,19 @@ class ClipReader:
 
 
 class SpatialAttention(Attention):
-    """Every frame attends within itself: timm's own attention, for T frames at once. The base of the other schemes.
+    """Every frame attends within itself: timm's own attention, for T frames at once. The base of the other schemes:
+    its `pattern` has no slices, so nothing is mixed.
 
     `summary_tokens` R > 0 appends R tokens of every frame to the keys and values of all frames (paper, section 3.3):
     averages over an r x r grid of the patches, R = r^2. Mean and projection commute, so their keys and values are
-    averages of the frame's own keys and values.
+    averages of the frame's own, before any qk-norm, which then normalises them too. They have no rotary position.
     """
 
     reader: AttentionReader = ClipReader()
     pattern = MixingPattern()
     summary_tokens: int = 0
-    causal: bool = False  # attend to the summaries of this frame and earlier ones only, summary_frames in all
-    summary_frames: int = 0
+    causal_summaries: bool = False  # attend to the summaries of this frame and earlier ones only
+    summary_window: int = 0  # of how many frames, then
     num_prefix_tokens: int = 0
     grid: tuple[int, int] | None = None  # patches in height and width; summary_tokens > 1 needs it
 
@@ -89,10 +91,10 @@ class SpatialAttention(Attention):
 
         Args:
             x: tokens (B, T, N, D), already normalised by the block.
-            attn_mask: added to the scores of the keys at each location, (B, N), the same in all frames: the sizes of
-                merged tokens. timm's blocks pass it on.
+            attn_mask: added to the scores of the keys at each location, (B, N), the same in all frames: the
+                logarithms of the sizes of merged tokens. timm's blocks pass it on.
             is_causal: not supported; timm's blocks pass it on.
-            rope: rotary positions of a frame's patches, for models that have them; the same for all frames.
+            rope: rotary positions of a frame's patches, (S, 2 d) for S patches, the same for all frames; None without.
             class_token_only: compute the result of each frame's first token only; it attends to all tokens.
 
         Returns:
@@ -106,32 +108,30 @@ class SpatialAttention(Attention):
         inputs = self.reader.read(self, x, rope)
         if class_token_only:
             inputs, x = inputs._replace(q=inputs.q[:, :, :1]), x[:, :, :1]
-        out = self.norm(self.attend(inputs, attn_mask).flatten(-2))  # (B, T, N, h d)
+        out = self.norm(self.attend(inputs, attn_mask).flatten(-2))  # (B, T, N or 1, h d)
         if self.gate is not None:
             out = out * self.gate(x).sigmoid()
         projected: Tensor = self.proj_drop(self.proj(out))
         return projected
 
-    def project(
-        self, x: Tensor, rope: Tensor | None = None, mix_in_place: MixingPattern | None = None
-    ) -> AttentionInputs:
-        """Queries, keys, values and summaries of tokens x (B, T, N, D), unmixed unless a pattern is given.
+    def project(self, x: Tensor, rope: Tensor | None = None, *, in_place: bool = False) -> AttentionInputs:
+        """Queries, keys, values and summaries of tokens x (B, T, N, D), unmixed unless `in_place`.
 
         Keys are normalised and rotated in their own frame, before any mixing: each mixed channel is then a channel of a
         key that the image model knows, whatever its neighbours are, and a stream can keep it.
         """
-        q, k, v = self.project_qkv(x, mix_in_place)
+        q, k, v = self.project_qkv(x, in_place=in_place)
         summary_k, summary_v = self.k_norm(self.summarise(k)), self.summarise(v)
         q, k = self.q_norm(q), self.k_norm(k)
         if rope is not None:
             q, k = self.rotate(q, rope), self.rotate(k, rope)
         return AttentionInputs(q, k, v, summary_k, summary_v)
 
-    def project_qkv(self, x: Tensor, mix_in_place: MixingPattern | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """The projections of x (B, T, N, D), each (B, T, N, h, d)."""
+    def project_qkv(self, x: Tensor, *, in_place: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """The projections of x (B, T, N, D), each (B, T, N, h, d); keys and values are mixed if `in_place`."""
         qkv = self.qkv(x)
-        if mix_in_place is not None:
-            qkv = mix_in_place.mix_in_place(qkv, self.num_heads)
+        if in_place:
+            qkv = self.pattern.mix_in_place(qkv, self.num_heads)
         q, k, v = qkv.unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(-3)
         return q, k, v
 
@@ -139,8 +139,8 @@ class SpatialAttention(Attention):
     def mixes_in_place(self) -> bool:
         """Whether keys and values are mixed inside the output of the projections: faster and smaller, the same numbers.
 
-        Not if that output is still needed unmixed (norms of the keys, summaries), nor under torch.compile and
-        torch.export, which do better with a pure function.
+        Not if that output is still needed unmixed: keys are normalised and rotated before they mix, and summaries
+        average unmixed ones. Nor under torch.compile and torch.export, which do better with a pure function.
         """
         return (
             (self.pattern.mixes_keys or self.pattern.mixes_values)
@@ -167,25 +167,28 @@ class SpatialAttention(Attention):
             (B, T, M, h, d).
         """
         q, k, v, summary_k, summary_v = inputs
-        frames = q.shape[1]
-        mask = None if bias is None else bias.repeat_interleave(frames, dim=0)[:, None, None]  # (B T, 1, 1, N)
+        T = q.shape[1]
+        mask = None if bias is None else bias.repeat_interleave(T, dim=0)[:, None, None]  # (B T, 1, 1, N)
         if self.summary_tokens:
-            mask = self.summary_mask(k, summary_k) if self.causal else None
-            k = torch.cat([k, summary_k.unsqueeze(1).expand(-1, frames, -1, -1, -1)], dim=2)  # (B, T, N + T R, h, d)
-            v = torch.cat([v, summary_v.unsqueeze(1).expand(-1, frames, -1, -1, -1)], dim=2)
+            mask = self.summary_mask(k, summary_k) if self.causal_summaries else None
+            k = torch.cat([k, summary_k.unsqueeze(1).expand(-1, T, -1, -1, -1)], dim=2)  # (B, T, N + T' R, h, d)
+            v = torch.cat([v, summary_v.unsqueeze(1).expand(-1, T, -1, -1, -1)], dim=2)
+        # Frames join the batch, as attention over 5 dimensions cannot be exported to ONNX.
         out = self.scaled_dot_product(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), mask)
         return out.unflatten(0, q.shape[:2])
 
     def summary_mask(self, k: Tensor, summary_k: Tensor) -> Tensor:
-        """Which keys the queries of each frame attend to in a causal model, (B T, 1, 1, N + T R): all of their own
-        frame, and the summaries of that frame and earlier ones, `summary_frames` in all.
+        """Which keys the queries of each frame attend to in a causal model, (B T, 1, 1, N + T' R): all of their own
+        frame, and the summaries of that frame and earlier ones, `summary_window` in all.
         """
-        B, frames, N = k.shape[:3]
+        B, T, N = k.shape[:3]
         R = self.summary_tokens
-        summary_frame = torch.arange(summary_k.shape[1], device=k.device) // R  # of each summary token
-        query_frame = torch.arange(frames, device=k.device)[:, None] + summary_k.shape[1] // R - frames
-        visible = (summary_frame <= query_frame) & (summary_frame > query_frame - self.summary_frames)  # (T, T R)
-        return torch.cat([visible.new_ones(frames, N), visible], dim=1).repeat(B, 1)[:, None, None]
+        summary_frame = (
+            torch.arange(summary_k.shape[1], device=k.device) // R
+        )  # of each summary token, from 0 to T' - 1
+        query_frame = torch.arange(T, device=k.device)[:, None] + summary_k.shape[1] // R - T  # the last T of those
+        visible = (summary_frame <= query_frame) & (summary_frame > query_frame - self.summary_window)  # (T, T' R)
+        return torch.cat([visible.new_ones(T, N), visible], dim=1).repeat(B, 1)[:, None, None]
 
     def scaled_dot_product(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """Softmax attention of q (B', M, h, d) over k and v (B', M', h, d), giving (B', M, h, d).
@@ -195,7 +198,7 @@ class SpatialAttention(Attention):
         timm's flag `fused_attn` chooses between torch's fused kernels and the plain formula, whose weights can be seen.
         """
         dropout = self.attn_drop.p if self.training else 0.0
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B', h, M, d): 5-D does not export to ONNX
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B', h, M, d) and (B', h, M', d)
         if self.fused_attn:
             return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout).transpose(1, 2)
         scores = q * self.scale @ k.transpose(-2, -1)
@@ -221,27 +224,27 @@ class SpatialAttention(Attention):
 
 class MixingAttention(SpatialAttention):
     """Space-time mixing attention (paper, section 3.2, Eq. 9): spatial attention over keys and values whose channels
-    come from the frames t - w .. t + w, as `pattern` says. Mixing moves memory and multiplies nothing."""
+    come from the frames t - w .. t + w, as `pattern` says. `ClipReader` mixes them, without a multiplication."""
 
 
 class LocalAttention(SpatialAttention):
     """Exact attention over all tokens of the frames t - w .. t + w: what mixing approximates (paper, Eq. 6).
-    O(T w S^2)."""
+    O(T w N^2)."""
 
     window: int = 1
 
     def attend(self, inputs: AttentionInputs, bias: Tensor | None = None) -> Tensor:
         T, w = inputs.q.shape[1], self.window
-        frames = []
+        outputs = []
         for t in range(T):
             near = slice(max(0, t - w), t + w + 1)  # frames outside the clip are left out, not zeros
             k, v = inputs.k[:, near].flatten(1, 2), inputs.v[:, near].flatten(1, 2)
-            frames.append(self.scaled_dot_product(inputs.q[:, t], k, v))
-        return torch.stack(frames, dim=1)
+            outputs.append(self.scaled_dot_product(inputs.q[:, t], k, v))
+        return torch.stack(outputs, dim=1)
 
 
 class JointAttention(SpatialAttention):
-    """Every token attends to all T N tokens of the clip: O(T^2 S^2)."""
+    """Every token attends to all T N tokens of the clip: O(T^2 N^2)."""
 
     def attend(self, inputs: AttentionInputs, bias: Tensor | None = None) -> Tensor:
         q, k, v, _, _ = inputs
@@ -250,9 +253,9 @@ class JointAttention(SpatialAttention):
 
 
 class DividedAttention(SpatialAttention):
-    """Attention over time at each location, then within the frame (TimeSformer's): O(T^2 S + T S^2).
+    """Attention over time at each location, then within the frame (TimeSformer's): O(T^2 N + T N^2).
 
-    Temporal attention adds its result to the tokens that spatial attention then reads. Its last layer starts at zero,
+    Temporal attention adds its result to the tokens that spatial attention then reads. `temporal_proj` starts at zero,
     so an untrained block is the image model's.
     """
 
@@ -297,29 +300,29 @@ SCHEMES: dict[str, type[SpatialAttention]] = {
 
 class EvaProjections:
     """The projections of timm's `EvaAttention` and `AttentionRope`: fused or separate, with their own biases, several
-    heads per key. As the first base class of a scheme it makes the scheme serve these models."""
+    query heads per key head. As the first base class of a scheme it makes the scheme serve these models."""
 
-    mixes_in_place = False  # keys are rotated first, which would combine channels that come from two frames
+    # Keys must be rotated before they mix: rotation combines pairs of channels, which could come from two frames.
+    mixes_in_place = False
 
     qkv: nn.Linear | None
     q_proj: nn.Linear
     k_proj: nn.Linear
     v_proj: nn.Linear
-    q_bias: Tensor | None
     k_bias: Tensor
     v_bias: Tensor
     num_heads: int
     head_dim: int
 
-    def project_qkv(self, x: Tensor, mix_in_place: MixingPattern | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """The projections of x (B, T, N, D), each (B, T, N, h, d)."""
+    def project_qkv(self, x: Tensor, *, in_place: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """The projections of x (B, T, N, D), each (B, T, N, h, d); never in place."""
         if self.qkv is None:
             parts = [layer(x) for layer in (self.q_proj, self.k_proj, self.v_proj)]
         else:
             qkv = self.qkv(x)  # the module, not its weight: PEFT replaces it by another
-            if getattr(self, "q_bias", None) is not None:  # of EvaAttention
-                assert self.q_bias is not None
-                qkv = qkv + torch.cat([self.q_bias, self.k_bias, self.v_bias])
+            q_bias: Tensor | None = getattr(self, "q_bias", None)  # EvaAttention has it
+            if q_bias is not None:
+                qkv = qkv + torch.cat([q_bias, self.k_bias, self.v_bias])
             parts = list(qkv.chunk(3, dim=-1))
         q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in parts)
         heads_per_key = self.num_heads // k.shape[-2]

@@ -19,7 +19,7 @@ from xvit.models.attention import EVA_SCHEMES, SCHEMES, DividedAttention, LocalA
 from xvit.models.mixing import MixingPattern, channel_slices, temporal_offsets
 from xvit.utils.errors import XViTError, check_range, did_you_mean, one_line
 
-_NOT_OPTIONS = ("cache_dir", "device", "dtype", "feature_cfg", "pretrained_cfg", "pretrained_cfg_overlay")
+_NOT_MODEL_OPTIONS = ("cache_dir", "device", "dtype", "feature_cfg", "pretrained_cfg", "pretrained_cfg_overlay")
 Backbone = VisionTransformer | Eva
 SUPPORTED = "timm's VisionTransformer and Eva models with standard attention (xvit info --list-backbones shows them)"
 
@@ -55,7 +55,7 @@ def build_backbone(config: ModelConfig) -> Backbone:
     }.items():
         if name in config.backbone_kwargs:
             raise XViTError(f"backbone_kwargs[{name!r}] is not allowed: {reason}")
-    for name in _NOT_OPTIONS:
+    for name in _NOT_MODEL_OPTIONS:
         if name in config.backbone_kwargs:
             raise XViTError(f"backbone_kwargs[{name!r}] is not allowed: it does not describe the model")
     if config.backbone_kwargs.get("patch_drop_rate"):
@@ -106,8 +106,8 @@ def _configure_attention(backbone: Backbone, config: ModelConfig) -> None:
             if not isinstance(layer, SpatialAttention):
                 continue
             layer.summary_tokens = config.summary_tokens
-            layer.causal = config.causal
-            layer.summary_frames = config.num_frames // config.tubelet_size
+            layer.causal_summaries = config.causal
+            layer.summary_window = config.num_frames // config.tubelet_size
             layer.num_prefix_tokens = backbone.num_prefix_tokens
             if isinstance(layer, LocalAttention):
                 layer.window = config.window
@@ -131,7 +131,7 @@ def build_pattern(config: ModelConfig, num_heads: int, head_dim: int) -> MixingP
         inputs=advanced.mix_inputs,
         per_head=per_head,
         replicate=advanced.temporal_padding == "replicate",
-        segment_frames=advanced.segment_frames // config.tubelet_size,
+        segment_frames=advanced.segment_frames // config.tubelet_size,  # the window counts tubelets already
     )
 
 
@@ -215,7 +215,7 @@ def select_mixing_layers(layers: str | tuple[int, ...], depth: int) -> set[int]:
             "all": set(range(depth)),
             "first_half": set(range(half)),
             "second_half": set(range(half, depth)),
-            "odd": set(range(0, depth, 2)),
+            "odd": set(range(0, depth, 2)),  # the 1st, 3rd, ...
         }[layers]
     for layer in layers:
         if not 0 <= layer < depth:

@@ -49,6 +49,6 @@ def create_model(
         load_tensors(model, image_model.state_dict(), {}, source=f"given {backbone}")
         # The given model may have a data config of its own.
         model.clip_spec = resolve_clip_spec(ClipSpec(num_frames=num_frames), image_model)
-    elif init:
+    elif pretrained or checkpoint_path:
         load_initial_weights(model, init)
     return model

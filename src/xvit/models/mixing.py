@@ -1,20 +1,23 @@
 """Mixing: which frame each channel of a key or value is read from (paper, section 3.2, Eqs. 8 and 9).
 
-    B clips, T frames, N tokens per frame, h heads of d channels
+    B clips, T frames, N tokens per frame, h heads of d channels, D = h d
 
 A `MixingPattern` assigns each neighbouring frame a slice of the channels; the remaining channels stay with their frame.
 
     channels of a mixed key, w = 1, rho = 1/2:      |  t + 1  |  t - 1  |         t         |
                                                     0       D/4       D/2                   D
 
-Three forms compute the same numbers, and all of them ask the pattern which channels move (`MixingPattern.split`):
+These are all D channels ("flat" grouping, as in the released code): the first heads see the neighbours, the last ones
+their own frame only. With `per_head`, each head's d channels are divided in the same way, as in the paper's equations.
 
-    mix            a whole clip, as a pure function: for torch.compile, export, and if the unmixed tensor is needed
-    mix with a     a stream: the channels that later frames need are kept in `history`; a clip is the special case
-      history      without one
-    mix_in_place   a whole clip, inside the output of the projections: half the time and memory
+Three forms compute the same numbers:
 
-A new pattern therefore goes into one place, `split` and `join`.
+    mix                  a clip, as a pure function: for torch.compile, export, and if the unmixed tensor is needed too
+    mix with `history`   a stream: the channels that later frames need are kept
+    mix_in_place         a clip, inside the output of the projections: half the time and memory
+
+All of them ask the pattern what moves (`split`) and, out of place, how to put it back (`join`). A new pattern overrides
+these two; tests/models/test_mixing.py holds the three forms of such a pattern against each other.
 """
 
 from collections.abc import MutableMapping
@@ -38,11 +41,11 @@ class ChannelSlice(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class MixingPattern:
-    """What mixes, and which channels come from which frame.
+    """What is mixed, and which channels come from which frame.
 
     Args:
         slices: adjacent slices of the channels, from channel 0 on; none for no mixing. See `channel_slices`.
-        inputs: what mixes: keys_values, keys, values, or x (the tokens before the projections).
+        inputs: what is mixed: keys_values, keys, values, or x (the tokens before the projections).
         per_head: the slices are of the d channels of each head, instead of all h d channels.
         replicate: frames outside the clip are copies of the nearest one, instead of zeros.
         segment_frames: mix within segments of this many frames; 0 for the whole clip.
@@ -75,19 +78,19 @@ class MixingPattern:
         return max([0, *(part.offset for part in self.slices)])
 
     def split(self, x: Tensor) -> list[Tensor]:
-        """Views of what each slice moves.
+        """What each slice moves.
 
         Args:
-            x: (B, T, N, ..., h, d).
+            x: (B, T, N, ..., h, d), with adjacent h and d in memory.
 
         Returns:
-            For each slice a view (B, T, N, ..., channels).
+            For each slice a view (B, T, N, ..., channels); with `per_head` (B, T, N, ..., h, channels).
         """
         channels = x if self.per_head else x.flatten(-2)
         return [channels[..., part.start : part.stop] for part in self.slices]
 
     def join(self, moved: list[Tensor], x: Tensor) -> Tensor:
-        """The inverse of `split`: a copy of x (B, T, N, ..., h, d) with each slice replaced by the moved one."""
+        """A copy of x (B, T, N, ..., h, d) in which each slice is replaced by the moved one."""
         channels = x if self.per_head else x.flatten(-2)
         return torch.cat([*moved, channels[..., self.slices[-1].stop :]], dim=-1).view(x.shape)
 
@@ -98,7 +101,7 @@ class MixingPattern:
 
         Args:
             x: consecutive frames (B, T, N, h, d).
-            num_frames: mix the first ones only; those behind them are only read. All by default.
+            num_frames: of a stream: mix the first ones only; those behind them are only read. All by default.
             history: of a stream: for each slice that reads earlier frames, by its index, its channels of the frames
                 before x. Updated to the frames before x[:, num_frames]; empty at first.
 
@@ -108,20 +111,20 @@ class MixingPattern:
         if not self.slices:
             return x[:, :num_frames]
         clips = x if history is not None else split_segments(x, self.segment_frames)
-        length = clips.shape[1] if num_frames is None else num_frames
+        num_frames = clips.shape[1] if num_frames is None else num_frames
         moved = []
         for index, (part, channels) in enumerate(zip(self.slices, self.split(clips), strict=True)):
             past = None if history is None else history.get(index)
-            moved.append(shift(channels, part.offset, length, past=past, replicate=self.replicate))
+            moved.append(shift(channels, part.offset, num_frames, past=past, replicate=self.replicate))
             if history is not None and part.offset < 0:
-                history[index] = _last_frames(channels[:, :length], -part.offset, past, replicate=self.replicate)
-        return self.join(moved, clips[:, :length]).view(x.shape[0], -1, *x.shape[2:])
+                history[index] = _last_frames(channels[:, :num_frames], -part.offset, past, replicate=self.replicate)
+        return self.join(moved, clips[:, :num_frames]).view(x.shape[0], -1, *x.shape[2:])
 
     def mix_in_place(self, qkv: Tensor, num_heads: int) -> Tensor:
         """`mix` of the keys and values inside the output of the projections; differentiable.
 
         Args:
-            qkv: (B, T, N, 3 h d), not a view; overwritten.
+            qkv: (B, T, N, 3 h d), overwritten. Not a view: autograd would copy the gradient of its base.
             num_heads: h.
         """
         mixed: Tensor = _MixInPlace.apply(qkv, self, num_heads)
@@ -166,7 +169,7 @@ def channel_slices(channels: int, mix_ratio: float, offsets: tuple[int, ...]) ->
     """
     if not offsets or mix_ratio == 0:
         return ()
-    size = int(mix_ratio * channels / len(offsets) + 1e-6)  # so that 0.3 of 10 channels is 3, not 2
+    size = int(mix_ratio * channels / len(offsets) + 1e-6)  # so that 0.58 of 100 channels is 58, not 57
     if size == 0:
         raise XViTError(
             f"mix_ratio={mix_ratio}: gives less than one of {channels} channels to each of {len(offsets)} offsets; "
@@ -189,21 +192,21 @@ def split_segments(x: Tensor, segment_frames: int) -> Tensor:
     return x.unflatten(1, (T // segment_frames, segment_frames)).flatten(0, 1)
 
 
-def shift(x: Tensor, offset: int, length: int, *, past: Tensor | None = None, replicate: bool = False) -> Tensor:
-    """Frames offset .. offset + length - 1 of x (B, T, ...).
+def shift(x: Tensor, offset: int, num_frames: int, *, past: Tensor | None = None, replicate: bool = False) -> Tensor:
+    """Frames offset .. offset + num_frames - 1 of x (B, T, ...).
 
     Args:
         x: consecutive frames.
         offset: negative for earlier frames.
-        length: number of frames to return, at most T.
+        num_frames: to return, at most T.
         past: the -offset frames before x, if they are known.
         replicate: what stands for unknown frames: the nearest frame of x, else zeros.
     """
     if offset < 0:
         before = _padding(x[:, :1], -offset, replicate=replicate) if past is None else past
-        return torch.cat([before, x[:, :length]], dim=1)[:, :length]
+        return torch.cat([before, x[:, :num_frames]], dim=1)[:, :num_frames]
     after = _padding(x[:, -1:], offset, replicate=replicate)
-    return torch.cat([x, after], dim=1)[:, offset : offset + length]
+    return torch.cat([x, after], dim=1)[:, offset : offset + num_frames]
 
 
 def _padding(edge: Tensor, steps: int, *, replicate: bool) -> Tensor:
@@ -240,11 +243,10 @@ class _MixInPlace(torch.autograd.Function):
         grad = grad.clone(memory_format=torch.contiguous_format)
         for offset, channels in pattern.moving_views(grad, ctx.num_heads):
             steps = min(abs(offset), channels.shape[1])
-            # A replicated edge frame was read by all the frames that reached beyond it.
             edge, beyond = (-1, channels[:, -steps:]) if offset > 0 else (0, channels[:, :steps])
-            edge_grad = beyond.sum(dim=1) if pattern.replicate else None
+            edge_grad = beyond.sum(dim=1)  # with `replicate`, all the frames that reached beyond the edge had read it
             _shift_in_place(channels, -offset, replicate=False)
-            if edge_grad is not None:
+            if pattern.replicate:
                 channels[:, edge] += edge_grad
         return grad, None, None
 

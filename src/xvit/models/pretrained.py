@@ -21,8 +21,8 @@ from xvit.models.xvit import XViT
 from xvit.utils.errors import XViTError, one_line
 
 _logger = logging.getLogger("xvit")
-# Parts that an image checkpoint may lack: a classifier; parts whose loss is an error already.
-_OPTIONAL = ("backbone.head", "backbone.attn_pool", "backbone.blocks")
+# No warning if these stay random: a classifier, and the blocks, for which `_check_blocks` raises an error.
+_NO_WARNING = ("backbone.head", "backbone.attn_pool", "backbone.blocks")
 
 
 def load_initial_weights(model: XViT, init: InitConfig) -> LoadReport:
@@ -73,7 +73,7 @@ def load_tensors(model: XViT, image: Mapping[str, Tensor], rest: Mapping[str, Te
     for key, tensor in usable.items():
         if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.is_meta:
             raise XViTError(f"{source}: {key} is {tensor.dtype}, {tensor.layout}: expected a dense float tensor")
-    if random := [key for key in new if key.startswith("backbone.") and not key.startswith(_OPTIONAL)]:
+    if random := [key for key in new if key.startswith("backbone.") and not key.startswith(_NO_WARNING)]:
         _logger.warning("%s: parts of the image model stay randomly initialised: %s", source, group_names(random))
     with torch.no_grad():
         for key, tensor in usable.items():

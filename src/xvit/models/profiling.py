@@ -13,7 +13,7 @@ from xvit.models.xvit import XViT
 def count_macs(
     model: XViT, *, num_frames: int | None = None, image_size: int | None = None, all_tokens: bool = False
 ) -> int:
-    """Exact multiply-adds of one clip (what the literature calls FLOPs; 1 MAC = 2 FLOPs).
+    """Exact multiply-adds (MACs) of one clip. Papers on video models call them FLOPs; strictly, 1 MAC is 2 FLOPs.
 
     Args:
         model: on any device; its weights are not used.
@@ -22,17 +22,19 @@ def count_macs(
         all_tokens: count the last layer in full, as the paper does, where `class_token_only` skips most of it.
     """
     size = (image_size, image_size) if image_size else model.backbone.patch_embed.img_size
+    # On the meta device, as the counter does not see the attention kernels of a CPU.
     clip = torch.empty(1, num_frames or model.config.num_frames, model.in_chans, *size, device="meta")
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     on_meta = {name: tensor.detach().to("meta", torch.float32) for name, tensor in tensors.items()}
-    training, class_token_only = model.training, model.class_token_only
+    modes, class_token_only = {module: module.training for module in model.modules()}, model.class_token_only
     model.class_token_only = class_token_only and not all_tokens
-    model.eval()  # without dropout, and on the meta device: the kernels of attention on a CPU are not counted
+    model.eval()
     try:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             torch.func.functional_call(model, on_meta, (clip,))
     finally:
-        model.train(training)
+        for module, training in modes.items():
+            module.training = training
         model.class_token_only = class_token_only
     return int(counter.get_total_flops()) // 2
 

@@ -1,41 +1,46 @@
-"""A model on endless video, frame by frame: exact, in constant memory, each frame through the image model once.
+r"""A model on endless video, frame by frame: exact, in constant memory, each frame through the image model once.
 
-    B parallel streams, n new frames, N tokens per frame, D channels, h heads of d channels, T frames of the head
+    B parallel streams, n new or pending frames, m frames whose turn it is, N tokens per frame, D channels, h heads of
+    d channels, T frames that the temporal head looks at
 
-A mixed key or value needs only some channels of its neighbours. So each layer keeps, of past frames, the channels that
-later frames will read; a centered model, which also reads ahead, caches the projections of its pending frames too.
+A mixed key or value needs only some channels of its neighbours. So each layer keeps, of past frames, the slices that
+later frames will read. A centered model also reads ahead: in each layer, frames are pending until the later ones have
+arrived, and the layer keeps their projections.
 
-    causal, w=1                                     centered, w=1: in each layer a frame waits for the next one
+    causal, w=1                                     centered, w=1: in each layer a frame is pending until the next
 
     frame      t-1     t (new)                      frame      t-2     t-1     t (new)
     keys     [slice]  [all]                         keys     [slice]  [all]   [all]
-                 \\____  |                                         \\____ |  ____/
+                 \____  |                                         \____ |  ____/
     output            at t                          output            at t-1
 
-The output at frame t is what the model computes for one clip of all frames from the first on, with its temporal head
-looking at the last T of them.
+A frame's vector equals the one that the model computes in a single clip of the whole video. The prediction at frame t
+is that of the temporal head on the vectors of the frames t - T + 1 .. t.
 """
 
 import copy
+import hashlib
+import json
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from timm.models.eva import EvaBlock, EvaBlockPostNorm
 from timm.models.vision_transformer import Block, ResPostBlock
 from torch import Tensor, nn
 
-from xvit.config import as_task_dict, unwrap_single_task
+from xvit.config import as_task_dict, to_dict, unwrap_single_task
 from xvit.models.attention import AttentionInputs, SpatialAttention
 from xvit.models.backbone import ClassTokenBlock
 from xvit.models.xvit import XViT
 from xvit.utils.errors import XViTError, check_range
 
-# The input of a block's attention, from the block's input. Only needed where frames wait, before the block runs.
-_ATTENTION_INPUT: dict[type[nn.Module], Callable[[nn.Module, Tensor], Tensor]] = {
-    Block: lambda block, x: cast(Block, block).norm1(x),
-    ClassTokenBlock: lambda block, x: cast(Block, block).norm1(x),
-    EvaBlock: lambda block, x: cast(EvaBlock, block).norm1(x),
+# The input of a block's attention, from the block's input: a centered model projects frames when they arrive. When the
+# block later runs on them, its attention takes these projections, and uses its own input for a gate only.
+_ATTENTION_INPUT: dict[type[nn.Module], Callable[[Any, Tensor], Tensor]] = {
+    Block: lambda block, x: block.norm1(x),
+    ClassTokenBlock: lambda block, x: block.norm1(x),
+    EvaBlock: lambda block, x: block.norm1(x),
     ResPostBlock: lambda block, x: x,
     EvaBlockPostNorm: lambda block, x: x,
 }
@@ -84,6 +89,7 @@ class StreamReader:
             q = self._take(layer, "q", m)
             k = self._take(layer, "k", m, mixed=pattern.mixes_keys)
             v = self._take(layer, "v", m, mixed=pattern.mixes_values)
+            # All of them at once: a model with summaries is causal, so its frames are never pending.
             summaries = [self.tensors.pop(f"pending_summary_{kind}", q[:, :0, 0]) for kind in "kv"]  # (B, m R, h, d)
             inputs = AttentionInputs(q, k, v, *summaries)
         return inputs._replace(
@@ -109,8 +115,8 @@ class StreamReader:
         if not layer.summary_tokens:
             return new
         summaries = torch.cat([self.tensors.get(f"past_{name}", new[:, :0]), new], dim=1)
-        if layer.summary_frames > 1:
-            self.tensors[f"past_{name}"] = summaries[:, -(layer.summary_frames - 1) * layer.summary_tokens :].clone()
+        if layer.summary_window > 1:
+            self.tensors[f"past_{name}"] = summaries[:, -(layer.summary_window - 1) * layer.summary_tokens :].clone()
         return summaries
 
 
@@ -126,29 +132,29 @@ class _StreamBlock:
         self.layers = [layer for layer in self.block.modules() if isinstance(layer, SpatialAttention)]
         self.readers = [cast(StreamReader, layer.reader) for layer in self.layers]
         self.lookahead = max((reader.lookahead for reader in self.readers), default=0)
-        self.waiting: Tensor | None = None  # pending tokens (B, p, N, D)
+        self.pending: Tensor | None = None  # tokens (B, n, N, D)
         if self.lookahead and type(block) not in _ATTENTION_INPUT:
             raise XViTError(
                 f"centered mixing in a {type(block).__name__} cannot be streamed: use a model with causal=True"
             )
 
     def run(self, x: Tensor | None, kwargs: dict[str, Tensor], *, ended: bool) -> Tensor | None:
-        """Add new tokens x (B, n, N, D), and run the block on frames that wait no longer; None if there are none."""
+        """Add new tokens x (B, n, N, D), and run the block on the frames whose later frames have arrived, if any."""
         if self.lookahead:
-            x = self._release(x, kwargs.get("rope"), ended=ended)
+            x = self._take_ready(x, kwargs.get("rope"), ended=ended)
         return self.block(x, **kwargs) if x is not None and x.shape[1] else None
 
-    def _release(self, x: Tensor | None, rope: Tensor | None, *, ended: bool) -> Tensor | None:
+    def _take_ready(self, x: Tensor | None, rope: Tensor | None, *, ended: bool) -> Tensor | None:
         if x is not None:
             attention_input = _ATTENTION_INPUT[type(self.block)](self.block, x)
             for layer, reader in zip(self.layers, self.readers, strict=True):
                 reader.append(layer, attention_input, rope)
-        tokens = [tensor for tensor in (self.waiting, x) if tensor is not None]
+        tokens = [tensor for tensor in (self.pending, x) if tensor is not None]
         if not tokens:
             return None
         x = torch.cat(tokens, dim=1)
         ready = x.shape[1] if ended else max(x.shape[1] - self.lookahead, 0)
-        self.waiting = x[:, ready:].clone() if ready < x.shape[1] else None
+        self.pending = x[:, ready:].clone() if ready < x.shape[1] else None
         return x[:, :ready]
 
 
@@ -229,18 +235,17 @@ class Stream:
         return other
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that is kept, as tensors by name, for `load_state`; safetensors can save it."""
-        counters = [self._num_completed, int(self._ended), *(self._shape or ())]
-        return {name: tensor.contiguous() for name, tensor in self.tensors().items()} | {
-            "counters": torch.tensor(counters)
-        }
+        """Everything that is kept, for `load_state`: `tensors`, counters, and a hash of the model's settings."""
+        counters = torch.tensor([self._num_completed, int(self._ended), *(self._shape or ())])
+        tensors = {name: tensor.contiguous() for name, tensor in self.tensors().items()}
+        return tensors | {"counters": counters, "config": _config_hash(self.model)}
 
     def tensors(self) -> dict[str, Tensor]:
         """What is kept of the frames, by name; B is the first dimension of each tensor."""
         named: dict[str, Tensor] = {}
         for index, block in enumerate(self._blocks):
-            if block.waiting is not None:
-                named[f"blocks.{index}.waiting"] = block.waiting
+            if block.pending is not None:
+                named[f"blocks.{index}.pending"] = block.pending
             for layer, reader in enumerate(block.readers):
                 named |= {f"blocks.{index}.{layer}.{name}": tensor for name, tensor in reader.tensors.items()}
         if self._frames is not None:
@@ -251,14 +256,13 @@ class Stream:
         """Continue from a `state` of the same model.
 
         Raises:
-            XViTError: a state of another kind of model.
+            XViTError: not a state, or one of a model with other settings.
         """
         self.reset()
-        try:
-            completed, ended, *shape = state["counters"].tolist()
-            self.load_tensors(state)
-        except (KeyError, IndexError, ValueError) as error:
-            raise XViTError(f"not a stream state of this model ({type(error).__name__}: {error})") from None
+        if "config" not in state or not torch.equal(state["config"].cpu(), _config_hash(self.model)):
+            raise XViTError("not a stream state of this model: its settings differ, or it is no state at all")
+        completed, ended, *shape = state["counters"].tolist()
+        self.load_tensors(state)
         self._num_completed, self._ended, self._shape = completed, bool(ended), tuple(shape) or None
 
     def load_tensors(self, named: Mapping[str, Tensor]) -> None:
@@ -268,8 +272,8 @@ class Stream:
             if kind != "blocks":
                 continue
             index, *place = rest.split(".")
-            if place == ["waiting"]:
-                self._blocks[int(index)].waiting = tensor
+            if place == ["pending"]:
+                self._blocks[int(index)].pending = tensor
             else:
                 layer, inner = place
                 self._blocks[int(index)].readers[int(layer)].tensors[inner] = tensor
@@ -280,12 +284,12 @@ class Stream:
         return [layer for block in self._blocks for layer in block.layers]
 
     @property
-    def layer_bytes(self) -> list[int]:
+    def block_bytes(self) -> list[int]:
         """Bytes that each block keeps now."""
         sizes = []
         for block in self._blocks:
             tensors = [tensor for reader in block.readers for tensor in reader.tensors.values()]
-            tensors += [] if block.waiting is None else [block.waiting]
+            tensors += [] if block.pending is None else [block.pending]
             sizes.append(sum(tensor.numel() * tensor.element_size() for tensor in tensors))
         return sizes
 
@@ -294,7 +298,7 @@ class Stream:
         for index, block in enumerate(self._blocks):
             kwargs = self.model.block_kwargs(index, rope, class_token_only=self.model.class_token_only)
             x = block.run(x, kwargs, ended=self._ended)
-            if x is None and not self._ended:
+            if x is None and not self._ended:  # at the end, later blocks still have pending frames
                 break
         return None if x is None else self.model.pool(x)[1]
 
@@ -319,6 +323,11 @@ class Stream:
             embeddings = new[:, :0]
         logits = unwrap_single_task(as_task_dict(model.classifier(embeddings)))  # (B, m, classes)
         return StreamOutput([first + i for i in chosen], new[:, chosen], logits)
+
+
+def _config_hash(model: XViT) -> Tensor:
+    settings = json.dumps(to_dict(model.config), sort_keys=True).encode()
+    return torch.tensor(list(hashlib.sha256(settings).digest()), dtype=torch.uint8)
 
 
 def _copy_with_readers(module: nn.Module) -> nn.Module:

@@ -43,7 +43,7 @@ class TemporalAttention(nn.Module):
         dim: D.
         num_heads: heads of its attention.
         layers: depth; the paper found no gain beyond 1.
-        num_frames: T, for positions of its own; None if the frames already have positions.
+        num_frames: T, to add a position to each frame; None to add none.
     """
 
     def __init__(self, dim: int, *, num_heads: int, layers: int = 1, num_frames: int | None = None) -> None:
@@ -111,6 +111,6 @@ class Classifier(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, clip_embedding: Tensor) -> dict[str, Tensor]:
-        """Clip vectors (B, D) to the logits (B, classes) of each task."""
+        """Clip vectors (..., D) to the logits (..., classes) of each task."""
         x = self.dropout(self.hidden(clip_embedding))
         return {task: layer(x) for task, layer in self.fc.items()}

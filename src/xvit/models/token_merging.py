@@ -1,6 +1,7 @@
-"""Token merging (Bolya et al., ICLR 2023) for clips: after each layer, r patches per frame merge with similar ones.
+"""Token merging (Bolya et al., ICLR 2023) for clips: after each layer but the last, r patches per frame merge
+with similar ones.
 
-    B clips, T frames, N tokens per frame, D channels
+    B clips, T frames, N tokens per frame, P of them patches, D channels
 
 A mixed key takes its channels from the same location of several frames. If each frame merged the patches that are
 similar in that frame, location s would be one part of the image in one frame and another part in the next, and mixing
@@ -46,8 +47,10 @@ def merge_similar_tokens(x: Tensor, sizes: Tensor | None, r: int, *, num_prefix_
     prefix, patches = x[:, :, :num_prefix_tokens], x[:, :, num_prefix_tokens:]
     prefix_sizes, sizes = sizes[:, :num_prefix_tokens], sizes[:, num_prefix_tokens:]
     directions = F.normalize(patches.detach(), dim=-1)
-    similarity = (directions[:, :, ::2] @ directions[:, :, 1::2].transpose(-2, -1)).mean(dim=1)  # (B, N / 2, N / 2)
-    best, partner = similarity.max(dim=-1)  # of each even patch, (B, N / 2)
+    similarity = (directions[:, :, ::2] @ directions[:, :, 1::2].transpose(-2, -1)).mean(
+        dim=1
+    )  # (B, ceil(P / 2), floor(P / 2))
+    best, partner = similarity.max(dim=-1)  # of each even patch, (B, ceil(P / 2))
     order = best.argsort(dim=-1, descending=True)
     r = min(r, similarity.shape[1], similarity.shape[2])
     merging, remaining = order[:, :r], order[:, r:].sort(dim=-1).values  # the remaining ones keep their order
@@ -59,12 +62,13 @@ def merge_similar_tokens(x: Tensor, sizes: Tensor | None, r: int, *, num_prefix_
 
 
 def _sum_pairs(values: Tensor, merging: Tensor, partner: Tensor, remaining: Tensor) -> Tensor:
-    """Add the merging even locations of values (B, T, N, D') to their odd partners; the remaining even ones come first.
+    """Add the merging even locations of values (B, T, P, D') to their odd partners; the remaining even ones come first.
 
-    `merging` and `remaining` (B, r) and (B, N / 2 - r) index the even locations, `partner` (B, r) the odd ones.
+    `merging` (B, r) and `remaining` (B, ceil(P / 2) - r) index the even locations, `partner` (B, r) the odd ones.
     """
-    rows = [index[:, None, :, None].expand(-1, values.shape[1], -1, values.shape[3]) for index in (merging, partner)]
-    kept = remaining[:, None, :, None].expand(-1, values.shape[1], -1, values.shape[3])
+    merging, partner, remaining = (
+        index[:, None, :, None].expand(-1, values.shape[1], -1, values.shape[3])
+        for index in (merging, partner, remaining)
+    )
     even, odd = values[:, :, ::2], values[:, :, 1::2]
-    odd = odd.scatter_add(2, rows[1], even.gather(2, rows[0]))
-    return torch.cat([even.gather(2, kept), odd], dim=2)
+    return torch.cat([even.gather(2, remaining), odd.scatter_add(2, partner, even.gather(2, merging))], dim=2)

@@ -1,6 +1,6 @@
 """XViT = a timm Vision Transformer + an attention scheme over its frames + a temporal head.
 
-B clips, T frames, S patches and N tokens per frame, D channels
+B clips, T frames (or tubelets, once they are embedded), S patches and N tokens per frame, D channels
 
 pixel_values ─▶ patches, class token, positions ─▶ + temporal position ─▶ L blocks with a scheme as their attention
 (B, T, C, H, W)        timm, frame by frame          (B, T, N, D)            (B, T, N, D)
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
-import torch.utils.checkpoint
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute_in_backward
 
 from xvit import checkpoint
 from xvit.config import ClassNames, ClipSpec, ModelConfig, as_task_dict, unwrap_single_task
@@ -31,8 +31,7 @@ class Features(NamedTuple):
     """Features of clips before the classifier."""
 
     tokens: Tensor  # (B, T, N, D), after the backbone's last norm, prefix tokens first
-    # (B, T, D), timm's own pooling of each frame (and the frame projection, if there is one); (B, T / 2, D) of tubelets
-    frames: Tensor
+    frames: Tensor  # (B, T, D), timm's own pooling of each frame, and the frame projection if there is one
     clip_embedding: Tensor  # (B, D)
 
 
@@ -149,14 +148,14 @@ class XViT(nn.Module):
     def encode(self, pixel_values: Tensor, *, class_token_only: bool = False) -> Tensor:
         """Tokens (B, T, N, D) after all blocks; with `class_token_only` each frame's first one, (B, T, 1, D)."""
         backbone, tome_r = self.backbone, self.config.tome_r
-        x, rope = self.embed(pixel_values)  # not an argument: nobody else keeps the tokens when the first block is done
+        x, rope = self.embed(pixel_values)  # in here, so that no caller keeps these tokens alive
         sizes = None
         for layer, block in enumerate(backbone.blocks):
             kwargs = self.block_kwargs(layer, rope, class_token_only=class_token_only)
             if sizes is not None:
                 kwargs["attn_mask"] = sizes.log()
             if backbone.grad_checkpointing and torch.is_grad_enabled():
-                x = torch.utils.checkpoint.checkpoint(block, x, use_reentrant=False, **kwargs)
+                x = recompute_in_backward(block, x, use_reentrant=False, **kwargs)
             else:
                 x = block(x, **kwargs)
             if tome_r and layer + 1 < len(backbone.blocks):
@@ -165,6 +164,7 @@ class XViT(nn.Module):
 
     def block_kwargs(self, layer: int, rope: Tensor | None, *, class_token_only: bool = False) -> dict[str, Any]:
         """Extra keyword arguments for one block: its rotary positions, if any; whether only class tokens are needed."""
+        # Only a ClassTokenBlock is asked for class tokens, which no model with rotary positions has.
         if class_token_only and layer + 1 == len(self.backbone.blocks):
             return {"class_token_only": True}
         if rope is None:
@@ -172,7 +172,7 @@ class XViT(nn.Module):
         return {"rope": rope[layer] if self.backbone.rope_mixed else rope}
 
     def pool(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised tokens of x (B, T, N, D), the output of the last block, and one vector per frame, (B, T, D)."""
+        """Normalised tokens of the last block's output x (B, T, N or 1, D), and one vector per frame, (B, T, D)."""
         tokens = self.backbone.norm(x)
         frames = self.backbone.forward_head(tokens.flatten(0, 1), pre_logits=True).unflatten(0, x.shape[:2])
         if self.frame_projection is not None:
@@ -208,7 +208,7 @@ class XViT(nn.Module):
                 model = cls(metadata.model)
             shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
             tensors = checkpoint.read_tensors(directory, shapes)
-            if len(dict(model.named_buffers())) > 0:  # rotary frequencies and the like, which are not in the file
+            if any(True for _ in model.buffers()):  # rotary frequencies and the like, which are not in the file
                 model = cls(metadata.model)
         except XViTError as error:
             where = "" if str(directory) in str(error) else f"{directory / checkpoint.CONFIG}: "
