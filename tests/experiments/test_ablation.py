@@ -123,12 +123,12 @@ def test_a_resumed_ablation_repeats_no_finished_training(ablation):
 def test_other_settings_and_damaged_files_raise_an_error(ablation, short_recipe, tmp_path):
     output, options, _ = ablation
     other = replace(short_recipe, train=replace(short_recipe.train, lr=0.5))
-    with pytest.raises(XViTError, match=r"an ablation with other settings \(see settings.json\); choose another"):
+    with pytest.raises(XViTError, match=r"an ablation with other settings \(see settings.json\); choose another --o"):
         run_ablation(output, **options | {"recipe": other})
     (tmp_path / "mine.txt").write_text("notes")
     with pytest.raises(XViTError, match=r"not an empty directory; it has no settings\.json of an ablation to resume"):
         run_ablation(tmp_path, **options)
-    with pytest.raises(XViTError, match=r"not an empty directory; .*; choose another directory"):
+    with pytest.raises(XViTError, match=r"not an empty directory; .*; choose another --output"):
         run_ablation(tmp_path / "mine.txt", **options)
     with pytest.raises(XViTError, match=r"tables='windows'.*Did you mean \"window\"\?"):
         run_ablation(output, **options | {"tables": ("windows",)})
@@ -144,7 +144,7 @@ def test_other_settings_and_damaged_files_raise_an_error(ablation, short_recipe,
     text = settings.read_text()
     for damaged in ("null", "{}", '{"recipe": 3, "clips_per_class": 3}', "{"):
         settings.write_text(damaged)
-        with pytest.raises(XViTError, match=r"settings.json: damaged"):
+        with pytest.raises(XViTError, match=r"settings.json: damaged .*; choose another --output"):
             run_ablation(output, **options)
     settings.write_text(text)
 

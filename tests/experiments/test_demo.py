@@ -11,8 +11,10 @@ import yaml
 from xvit.cli.main import main
 from xvit.config import RunConfig, from_dict
 from xvit.data.synthetic.motion import CLASSES
+from xvit.experiments import common
+from xvit.experiments.common import default_recipe
 from xvit.experiments.demo import run as run_module
-from xvit.experiments.demo.run import VARIANTS, DemoCallbacks, default_recipe, run_demo
+from xvit.experiments.demo.run import VARIANTS, DemoCallbacks, run_demo
 from xvit.inference.predictor import Predictor
 from xvit.utils.errors import XViTError
 
@@ -30,7 +32,7 @@ def demo(tmp_path_factory, short_recipe):
     output = tmp_path_factory.mktemp("demo") / "out"
     stages = []
     callbacks = DemoCallbacks(on_stage_end=lambda name, seconds, earlier: stages.append((name, earlier)))
-    evaluate, calls = run_module.evaluate, []
+    evaluate, calls = common.evaluate, []
 
     def stop_at_second(*args, **kwargs):
         calls.append(args)
@@ -39,7 +41,7 @@ def demo(tmp_path_factory, short_recipe):
         return evaluate(*args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "evaluate", stop_at_second)
+        patch.setattr(common, "evaluate", stop_at_second)
         with pytest.raises(KeyboardInterrupt):
             run_demo(output, recipe=short_recipe, clips_per_class=3, callbacks=callbacks)
     weights = (output / "xvit" / "last" / "model.safetensors").stat().st_mtime_ns
@@ -100,7 +102,7 @@ def test_the_report_is_complete(demo):
 
 def test_other_directories_and_other_settings_raise_an_error(demo, short_recipe, tmp_path):
     output, _, _ = demo
-    with pytest.raises(XViTError, match=r"a demo with other settings \(see demo\.json\); choose another directory"):
+    with pytest.raises(XViTError, match=r"a demo with other settings \(see demo\.json\); choose another --output"):
         run_demo(output, recipe=short_recipe, clips_per_class=4)
     (tmp_path / "mine.txt").touch()
     with pytest.raises(XViTError, match=r"not an empty directory; it has no demo\.json of a demo to resume"):
@@ -110,7 +112,7 @@ def test_other_directories_and_other_settings_raise_an_error(demo, short_recipe,
     damaged = tmp_path / "damaged"
     damaged.mkdir()
     (damaged / "demo.json").write_text("{")
-    with pytest.raises(XViTError, match=r"demo\.json: damaged"):
+    with pytest.raises(XViTError, match=r"demo\.json: damaged \(.*\); choose another --output"):
         run_demo(damaged, recipe=short_recipe)
 
 

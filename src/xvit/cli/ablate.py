@@ -52,7 +52,7 @@ def run(args: Namespace) -> int:
     from xvit.config import to_dict
     from xvit.experiments.ablation.report import COLUMNS, caption, compare_rankings, table_rows, write_report
     from xvit.experiments.ablation.run import CLIPS_PER_CLASS, run_ablation
-    from xvit.experiments.demo.run import default_recipe
+    from xvit.experiments.common import default_recipe
 
     recipe = args.recipe or default_recipe()
     clips_per_class = CLIPS_PER_CLASS if args.clips_per_class is None else args.clips_per_class

@@ -43,8 +43,9 @@ def parse(argv: list[str]) -> Namespace:
 
 def run(args: Namespace) -> int:
     """Run the demo and print the comparison."""
+    from xvit.experiments.common import default_recipe
     from xvit.experiments.demo.report import ORDER_BLIND_BOUND, comparison_table
-    from xvit.experiments.demo.run import CLIPS_PER_CLASS, DemoCallbacks, default_recipe, run_demo
+    from xvit.experiments.demo.run import CLIPS_PER_CLASS, DemoCallbacks, run_demo
 
     with terminal.progress_display(quiet=args.json) as display:
         stages = _StageDisplay(display, quiet=args.json)

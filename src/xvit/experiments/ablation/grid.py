@@ -4,7 +4,6 @@ The paper's figures are top-1 in % on Something-Something v2 with ViT-B/16 and 8
 differ here, so only the order of the rows can be compared.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 Options = dict[str, bool | int | float | str]
@@ -74,91 +73,74 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """One comparison.
-
-    Args:
-        title: what varies, and in parentheses what all rows share.
-        rows: the rows.
-    """
+    """One comparison: its title says what varies, and in parentheses what all rows share."""
 
     title: str
     rows: tuple[Row, ...]
 
 
+def _table(title: str, *rows: Row) -> Table:
+    return Table(title, rows)
+
+
 TABLES: dict[str, Table] = {
-    "window": Table(
+    "window": _table(
         "Window (temporal mean)",
-        (
-            Row("w = 0", "spatial, mean", 44.2),
-            Row("w = 1", "mixing, mean", 61.6),
-            Row("w = 2", "w = 2, mean", 59.7),
-            Row("w = 2, boundary only", "w = 2, boundary only, mean", 59.6),
-        ),
+        Row("w = 0", "spatial, mean", 44.2),
+        Row("w = 1", "mixing, mean", 61.6),
+        Row("w = 2", "w = 2, mean", 59.7),
+        Row("w = 2, boundary only", "w = 2, boundary only, mean", 59.6),
     ),
-    "mix_inputs": Table(
+    "mix_inputs": _table(
         "Mixed inputs (temporal attention)",
-        (
-            Row("nothing", "spatial", 55.6),
-            Row("x", "mixed x", 62.1),
-            Row("keys", "mixed keys", 62.1),
-            Row("values", "mixed values", 61.5),
-            Row("keys and values", "mixing", 63.4),
-        ),
+        Row("nothing", "spatial", 55.6),
+        Row("x", "mixed x", 62.1),
+        Row("keys", "mixed keys", 62.1),
+        Row("values", "mixed values", 61.5),
+        Row("keys and values", "mixing", 63.4),
     ),
-    "mix_ratio": Table(
+    "mix_ratio": _table(
         "Mix ratio (temporal attention)",
-        (
-            Row("0 %", "spatial", 55.6),
-            Row("25 %", "rho = 25 %", 63.3),
-            Row("50 %", "mixing", 63.4),
-            Row("100 %", "rho = 100 %", 60.7),
-        ),
+        Row("0 %", "spatial", 55.6),
+        Row("25 %", "rho = 25 %", 63.3),
+        Row("50 %", "mixing", 63.4),
+        Row("100 %", "rho = 100 %", 60.7),
     ),
-    "attention": Table(
+    "attention": _table(
         "Attention scheme (temporal attention)",
-        (
-            Row("spatial", "spatial", 55.6),
-            Row("mixing", "mixing", 63.4),
-            Row("local", "local"),
-            Row("divided", "divided"),
-            Row("joint", "joint"),
-        ),
+        Row("spatial", "spatial", 55.6),
+        Row("mixing", "mixing", 63.4),
+        Row("local", "local"),
+        Row("divided", "divided"),
+        Row("joint", "joint"),
     ),
-    "mixing_layers": Table(
+    "mixing_layers": _table(
         "Mixing layers (temporal mean)",
-        (
-            Row("first half", "first half, mean", 60.7),
-            Row("second half", "second half, mean", 60.6),
-            Row("odd layers", "odd layers, mean", 60.3),
-            Row("all", "mixing, mean", 61.6),
-        ),
+        Row("first half", "first half, mean", 60.7),
+        Row("second half", "second half, mean", 60.6),
+        Row("odd layers", "odd layers, mean", 60.3),
+        Row("all", "mixing, mean", 61.6),
     ),
-    "temporal_layers": Table(
+    "temporal_layers": _table(
         "Number of temporal attention layers",
-        (
-            Row("0 (mean)", "mixing, mean", 61.6),
-            Row("1", "mixing", 63.4),
-            Row("2", "2 temporal layers", 63.4),
-            Row("3", "3 temporal layers", 63.4),
-        ),
+        Row("0 (mean)", "mixing, mean", 61.6),
+        Row("1", "mixing", 63.4),
+        Row("2", "2 temporal layers", 63.4),
+        Row("3", "3 temporal layers", 63.4),
     ),
-    "summary_tokens": Table(
+    "summary_tokens": _table(
         "Summary tokens and temporal attention (TA)",
-        (
-            Row("neither", "mixing, mean", 61.6, 77.8),
-            Row("summary", "summary, mean", 62.9, 78.7),
-            Row("both", "summary", 62.5, 78.0),
-            Row("TA", "mixing", 63.4, 78.5),
-        ),
+        Row("neither", "mixing, mean", 61.6, 77.8),
+        Row("summary", "summary, mean", 62.9, 78.7),
+        Row("both", "summary", 62.5, 78.0),
+        Row("TA", "mixing", 63.4, 78.5),
     ),
-    "token_reduction": Table(
+    "token_reduction": _table(
         "Fewer tokens (temporal attention)",
-        (
-            Row("none", "mixing"),
-            Row("tubelet = 2", "tubelet 2"),
-            Row("tome_r = 1", "merge 1"),
-            Row("both", "tubelet 2, merge 1"),
-        ),
+        Row("none", "mixing"),
+        Row("tubelet = 2", "tubelet 2"),
+        Row("tome_r = 1", "merge 1"),
+        Row("both", "tubelet 2, merge 1"),
     ),
 }
 
@@ -170,9 +152,3 @@ PAPER_RANKINGS: tuple[tuple[str, str], ...] = (
     ("mixed keys", "mixing"),
     ("mixed values", "mixing"),
 )
-
-
-def models_in(tables: Iterable[str]) -> list[str]:
-    """The models of these tables, in the order of `MODEL_OPTIONS`, each once."""
-    used = {row.model for table in tables for row in TABLES[table].rows}
-    return [name for name in MODEL_OPTIONS if name in used]

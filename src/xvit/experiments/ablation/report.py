@@ -1,6 +1,5 @@
 """The results of an ablation study as tables, beside the paper's figures."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -9,6 +8,7 @@ from typing import Any
 
 import torch
 
+from xvit.experiments import common
 from xvit.experiments.ablation.grid import PAPER_RANKINGS, TABLES, Row
 from xvit.experiments.ablation.run import ModelResult
 from xvit.utils.files import atomic_write_text
@@ -91,9 +91,7 @@ def write_report(
     rankings = compare_rankings(results)
     lines = [f"{caption(results)} xvit {__version__}, torch {torch.__version__}.", ""]
     for table in tables:
-        lines += [f"**{TABLES[table].title}**", "", f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
-        lines += [f"| {' | '.join(row)} |" for row in table_rows(table, results)]
-        lines += [""]
+        lines += [f"**{TABLES[table].title}**", "", *common.markdown_table(COLUMNS, table_rows(table, results)), ""]
     lines += [f"- {line}" for line in rankings]
     report = {
         "settings": settings,
@@ -102,7 +100,7 @@ def write_report(
         "tables": {table: asdict(TABLES[table]) for table in tables},
         "rankings": rankings,
     }
-    atomic_write_text(output / "ablation.json", json.dumps(report, indent=2) + "\n")
+    common.write_json(output / "ablation.json", report)
     atomic_write_text(output / "ablation.md", "\n".join(lines) + "\n")
     panels = {
         TABLES[table].title: [

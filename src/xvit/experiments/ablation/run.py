@@ -6,7 +6,6 @@ DIR/<model>/seed_0/         one training: result.json once it has finished, its 
 DIR/ablation.json .md .png  the results
 """
 
-import json
 import re
 import shutil
 import statistics
@@ -17,26 +16,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from xvit.config import RunConfig, from_dict, model_config, to_dict
-from xvit.data.annotations import load_splits
-from xvit.data.synthetic.motion import write_motion_dataset
-from xvit.evaluation import evaluate, match_labels
-from xvit.experiments.ablation.grid import BASE_OPTIONS, MODEL_OPTIONS, TABLES, models_in
+from xvit.experiments import common
+from xvit.experiments.ablation.grid import BASE_OPTIONS, MODEL_OPTIONS, TABLES
 from xvit.inference.predictor import Predictor
 from xvit.models.profiling import count_macs
 from xvit.models.xvit import XViT
 from xvit.training import fit
-from xvit.utils.errors import XViTError, check_choice, check_range, one_line
-from xvit.utils.files import atomic_write_text, check_new_directory
+from xvit.utils.errors import XViTError, check_choice, check_range
 from xvit.utils.parallel import check_stop, parallel_map
-from xvit.utils.timing import one_thread, time_interleaved
+from xvit.utils.timing import one_thread
 
 CLIPS_PER_CLASS = 240
-SEEDS = 3
 _SETTINGS_FILE, _RESULT_FILE = "settings.json", "result.json"
-_TIMING_ROUNDS, _WARM_UP_ROUNDS = 40, 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,22 +84,16 @@ class ModelResult:
         return statistics.stdev(self.top1) if len(self.top1) > 1 else None
 
 
-@dataclass(frozen=True)
-class _Job:
-    directory: Path
-    config: RunConfig
-
-
 @one_thread()
 def run_ablation(
     output: str | Path,
     *,
     recipe: RunConfig,
     tables: Sequence[str] = tuple(TABLES),
-    seeds: int = SEEDS,
+    seeds: int = 3,
     jobs: int = 1,
     clips_per_class: int = CLIPS_PER_CLASS,
-    on_progress: Callable[[str, int, int], None] | None = None,
+    on_progress: common.CountCallback = lambda step, done, total: None,
 ) -> dict[str, ModelResult]:
     """Train and measure the models of some tables.
 
@@ -134,18 +120,18 @@ def run_ablation(
     check_range("jobs", jobs, 1)
     check_range("clips_per_class", clips_per_class, 3)  # one of three is held out
     output = Path(output)
-    on_progress = on_progress or (lambda name, done, total: None)
-    videos = output / "videos"
     # Each training has one core: it loads its own data, and validates only after the last epoch.
-    data = replace(recipe.data, root=str(videos), num_workers=0)
+    data = replace(recipe.data, root=str(output / "videos"), num_workers=0)
     recipe = replace(recipe, data=data, train=replace(recipe.train, eval_every=recipe.train.epochs))
     _open_output(output, recipe, clips_per_class)
-    if not videos.exists():  # the directory appears once all videos are written
-        write_motion_dataset(
-            videos, clips_per_class=clips_per_class, seed=0, on_progress=partial(on_progress, "writing videos")
-        )
-    top1 = _train_models(output, recipe, models_in(tables), seeds, jobs, partial(on_progress, "training"))
-    return _measure_models(output, top1, partial(on_progress, "timing"))
+    common.write_videos(output / "videos", clips_per_class, 0, on_progress)
+    used = {row.model for table in tables for row in TABLES[table].rows}
+    models = [model for model in MODEL_OPTIONS if model in used]  # each once, in this order
+    top1 = _train_models(output, recipe, models, seeds, jobs, partial(on_progress, "training"))
+    on_progress("timing", 0, len(models))
+    results = _measure_models(output, top1)
+    on_progress("timing", len(models), len(models))
+    return results
 
 
 def row_config(recipe: RunConfig, model: str, seed: int) -> RunConfig:
@@ -157,21 +143,16 @@ def row_config(recipe: RunConfig, model: str, seed: int) -> RunConfig:
 def _open_output(output: Path, recipe: RunConfig, clips_per_class: int) -> None:
     """Create the output directory, or check that it holds an ablation with these settings."""
     path = output / _SETTINGS_FILE
-    if path.is_file():
-        try:
-            saved = json.loads(path.read_text(encoding="utf-8"))
-            # Compared as configs: a file of an earlier version lacks the settings that were added later.
-            settings = (_without_root(from_dict(RunConfig, saved["recipe"], path)), saved["clips_per_class"])
-        except (ValueError, TypeError, KeyError) as error:
-            raise XViTError(f"{path}: damaged ({one_line(error)}); choose another directory") from None
-        if settings != (_without_root(recipe), clips_per_class):
-            raise XViTError(
-                f"{output}: holds an ablation with other settings (see {_SETTINGS_FILE}); choose another directory"
-            )
-        return
-    check_new_directory(output, f"it has no {_SETTINGS_FILE} of an ablation to resume; choose another directory")
-    output.mkdir(parents=True, exist_ok=True)
-    _write_json(path, {"recipe": to_dict(recipe), "clips_per_class": clips_per_class})
+
+    def parse(saved: dict[str, Any]) -> tuple[RunConfig, int]:
+        # Compared as configs: a file of an earlier version lacks the settings that were added later.
+        return _without_root(from_dict(RunConfig, saved["recipe"], path)), saved["clips_per_class"]
+
+    settings = common.open_directory(path, "an ablation", parse)
+    if settings is None:
+        common.write_json(path, {"recipe": to_dict(recipe), "clips_per_class": clips_per_class})
+    elif settings != (_without_root(recipe), clips_per_class):
+        raise XViTError(f"{output}: holds an ablation with other settings (see {path.name}); choose another --output")
 
 
 def _without_root(recipe: RunConfig) -> RunConfig:
@@ -179,8 +160,9 @@ def _without_root(recipe: RunConfig) -> RunConfig:
     return replace(recipe, data=replace(recipe.data, root=""))
 
 
-def _model_directory(output: Path, model: str) -> Path:
-    return output / re.sub(r"[^a-z0-9]+", "_", model.replace("%", "percent")).strip("_")
+def _training_directory(output: Path, model: str, seed: int) -> Path:
+    name = re.sub(r"[^a-z0-9]+", "_", model.replace("%", "percent")).strip("_")
+    return output / name / f"seed_{seed}"
 
 
 def _train_models(
@@ -188,67 +170,48 @@ def _train_models(
 ) -> dict[str, tuple[float, ...]]:
     """Run the trainings that have no saved result, and return the top-1 accuracy of each model for each seed."""
     planned = {
-        (model, seed): _Job(_model_directory(output, model) / f"seed_{seed}", row_config(recipe, model, seed))
+        (model, seed): (_training_directory(output, model, seed), row_config(recipe, model, seed))
         for seed in range(seeds)  # all models of one seed first: a stopped run then has complete tables
         for model in models
     }
     # All saved results are read before the first training starts, so that a damaged one is reported at once.
-    results = {key: result for key, job in planned.items() if (result := _read_result(job)) is not None}
+    results = {
+        key: common.read_json(path, lambda values: TrainingResult(**values), f"delete {directory} to train it again")
+        for key, (directory, _) in planned.items()
+        if (path := directory / _RESULT_FILE).is_file()
+    }
     missing = [key for key in planned if key not in results]
     trained = parallel_map(_train, [planned[key] for key in missing], num_workers=jobs, on_progress=on_progress)
     results |= zip(missing, trained, strict=True)
     return {model: tuple(results[model, seed].top1 for seed in range(seeds)) for model in models}
 
 
-def _read_result(job: _Job) -> TrainingResult | None:
-    path = job.directory / _RESULT_FILE
-    if not path.is_file():
-        return None
-    try:
-        return TrainingResult(**json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise XViTError(f"{path}: damaged ({one_line(error)}); delete {job.directory} to train it again") from None
-
-
 @one_thread()
-def _train(job: _Job) -> TrainingResult:
+def _train(job: tuple[Path, RunConfig]) -> TrainingResult:
+    directory, config = job
     start = time.perf_counter()
-    fit(job.config, job.directory, resume=True, on_progress=lambda progress: check_stop())
-    predictor, data = Predictor(job.directory / "last", device="cpu"), load_splits(job.config.data)
-    samples = match_labels(data.val, data.class_names, predictor.class_names)
-    evaluation = evaluate(predictor, samples, eval_config=job.config.eval)
+    fit(config, directory, resume=True, on_progress=lambda progress: check_stop())
+    evaluation = common.evaluate_held_out(Predictor(directory / "last", device="cpu"), config)
     seconds = round(time.perf_counter() - start, 1)
-    result = TrainingResult(top1=evaluation.metrics["top1"], videos=evaluation.videos, seconds=seconds)
-    _write_json(job.directory / _RESULT_FILE, asdict(result))
+    result = TrainingResult(top1=evaluation.top1, videos=evaluation.videos, seconds=seconds)
+    common.write_json(directory / _RESULT_FILE, asdict(result))
     for name in ("best", "state"):  # no longer needed
-        shutil.rmtree(job.directory / name)
+        shutil.rmtree(directory / name)
     return result
 
 
-def _measure_models(
-    output: Path, top1: Mapping[str, tuple[float, ...]], on_progress: Callable[[int, int], None]
-) -> dict[str, ModelResult]:
-    """Count parameters and multiply-adds, and time one clip in rounds in which the models take turns."""
-    models = {name: XViT.from_pretrained(_model_directory(output, name) / "seed_0" / "last") for name in top1}
-    on_progress(0, len(models))
-    clip_spec = next(iter(models.values())).clip_spec
-    size = clip_spec.image_size
-    pixels = torch.zeros(1, 1, clip_spec.num_frames, 3, size, size, dtype=torch.uint8)
-    steps = {name: partial(Predictor(model).predict_probabilities, pixels) for name, model in models.items()}
-    seconds = time_interleaved(steps, rounds=_TIMING_ROUNDS, warm_up=_WARM_UP_ROUNDS)
-    on_progress(len(models), len(models))
+def _measure_models(output: Path, top1: Mapping[str, tuple[float, ...]]) -> dict[str, ModelResult]:
+    """Count parameters and multiply-adds, and time one clip."""
+    models = {name: XViT.from_pretrained(_training_directory(output, name, 0) / "last") for name in top1}
+    milliseconds = common.time_per_clip({name: Predictor(model) for name, model in models.items()})
     results = {}
     for name, model in models.items():
-        first, median, third = statistics.quantiles([1000 * value for value in seconds[name]], n=4)
+        first, median, third = statistics.quantiles(milliseconds[name], n=4)
         results[name] = ModelResult(
             top1=top1[name],
             parameters=sum(parameter.numel() for parameter in model.parameters()),
-            macs=count_macs(model, image_size=size),
+            macs=count_macs(model, image_size=model.clip_spec.image_size),
             ms_per_clip=median,
             quartiles=(first, third),
         )
     return results
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    atomic_write_text(path, json.dumps(value, indent=2) + "\n")

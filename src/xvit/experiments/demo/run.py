@@ -6,35 +6,30 @@ A stopped demo can be resumed: finished stages are recorded in demo.json and not
 continues from its last saved state.
 """
 
-import importlib.resources
-import json
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from xvit.config import SINGLE_TASK, RunConfig, from_dict, model_config, read_yaml, to_dict
-from xvit.data.annotations import load_splits
-from xvit.data.synthetic.motion import CLASSES, write_motion_dataset
-from xvit.evaluation import Evaluation, evaluate, match_labels, run_metadata
+from xvit.config import SINGLE_TASK, RunConfig, model_config, to_dict
+from xvit.data.synthetic.motion import CLASSES
+from xvit.evaluation import run_metadata
+from xvit.experiments import common
 from xvit.experiments.demo.report import read_jsonl, write_report
 from xvit.inference.predictor import Predictor
 from xvit.models.profiling import count_macs
 from xvit.models.xvit import XViT
 from xvit.training import Progress, fit
 from xvit.utils.devices import default_device
-from xvit.utils.errors import XViTError, one_line
-from xvit.utils.files import atomic_write_text, check_new_directory
-from xvit.utils.timing import one_thread, time_interleaved
+from xvit.utils.errors import XViTError
+from xvit.utils.timing import one_thread
 
 STATE_FILE = "demo.json"
 CLIPS_PER_CLASS = 340
-_TIMING_ROUNDS, _WARM_UP_ROUNDS = 40, 5
 _WRONG_PREDICTIONS = 3  # shown in the report
 
 
@@ -66,16 +61,9 @@ class DemoCallbacks:
         on_stage_end: called with a stage's name, its seconds, and whether it was done by an earlier run.
     """
 
-    on_count: Callable[[str, int, int], None] = lambda name, done, total: None
+    on_count: common.CountCallback = lambda name, done, total: None
     on_training: Callable[[str, Progress], None] = lambda name, progress: None
     on_stage_end: Callable[[str, float, bool], None] = lambda name, seconds, earlier: None
-
-
-def default_recipe() -> RunConfig:
-    """The recipe of the demo and the ablation study: recipes/motion.yaml, which is installed with the package."""
-    file = importlib.resources.files("xvit") / "recipes" / "motion.yaml"
-    with importlib.resources.as_file(file) as path:
-        return from_dict(RunConfig, read_yaml(path), "recipes/motion.yaml")
 
 
 @one_thread()
@@ -108,7 +96,7 @@ def run_demo(
     recipe = replace(recipe, data=replace(recipe.data, root=str(videos)))
     settings = {"recipe": to_dict(recipe), "clips_per_class": clips_per_class, "seed": seed}
     stages = _Stages(output, settings, callbacks)
-    stages.run("videos", partial(_write_videos, videos, clips_per_class, seed, callbacks))
+    stages.run("videos", partial(common.write_videos, videos, clips_per_class, seed, callbacks.on_count))
     rows = []
     for key, variant in VARIANTS.items():
         training = stages.run(f"train {key}", partial(_train, output / key, variant, recipe, callbacks))
@@ -128,12 +116,11 @@ class _Stages:
 
     def __init__(self, output: Path, settings: dict[str, Any], callbacks: DemoCallbacks) -> None:
         self.path, self.settings, self.callbacks = output / STATE_FILE, settings, callbacks
-        self.finished: dict[str, Any] = {}
-        if self.path.is_file():
-            self._read()
-        else:
-            check_new_directory(output, f"it has no {STATE_FILE} of a demo to resume; choose another directory")
-            output.mkdir(parents=True, exist_ok=True)
+        state = common.open_directory(self.path, "a demo", itemgetter("settings", "stages"))
+        self.finished: dict[str, Any]
+        saved_settings, self.finished = state or (settings, {})
+        if saved_settings != settings:
+            raise XViTError(f"{output}: holds a demo with other settings (see {STATE_FILE}); choose another --output")
         self._write()
 
     @property
@@ -153,25 +140,8 @@ class _Stages:
         self.callbacks.on_stage_end(name, stage["seconds"], earlier)
         return stage["result"]
 
-    def _read(self) -> None:
-        try:
-            state = json.loads(self.path.read_text(encoding="utf-8"))
-            settings, self.finished = state["settings"], state["stages"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise XViTError(f"{self.path}: damaged ({one_line(error)}); choose another directory") from None
-        if settings != self.settings:
-            raise XViTError(
-                f"{self.path.parent}: holds a demo with other settings (see {STATE_FILE}); choose another directory"
-            )
-
     def _write(self) -> None:
-        atomic_write_text(self.path, json.dumps({"settings": self.settings, "stages": self.finished}, indent=2) + "\n")
-
-
-def _write_videos(videos: Path, clips_per_class: int, seed: int, callbacks: DemoCallbacks) -> None:
-    if not videos.exists():  # the directory appears once all videos are written
-        on_progress = partial(callbacks.on_count, "writing videos")
-        write_motion_dataset(videos, clips_per_class=clips_per_class, seed=seed, on_progress=on_progress)
+        common.write_json(self.path, {"settings": self.settings, "stages": self.finished})
 
 
 def _train(directory: Path, variant: Variant, recipe: RunConfig, callbacks: DemoCallbacks) -> dict[str, Any]:
@@ -181,18 +151,9 @@ def _train(directory: Path, variant: Variant, recipe: RunConfig, callbacks: Demo
 
 
 def _evaluate(directory: Path, recipe: RunConfig, callbacks: DemoCallbacks) -> dict[str, Any]:
-    """Evaluate the weights of the last epoch. The best weights are not used: the test videos selected them."""
     model = XViT.from_pretrained(directory / "last", device=default_device())
     predictor = Predictor(model)
-    data = load_splits(recipe.data)
-    result = evaluate(
-        predictor,
-        match_labels(data.val, data.class_names, predictor.class_names),
-        eval_config=recipe.eval,
-        num_workers=recipe.data.num_workers,
-        on_progress=partial(callbacks.on_count, "evaluating"),
-    )
-    assert isinstance(result, Evaluation)  # single-label
+    result = common.evaluate_held_out(predictor, recipe, partial(callbacks.on_count, "evaluating"))
     result.save(directory / "evaluation", metadata=run_metadata(predictor, recipe.data))
     task = result.tasks[SINGLE_TASK]
     order = [task.class_names.index(name) for name in CLASSES]  # the classes of a pair are adjacent
@@ -228,11 +189,5 @@ def _predict(output: Path, callbacks: DemoCallbacks) -> list[dict[str, Any]]:
 
 
 def _measure_time(output: Path) -> dict[str, float]:
-    """Milliseconds per clip on one core: medians over rounds in which the models take turns."""
-    predictors = {key: Predictor(output / key / "last") for key in VARIANTS}
-    clip_spec = next(iter(predictors.values())).clip_spec
-    size = clip_spec.image_size
-    pixels = torch.zeros(1, 1, clip_spec.num_frames, 3, size, size, dtype=torch.uint8)
-    steps = {key: partial(predictor.predict_probabilities, pixels) for key, predictor in predictors.items()}
-    seconds = time_interleaved(steps, rounds=_TIMING_ROUNDS, warm_up=_WARM_UP_ROUNDS)
-    return {key: round(1000 * statistics.median(values), 3) for key, values in seconds.items()}
+    milliseconds = common.time_per_clip({key: Predictor(output / key / "last") for key in VARIANTS})
+    return {key: round(statistics.median(values), 3) for key, values in milliseconds.items()}
