@@ -17,13 +17,7 @@ IOU_THRESHOLDS = (0.1, 0.25, 0.5)
 
 @dataclass(frozen=True, kw_only=True)
 class VideoSegments:
-    """True and predicted segments of a video, each in order and without overlap.
-
-    Args:
-        ground_truth: the true segments.
-        predicted: the predicted segments, with scores.
-        duration: seconds of the video.
-    """
+    """True and predicted segments (with scores) of a video of `duration` seconds, each in order, without overlap."""
 
     ground_truth: Sequence[Segment]
     predicted: Sequence[Segment]
@@ -35,7 +29,6 @@ class SegmentMetrics:
     """Metrics over some videos.
 
     Args:
-        videos: number of videos.
         frame_accuracy: share of the time with the correct class; background counts as a class.
         f1: segmental F1 at each IoU threshold.
         mean_ap: mean average precision at each IoU threshold.
@@ -70,8 +63,7 @@ def frame_accuracy(video: VideoSegments) -> float:
     edges = np.unique(np.clip([0.0, *bounds, video.duration], 0, video.duration))
     middles = (edges[:-1] + edges[1:]) / 2
     ground_truth, predicted = (_labels_at(segments, middles) for segments in (video.ground_truth, video.predicted))
-    correct = np.array([a == b for a, b in zip(ground_truth, predicted, strict=True)])
-    return float(np.diff(edges)[correct].sum() / video.duration)
+    return float(np.diff(edges)[ground_truth == predicted].sum() / video.duration)
 
 
 def segment_f1(videos: Sequence[VideoSegments], iou: float) -> float:
@@ -86,9 +78,8 @@ def segment_f1(videos: Sequence[VideoSegments], iou: float) -> float:
         matched: set[int] = set()
         for segment in video.predicted:
             overlaps = [_iou(segment, true) if true.label == segment.label else 0.0 for true in video.ground_truth]
-            best = int(np.argmax(overlaps)) if overlaps else 0
-            if overlaps and overlaps[best] >= iou:
-                matched.add(best)
+            if overlaps and max(overlaps) >= iou:
+                matched.add(overlaps.index(max(overlaps)))
         hits += len(matched)
         predicted, actual = predicted + len(video.predicted), actual + len(video.ground_truth)
     return 2 * hits / (predicted + actual) if predicted + actual else 1.0
@@ -134,10 +125,9 @@ def _iou(a: Segment, b: Segment) -> float:
     return shared / (a.end - a.start + b.end - b.start - shared)
 
 
-def _labels_at(segments: Sequence[Segment], times: np.ndarray) -> list[str | None]:
+def _labels_at(segments: Sequence[Segment], times: np.ndarray) -> np.ndarray:
     """The class at each of `times`; None for background."""
-    labels: list[str | None] = [None] * len(times)
+    labels = np.full(len(times), None, dtype=object)
     for segment in segments:
-        for index in np.flatnonzero((segment.start <= times) & (times < segment.end)):
-            labels[index] = segment.label
+        labels[(segment.start <= times) & (times < segment.end)] = segment.label
     return labels

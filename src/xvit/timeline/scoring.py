@@ -20,9 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xvit.config import SINGLE_TASK, as_task_dict
 from xvit.data.decode.sequential import FrameReader
 from xvit.data.transforms import eval_views, normalize
-from xvit.models.streaming import Stream, StreamOutput
+from xvit.models.streaming import Stream
 from xvit.models.xvit import XViT
 from xvit.utils.errors import VideoError, XViTError, check_range
 
@@ -89,9 +90,8 @@ def score_video(
         XViTError: no stride is given, and the model was trained on frames spread over whole videos; a number is out of
             range; the model is in training mode, has several tasks, or has no classes.
     """
-    _check_model(model)
-    stride = _resolve_stride(model, stride)
     stream, predict_every = _choose_method(model, predict_every)
+    stride = _resolve_stride(model, stride)
     reader = FrameReader(path, stride=stride, short_side=model.clip_spec.image_size)
     predict_every = min(predict_every, -(-reader.info.num_frames // stride))  # a short video has at least one score
 
@@ -138,7 +138,6 @@ def iterate_scores(
     Raises:
         XViTError: as in `score_video`.
     """
-    _check_model(model)
     stream, predict_every = _choose_method(model, predict_every)
     return _iterate(model, chunks, stream, predict_every)
 
@@ -156,9 +155,7 @@ def _iterate(
             yield normalize(eval_views(frames, model.clip_spec)[0], model.clip_spec, model.device)
 
     window = model.config.num_frames if stream else model.clip_spec.num_frames
-    predictions = (
-        _predict_windows(model, views(), predict_every) if stream is None else _predict_stream(stream, views())
-    )
+    predictions = _predict_stream(stream, views()) if stream else _predict_windows(model, views(), predict_every)
     for indices, logits in predictions:
         if not indices:
             continue
@@ -171,24 +168,21 @@ def _iterate(
 
 
 def _predict_stream(stream: Stream, views: Iterator[Tensor]) -> Iterator[Predictions]:
-    pushed = False
+    output = None
     for pixel_values in views:
-        yield _single_task(stream.push(pixel_values[None]))  # (n, C, S, S) -> (1, n, C, S, S)
-        pushed = True
-    if pushed:
-        yield _single_task(stream.flush())
+        output = stream.push(pixel_values[None])  # (n, C, S, S) -> (1, n, C, S, S)
+        yield output.indices, as_task_dict(output.logits)[SINGLE_TASK][0]
+    if output is not None:
+        output = stream.flush()
+        yield output.indices, as_task_dict(output.logits)[SINGLE_TASK][0]
 
 
-def _single_task(output: StreamOutput) -> Predictions:
-    assert isinstance(output.logits, Tensor)
-    return output.indices, output.logits[0]
-
-
+@torch.no_grad()
 def _predict_windows(model: XViT, views: Iterator[Tensor], predict_every: int) -> Iterator[Predictions]:
     """A window of T frames every `predict_every` frames. A shorter video is one window, padded with its last frame."""
     window = model.clip_spec.num_frames
     latest: deque[Tensor] = deque(maxlen=window)
-    seen = predicted = 0
+    seen, predicted = 0, False
     for pixel_values in views:
         ends, clips = [], []
         for frame in pixel_values:
@@ -198,21 +192,16 @@ def _predict_windows(model: XViT, views: Iterator[Tensor], predict_every: int) -
                 ends.append(seen - 1)
                 clips.append(torch.stack(list(latest)))
         if clips:
-            predicted += len(clips)
-            yield ends, _logits(model, torch.stack(clips))
+            predicted = True
+            yield ends, model(torch.stack(clips))
     if latest and not predicted:
         clip = [*latest, *[latest[-1]] * (window - len(latest))]
-        yield [seen - 1], _logits(model, torch.stack(clip)[None])
-
-
-@torch.no_grad()
-def _logits(model: XViT, pixel_values: Tensor) -> Tensor:
-    logits: Tensor = model(pixel_values)
-    return logits
+        yield [seen - 1], model(torch.stack(clip)[None])
 
 
 def _choose_method(model: XViT, predict_every: int | None) -> tuple[Stream | None, int]:
-    """The stream, or None for windows; and the number of frames from one score to the next."""
+    """The stream, or None for windows; and the number of frames from one score to the next. Checks both arguments."""
+    _check_model(model)
     if predict_every is not None:
         check_range("predict_every", predict_every, 1)
     try:

@@ -20,12 +20,9 @@ BACKGROUND = -1
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """A part of a video with one class.
+    """A part of a video with one class, from `start` to `end` seconds.
 
     Args:
-        start: seconds.
-        end: seconds.
-        label: the class name.
         score: mean score of the class, in [0, 1]; None in the ground truth.
 
     Raises:
@@ -128,13 +125,7 @@ def hysteresis(scores: np.ndarray, *, threshold: float, low_threshold: float) ->
 def drop_short(edges: np.ndarray, classes: np.ndarray, min_length: float) -> tuple[np.ndarray, np.ndarray]:
     """Remove short runs, the shortest first. A run between two runs of one class joins them, others become background.
 
-    Args:
-        edges: (R + 1,) seconds: the start of each run, and the end of the last.
-        classes: (R,) class indices; neighbours differ.
-        min_length: seconds; background runs may be shorter.
-
-    Returns:
-        Edges and classes of the remaining runs.
+    Takes and returns the bounds (R + 1,) of the R runs, in seconds, and their classes (R,); neighbours differ.
     """
     while len(classes):
         lengths = np.where(classes == BACKGROUND, math.inf, np.diff(edges))
