@@ -55,12 +55,14 @@ def test_an_mkv_with_longer_audio_is_complete(folder):
 
 
 def bad_files(folder: Path, good: Path) -> dict[str, Path]:
+    data = good.read_bytes()
     (folder / "folder.mp4").mkdir(exist_ok=True)
     (folder / "empty.mp4").write_bytes(b"")
     (folder / "text.mp4").write_text("no video\n" * 400)
     (folder / "text.ans").write_text("no video\n" * 400)
     (folder / "script.mp4").write_text(f"ffconcat version 1.0\nfile {good.name}\n")
     (folder / "list.mp4").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{good.name}\n#EXT-X-ENDLIST\n")
+    (folder / "halfindex.mp4").write_bytes(data[: data.rindex(b"stsd")])  # ends before the box that names the codec
     return {
         "missing": folder / "missing.mp4",
         "folder": folder / "folder.mp4",
@@ -71,7 +73,7 @@ def bad_files(folder: Path, good: Path) -> dict[str, Path]:
         "playlist": folder / "list.mp4",
         "audio": write_audio(folder / "audio.mp4"),
         "no index": truncate(folder / "noindex.mp4", good, fraction=0.5),
-        "half an index": truncate(folder / "halfindex.mp4", good, fraction=0.945),
+        "half an index": folder / "halfindex.mp4",
     }
 
 

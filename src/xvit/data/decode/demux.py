@@ -60,27 +60,16 @@ class VideoInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class PacketScan:
-    """The result of `scan_packets`.
-
-    Args:
-        info: size, length and frame times of the video.
-        pts: known timestamps of the frames, ascending.
-        keyframe_pts: known timestamps of the keyframes, ascending.
-        seekable: each frame has a timestamp of its own, and the first frame can be reached from a keyframe.
-    """
+    """The result of `scan_packets`. The timestamps are those that are known, ascending."""
 
     info: VideoInfo
     pts: list[int]
     keyframe_pts: list[int]
-    seekable: bool
+    seekable: bool  # each frame has a timestamp of its own, and the first frame can be reached from a keyframe
 
 
 def probe_file(path: str | Path) -> VideoInfo:
-    """Count the frames of a video file and read its size and times, without decoding it.
-
-    Raises:
-        VideoError: no such file, not a video, no frames.
-    """
+    """Count the frames of a video file and read its size and times, without decoding it, as `probe` does."""
     with open_video(path) as (container, stream):
         return scan_packets(path, container, stream).info
 
@@ -110,11 +99,7 @@ def check_aspect_ratio(path: str | Path, width: int, height: int) -> None:
 
 @contextmanager
 def open_video(path: str | Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a video file and yield its container and its video stream.
-
-    Raises:
-        VideoError: no such file, not a video file.
-    """
+    """Open a video file and yield its container and its video stream; raise `VideoError` if it has none."""
     if not os.path.exists(path):
         raise VideoError(path, "no such file")
     if os.path.isdir(path):
@@ -164,6 +149,9 @@ def scan_packets(path: str | Path, container: InputContainer, stream: VideoStrea
     if len(pts) == num_frames and pts[-1] > pts[0]:
         times = (np.array(pts) - pts[0]) * float(stream.time_base or 1)
         fps = (num_frames - 1) / float(times[-1])
+    container_name, codec = container.format.name, context.codec.canonical_name
+    indexed = container_name in _INDEXED_CONTAINERS and codec in _ONE_FRAME_PER_PACKET
+    seekable = indexed and len(set(pts)) == num_frames and bool(keys) and keys[0] <= pts[0]
     info = VideoInfo(
         path=str(path),
         num_frames=num_frames,
@@ -171,17 +159,10 @@ def scan_packets(path: str | Path, container: InputContainer, stream: VideoStrea
         duration=num_frames / fps,
         width=context.width,
         height=context.height,
-        codec=context.codec.canonical_name,
-        container=container.format.name,
-        damage=_describe_damage(path, container, stream, num_frames - num_corrupt, end_time),
+        codec=codec,
+        container=container_name,
+        damage=_describe_damage(container, stream, num_frames - num_corrupt, end_time),
         times=times,
-    )
-    seekable = (
-        info.container in _INDEXED_CONTAINERS
-        and info.codec in _ONE_FRAME_PER_PACKET
-        and len(set(pts)) == num_frames
-        and bool(keys)
-        and keys[0] <= pts[0]
     )
     return PacketScan(info=info, pts=pts, keyframe_pts=keys, seekable=seekable)
 
@@ -190,18 +171,13 @@ def _end_time(packet: "av.Packet[VideoStream] | av.Packet[Stream]") -> float:
     return float(((packet.pts or 0) + (packet.duration or 0)) * (packet.time_base or 0))
 
 
-def _describe_damage(
-    path: str | Path, container: InputContainer, stream: VideoStream, num_intact: int, end_time: float
-) -> str:
-    """Describe how the file is shorter than its header says, or return "".
-
-    `num_intact` packets are complete, and the last packet ends at `end_time` seconds.
-    """
+def _describe_damage(container: InputContainer, stream: VideoStream, num_intact: int, end_time: float) -> str:
+    """Describe how the file is shorter than its header says; "" if it is not."""
     # An AVI header often counts up to two frames too many. MPEG streams and GIF do not say how long they are.
     if container.format.name == "avi" and num_intact < 0.98 * stream.frames - 2:
         return f"cut short: {num_intact} of its {stream.frames} frames are present"
     if "mp4" in container.format.name:  # its index holds the position of each frame
-        size = os.path.getsize(path)
+        size = container.size
         num_lost = sum(entry.pos + entry.size > size for entry in stream.index_entries)
         if num_lost:
             return f"cut short: {num_intact} of its {num_intact + num_lost} frames are present"

@@ -20,8 +20,7 @@ DEFAULT_FPS = 30.0
 
 _DECODERS = {b"\xff\xd8": "mjpeg", b"\x89P": "png"}  # by the first bytes of a file, because extensions are often wrong
 _MAX_BYTES = 2**28
-_MAX_PIXELS = 2**26  # 8192 x 8192: a PNG of a few bytes can announce gigabytes of pixels
-_OPTIONS = {"err_detect": "explode", "max_pixels": str(_MAX_PIXELS)}
+_OPTIONS = {"err_detect": "explode", "max_pixels": str(2**26)}  # 8192 x 8192: a tiny PNG can announce gigabytes
 _UNREADABLE = "not a readable image, or cut short"
 
 
@@ -31,14 +30,7 @@ def is_image_file(name: str) -> bool:
 
 
 def scan_frame_folder(path: str | Path, fps: float | None = None) -> tuple[VideoInfo, list[str]]:
-    """List the images of a folder of frames and read their size.
-
-    Args:
-        path: the folder.
-        fps: frames per second; 30 if None.
-
-    Returns:
-        The same information as for a video file, and the paths of the images in order.
+    """Return the same information as for a video file, and the paths of the images in order. `fps` is 30 if None.
 
     Raises:
         VideoError: no such folder, no images, images of several sequences, an unreadable first image.
@@ -58,7 +50,7 @@ def scan_frame_folder(path: str | Path, fps: float | None = None) -> tuple[Video
     if len(sequences) > 1:
         first, second, *_ = sequences
         raise VideoError(path, f'images of several sequences, such as "{first}" and "{second}": expected one sequence')
-    names.sort(key=_natural_key)
+    names.sort(key=lambda name: ([int(number) for number in re.findall(r"[0-9]+", os.path.splitext(name)[0])], name))
     images = [os.path.join(path, name) for name in names]
     codec, width, height = _read_header(images[0])
     check_aspect_ratio(images[0], width, height)
@@ -77,11 +69,7 @@ def scan_frame_folder(path: str | Path, fps: float | None = None) -> tuple[Video
 
 
 def decode_image(path: str) -> av.VideoFrame:
-    """Decode one image.
-
-    Raises:
-        VideoError: not a JPEG or PNG image, damaged, cut short, larger than 8192 x 8192 pixels.
-    """
+    """Decode one image; raise `VideoError` if it is not a JPEG or PNG, is damaged, or exceeds 8192 x 8192 pixels."""
     context, data = _open_decoder(path)
     with video_errors(path, _UNREADABLE):
         frames = [*context.decode(av.Packet(data)), *context.decode(None)]
@@ -91,7 +79,7 @@ def decode_image(path: str) -> av.VideoFrame:
 
 
 def _read_header(path: str) -> tuple[str, int, int]:
-    """Return the codec's name, the width and the height in pixels."""
+    """Return the codec's name, the width and the height."""
     context, data = _open_decoder(path)
     context.skip_frame = "ALL"
     with video_errors(path, _UNREADABLE):
@@ -105,8 +93,7 @@ def _open_decoder(path: str) -> tuple[av.VideoCodecContext, bytes]:
     """Return a decoder and the bytes to give it: FFmpeg's image readers take a % in a file name for a pattern."""
     try:
         size = os.path.getsize(path)
-        with open(path, "rb") as file:
-            data = file.read() if size <= _MAX_BYTES else b""
+        data = Path(path).read_bytes() if size <= _MAX_BYTES else b""
     except OSError as error:
         raise VideoError(path, f"not readable ({error_reason(error)})") from None
     if size == 0:
@@ -121,7 +108,3 @@ def _open_decoder(path: str) -> tuple[av.VideoCodecContext, bytes]:
     context.thread_count = 1
     context.options = _OPTIONS
     return context, data
-
-
-def _natural_key(name: str) -> tuple[list[int], str]:
-    return [int(number) for number in re.findall(r"[0-9]+", os.path.splitext(name)[0])], name

@@ -5,6 +5,7 @@ yielded   x     x     x     x     x          in chunks of 8: (n,) seconds and (n
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -59,19 +60,13 @@ class FrameReader:
             VideoError: none of its frames can be decoded, or their size changes.
         """
         self._reset()
-        times: list[float] = []
-        images: list[np.ndarray] = []
-        for time, frame in self._decode():
-            if (self.num_decoded - 1) % self.stride == 0:
-                times.append(time)
-                images.append(frame_to_rgb(frame, self.short_side))
-            if len(times) == _CHUNK_FRAMES:
-                yield _stack(times, images)
-                times, images = [], []
+        frames = islice(self._decode(), 0, None, self.stride)
+        images = ((time, frame_to_rgb(frame, self.short_side)) for time, frame in frames)
+        while chunk := list(islice(images, _CHUNK_FRAMES)):
+            times, arrays = zip(*chunk, strict=True)
+            yield np.array(times), torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)  # NHWC -> NCHW
         if self.num_decoded == 0:
             raise VideoError(self.path, "none of its frames can be decoded")
-        if times:
-            yield _stack(times, images)
 
     def _reset(self) -> None:
         self.num_decoded, self.end_time, self.damage = 0, 0.0, self.info.damage
@@ -111,7 +106,3 @@ class FrameReader:
 
     def _add_damage(self, text: str) -> None:
         self.damage = f"{self.damage}; {text}" if self.damage else text
-
-
-def _stack(times: list[float], images: list[np.ndarray]) -> tuple[np.ndarray, Tensor]:
-    return np.array(times), torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)  # (n, H, W, C) -> (n, C, H, W)
