@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from xvit.utils.errors import XViTError, check_choice, check_range
+from xvit.utils.errors import XViTError, check_choices, check_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +38,8 @@ class AugmentConfig:
     repeated_aug: int = 1
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_range("horizontal_flip", self.horizontal_flip, 0, 1)
-        check_choice("auto_augment", self.auto_augment, ("none", "auto", "rand"))
         check_range("random_erasing", self.random_erasing, 0, 1)
         check_range("mixup", self.mixup, 0)
         check_range("cutmix", self.cutmix, 0)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from xvit.utils.errors import XViTError, check_choice, check_range
+from xvit.utils.errors import XViTError, check_choices, check_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +36,7 @@ class ClipSpec:
     std: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        check_choice("sampling", self.sampling, ("segments", "strided"))
-        check_choice("interpolation", self.interpolation, ("backbone", "bilinear", "bicubic"))
+        check_choices(self)
         check_range("num_frames", self.num_frames, 1)
         check_range("stride", self.stride, 1)
         check_range("image_size", self.image_size, 0)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from xvit.utils.errors import XViTError, check_choice, check_range
+from xvit.utils.errors import XViTError, check_choices, check_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class DataConfig:
     class_balanced: bool = False
 
     def __post_init__(self) -> None:
-        check_choice("format", self.format, ("folders", "list", "kinetics", "ssv2", "epic"))
+        check_choices(self)
         if self.multi_label and self.format != "list":
             raise XViTError(
                 f"multi_label=True with format={self.format!r}: only the format list has several labels per video"

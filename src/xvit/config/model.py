@@ -1,13 +1,13 @@
 """The settings of the video transformer."""
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from xvit.config.tasks import SINGLE_TASK
-from xvit.utils.errors import XViTError, check_choice, check_range, did_you_mean
+from xvit.utils.errors import XViTError, check_choice, check_choices, check_range, did_you_mean
 
 AttentionScheme = Literal["mixing", "spatial", "local", "joint", "divided"]
-ATTENTION_SCHEMES: tuple[str, ...] = ("mixing", "spatial", "local", "joint", "divided")
+ATTENTION_SCHEMES: tuple[str, ...] = get_args(AttentionScheme)
 # Values of timm's own options. Not Any: the parser would take a mapping with "class_path" for a class to instantiate.
 PlainValue = bool | int | float | str | None | list[bool | int | float | str]
 
@@ -49,10 +49,7 @@ class AdvancedConfig:
     classifier_hidden: int = 0
 
     def __post_init__(self) -> None:
-        check_choice("mix_inputs", self.mix_inputs, ("keys_values", "keys", "values", "x"))
-        check_choice("grouping", self.grouping, ("flat", "per_head"))
-        check_choice("temporal_padding", self.temporal_padding, ("zero", "replicate"))
-        check_choice("spatial_position", self.spatial_position, ("timm", "sincos"))
+        check_choices(self)
         if isinstance(self.mixing_layers, str):
             check_choice("mixing_layers", self.mixing_layers, ("all", "first_half", "second_half", "odd"))
         else:
@@ -115,9 +112,7 @@ class ModelConfig:
     advanced: AdvancedConfig = field(default_factory=AdvancedConfig)
 
     def __post_init__(self) -> None:
-        check_choice("attention", self.attention, ATTENTION_SCHEMES)
-        check_choice("temporal_position", self.temporal_position, ("input", "head", "none"))
-        check_choice("temporal_head", self.temporal_head, ("attention", "mean"))
+        check_choices(self)
         for task, number in self.tasks.items():
             check_range("num_classes" if task == SINGLE_TASK else f'num_classes["{task}"]', number, 0)
         check_range("num_frames", self.num_frames, 1)
@@ -154,20 +149,13 @@ def model_config(base: ModelConfig | None = None, **options: Any) -> ModelConfig
         XViTError: an unknown option, with the nearest known one; a wrong value.
     """
     base = base or ModelConfig()
-    everyday = {field.name for field in fields(ModelConfig)}
-    advanced = {field.name for field in fields(AdvancedConfig)}
+    advanced_names = {field.name for field in fields(AdvancedConfig)}
+    known = sorted(({field.name for field in fields(ModelConfig)} | advanced_names) - {"advanced"})
     for name in options:
-        if name not in everyday | advanced:
-            known = sorted((everyday | advanced) - {"advanced"})
+        if name not in (*known, "advanced"):
             raise XViTError(f"unknown option {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}")
-    changed = {name: value for name, value in options.items() if name in advanced}
-    config = options.get("advanced", base.advanced)
-    return (
-        replace(
-            base,
-            **{name: value for name, value in options.items() if name in everyday},
-            advanced=replace(config, **changed),
-        )
-        if changed
-        else replace(base, **options)
-    )
+    everyday = {name: value for name, value in options.items() if name not in advanced_names}
+    advanced = {name: value for name, value in options.items() if name in advanced_names}
+    if advanced:
+        everyday["advanced"] = replace(options.get("advanced", base.advanced), **advanced)
+    return replace(base, **everyday)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from xvit.utils.errors import check_choice, check_range
+from xvit.utils.errors import check_choices, check_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +61,7 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_choice("optimizer", self.optimizer, ("adamw", "sgd", "muon"))
-        check_choice("precision", self.precision, ("fp32", "bf16", "fp16"))
+        check_choices(self)
         check_range("lr_base_batch_size", self.lr_base_batch_size, 0)
         check_range("layer_decay", self.layer_decay, 0, 1)
         for name in ("epochs", "batch_size", "eval_every", "grad_accum_steps"):

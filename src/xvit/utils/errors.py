@@ -1,10 +1,11 @@
 """Errors for invalid input, each with a one-line message, and helpers for their messages."""
 
 from collections.abc import Iterable
+from dataclasses import fields
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 
 class XViTError(ValueError):
@@ -71,6 +72,13 @@ def check_choice(field: str, value: Any, choices: Iterable[str]) -> None:
     choices = tuple(choices)
     if value not in choices:
         raise XViTError(f"{field}={value!r}: expected one of {', '.join(choices)}.{did_you_mean(value, choices)}")
+
+
+def check_choices(config: Any) -> None:
+    """`check_choice` for each field of a dataclass whose type is a `Literal`."""
+    for field in fields(config):
+        if get_origin(field.type) is Literal:
+            check_choice(field.name, getattr(config, field.name), get_args(field.type))
 
 
 def check_range(field: str, value: float, low: float, high: float = float("inf")) -> None:
