@@ -137,25 +137,32 @@ def read_clip(
         XViTError: no index, or a negative one.
     """
     if os.path.isdir(path):
-        return _read_frame_folder(path, choose_indices, short_side, fps)
+        info, images = scan_frame_folder(path, fps)
+        buffer = FrameBuffer(info, choose_indices, short_side)
+        for index in buffer.unique:
+            frame = decode_image(images[index])
+            buffer.count(frame)
+            buffer.append(frame)
+        return buffer.to_clip()
     with open_video(path) as (container, stream):
         scan = scan_packets(path, container, stream)
-        info = scan.info
-        if strict and info.damage:
-            raise VideoError(path, info.damage)
-        indices, unique = _choose(choose_indices, info)
-        buffer = decode_by_seeking(scan, container, stream, unique.tolist(), short_side) if scan.seekable else None
-    while buffer is None or not buffer.is_full:
+        if strict and scan.info.damage:
+            raise VideoError(path, scan.info.damage)
+        buffer = FrameBuffer(scan.info, choose_indices, short_side)
+        if not (scan.seekable and decode_by_seeking(scan, container, stream, buffer)):
+            buffer.clear()
+    while not buffer.is_full:
         with open_video(path) as (container, stream):  # reopened, because not every container can be rewound
-            buffer = decode_in_order(path, container, stream, unique.tolist(), short_side, strict)
+            decode_in_order(container, stream, buffer, strict)
         if not buffer.is_full:  # some AVI and MPEG files have a few packets without a frame
-            if buffer.num_decoded == 0:
+            info, num_decoded = buffer.info, buffer.num_decoded
+            if num_decoded == 0:
                 raise VideoError(path, "none of its frames can be decoded")
-            if strict and buffer.num_decoded < 0.9 * info.num_frames:
-                raise VideoError(path, f"only {buffer.num_decoded} of its {info.num_frames} frames can be decoded")
-            info = replace(info, num_frames=buffer.num_decoded, times=info.times[: buffer.num_decoded])
-            indices, unique = _choose(choose_indices, info)
-    return _make_clip(info, buffer, indices, unique)
+            if strict and num_decoded < 0.9 * info.num_frames:
+                raise VideoError(path, f"only {num_decoded} of its {info.num_frames} frames can be decoded")
+            info = replace(info, num_frames=num_decoded, times=info.times[:num_decoded])
+            buffer = FrameBuffer(info, choose_indices, short_side)
+    return buffer.to_clip()
 
 
 def frame_to_rgb(frame: av.VideoFrame, short_side: int | None) -> np.ndarray:
@@ -178,44 +185,61 @@ def check_frame_size(path: str | Path, frame: av.VideoFrame, expected: tuple[int
 
 
 class FrameBuffer:
-    """An array (T, H, W, C) that is filled frame by frame, and the number of frames decoded for it."""
+    """The requested frames of a video, filled in ascending order, and the number of frames decoded for them."""
 
-    def __init__(self, path: str | Path, capacity: int, short_side: int | None) -> None:
-        self.path, self.capacity, self.short_side = path, capacity, short_side
-        self.array = np.empty(0, np.uint8)
+    def __init__(self, info: VideoInfo, choose_indices: IndexChooser, short_side: int | None) -> None:
+        requested = np.asarray(choose_indices(info), dtype=np.int64)
+        if requested.ndim != 1 or requested.size == 0 or requested.min() < 0:
+            raise XViTError(f"indices={requested.tolist()}: expected at least one, none negative")
+        self.info, self.short_side = info, short_side
+        self.num_repeated = int((requested >= info.num_frames).sum())
+        self.indices = np.minimum(requested, info.num_frames - 1)
+        self.unique = np.unique(self.indices)  # ascending: the order in which the frames are decoded
+        self.clear()
+
+    def clear(self) -> None:
+        """Remove all frames, so that decoding can start again."""
+        self.array = np.empty(0, np.uint8)  # (T, H, W, C), from the first frame on
         self.num_filled = self.num_decoded = self.num_damaged = 0
         self.size: tuple[int, int] | None = None
 
     @property
     def is_full(self) -> bool:
-        """Whether all requested frames are in the array."""
-        return self.num_filled == self.capacity
+        """Whether all requested frames are in the buffer."""
+        return self.num_filled == len(self.unique)
 
     def count(self, frame: av.VideoFrame) -> None:
         """Count a decoded frame and check its size, whether or not it was requested."""
-        self.size = check_frame_size(self.path, frame, self.size)
+        self.size = check_frame_size(self.info.path, frame, self.size)
         self.num_decoded += 1
 
     def append(self, frame: av.VideoFrame) -> None:
-        """Convert a requested frame and add it to the array."""
+        """Convert a requested frame and add it."""
         rgb = frame_to_rgb(frame, self.short_side)
         if self.num_filled == 0:
-            self.array = np.empty((self.capacity, *rgb.shape), np.uint8)
+            self.array = np.empty((len(self.unique), *rgb.shape), np.uint8)
         self.array[self.num_filled] = rgb
         self.num_filled += 1
         self.num_damaged += bool(frame.is_corrupt)
 
+    def to_clip(self) -> Clip:
+        """Return the frames in the order in which they were requested."""
+        in_order = np.array_equal(self.indices, self.unique)
+        array = self.array if in_order else self.array[np.searchsorted(self.unique, self.indices)]
+        return Clip(
+            path=self.info.path,
+            frames=torch.from_numpy(array).permute(0, 3, 1, 2),  # (T, H, W, C) -> (T, C, H, W), a view
+            times=self.info.times[self.indices],
+            indices=self.indices,
+            info=self.info,
+            num_repeated=self.num_repeated,
+            num_damaged=self.num_damaged,
+        )
 
-def decode_in_order(
-    path: str | Path,
-    container: InputContainer,
-    stream: VideoStream,
-    indices: list[int],
-    short_side: int | None,
-    strict: bool,
-) -> FrameBuffer:
-    """Decode from the start to the last of `indices`, which ascend without repeats, and count the frames."""
-    buffer = FrameBuffer(path, len(indices), short_side)
+
+def decode_in_order(container: InputContainer, stream: VideoStream, buffer: FrameBuffer, strict: bool) -> None:
+    """Decode from the start until the buffer is full or the video ends."""
+    path = buffer.info.path
     with video_errors(path, "cannot be read to its end"):
         for packet in container.demux(stream):
             try:
@@ -227,19 +251,15 @@ def decode_in_order(
                 continue
             for frame in frames:
                 buffer.count(frame)
-                if buffer.num_decoded - 1 == indices[buffer.num_filled]:
+                if buffer.num_decoded - 1 == buffer.unique[buffer.num_filled]:
                     buffer.append(frame)
                     if buffer.is_full:
-                        return buffer
-    return buffer
+                        return
 
 
-def decode_by_seeking(
-    scan: PacketScan, container: InputContainer, stream: VideoStream, indices: list[int], short_side: int | None
-) -> FrameBuffer | None:
-    """Decode only the packets that `indices` depend on; None if the timestamps do not lead to exactly these frames."""
-    buffer = FrameBuffer(scan.info.path, len(indices), short_side)
-    targets = [scan.pts[index] for index in indices]
+def decode_by_seeking(scan: PacketScan, container: InputContainer, stream: VideoStream, buffer: FrameBuffer) -> bool:
+    """Decode only the packets that the requested frames depend on; False if the timestamps do not lead to them."""
+    targets = [scan.pts[index] for index in buffer.unique]
     target_set = set(targets)
     packets: Iterator[av.Packet[VideoStream]] = iter(())
     position = -1  # index of the latest frame given to the decoder
@@ -260,44 +280,8 @@ def decode_by_seeking(
                 if buffer.is_full or frame.pts is None or frame.pts < targets[buffer.num_filled]:
                     continue
                 if frame.pts > targets[buffer.num_filled] or frame.is_corrupt:
-                    return None
+                    return False
                 buffer.append(frame)
     except (*READ_ERRORS, StopIteration):
-        return None  # decoding in order then decides whether the file is damaged, and reports it
-    return buffer
-
-
-def _read_frame_folder(
-    path: str | Path, choose_indices: IndexChooser, short_side: int | None, fps: float | None
-) -> Clip:
-    info, images = scan_frame_folder(path, fps)
-    indices, unique = _choose(choose_indices, info)
-    buffer = FrameBuffer(path, len(unique), short_side)
-    for index in unique.tolist():
-        frame = decode_image(images[index])
-        buffer.count(frame)
-        buffer.append(frame)
-    return _make_clip(info, buffer, indices, unique)
-
-
-def _choose(choose_indices: IndexChooser, info: VideoInfo) -> tuple[np.ndarray, np.ndarray]:
-    """Return the requested indices, and the existing frames among them: ascending, without repeats."""
-    indices = np.asarray(choose_indices(info), dtype=np.int64)
-    if indices.ndim != 1 or indices.size == 0 or indices.min() < 0:
-        raise XViTError(f"indices={indices.tolist()}: expected at least one, none negative")
-    return indices, np.unique(np.minimum(indices, info.num_frames - 1))
-
-
-def _make_clip(info: VideoInfo, buffer: FrameBuffer, indices: np.ndarray, unique: np.ndarray) -> Clip:
-    """Arrange the buffer's frames, which are those of `unique`, in the order of `indices`."""
-    existing = np.minimum(indices, info.num_frames - 1)
-    array = buffer.array if np.array_equal(existing, unique) else buffer.array[np.searchsorted(unique, existing)]
-    return Clip(
-        path=info.path,
-        frames=torch.from_numpy(array).permute(0, 3, 1, 2),  # (T, H, W, C) -> (T, C, H, W), a view
-        times=info.times[existing],
-        indices=existing,
-        info=info,
-        num_repeated=int((indices >= info.num_frames).sum()),
-        num_damaged=buffer.num_damaged,
-    )
+        return False  # decoding in order then decides whether the file is damaged, and reports it
+    return True
