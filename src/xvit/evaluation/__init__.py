@@ -8,19 +8,8 @@ Each video counts once. Videos that cannot be read are listed, never replaced.
 
 from xvit.evaluation.metrics import Evaluation, SampleResult, TaskResult, compute_metrics, evaluate, run_metadata
 from xvit.evaluation.multi_label import MultiLabelEvaluation
-from xvit.evaluation.scoring import ScoredVideos, match_labels, score_videos
+from xvit.evaluation.scoring import ScoredVideos, VideoResults, match_labels, score_videos
 from xvit.evaluation.submissions import write_submission
 
-__all__ = [
-    "Evaluation",
-    "MultiLabelEvaluation",
-    "SampleResult",
-    "ScoredVideos",
-    "TaskResult",
-    "compute_metrics",
-    "evaluate",
-    "match_labels",
-    "run_metadata",
-    "score_videos",
-    "write_submission",
-]
+__all__ = ["Evaluation", "MultiLabelEvaluation", "SampleResult", "ScoredVideos", "TaskResult", "VideoResults"]
+__all__ += ["compute_metrics", "evaluate", "match_labels", "run_metadata", "score_videos", "write_submission"]

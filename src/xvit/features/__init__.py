@@ -8,15 +8,8 @@ from xvit.features.storage import VideoFeatures, read_features
 if TYPE_CHECKING:
     from xvit.features.extract import ExtractionResult, extract_features
 
-__all__ = [
-    "Accuracy",
-    "ExtractionResult",
-    "ProbeResult",
-    "VideoFeatures",
-    "extract_features",
-    "probe_features",
-    "read_features",
-]
+__all__ = ["Accuracy", "ExtractionResult", "ProbeResult", "VideoFeatures"]
+__all__ += ["extract_features", "probe_features", "read_features"]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,7 @@ from xvit.features.storage import VideoFeatures
 from xvit.utils.errors import XViTError, check_range, did_you_mean, import_optional
 
 _C_VALUES = (0.001, 0.01, 0.1, 1.0, 10.0)  # inverse regularisation strengths to choose from, strongest first
+_STEPS = len(_C_VALUES) + 1  # one per candidate, and the final fit
 _HELD_OUT_FRACTION = 0.2  # of each class, for this choice
 
 
@@ -35,12 +36,8 @@ class ProbeResult:
     Args:
         knn: accuracy of the k nearest neighbours.
         linear: accuracy of the linear layer.
-        k: number of neighbours.
         C: chosen inverse strength of the linear layer's regularisation.
         averaged: what was averaged to one vector per video: frames, tokens, or None.
-        classes: number of classes.
-        train_videos: number of training videos.
-        test_videos: number of test videos.
     """
 
     knn: Accuracy
@@ -74,8 +71,7 @@ def probe_features(
     Args:
         train: labelled features to learn from; frames and tokens are averaged to one vector per video.
         test: features of the same model, clip spec and level, with classes of `train`.
-        k: number of neighbours.
-        seed: seed of the choice of that fifth.
+        seed: of the choice of that fifth.
         on_progress: called with the number of steps done and the total.
 
     Raises:
@@ -88,20 +84,13 @@ def probe_features(
         raise XViTError(f"k={k}: more than the {len(train.paths)} training videos; choose a smaller k")
     classes, y, y_test = _class_indices(train, test)
     x, x_test = _mean_vectors(train), _mean_vectors(test)  # (N, D)
-    step, steps = 0, len(_C_VALUES) + 1
-
-    def advance() -> None:
-        nonlocal step
-        step += 1
-        if on_progress is not None:
-            on_progress(step, steps)
-
     classifier = import_optional("sklearn.neighbors", extra="features").KNeighborsClassifier
     knn = classifier(k, weights="distance", metric="cosine").fit(x, y)
     knn_accuracy = _accuracy(knn.predict_proba(x_test), y_test)
-    C = _choose_regularisation(x, y, seed, advance)
+    C = _choose_regularisation(x, y, seed, on_progress)
     linear_accuracy = _accuracy(_fit_linear(x, y, C).predict_proba(x_test), y_test)
-    advance()
+    if on_progress is not None:
+        on_progress(_STEPS, _STEPS)
     return ProbeResult(
         knn=knn_accuracy,
         linear=linear_accuracy,
@@ -130,14 +119,17 @@ def _class_indices(train: VideoFeatures, test: VideoFeatures) -> tuple[list[str]
     return classes, np.searchsorted(classes, names), np.searchsorted(classes, test_names)
 
 
-def _choose_regularisation(x: np.ndarray, y: np.ndarray, seed: int, advance: Callable[[], None]) -> float:
+def _choose_regularisation(
+    x: np.ndarray, y: np.ndarray, seed: int, on_progress: Callable[[int, int], None] | None
+) -> float:
     """The C with the highest accuracy on held-out training videos; 1 if there are none."""
     held_out = _held_out(y, seed)
     accuracies = []
-    for C in _C_VALUES:
+    for step, C in enumerate(_C_VALUES, start=1):
         if held_out.any():
             accuracies.append(_fit_linear(x[~held_out], y[~held_out], C).score(x[held_out], y[held_out]))
-        advance()
+        if on_progress is not None:
+            on_progress(step, _STEPS)
     return _C_VALUES[int(np.argmax(accuracies))] if accuracies else 1.0  # the strongest regularisation among the best
 
 
@@ -177,8 +169,9 @@ def _mean_vectors(features: VideoFeatures) -> np.ndarray:
 
 def _known_labels(features: VideoFeatures, split: str) -> list[str]:
     labels = [label for label in features.labels if label is not None]
-    if len(labels) < len(features.labels):
+    if missing := len(features.labels) - len(labels):
         path = features.paths[features.labels.index(None)]
-        missing = f"{len(features.labels) - len(labels)} of {len(features.labels)} videos without a label"
-        raise XViTError(f"{split} features: {missing}, the first: {path}")
+        raise XViTError(
+            f"{split} features: {missing} of {len(features.labels)} videos without a label, the first: {path}"
+        )
     return labels
