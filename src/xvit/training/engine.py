@@ -25,7 +25,7 @@ from xvit.inference.predictor import Predictor
 from xvit.training.logger import Progress
 from xvit.training.losses import classification_loss
 from xvit.training.mixup import mix_batch
-from xvit.training.run import TrainingRun, build_run
+from xvit.training.run import TrainingRun
 from xvit.utils import distributed
 from xvit.utils.errors import Interrupted
 from xvit.utils.version import __version__
@@ -77,7 +77,7 @@ def fit(
         Interrupted: Ctrl-C or SIGTERM was received. The current step was finished and the state saved; the message says
             how to resume.
     """
-    run = build_run(config, output, resume=resume, on_progress=on_progress)
+    run = TrainingRun(config, output, resume=resume, on_progress=on_progress)
     state, epochs, run_dir = run.state, run.config.train.epochs, run.run_dir
     with run.signals:
         try:
