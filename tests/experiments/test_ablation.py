@@ -123,7 +123,8 @@ def test_a_resumed_ablation_repeats_no_finished_training(ablation):
 def test_other_settings_and_damaged_files_raise_an_error(ablation, short_recipe, tmp_path):
     output, options, _ = ablation
     other = replace(short_recipe, train=replace(short_recipe.train, lr=0.5))
-    with pytest.raises(XViTError, match=r"an ablation with other settings \(see settings.json\); choose another --o"):
+    message = r"an ablation with other settings \(see settings.json\); choose another --output"
+    with pytest.raises(XViTError, match=message):
         run_ablation(output, **options | {"recipe": other})
     (tmp_path / "mine.txt").write_text("notes")
     with pytest.raises(XViTError, match=r"not an empty directory; it has no settings\.json of an ablation to resume"):

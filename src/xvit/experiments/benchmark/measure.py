@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from xvit.experiments.benchmark.peers import MODELS, TORCHVISION_IMAGE_SIZE, build_model
+from xvit.experiments.benchmark.peers import MODELS, build_model
 from xvit.utils.errors import XViTError
 from xvit.utils.timing import time_interleaved
 
@@ -75,25 +75,19 @@ def measure_group(
         The measurement of each model; the rate of the matrix multiplication in each round, in multiply-adds per second;
         peak memory of a process without a model, in bytes.
     """
-    peaks = {}
+    peaks, counts, steps = {}, {}, {}
     for name in names:
         on_progress(f"memory of {name}")
         peaks[name] = measure_peak_bytes(name, settings)
-    counts = {name: _count(name, settings) for name in names}
-    steps = {}
     for name in names:
         on_progress(f"building {name}")
+        counts[name] = _count(name, settings)
         steps[name] = make_step(name, _build(name, settings), settings)
     on_progress(f"timing, {settings.rounds} rounds")
     seconds = time_interleaved(steps | {"": make_matmul_step(settings)}, rounds=settings.rounds)
     rows, inner, columns = _MATMUL_SHAPE
     macs_per_second = [_MATMULS_PER_STEP * rows * inner * columns / value for value in seconds.pop("")]
-    measurements = {}
-    for name in names:
-        parameters, macs = counts[name]
-        measurements[name] = Measurement(
-            parameters=parameters, macs=macs, seconds=seconds[name], peak_bytes=peaks[name]
-        )
+    measurements = {name: Measurement(**counts[name], seconds=seconds[name], peak_bytes=peaks[name]) for name in names}
     return measurements, macs_per_second, measure_peak_bytes("", settings)
 
 
@@ -110,15 +104,10 @@ def _build(name: str, settings: GroupSettings) -> nn.Module:
 
 def _random_clips(name: str, settings: GroupSettings) -> Tensor:
     """A batch of random clips (B, T, 3, H, W) for this model."""
-    size = TORCHVISION_IMAGE_SIZE if MODELS[name].fixed_size else image_size(settings.backbone)
+    backbone_config: Any = timm.get_pretrained_cfg(settings.backbone)
+    size = MODELS[name].image_size or int(backbone_config.input_size[-1])
     shape = (settings.batch_size, settings.frames, 3, size, size)
     return torch.zeros(shape, device=settings.device, dtype=DTYPES[settings.precision]).normal_()
-
-
-def image_size(backbone: str) -> int:
-    """Height and width in pixels that a timm model was made for."""
-    config: Any = timm.get_pretrained_cfg(backbone)
-    return int(config.input_size[-1])
 
 
 def make_step(name: str, model: nn.Module, settings: GroupSettings) -> Callable[[], None]:
@@ -163,14 +152,15 @@ def _synchronize(device: str) -> None:
         torch.accelerator.synchronize(torch.device(device))
 
 
-def _count(name: str, settings: GroupSettings) -> tuple[int, int]:
+def _count(name: str, settings: GroupSettings) -> dict[str, int]:
     """Parameters, and multiply-adds per clip, counted on the meta device, where nothing is computed."""
     with torch.device("meta"):
         model = build_model(name, backbone=settings.backbone, frames=settings.frames).eval()
         clip = _random_clips(name, replace(settings, batch_size=1, precision="fp32", device="meta"))
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             model(clip)
-    return sum(p.numel() for p in model.parameters()), int(counter.get_total_flops()) // 2
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return {"parameters": parameters, "macs": int(counter.get_total_flops()) // 2}
 
 
 def measure_peak_bytes(name: str, settings: GroupSettings) -> int:

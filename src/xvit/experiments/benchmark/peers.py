@@ -16,7 +16,6 @@ from xvit.models.factory import create_model
 from xvit.utils.errors import XViTError, did_you_mean, import_optional
 
 NUM_CLASSES = 400
-TORCHVISION_IMAGE_SIZE = 224  # of torchvision's video models
 
 
 class _Adapter(nn.Module):
@@ -39,29 +38,24 @@ class BenchmarkModel:
         build: called with the backbone's name and the number of frames.
         description: a short description for the report.
         frames: the supported numbers of frames; empty if any number is supported.
-        fixed_size: the model has its own size and image size, not those of the backbone.
+        image_size: pixels per side, for a model of its own size; None for one of the backbone's size.
     """
 
     build: Callable[[str, int], nn.Module]
     description: str
     frames: tuple[int, ...] = ()
-    fixed_size: bool = False
+    image_size: int | None = None
 
     def supports(self, frames: int) -> bool:
         """Whether the model takes clips of this many frames."""
         return not self.frames or frames in self.frames
 
 
-def _xvit(**options: Any) -> Callable[[str, int], nn.Module]:
+def _xvit(note: str = "", **options: Any) -> BenchmarkModel:
     def build(backbone: str, frames: int) -> nn.Module:
         return create_model(backbone, num_classes=NUM_CLASSES, num_frames=frames, **options)
 
-    return build
-
-
-def _image_model(backbone: str, frames: int) -> nn.Module:
-    model = timm.create_model(backbone, num_classes=NUM_CLASSES)
-    return _Adapter(model, lambda model, clips: model(clips.flatten(0, 1)))  # each frame is an image
+    return BenchmarkModel(build, ", ".join(f"{name}={value!r}" for name, value in options.items()) + note)
 
 
 def _mixing_alone(backbone: str, frames: int) -> nn.Module:
@@ -70,7 +64,12 @@ def _mixing_alone(backbone: str, frames: int) -> nn.Module:
     return model
 
 
-def _transformers_model(name: str, *, attention: str) -> Callable[[str, int], nn.Module]:
+def _image_model(backbone: str, frames: int) -> nn.Module:
+    model = timm.create_model(backbone, num_classes=NUM_CLASSES)
+    return _Adapter(model, lambda model, clips: model(clips.flatten(0, 1)))  # each frame is an image
+
+
+def _transformers_model(name: str, attention: str, note: str) -> BenchmarkModel:
     def build(backbone: str, frames: int) -> nn.Module:
         transformers = import_optional("transformers", extra="benchmark")
         with torch.device("meta"):  # only its sizes are needed
@@ -92,17 +91,17 @@ def _transformers_model(name: str, *, attention: str) -> Callable[[str, int], nn
         model = getattr(transformers, f"{name}ForVideoClassification")(config)
         return _Adapter(model, lambda model, clips: model(pixel_values=clips).logits)
 
-    return build
+    return BenchmarkModel(build, f"transformers, {attention} attention{note}")
 
 
-def _torchvision_model(name: str) -> Callable[[str, int], nn.Module]:
-    def build(backbone: str, frames: int) -> nn.Module:
+def _torchvision_model(name: str, frames: tuple[int, ...] = ()) -> BenchmarkModel:
+    def build(backbone: str, num_frames: int) -> nn.Module:
         from torchvision.models import video
 
         model = getattr(video, name)(num_classes=NUM_CLASSES)
         return _Adapter(model, lambda model, clips: model(clips.transpose(1, 2)))  # it takes (B, C, T, H, W)
 
-    return build
+    return BenchmarkModel(build, "torchvision, its own size", frames, image_size=224)
 
 
 MODELS: Mapping[str, BenchmarkModel] = {
@@ -110,28 +109,18 @@ MODELS: Mapping[str, BenchmarkModel] = {
     "xvit mixing alone": BenchmarkModel(
         _mixing_alone, "the image model with mixing; no temporal head, no class-token shortcut in the last block"
     ),
-    "xvit mixing": BenchmarkModel(_xvit(), "defaults of create_model"),
-    "xvit mixing, tubelet 2": BenchmarkModel(_xvit(tubelet_size=2), "tubelet_size=2"),
-    "xvit mixing, tubelet 2, merge 12, mean": BenchmarkModel(
-        _xvit(tubelet_size=2, tome_r=12, temporal_head="mean"), "tubelet_size=2, tome_r=12, temporal_head='mean'"
-    ),
-    "xvit spatial": BenchmarkModel(_xvit(attention="spatial"), "attention='spatial'"),
-    "xvit local": BenchmarkModel(_xvit(attention="local"), "attention='local': exact attention over 3 frames"),
-    "xvit joint": BenchmarkModel(_xvit(attention="joint"), "attention='joint'"),
-    "xvit divided": BenchmarkModel(_xvit(attention="divided"), "attention='divided'"),
-    "TimeSformer": BenchmarkModel(
-        _transformers_model("Timesformer", attention="eager"), "transformers, eager attention (it has no sdpa)"
-    ),
-    "ViViT": BenchmarkModel(
-        _transformers_model("Vivit", attention="sdpa"), "transformers, sdpa attention, 2-frame tubelets"
-    ),
-    "VideoMAE": BenchmarkModel(
-        _transformers_model("VideoMAE", attention="sdpa"), "transformers, sdpa attention, 2-frame tubelets"
-    ),
-    "MViT v2 small": BenchmarkModel(
-        _torchvision_model("mvit_v2_s"), "torchvision, its own size", frames=(16,), fixed_size=True
-    ),
-    "Video Swin small": BenchmarkModel(_torchvision_model("swin3d_s"), "torchvision, its own size", fixed_size=True),
+    "xvit mixing": _xvit("defaults of create_model"),
+    "xvit mixing, tubelet 2": _xvit(tubelet_size=2),
+    "xvit mixing, tubelet 2, merge 12, mean": _xvit(tubelet_size=2, tome_r=12, temporal_head="mean"),
+    "xvit spatial": _xvit(attention="spatial"),
+    "xvit local": _xvit(": exact attention over 3 frames", attention="local"),
+    "xvit joint": _xvit(attention="joint"),
+    "xvit divided": _xvit(attention="divided"),
+    "TimeSformer": _transformers_model("Timesformer", "eager", " (it has no sdpa)"),
+    "ViViT": _transformers_model("Vivit", "sdpa", ", 2-frame tubelets"),
+    "VideoMAE": _transformers_model("VideoMAE", "sdpa", ", 2-frame tubelets"),
+    "MViT v2 small": _torchvision_model("mvit_v2_s", frames=(16,)),
+    "Video Swin small": _torchvision_model("swin3d_s"),
 }
 
 
@@ -142,12 +131,12 @@ def check_model_name(name: str) -> None:
         raise XViTError(f'--models: unknown model "{name}".{did_you_mean(name, MODELS)} Known: {known}')
 
 
-def build_model(name: str, *, backbone: str, frames: int, seed: int = 0) -> nn.Module:
-    """A model of `MODELS` with random weights.
+def build_model(name: str, *, backbone: str, frames: int) -> nn.Module:
+    """A model of `MODELS` with random weights, the same in each call.
 
     Raises:
         XViTError: an unknown name, or a model whose package is not installed.
     """
     check_model_name(name)
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     return MODELS[name].build(backbone, frames)

@@ -2,10 +2,13 @@
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from xvit.experiments import common
 from xvit.experiments.benchmark.peers import MODELS
 from xvit.experiments.benchmark.run import BenchmarkConfig, ModelResult, machine_info
 from xvit.utils.files import atomic_write_text
@@ -31,11 +34,12 @@ PAPER_ROWS = (
 
 
 class ResultTable:
-    """The results of one mode and precision, by model and number of frames."""
+    """The results of one mode and precision, by model (in the order of `MODELS`) and number of frames."""
 
     def __init__(self, results: Sequence[ModelResult]) -> None:
-        self.results = {(result.model, result.settings.frames): result for result in results}
-        self.frames = sorted({frames for _, frames in self.results})
+        measured = {(result.model, result.settings.frames): result for result in results}
+        self.frames = sorted({frames for _, frames in measured})
+        self.results = {key: measured[key] for key in product(MODELS, self.frames) if key in measured}
         settings = results[0].settings
         self.title = f"{settings.mode}, {settings.precision}"
 
@@ -52,14 +56,14 @@ class ResultTable:
         """Peak memory in 10^6 bytes."""
         return self.results[model, frames].measurement.peak_bytes / 1e6
 
-    def time_ratio(self, model: str, reference: str, frames: int) -> float:
-        """Time relative to a reference model: the median of the ratios within each round."""
-        first, second = (self.results[name, frames].measurement.seconds for name in (model, reference))
+    def time_ratio(self, model: str, frames: int) -> float:
+        """Time relative to the image model: the median of the ratios within each round."""
+        first, second = (self.results[name, frames].measurement.seconds for name in (model, IMAGE_MODEL))
         return statistics.median(a / b for a, b in zip(first, second, strict=True))
 
-    def memory_ratio(self, model: str, reference: str, frames: int, *, above_empty: bool = False) -> float:
-        """Peak memory relative to a reference model, on request without that of a process without a model."""
-        first, second = (self.results[name, frames] for name in (model, reference))
+    def memory_ratio(self, model: str, frames: int, *, above_empty: bool = False) -> float:
+        """Peak memory relative to the image model, on request without that of a process without a model."""
+        first, second = (self.results[name, frames] for name in (model, IMAGE_MODEL))
         empty = first.empty_bytes if above_empty else 0
         return (first.measurement.peak_bytes - empty) / (second.measurement.peak_bytes - empty)
 
@@ -87,39 +91,28 @@ def make_tables(results: Sequence[ModelResult]) -> list[ResultTable]:
 
 def table_rows(table: ResultTable) -> Iterator[tuple[str, ...]]:
     """The rows of a table as text, one cell for each of `COLUMNS`."""
-    for model in MODELS:
-        for frames in table.frames:
-            if table.has(model, frames):
-                yield _row(table, model, frames)
-
-
-def _row(table: ResultTable, model: str, frames: int) -> tuple[str, ...]:
-    result = table.results[model, frames]
-    measurement, settings = result.measurement, result.settings
-    first, _, third = _quartiles([1e3 * seconds / settings.batch_size for seconds in measurement.seconds])
-    ms = table.ms_per_clip(model, frames)
-    passes = 3 if settings.mode == "training" else 1  # the backward pass costs about two forward passes
-    macs = passes * settings.batch_size * measurement.macs
-    rounds = zip(measurement.seconds, result.macs_per_second, strict=True)
-    share = statistics.median(macs / seconds / rate for seconds, rate in rounds)
-    has_image_model = table.has(IMAGE_MODEL, frames)
-    return (
-        model,
-        str(frames),
-        f"{measurement.parameters / 1e6:.1f}",
-        f"{measurement.macs / 1e9:.1f}",
-        f"{ms:.0f} [{first:.0f}, {third:.0f}]",
-        f"{ms / frames:.1f}",
-        f"{table.time_ratio(model, IMAGE_MODEL, frames):.3f}" if has_image_model else "",
-        f"{table.peak_mb(model, frames):.0f}",
-        f"{table.memory_ratio(model, IMAGE_MODEL, frames):.3f}" if has_image_model else "",
-        f"{100 * share:.0f} %",
-        f"{table.growth(model, frames // 2, frames):.2f}" if table.has(model, frames // 2) else "",
-    )
-
-
-def _quartiles(values: Sequence[float]) -> list[float]:
-    return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
+    for (model, frames), result in table.results.items():
+        measurement, settings = result.measurement, result.settings
+        ms = [1e3 * seconds / settings.batch_size for seconds in measurement.seconds]
+        first, median, third = np.percentile(ms, (25, 50, 75))
+        passes = 3 if settings.mode == "training" else 1  # the backward pass costs about two forward passes
+        macs = passes * settings.batch_size * measurement.macs
+        rounds = zip(measurement.seconds, result.macs_per_second, strict=True)
+        share = statistics.median(macs / seconds / rate for seconds, rate in rounds)
+        has_image_model = table.has(IMAGE_MODEL, frames)
+        yield (
+            model,
+            str(frames),
+            f"{measurement.parameters / 1e6:.1f}",
+            f"{measurement.macs / 1e9:.1f}",
+            f"{median:.0f} [{first:.0f}, {third:.0f}]",
+            f"{median / frames:.1f}",
+            f"{table.time_ratio(model, frames):.3f}" if has_image_model else "",
+            f"{table.peak_mb(model, frames):.0f}",
+            f"{table.memory_ratio(model, frames):.3f}" if has_image_model else "",
+            f"{100 * share:.0f} %",
+            f"{table.growth(model, frames // 2, frames):.2f}" if table.has(model, frames // 2) else "",
+        )
 
 
 def summarize(table: ResultTable) -> Iterator[str]:
@@ -139,9 +132,8 @@ def summarize(table: ResultTable) -> Iterator[str]:
 
 
 def _cost(table: ResultTable, model: str, frames: int) -> str:
-    time = table.time_ratio(model, IMAGE_MODEL, frames)
-    memory = table.memory_ratio(model, IMAGE_MODEL, frames)
-    above_empty = table.memory_ratio(model, IMAGE_MODEL, frames, above_empty=True)
+    time, memory = table.time_ratio(model, frames), table.memory_ratio(model, frames)
+    above_empty = table.memory_ratio(model, frames, above_empty=True)
     memory_text = f"{memory:.3f} of the memory ({above_empty:.3f} above an empty process)"
     return f"{model} takes {time:.3f} of the time and {memory_text}"
 
@@ -150,10 +142,10 @@ def _compare_with_peer(table: ResultTable, peer: str, frames: int) -> str:
     ms, mb = table.ms_per_clip(peer, frames), table.peak_mb(peer, frames)
     better = [
         name
-        for name in MODELS
+        for name, measured_frames in table.results
         if name.startswith(XVIT)
         and name != MIXING_ALONE
-        and table.has(name, frames)
+        and measured_frames == frames
         and table.ms_per_clip(name, frames) < ms
         and table.peak_mb(name, frames) < mb
     ]
@@ -171,11 +163,9 @@ def write_report(output: str | Path, config: BenchmarkConfig, results: Sequence[
 def _curves(table: ResultTable) -> dict[str, list[tuple[int, float, float]]]:
     """Frames, milliseconds per clip and peak MB of each model."""
     curves: dict[str, list[tuple[int, float, float]]] = {}
-    for model in MODELS:
-        for frames in table.frames:
-            if table.has(model, frames):
-                point = (frames, table.ms_per_clip(model, frames), table.peak_mb(model, frames))
-                curves.setdefault(model, []).append(point)
+    for model, frames in table.results:
+        point = (frames, table.ms_per_clip(model, frames), table.peak_mb(model, frames))
+        curves.setdefault(model, []).append(point)
     return curves
 
 
@@ -195,26 +185,19 @@ def markdown_lines(config: BenchmarkConfig, machine: Mapping[str, str], tables: 
     yield from ("", "![Time and memory by number of frames](benchmark.png)")
     for table in tables:
         yield from ("", f"## {table.title[0].upper()}{table.title[1:]}", "")
-        yield from _markdown_table(COLUMNS, table_rows(table))
+        yield from common.markdown_table(COLUMNS, table_rows(table))
         yield ""
         yield from (f"- {text}" for text in summarize(table))
     measured = {model for table in tables for model, _ in table.results}
     yield from ("", "## The models", "")
-    yield from _markdown_table(
+    yield from common.markdown_table(
         ("model", "description"), ((name, model.description) for name, model in MODELS.items() if name in measured)
     )
     yield from ("", "## The paper's own figures", "")
     yield "XViT on real videos, with 1 x 3 views and the multiply-adds of all views together. Not measured here."
     yield ""
-    yield from _markdown_table(PAPER_COLUMNS, (tuple(map(str, row)) for row in PAPER_ROWS))
+    yield from common.markdown_table(PAPER_COLUMNS, (tuple(map(str, row)) for row in PAPER_ROWS))
     yield ""
-
-
-def _markdown_table(columns: Sequence[str], rows: Iterator[tuple[str, ...]]) -> Iterator[str]:
-    yield f"| {' | '.join(columns)} |"
-    yield f"|{'---|' * len(columns)}"
-    for row in rows:
-        yield f"| {' | '.join(row)} |"
 
 
 def _memory_note(tables: Sequence[ResultTable]) -> str:

@@ -11,19 +11,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from xvit.experiments import common
 from xvit.experiments.benchmark.measure import DTYPES, GroupSettings, Measurement, measure_group
 from xvit.experiments.benchmark.peers import MODELS, NUM_CLASSES, check_model_name
 from xvit.models.factory import create_model
 from xvit.utils.devices import resolve_device
-from xvit.utils.errors import XViTError, check_choice, check_range, one_line
-from xvit.utils.files import atomic_write_text, check_new_directory
+from xvit.utils.errors import XViTError, check_choice, check_range
 
-RESULTS_FILE = "benchmark.json"
 _MODES = ("inference", "training")
 # A resumed benchmark may have other values of these; every other setting must be the same.
 _EXTENSIBLE = ("models", "frames", "precisions", "modes")
@@ -83,13 +83,11 @@ class BenchmarkConfig:
     @property
     def groups(self) -> list[GroupSettings]:
         """The groups, the fastest first."""
-        names = ("backbone", "batch_size", "compiled", "device", "threads", "rounds")
-        shared = {name: getattr(self, name) for name in names}
+        shared = ("backbone", "batch_size", "compiled", "device", "threads", "rounds")
+        options = {name: getattr(self, name) for name in shared}
         return [
-            GroupSettings(frames=frames, precision=precision, mode=mode, **shared)
-            for mode in self.modes
-            for precision in self.precisions
-            for frames in sorted(self.frames)
+            GroupSettings(frames=frames, precision=precision, mode=mode, **options)
+            for mode, precision, frames in product(self.modes, self.precisions, sorted(self.frames))
         ]
 
 
@@ -112,9 +110,7 @@ class ModelResult:
     empty_bytes: int
 
 
-def run_benchmark(
-    output: str | Path, config: BenchmarkConfig, on_progress: Callable[[str, int, int], None]
-) -> list[ModelResult]:
+def run_benchmark(output: str | Path, config: BenchmarkConfig, on_progress: common.CountCallback) -> list[ModelResult]:
     """Measure the groups that the output directory lacks, or has without some of the models.
 
     Args:
@@ -125,10 +121,9 @@ def run_benchmark(
     Raises:
         XViTError: a directory of a benchmark with other settings or on another machine, or one without a benchmark.
     """
-    directory, planned = Path(output), config.groups
+    path, planned = Path(output) / "benchmark.json", config.groups
     header = {"plan": json.loads(json.dumps(asdict(config))), "machine": machine_info(config)}
-    groups = _read_groups(directory, header)
-    directory.mkdir(parents=True, exist_ok=True)
+    groups = _open_output(path, header)
     torch.set_num_threads(config.threads)
     for done, settings in enumerate(planned):
         key = f"{settings.mode}, {settings.precision}, T={settings.frames}"
@@ -146,7 +141,7 @@ def run_benchmark(
             "empty_bytes": empty_bytes,
             "models": {name: asdict(measurement) for name, measurement in measurements.items()},
         }
-        atomic_write_text(directory / RESULTS_FILE, json.dumps(header | {"groups": groups}, indent=1) + "\n")
+        common.write_json(path, header | {"groups": groups})
     return list(parse_groups(groups))
 
 
@@ -189,24 +184,20 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def _read_groups(directory: Path, header: dict[str, Any]) -> dict[str, Any]:
+def _open_output(path: Path, header: dict[str, Any]) -> dict[str, Any]:
     """The saved groups, after a check that they were measured with the same settings on the same machine."""
-    path = directory / RESULTS_FILE
-    if not path.is_file():
-        check_new_directory(directory, f"it has no {RESULTS_FILE} to resume; choose another --output")
-        return {}
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        groups: dict[str, Any] = values["groups"]
-        list(parse_groups(groups))  # checks the fields
+
+    def parse(saved: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        list(parse_groups(saved["groups"]))  # checks the fields
         different = [
-            (name, values[part].get(name), value)
+            f"{name} = {saved[part].get(name)}, not {value}"
             for part in ("plan", "machine")
             for name, value in header[part].items()
-            if values[part].get(name) != value and name not in _EXTENSIBLE
+            if saved[part].get(name) != value and name not in _EXTENSIBLE
         ]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise XViTError(f"{path}: damaged ({one_line(error, name=True)}); choose another --output") from None
-    for name, before, value in different:
-        raise XViTError(f"{path}: measured with {name} = {before}, not {value}; choose another --output")
+        return saved["groups"], different
+
+    groups, different = common.open_directory(path, "a benchmark", parse) or ({}, [])
+    if different:
+        raise XViTError(f"{path}: measured with {different[0]}; choose another --output")
     return groups
