@@ -9,14 +9,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypedDict, cast
+from typing import TypedDict
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, default_collate
 
-from xvit.config import SINGLE_TASK, AugmentConfig, ClassNames, ClipSpec, DataConfig, as_task_dict
-from xvit.data.annotations import Label, Sample, remap_label
+from xvit.config import SINGLE_TASK, AugmentConfig, ClassNames, ClipSpec, DataConfig, as_task_dict, unwrap_single_task
+from xvit.data.annotations import Label, Sample, class_indices, remap_label
 from xvit.data.decode import Clip, VideoInfo, read_clip
 from xvit.data.sampling import sample_indices
 from xvit.data.timeout import read_with_timeout
@@ -30,8 +30,7 @@ class Item:
 
     Args:
         index: index of the sample in the data set.
-        label: label of the sample; of a flipped clip, the label of its mirror image if the data set has left and right
-            pairs.
+        label: label of the sample; for a flipped clip, that of its mirror image if the data set has left-right pairs.
         pixels: uint8, (T, C, S, S) for training or (V, T, C, S, S) for testing; None for an unreadable video.
         times: for testing: times of the sampled frames in seconds, ascending.
         error: what is wrong with the video.
@@ -69,7 +68,6 @@ class VideoDataset(Dataset[Item]):
     the main process; workers started in other ways copy it.
 
     Args:
-        samples: the videos.
         clip_spec: how a clip is sampled and resized.
         augment: augmentation of training clips; None for testing.
         seed: seed of the training's random draws and of the order of the samples.
@@ -102,26 +100,17 @@ class VideoDataset(Dataset[Item]):
         if isinstance(samples[0].label, tuple) and not class_names:
             raise XViTError("class_names: missing: multi-label samples need the class names")
         if clip_spec.open_fields:
-            raise XViTError(
-                f"clip_spec: {', '.join(clip_spec.open_fields)} not set: pass `XViT.clip_spec`, or complete it with "
-                "`resolve_clip_spec`"
-            )
+            advice = "pass `XViT.clip_spec`, or complete it with `resolve_clip_spec`"
+            raise XViTError(f"clip_spec: {', '.join(clip_spec.open_fields)} not set: {advice}")
         check_range("temporal_views", temporal_views, 1)
         check_range("spatial_views", spatial_views, 1)
         check_range("seed", seed, 0)
         check_range("decode_timeout", decode_timeout, 0)
-        self.samples = samples
-        self.clip_spec = clip_spec
-        self.augment = augment
-        self.seed = seed
-        self.temporal_views = temporal_views
-        self.spatial_views = spatial_views
-        self.decode_timeout = decode_timeout
-        self.class_names = class_names
-        self._transform = None if augment is None else TrainTransform(clip_spec, augment)
-        self._flipped_classes = (
-            _map_flipped_classes(class_names) if augment is not None and augment.flip_pairs else None
-        )
+        self.samples, self.clip_spec, self.augment, self.seed = samples, clip_spec, augment, seed
+        self.temporal_views, self.spatial_views = temporal_views, spatial_views
+        self.class_names, self.decode_timeout = class_names, decode_timeout
+        self._transform = TrainTransform(clip_spec, augment) if augment else None
+        self._flipped_classes = _map_flipped_classes(class_names) if augment and augment.flip_pairs else None
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # shared: persistent workers see its changes
 
     def __len__(self) -> int:
@@ -144,63 +133,62 @@ class VideoDataset(Dataset[Item]):
         return clip if self.augment else (self.temporal_views * self.spatial_views, *clip)
 
     def __getitem__(self, index: int) -> Item:
-        """Read one sample.
+        """Read one sample: its pixels, or the `VideoError` that reading the video raised.
 
         Args:
             index: index of the sample; for training, adding k times the number of samples gives the k-th additional
                 clip of the same sample in the same epoch.
-
-        Returns:
-            The pixels, or the `VideoError` that reading the video raised.
         """
         repetition, index = divmod(index, len(self.samples))
         sample = self.samples[index]
+        label = sample.label
         try:
-            if self.augment is None:
+            if self._transform is None:
                 pixels, times = self._read_test_views(sample)
-                return Item(index=index, label=sample.label, pixels=pixels, times=times)
-            pixels, flipped = self._read_training_clip(sample, index, repetition)
+                return Item(index=index, label=label, pixels=pixels, times=times)
+            rng = np.random.default_rng([self.seed, self.epoch, index, repetition])
+            pixels, flipped = self._read_training_clip(sample, self._transform, rng)
         except VideoError as error:
             # A new error: the traceback of the original would keep the stack and its video frames in memory.
-            return Item(index=index, label=sample.label, error=VideoError(error.path, error.reason))
-        label = sample.label
-        if flipped and self._flipped_classes is not None:
+            return Item(index=index, label=label, error=VideoError(error.path, error.reason))
+        if flipped and self._flipped_classes:
             label = remap_label(label, self._flipped_classes)
         return Item(index=index, label=label, pixels=pixels)
 
-    def _read_training_clip(self, sample: Sample, index: int, repetition: int) -> tuple[torch.Tensor, bool]:
+    def _read_training_clip(
+        self, sample: Sample, transform: TrainTransform, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, bool]:
         """Pixels (T, C, S, S), and whether they were flipped."""
-        assert self.augment is not None
-        assert self._transform is not None
-        rng = np.random.default_rng([self.seed, self.epoch, index, repetition])
         torch_seed = int(rng.integers(2**63))
-
-        def select_frames(info: VideoInfo) -> np.ndarray:
-            first, count = _segment_frames(sample, info)
-            return first + sample_indices(self.clip_spec, count, rng=rng)
-
-        short_side = math.ceil(self.clip_spec.image_size * max(self.augment.scale_jitter[1], 1))
-        clip = self._read(sample, select_frames, short_side=short_side)
+        short_side = math.ceil(self.clip_spec.image_size * max(transform.augment.scale_jitter[1], 1))
+        clip = self._read(sample, lambda count: sample_indices(self.clip_spec, count, rng=rng), short_side)
         with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's global generator
             torch.default_generator.manual_seed(torch_seed)
-            return self._transform(clip.frames)
+            return transform(clip.frames)
 
     def _read_test_views(self, sample: Sample) -> tuple[torch.Tensor, tuple[float, ...]]:
         """Pixels (V, T, C, S, S), and the times of the frames in seconds."""
 
-        def select_frames(info: VideoInfo) -> np.ndarray:
-            first, count = _segment_frames(sample, info)
-            views = range(self.temporal_views)
-            indices = [sample_indices(self.clip_spec, count, view=view, num_views=len(views)) for view in views]
-            return first + np.concatenate(indices)
+        def choose_frames(count: int) -> np.ndarray:
+            views, spec = range(self.temporal_views), self.clip_spec
+            return np.concatenate([sample_indices(spec, count, view=view, num_views=len(views)) for view in views])
 
-        clip = self._read(sample, select_frames, short_side=self.clip_spec.image_size)
+        clip = self._read(sample, choose_frames, self.clip_spec.image_size)
         clips = clip.frames.split(self.clip_spec.num_frames)  # (temporal_views T, C, H, W) -> (T, C, H, W) each
         views = torch.cat([eval_views(frames, self.clip_spec, self.spatial_views) for frames in clips])
         return views, tuple(np.unique(clip.times).tolist())
 
-    def _read(self, sample: Sample, select_frames: Callable[[VideoInfo], np.ndarray], *, short_side: int) -> Clip:
-        read = partial(read_clip, sample.path, select_frames, short_side=short_side, fps=sample.fps)
+    def _read(self, sample: Sample, choose_frames: Callable[[int], np.ndarray], short_side: int) -> Clip:
+        """Read the frames that are chosen from a number of frames: those of the sample's segment, at least one."""
+
+        def choose_indices(info: VideoInfo) -> np.ndarray:
+            frames = sample.frames(info.times)
+            if frames.start >= info.num_frames:
+                reason = f"starts at {sample.start:g} s, but the video ends at {info.duration:g} s"
+                raise VideoError(sample.path, reason)
+            return frames.start + choose_frames(max(len(frames), 1))
+
+        read = partial(read_clip, sample.path, choose_indices, short_side=short_side, fps=sample.fps)
         return read_with_timeout(read, sample.path, self.decode_timeout) if self.decode_timeout else read()
 
     def collate(self, items: list[Item]) -> Batch:
@@ -217,28 +205,16 @@ class VideoDataset(Dataset[Item]):
 
     def _collate_labels(self, labels: list[Label | None]) -> torch.Tensor | dict[str, torch.Tensor]:
         first = self.samples[0].label  # all samples have labels of the same type
-        if isinstance(first, dict):
-            tasks = cast(list[dict[str, int]], labels)
-            return {task: _index_tensor([label[task] for label in tasks]) for task in first}
         if isinstance(first, tuple):
             targets = torch.zeros(len(labels), len(as_task_dict(self.class_names or [])[SINGLE_TASK]))
-            for row, indices in zip(targets, cast(list[tuple[int, ...]], labels), strict=True):
-                row[list(indices)] = 1
+            for row, label in zip(targets, labels, strict=True):
+                row[list(class_indices(label))] = 1
             return targets
-        return _index_tensor(cast(list[int | None], labels))
-
-
-def _index_tensor(labels: Sequence[int | None]) -> torch.Tensor:
-    return torch.tensor([-1 if label is None else label for label in labels], dtype=torch.int64)
-
-
-def _segment_frames(sample: Sample, info: VideoInfo) -> tuple[int, int]:
-    """First frame and number of frames of the sample's segment of its video; at least one frame."""
-    first = 0 if sample.start is None else int(np.searchsorted(info.times, sample.start))
-    last = info.num_frames if sample.stop is None else int(np.searchsorted(info.times, sample.stop))
-    if first >= info.num_frames:
-        raise VideoError(sample.path, f"starts at {sample.start:g} s, but the video ends at {info.duration:g} s")
-    return first, max(last - first, 1)
+        indices = {
+            task: torch.tensor([next(iter(class_indices(label, task)), -1) for label in labels], dtype=torch.int64)
+            for task in as_task_dict(first)
+        }
+        return unwrap_single_task(indices)
 
 
 def _map_flipped_classes(class_names: ClassNames | None) -> dict[str, tuple[int, ...]]:
@@ -247,9 +223,8 @@ def _map_flipped_classes(class_names: ClassNames | None) -> dict[str, tuple[int,
         raise XViTError("class_names: missing: augment.flip_pairs needs the class names")
     flipped = {task: flipped_classes(names) for task, names in as_task_dict(class_names).items()}
     if all(indices == tuple(range(len(indices))) for indices in flipped.values()):
-        raise XViTError(
-            "augment.flip_pairs=True: no class name equals another one with left and right exchanged: turn it off"
-        )
+        reason = "no class name equals another one with left and right exchanged"
+        raise XViTError(f"augment.flip_pairs=True: {reason}: turn it off")
     return flipped
 
 

@@ -31,7 +31,6 @@ def make_loader(
     Call `dataset.set_epoch` before each epoch.
 
     Args:
-        dataset: the videos.
         batch_size: videos per batch, including unreadable ones.
         num_workers: worker processes, each with one torch thread; 0 reads in the main process.
         sampler: which samples an epoch reads, in which order; None reads all of them in their order.
@@ -43,12 +42,9 @@ def make_loader(
     """
     check_range("batch_size", batch_size, 1)
     check_range("num_workers", num_workers, 0)
-    if num_workers:
-        shortage = shared_memory_shortage(dataset, batch_size=batch_size, num_workers=num_workers)
-        if shortage:
-            raise XViTError(
-                f"{shortage}: use fewer workers or a smaller batch, or add memory (docker run --shm-size=8g)"
-            )
+    shortage = num_workers and shared_memory_shortage(dataset, batch_size=batch_size, num_workers=num_workers)
+    if shortage:
+        raise XViTError(f"{shortage}: use fewer workers or a smaller batch, or add memory (docker run --shm-size=8g)")
     return DataLoader(
         dataset,
         batch_size=batch_size,
@@ -72,10 +68,8 @@ def shared_memory_shortage(dataset: VideoDataset, *, batch_size: int, num_worker
     needed = math.prod(dataset.item_shape) * batch_size * (PREFETCH_FACTOR * num_workers + 1)
     if free >= needed:
         return ""
-    return (
-        f"{SHARED_MEMORY}: {free / 1e6:.0f} MB free, but the batches of {num_workers} loader workers need "
-        f"{needed / 1e6:.0f} MB"
-    )
+    batches = f"the batches of {num_workers} loader workers need {needed / 1e6:.0f} MB"
+    return f"{SHARED_MEMORY}: {free / 1e6:.0f} MB free, but {batches}"
 
 
 def _init_worker(worker_id: int) -> None:

@@ -13,31 +13,20 @@ repeated_aug=2      3 3 0 0 4     each video twice in a row, half as many videos
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Protocol
 
 import numpy as np
 from torch.utils.data import Sampler
 
 from xvit.data.annotations import Sample
+from xvit.data.dataset import VideoDataset
 from xvit.utils import distributed
 from xvit.utils.errors import XViTError, check_range
-
-
-class EpochDataset(Protocol):
-    """A data set with a current epoch, such as `xvit.data.dataset.VideoDataset`."""
-
-    samples: Sequence[Sample]
-    seed: int
-
-    @property
-    def epoch(self) -> int: ...
 
 
 class EpochSampler(Sampler[int]):
     """Indices into a data set of N samples: i + N k is the k-th repetition of sample i in the epoch, from k = 0.
 
     Args:
-        dataset: the data set.
         class_balanced: draw with replacement, so that all classes are equally frequent on average.
         repeated_aug: how often each sample is repeated in a row (repeated augmentation). The number of clips per epoch
             stays the same.
@@ -49,7 +38,7 @@ class EpochSampler(Sampler[int]):
         XViTError: `repeated_aug` out of range; class_balanced for samples that do not have exactly one label each.
     """
 
-    def __init__(self, dataset: EpochDataset, *, class_balanced: bool = False, repeated_aug: int = 1) -> None:
+    def __init__(self, dataset: VideoDataset, *, class_balanced: bool = False, repeated_aug: int = 1) -> None:
         check_range("repeated_aug", repeated_aug, 1)
         self.dataset = dataset
         self.repeated_aug = repeated_aug
@@ -61,10 +50,8 @@ class EpochSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         rng, total = np.random.default_rng([self.dataset.seed, self.dataset.epoch]), len(self.dataset.samples)
-        if self._probabilities is None:
-            drawn = rng.permutation(total)
-        else:
-            drawn = rng.choice(total, size=total, p=self._probabilities)
+        p = self._probabilities
+        drawn = rng.permutation(total) if p is None else rng.choice(total, size=total, p=p)
         indices = np.repeat(drawn, self.repeated_aug)[:total].tolist()
         repetitions: Counter[int] = Counter()
         for position, index in enumerate(indices):
@@ -79,8 +66,7 @@ def _balanced_probabilities(samples: Sequence[Sample]) -> np.ndarray:
     """A probability for each sample, such that all classes have the same probability."""
     labels = [sample.label for sample in samples]
     if not all(isinstance(label, int) for label in labels):
-        raise XViTError(
-            "data.class_balanced=True: expected exactly one label per video, not several tasks or several labels"
-        )
+        expected = "expected exactly one label per video, not several tasks or several labels"
+        raise XViTError(f"data.class_balanced=True: {expected}")
     counts = Counter(labels)
     return np.array([1 / (len(counts) * counts[label]) for label in labels])

@@ -22,24 +22,39 @@ from xvit.config import ClipSpec
 from xvit.utils.errors import check_range
 
 
+def sample_indices(
+    clip_spec: ClipSpec, total_frames: int, *, rng: np.random.Generator | None = None, view: int = 0, num_views: int = 1
+) -> np.ndarray:
+    """The frame indices of one clip, sampled as `clip_spec` says.
+
+    Args:
+        clip_spec: the kind of sampling, the number of frames T and the stride.
+        total_frames: number of frames of the video.
+        rng: draws a random clip, for training; None takes a test view.
+        view: index of the test view, from 0.
+        num_views: number of test views.
+
+    Returns:
+        (T,) int64, ascending, within [0, total_frames).
+
+    Raises:
+        XViTError: a number out of its range.
+    """
+    num_frames, stride = clip_spec.num_frames, clip_spec.stride
+    if clip_spec.sampling == "segments":
+        return segment_indices(total_frames, num_frames, rng=rng, view=view, num_views=num_views)
+    return strided_indices(total_frames, num_frames, stride, rng=rng, view=view, num_views=num_views)
+
+
 def segment_indices(
     total_frames: int, num_frames: int, *, rng: np.random.Generator | None = None, view: int = 0, num_views: int = 1
 ) -> np.ndarray:
     """One frame from each of T equal parts; part i holds frames floor(i total / T) to floor((i + 1) total / T) - 1.
 
-    Args:
-        total_frames: number of frames of the video.
-        num_frames: T. A video with fewer frames shows some of them several times.
-        rng: draws a frame from each part. Without it, view v of V takes the frame at (v + 1/2) / V of each part: the
-            middle one for a single view.
-        view: index of the test view, from 0.
-        num_views: number of test views.
+    `rng` draws a frame from each part. Without it, view v of V takes the frame at (v + 1/2) / V of each part: the
+    middle one for a single view. A video with fewer than T frames shows some of them several times.
 
-    Returns:
-        (num_frames,) int64, ascending, within [0, total_frames).
-
-    Raises:
-        XViTError: a number out of its range.
+    The other arguments, the result and the errors are those of `sample_indices`.
     """
     _check_numbers(total_frames, num_frames, view, num_views)
     bounds = np.arange(num_frames + 1, dtype=np.int64) * total_frames // num_frames
@@ -57,22 +72,10 @@ def strided_indices(
     view: int = 0,
     num_views: int = 1,
 ) -> np.ndarray:
-    """`num_frames` frames, `stride` apart. If the video ends before the clip does, its last frame is repeated.
+    """T frames, `stride` apart. If the video ends before the clip does, its last frame is repeated.
 
-    Args:
-        total_frames: number of frames of the video.
-        num_frames: T.
-        stride: distance from one frame to the next.
-        rng: draws the start. Without it, view v of V starts at v / (V - 1) of the possible starts, and a single view
-            in the middle.
-        view: index of the test view, from 0.
-        num_views: number of test views.
-
-    Returns:
-        (num_frames,) int64, ascending, within [0, total_frames).
-
-    Raises:
-        XViTError: a number out of its range.
+    `rng` draws the start. Without it, view v of V starts at v / (V - 1) of the possible starts, and a single view in
+    the middle. The other arguments, the result and the errors are those of `sample_indices`.
     """
     _check_numbers(total_frames, num_frames, view, num_views)
     check_range("stride", stride, 1)
@@ -82,26 +85,6 @@ def strided_indices(
     else:
         start = last_start // 2 if num_views == 1 else last_start * view // (num_views - 1)
     return np.minimum(start + stride * np.arange(num_frames, dtype=np.int64), total_frames - 1)
-
-
-def sample_indices(
-    clip_spec: ClipSpec,
-    total_frames: int,
-    *,
-    rng: np.random.Generator | None = None,
-    view: int = 0,
-    num_views: int = 1,
-) -> np.ndarray:
-    """The frame indices of one clip, sampled as `clip_spec` says: randomly with `rng` (training), else a test view.
-
-    Raises:
-        XViTError: a number out of its range.
-    """
-    if clip_spec.sampling == "segments":
-        return segment_indices(total_frames, clip_spec.num_frames, rng=rng, view=view, num_views=num_views)
-    return strided_indices(
-        total_frames, clip_spec.num_frames, clip_spec.stride, rng=rng, view=view, num_views=num_views
-    )
 
 
 def _check_numbers(total_frames: int, num_frames: int, view: int, num_views: int) -> None:

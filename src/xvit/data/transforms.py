@@ -7,7 +7,6 @@ Shapes: V views, T frames, C = 3 colours (RGB), H x W the size of the frames, S 
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torchvision.transforms import InterpolationMode, v2
@@ -20,47 +19,8 @@ _OPPOSITE = {"left": "right", "right": "left", "Left": "Right", "Right": "Left"}
 _SIDES = re.compile(rf"(?<![A-Za-z])({'|'.join(_OPPOSITE)})(?![A-Za-z])")  # whole words, also in moving_left
 
 
-class RandomScaledCrop(v2.Transform):
-    """A random square crop, resized to `size`. Same as: resize the short side to size * u, u uniform; crop `size`.
-
-    Cropping the source first and then resizing the crop gives the same distribution of squares (up to rounding to a
-    source pixel) for half the work. A factor u below 1 would need more than the whole frame and counts as 1: a square
-    with the whole short side.
-
-    Draws from torch's global generator, like torchvision's transforms.
-
-    Args:
-        size: S, in pixels.
-        scale_jitter: smallest and largest u.
-        interpolation: interpolation of the antialiased resizing.
-    """
-
-    def __init__(self, size: int, *, scale_jitter: tuple[float, float], interpolation: InterpolationMode) -> None:
-        super().__init__()
-        self.size = size
-        self.scale_jitter = scale_jitter
-        self.interpolation = interpolation
-
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        height, width = F.get_size(flat_inputs[0])
-        low, high = self.scale_jitter
-        scale, top, left = torch.rand(3).tolist()
-        side = max(round(min(height, width) / max(low + (high - low) * scale, 1.0)), 1)
-        return {
-            "top": int(top * (height - side + 1)),
-            "left": int(left * (width - side + 1)),
-            "height": side,
-            "width": side,
-        }
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return F.resized_crop(
-            inpt, **params, size=[self.size, self.size], interpolation=self.interpolation, antialias=True
-        )
-
-
 class TrainTransform:
-    """The training transform, from uint8 frames (T, C, H, W) to (T, C, S, S).
+    """The training transform, from frames (T, C, H, W) to pixels (T, C, S, S), both uint8.
 
     Scale jitter and crop, horizontal flip, AutoAugment or RandAugment, random erasing: each as `AugmentConfig` says,
     with one draw for the whole clip. Erased pixels, and pixels from outside the frame, get the mean colour, which is
@@ -75,35 +35,40 @@ class TrainTransform:
 
     def __init__(self, clip_spec: ClipSpec, augment: AugmentConfig) -> None:
         mean_color = [round(255 * value) for value in clip_spec.mean]
-        self.crop = RandomScaledCrop(
-            clip_spec.image_size, scale_jitter=augment.scale_jitter, interpolation=_interpolation(clip_spec)
-        )
-        self.flip_probability = augment.horizontal_flip
-        self.augmentations: list[v2.Transform] = []
+        self.clip_spec, self.augment = clip_spec, augment
+        self.transforms: list[v2.Transform] = []
         if augment.auto_augment != "none":
             policy = {"auto": v2.AutoAugment, "rand": v2.RandAugment}[augment.auto_augment]
-            self.augmentations.append(policy(interpolation=InterpolationMode.BILINEAR, fill=mean_color))
+            self.transforms.append(policy(interpolation=InterpolationMode.BILINEAR, fill=mean_color))
         if augment.random_erasing:
-            self.augmentations.append(
-                v2.RandomErasing(augment.random_erasing, scale=(0.02, 1 / 3), ratio=(0.3, 1 / 0.3), value=mean_color)
-            )
+            boxes = {"scale": (0.02, 1 / 3), "ratio": (0.3, 1 / 0.3)}
+            self.transforms.append(v2.RandomErasing(augment.random_erasing, **boxes, value=mean_color))
 
     def __call__(self, frames: torch.Tensor) -> tuple[torch.Tensor, bool]:
-        """Augment a clip.
-
-        Args:
-            frames: (T, C, H, W) uint8.
-
-        Returns:
-            (T, C, S, S) uint8, and whether the clip was flipped, which may change its label (`flipped_classes`).
-        """
-        pixels = self.crop(frames)
-        flipped = bool(torch.rand(1) < self.flip_probability)
+        """Augment a clip. Also return whether it was flipped, which may change its label (`flipped_classes`)."""
+        pixels = random_scaled_crop(frames, self.clip_spec, self.augment.scale_jitter)
+        flipped = bool(torch.rand(1) < self.augment.horizontal_flip)
         if flipped:
             pixels = F.horizontal_flip(pixels)
-        for augmentation in self.augmentations:
-            pixels = augmentation(pixels)
+        for transform in self.transforms:
+            pixels = transform(pixels)
         return pixels, flipped
+
+
+def random_scaled_crop(frames: torch.Tensor, clip_spec: ClipSpec, scale_jitter: tuple[float, float]) -> torch.Tensor:
+    """Resize the short side to S u, with u uniform within `scale_jitter`, and crop a random S x S square.
+
+    In fact a square of the source is cropped first and then resized, which gives the same distribution (up to rounding
+    to a source pixel) for half the work. A factor u below 1 would need more than the whole frame and counts as 1: a
+    square with the whole short side.
+    """
+    height, width = frames.shape[-2:]
+    scale, top, left = torch.rand(3).tolist()
+    low, high = scale_jitter
+    side = max(round(min(height, width) / max(low + (high - low) * scale, 1.0)), 1)
+    box = int(top * (height - side + 1)), int(left * (width - side + 1)), side, side
+    size, interpolation = [clip_spec.image_size] * 2, InterpolationMode(clip_spec.interpolation)
+    return F.resized_crop(frames, *box, size=size, interpolation=interpolation, antialias=True)
 
 
 def flipped_classes(class_names: Sequence[str]) -> tuple[int, ...]:
@@ -132,16 +97,15 @@ def eval_views(frames: torch.Tensor, clip_spec: ClipSpec, spatial_views: int = 1
     """
     check_range("spatial_views", spatial_views, 1)
     size = clip_spec.image_size
-    frames = F.resize(frames, [size], interpolation=_interpolation(clip_spec), antialias=True)
+    frames = F.resize(frames, [size], interpolation=InterpolationMode(clip_spec.interpolation), antialias=True)
     height, width = frames.shape[-2:]
     last_start = max(height, width) - size
     if spatial_views == 1:
         starts = [last_start // 2]
     else:
         starts = [last_start * view // (spatial_views - 1) for view in range(spatial_views)]
-    if width >= height:
-        return torch.stack([frames[..., start : start + size] for start in starts])
-    return torch.stack([frames[..., start : start + size, :] for start in starts])
+    longer = -1 if width >= height else -2
+    return torch.stack([frames.narrow(longer, start, size) for start in starts])
 
 
 def normalize(pixels: torch.Tensor, clip_spec: ClipSpec, device: torch.device | str | None = None) -> torch.Tensor:
@@ -165,7 +129,3 @@ def normalize(pixels: torch.Tensor, clip_spec: ClipSpec, device: torch.device | 
     mean = torch.tensor(clip_spec.mean, device=pixels.device).view(3, 1, 1) * 255
     std = torch.tensor(clip_spec.std, device=pixels.device).view(3, 1, 1) * 255
     return pixels.float().sub_(mean).div_(std)  # in place: 20 % faster than new tensors
-
-
-def _interpolation(clip_spec: ClipSpec) -> InterpolationMode:
-    return InterpolationMode(clip_spec.interpolation)

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from xvit.config import SINGLE_TASK, ClassNames, as_task_dict, unwrap_single_task
 from xvit.data.annotations.finder import has_video_extension
 from xvit.utils.errors import XViTError, one_line
@@ -42,6 +44,11 @@ class Sample:
         start = 0.0 if self.start is None else self.start
         if start < 0 or (self.stop is not None and self.stop <= start):
             raise XViTError(f"{self.id}: from {self.start} to {self.stop} s: expected 0 <= start < stop")
+
+    def frames(self, times: np.ndarray) -> range:
+        """The indices of the segment's frames, from the times of all frames of the video in seconds."""
+        first = 0 if self.start is None else int(np.searchsorted(times, self.start))
+        return range(first, len(times) if self.stop is None else int(np.searchsorted(times, self.stop)))
 
 
 @dataclass(frozen=True, kw_only=True)
