@@ -6,12 +6,10 @@ from xvit.checkpoint.format import (
     EXPORTED,
     WEIGHTS,
     CheckpointMetadata,
-    check_format,
     preprocessor_config,
     read_metadata,
     read_tensors,
     write_checkpoint,
-    write_preprocessor,
 )
 from xvit.checkpoint.hub import find_checkpoint, push_to_hub
 from xvit.checkpoint.model_card import model_card

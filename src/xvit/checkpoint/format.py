@@ -20,15 +20,14 @@ from torch import Tensor
 from xvit.checkpoint.model_card import model_card
 from xvit.config import ClassNames, ClipSpec, ModelConfig, as_task_dict, from_dict, to_dict, unwrap_single_task
 from xvit.utils.errors import XViTError, did_you_mean
-from xvit.utils.files import atomic_directory
+from xvit.utils.files import atomic_directory, read_json, write_json
 
 FORMAT = 2
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 PREPROCESSOR = "preprocessor_config.json"
 EXPORTED = "export.json"  # replaces the weights in the directory of an exported model (`xvit.export.runtime`)
 RESAMPLE = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers, which transformers stores
-# Keys that transformers adds to config.json. xvit does not need them.
-TRANSFORMERS_KEYS = ("architectures", "dtype", "model_type", "transformers_version")
+TRANSFORMERS_KEYS = ("architectures", "dtype", "model_type", "transformers_version")  # which it adds to config.json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,9 +100,7 @@ def write_checkpoint(directory: str | Path, metadata: CheckpointMetadata, tensor
     except (TypeError, ValueError) as error:
         raise XViTError(f"settings or provenance cannot be written to {CONFIG}: {error}") from None
     with atomic_directory(directory) as tmp_path:
-        state = {
-            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
-        }
+        state = {name: x.detach().cpu().clone(memory_format=torch.contiguous_format) for name, x in tensors.items()}
         save_file(state, tmp_path / WEIGHTS, metadata={"format": "pt"})
         (tmp_path / CONFIG).write_text(config, encoding="utf-8")
         (tmp_path / WEIGHTS).chmod((tmp_path / CONFIG).stat().st_mode)  # safetensors: the owner's only
@@ -126,8 +123,7 @@ def preprocessor_config(clip_spec: ClipSpec) -> dict[str, Any]:
 
 def write_preprocessor(directory: Path, clip_spec: ClipSpec) -> None:
     """Write preprocessor_config.json."""
-    text = json.dumps(preprocessor_config(clip_spec), indent=2) + "\n"
-    (directory / PREPROCESSOR).write_text(text, encoding="utf-8")
+    write_json(directory / PREPROCESSOR, preprocessor_config(clip_spec))
 
 
 def read_metadata(directory: Path) -> CheckpointMetadata:
@@ -137,10 +133,7 @@ def read_metadata(directory: Path) -> CheckpointMetadata:
         XViTError: not a config of xvit, one of another version, an unknown key or a wrong value.
     """
     path = directory / CONFIG
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise XViTError(f"{path}: not readable as JSON: {error}") from None
+    values = read_json(path)
     if not isinstance(values, dict) or not isinstance(values.get("format"), int):
         raise XViTError(f'{path}: not the config of an xvit checkpoint (it has no "format" number)')
     check_format(values["format"], path)
@@ -152,8 +145,8 @@ def read_metadata(directory: Path) -> CheckpointMetadata:
         if key not in values:
             raise XViTError(f'{path}: key "{key}" is missing')
         if not isinstance(values[key], kind):
-            wanted = "a list of class names, or a mapping of tasks to lists" if key == "class_names" else "a mapping"
-            raise XViTError(f'{path}: key "{key}": expected {wanted}, got {values[key]!r:.200}')
+            form = "a list of class names, or a mapping of tasks to lists" if key == "class_names" else "a mapping"
+            raise XViTError(f'{path}: key "{key}": expected {form}, got {values[key]!r:.200}')
     model = from_dict(ModelConfig, values["model"], path)
     clip_spec = from_dict(ClipSpec, values["clip_spec"], path)
     try:
@@ -182,17 +175,20 @@ def read_tensors(directory: Path, expected: Mapping[str, tuple[int, ...]]) -> di
         XViTError: a damaged file; missing or unexpected tensors, or wrong shapes.
     """
     path = directory / WEIGHTS
-    found = tensor_shapes(path)
-    problems = []
-    if missing := [name for name in expected if name not in found]:
-        problems.append(f"{len(missing)} missing ({_first(missing)})")
-    if unexpected := [name for name in found if name not in expected]:
-        problems.append(f"{len(unexpected)} unexpected ({_first(unexpected)})")
-    common = [name for name in expected if name in found]
-    if wrong := [f"{n}: {found[n]}, expected {expected[n]}" for n in common if found[n] != expected[n]]:
-        problems.append(f"{len(wrong)} of a wrong shape ({_first(wrong)})")
-    if problems:
-        raise XViTError(f"{path}: tensors do not match the model of {CONFIG}: {'; '.join(problems)}")
+    shapes = tensor_shapes(path)
+    common = [name for name in expected if name in shapes]
+    problems = {
+        "missing": [name for name in expected if name not in shapes],
+        "unexpected": [name for name in shapes if name not in expected],
+        "of a wrong shape": [f"{n}: {shapes[n]}, expected {expected[n]}" for n in common if shapes[n] != expected[n]],
+    }
+    if any(problems.values()):
+        text = "; ".join(
+            f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+            for kind, names in problems.items()
+            if names
+        )
+        raise XViTError(f"{path}: tensors do not match the model of {CONFIG}: {text}")
     tensors: dict[str, Tensor] = load_file(path)
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
@@ -211,7 +207,3 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118, no mapping
     except (SafetensorError, OSError) as error:
         raise XViTError(f"{path}: damaged or truncated, not readable as safetensors: {error}") from None
-
-
-def _first(names: list[str], number: int = 3) -> str:
-    return ", ".join(names[:number]) + (", ..." if len(names) > number else "")

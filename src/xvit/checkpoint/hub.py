@@ -6,7 +6,6 @@ from typing import Protocol
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from huggingface_hub.utils import validate_repo_id
 
 from xvit.checkpoint.format import CONFIG, EXPORTED, WEIGHTS
 from xvit.utils.errors import XViTError, one_line
@@ -16,8 +15,7 @@ from xvit.utils.files import previous_version
 class Saveable(Protocol):
     """A model with `save_pretrained`, such as `xvit.XViT`."""
 
-    def save_pretrained(self, directory: str | Path) -> None:
-        """Write a checkpoint directory."""
+    def save_pretrained(self, directory: str | Path) -> None: ...
 
 
 def find_checkpoint(source: str | Path, revision: str | None = None) -> Path:
@@ -72,15 +70,12 @@ def push_to_hub(model: Saveable, repo_id: str, *, private: bool | None = None, m
 
 
 def _download(name: str, revision: str | None) -> Path:
-    not_found = f"{name}: no such checkpoint directory"
-    parts = Path(name).parts
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        raise XViTError(not_found) from None
+    not_found, parts = f"{name}: no such checkpoint directory", Path(name).parts
     if len(parts) != 2 or Path(parts[0]).exists():
         raise XViTError(not_found)
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=[WEIGHTS, CONFIG]))
+    except HFValidationError:  # not a name of a repository
+        raise XViTError(not_found) from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise XViTError(f"{not_found}, and not on the Hugging Face Hub either ({one_line(error)})") from None

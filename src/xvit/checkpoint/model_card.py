@@ -4,12 +4,41 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from huggingface_hub import ModelCardData
-
 from xvit.config import SINGLE_TASK, ClassNames, as_task_dict
 
 _SHOWN_CLASSES = 200
 _PROVENANCE = ("source", "data", "metrics", "epoch", "seed", "versions")
+_CARD = """\
+---
+library_name: xvit
+pipeline_tag: video-classification
+tags:
+- xvit
+- video-classification
+- space-time-mixing-attention
+---
+
+# Video classification with XViT
+
+A video transformer on {backbone} with {attention} attention.
+
+| | |
+|---|---|
+{facts}
+
+```python
+import xvit
+
+predictor = xvit.Predictor("PATH_OR_NAME")  # this directory, or its name on the Hub
+print(predictor("video.mp4"))
+```
+
+{recipe}
+
+## Classes
+
+{classes}
+"""
 
 
 def model_card(config: Mapping[str, Any]) -> str:
@@ -19,11 +48,6 @@ def model_card(config: Mapping[str, Any]) -> str:
         config: the values of the checkpoint's config.json.
     """
     model, clip_spec, provenance = config["model"], config["clip_spec"], config["provenance"]
-    data = ModelCardData(
-        library_name="xvit",
-        pipeline_tag="video-classification",
-        tags=["xvit", "video-classification", "space-time-mixing-attention"],
-    )
     stride = f", stride {clip_spec['stride']}" if clip_spec["sampling"] == "strided" else ""
     facts = {
         "backbone": model["backbone"],
@@ -33,34 +57,13 @@ def model_card(config: Mapping[str, Any]) -> str:
         "normalisation": f"mean {clip_spec['mean']}, std {clip_spec['std']}",
         **{name: _one_line(provenance[name]) for name in _PROVENANCE if provenance.get(name)},
     }
-    lines = [
-        "---",
-        data.to_yaml().strip(),
-        "---",
-        "",
-        "# Video classification with XViT",
-        "",
-        f"A video transformer on {model['backbone']} with {model['attention']} attention.",
-        "",
-        "| | |",
-        "|---|---|",
-        *(f"| {name} | {_table_cell(value)} |" for name, value in facts.items()),
-        "",
-        "```python",
-        "import xvit",
-        "",
-        'predictor = xvit.Predictor("PATH_OR_NAME")  # this directory, or its name on the Hub',
-        'print(predictor("video.mp4"))',
-        "```",
-        "",
-        "config.json holds the recipe that trained it." if "recipe" in provenance else "",
-        "",
-        "## Classes",
-        "",
-        *_class_lines(config["class_names"]),
-        "",
-    ]
-    return "\n".join(lines)
+    return _CARD.format(
+        backbone=model["backbone"],
+        attention=model["attention"],
+        facts="\n".join(f"| {name} | {_table_cell(value)} |" for name, value in facts.items()),
+        recipe="config.json holds the recipe that trained it." if "recipe" in provenance else "",
+        classes="\n".join(_class_lines(config["class_names"])),
+    )
 
 
 def _class_lines(class_names: ClassNames) -> list[str]:

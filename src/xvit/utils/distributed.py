@@ -46,14 +46,7 @@ def all_gather(value: T) -> list[T]:
 
 def all_reduce_max(*values: int) -> tuple[int, ...]:
     """The maximum of each value over all processes. All processes must call it."""
-    if world_size() == 1:
-        return values
-    import torch
-    import torch.distributed
-
-    tensor = torch.tensor([int(value) for value in values])
-    torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX, group=_cpu_group())
-    return tuple(tensor.tolist())
+    return tuple(max(map(int, column)) for column in zip(*all_gather(values), strict=True))
 
 
 def barrier() -> None:

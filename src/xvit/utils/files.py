@@ -1,18 +1,17 @@
 """Files and directories that appear under their name only when they are complete."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from xvit.utils.errors import XViTError
 
 
 def atomic_write_text(path: str | Path, text: str) -> None:
-    """Write a UTF-8 text file to a temporary name beside `path`, then rename it.
-
-    Readers see the old file or the new one, never a part of it. A write that fails leaves the old file.
-    """
+    """Write a UTF-8 text file under a temporary name, then rename it: readers see the old file or the new one."""
     path = Path(path)
     tmp_path = path.with_name(f".{path.name}")
     try:
@@ -20,6 +19,23 @@ def atomic_write_text(path: str | Path, text: str) -> None:
         tmp_path.replace(path)
     finally:
         tmp_path.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write plain values to a JSON file, as `atomic_write_text` does."""
+    atomic_write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The plain values in a JSON file.
+
+    Raises:
+        XViTError: no such file, not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise XViTError(f"{path}: not readable as JSON: {error}") from None
 
 
 @contextmanager

@@ -30,8 +30,7 @@ def parallel_map(
     """Call a function for each job, in worker processes.
 
     Args:
-        function: a module-level function (or a partial of one), which can be pickled. If a call takes long, it should
-            call `check_stop` from time to time.
+        function: of a module, or a partial of one; it should call `check_stop` from time to time if it takes long.
         jobs: the arguments of the calls.
         num_workers: number of worker processes; 0 calls the function in this process.
         on_progress: called with (jobs done, number of jobs) after each job.
@@ -67,12 +66,10 @@ def _iter_results(
             yield index, function(job)
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy locks that threads of this process hold
-    stop = context.Event()
+    stop, num_workers = context.Event(), min(num_workers, len(jobs))
+    pool = ProcessPoolExecutor(num_workers, mp_context=context, initializer=_init_worker, initargs=(stop,))
     pending = iter(enumerate(jobs))
     running: dict[Future[Result], int] = {}
-    pool = ProcessPoolExecutor(
-        min(num_workers, len(jobs)), mp_context=context, initializer=_init_worker, initargs=(stop,)
-    )
     num_left = len(jobs)
     try:
         while num_left:
@@ -96,10 +93,7 @@ def _iter_results(
 
 @contextmanager
 def _blocked_interrupts() -> Iterator[None]:
-    """Block SIGINT for the worker processes that are started inside. They inherit the mask.
-
-    A terminal sends Ctrl-C to all processes, but only the main process should react.
-    """
+    """Block SIGINT for worker processes started inside, which inherit the mask: only the main process reacts to it."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
