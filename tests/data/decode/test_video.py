@@ -69,8 +69,13 @@ def test_requested_frames_by_seeking_and_in_order(kind, make_video, monkeypatch)
 )
 def test_seeking_decodes_fewer_frames(kind, indices, limit, make_video, monkeypatch):
     decoded = []
-    count = video.FrameBuffer.count
-    monkeypatch.setattr(video.FrameBuffer, "count", lambda self, frame: decoded.append(frame.pts) or count(self, frame))
+    add = video.FrameBuffer.add
+
+    def record_and_add(self, frame, *, requested):
+        decoded.append(frame.pts)
+        add(self, frame, requested=requested)
+
+    monkeypatch.setattr(video.FrameBuffer, "add", record_and_add)
     decode(make_video(kind), indices)
     assert len(decoded) < limit
 
@@ -175,15 +180,15 @@ def test_damage_in_the_middle(make_video, folder):
 def test_packets_without_a_frame(make_video, monkeypatch):
     """Some AVI and MPEG files have a few packets without a frame; if half of them have none, the file is damaged."""
     path = make_video("mjpeg-avi")
-    scan_packets = video.scan_packets
+    scan_video = video.scan_video
 
     def announce(num_frames):
         def scan(*args):
-            result = scan_packets(*args)
+            result = scan_video(*args)
             info = replace(result.info, num_frames=num_frames, times=np.arange(num_frames) / 25)
             return replace(result, info=info)
 
-        monkeypatch.setattr(video, "scan_packets", scan)
+        monkeypatch.setattr(video, "scan_video", scan)
 
     announce(FRAMES + 2)
     clip = read_clip(path, lambda info: [0, info.num_frames - 1])

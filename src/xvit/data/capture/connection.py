@@ -31,7 +31,6 @@ _OPTIONS = {
 }
 _BUFFER_FRAMES = 4  # enough for the frames that a decoder returns at once, few enough to keep the lag small
 _MAX_TIME_STEP = 10.0  # seconds between two timestamps; larger steps are ignored
-_JOIN_TIMEOUT = 0.5  # seconds that the thread gets to end
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,38 +69,23 @@ class FrameCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceSpec:
-    """What to open, and how to read it.
-
-    Args:
-        name: a file, a camera, an address, or - for the standard input.
-        kind: file, camera, pipe, http (its end is announced), or live (an address without an end).
-        display_name: the name without a password.
-        real_time: deliver each frame at its time.
-        timeout: seconds without a frame after which the source counts as lost.
-        max_frames: end after this many frames; None for all.
-        raw_options: FFmpeg's options for raw frames on the standard input; None for a container.
-    """
+    """What to open, and how to read it. What is not explained here is an argument of `Source`."""
 
     name: str
-    kind: str
-    display_name: str
+    kind: str  # file, camera, pipe, http (its end is announced), or live (an address without an end)
+    display_name: str  # without a password
     real_time: bool
     timeout: float
     max_frames: int | None
-    raw_options: dict[str, str] | None
+    raw_options: dict[str, str] | None  # FFmpeg's options for raw frames on the standard input; None for a container
 
     @property
     def timeout_message(self) -> str:
-        """The reason to report when no frame came within the timeout."""
         return f"no frame for {self.timeout:g} s"
 
     @contextmanager
     def open(self, connection: "Connection") -> Iterator[tuple[InputContainer, VideoStream]]:
-        """Open the source and yield its container and its video stream.
-
-        Raises:
-            VideoError: it cannot be opened, or has no video.
-        """
+        """Open the source and yield its container and its video stream; raise `VideoError` if that is not possible."""
         if self.kind == "file":
             with open_video(self.name) as opened:
                 yield opened
@@ -115,8 +99,7 @@ class SourceSpec:
             options |= {"format": "v4l2", "options": {}}
         if self.kind == "pipe":
             target = _StandardInput(connection)
-            raw = self.raw_options
-            options = {"options": _OPTIONS} if raw is None else {"format": "rawvideo", "options": raw}
+            options = {"format": "rawvideo" if self.raw_options else None, "options": self.raw_options or _OPTIONS}
         hint = ": a pipe needs a container that can be read without seeking, such as mpegts or matroska"
         with video_errors(self.display_name, "cannot be opened" + hint * (self.kind == "pipe")):
             try:
@@ -141,24 +124,17 @@ class Connection:
         short_side: target size in pixels; None for the stored size.
         first_index: number of frames read by earlier connections.
         previous: the previous connection, whose time this one continues.
-
-    Attributes:
-        counts: frames of this connection.
-        description: size, codec, rate and dropping policy; empty until the source is open.
-        error: why the source ended too early; None if it did not.
-        start_time: arrival of the source's first frame, in seconds of `time.monotonic()`; None before it.
-        time: seconds from the first frame to the latest one.
     """
 
     def __init__(
         self, spec: SourceSpec, *, stride: int, short_side: int | None, first_index: int, previous: "Connection | None"
     ) -> None:
         self.spec, self.stride, self.short_side, self.first_index = spec, stride, short_side, first_index
-        self.start_time: float | None = previous.start_time if previous else None
-        self.time: float = previous.time if previous else 0.0
-        self.counts = FrameCounts()
-        self.description = ""
-        self.error: str | None = None
+        self.start_time: float | None = previous.start_time if previous else None  # when the first frame arrived
+        self.time: float = previous.time if previous else 0.0  # seconds from the first frame to the latest one
+        self.counts = FrameCounts()  # of this connection
+        self.description = ""  # size, codec, rate and dropping policy, once the source is open
+        self.error: str | None = None  # why the source ended too early
         self.closed = self._finished = self._drop_oldest = False
         self._frames: deque[Frame] = deque()
         self._condition = threading.Condition()
@@ -190,15 +166,13 @@ class Connection:
             self.counts.undelivered += len(self._frames)
             self._frames.clear()
             self._condition.notify_all()
-        self._thread.join(_JOIN_TIMEOUT)  # a thread that still runs when the interpreter exits may crash the process
+        self._thread.join(0.5)  # a thread that still runs when the interpreter exits may crash the process
 
     def _run(self) -> None:
         """Open and decode the source in the thread."""
         reason = None
         try:
             with self.spec.open(self) as (container, stream):
-                self._drop_oldest = self.spec.real_time or self.spec.kind in ("camera", "live")
-                self._drop_oldest |= self.spec.kind == "http" and container.size <= 0
                 self._decode(container, stream)
         except VideoError as error:
             reason = error.reason
@@ -215,8 +189,10 @@ class Connection:
 
     def _decode(self, container: InputContainer, stream: VideoStream) -> None:
         spec, context = self.spec, stream.codec_context
-        rate = float(stream.average_rate or stream.guessed_rate or 25)
+        endless = spec.kind in ("camera", "live")
+        self._drop_oldest = spec.real_time or endless or (spec.kind == "http" and container.size <= 0)
         policy = "the oldest frames are dropped if necessary" if self._drop_oldest else "no frame is dropped"
+        rate = float(stream.average_rate or stream.guessed_rate or 25)
         step = min(max(1 / rate, 1e-3), 1.0) if rate > 0 else 0.04
         start = 0.0
         if self.start_time is not None:  # time has passed since the previous connection was lost
@@ -224,20 +200,18 @@ class Connection:
         size, codec = f"{context.width}x{context.height}", context.codec.canonical_name
         self.description = f"{size}, {codec}, {rate:.4g} frames/s, {policy}"
         self._last_activity = time.monotonic()
-        clock = _Clock(start, step)
-        for image in self._decoded_frames(container, stream):
-            index, frame_time = self.first_index + self.counts.read, clock(image.time)
+        for frame_time, image in _with_times(self._decoded_frames(container, stream), start, step):
+            index = self.first_index + self.counts.read
             if self.start_time is None:
                 self.start_time = time.monotonic()
             if index % self.stride:
-                self._count_skipped()
+                self._put(None)
             else:
-                if spec.real_time and spec.kind in ("file", "pipe", "http"):
-                    due_time = self.start_time + frame_time
-                    self._wait_until(due_time)
-                else:
-                    due_time = time.monotonic()
-                pixels, shape = _to_tensor(image, self.short_side), (image.width, image.height)
+                due_time = self.start_time + frame_time if spec.real_time and not endless else time.monotonic()
+                self._wait_until(due_time)
+                check_aspect_ratio("", image.width, image.height)
+                rgb = np.ascontiguousarray(frame_to_rgb(image, self.short_side))
+                pixels, shape = torch.from_numpy(rgb).permute(2, 0, 1), (image.width, image.height)
                 self._put(Frame(index=index, time=frame_time, due_time=due_time, size=shape, pixels=pixels))
             if self.closed:
                 return
@@ -247,26 +221,22 @@ class Connection:
 
     def _decoded_frames(self, container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
         """Yield the decoded frames; packets that cannot be decoded are counted and left out."""
-        packets = container.demux(stream)
-        while not self.closed:
-            try:
-                packet = next(packets)
-            except StopIteration:
-                return
-            except Exception:
-                remaining: list[av.VideoFrame] = []
-                with suppress(*READ_ERRORS):
-                    remaining = stream.codec_context.decode(None)
-                yield from remaining  # frames from before the fault that the decoder still held
-                raise
-            try:
-                frames = packet.decode()
-            except READ_ERRORS:
-                self.counts.damaged += 1
-                continue
-            for frame in frames:
-                self.counts.damaged += bool(frame.is_corrupt)
-                yield frame
+        try:
+            for packet in container.demux(stream):
+                frames: list[av.VideoFrame] = []
+                try:
+                    frames = packet.decode()
+                except READ_ERRORS:
+                    self.counts.damaged += 1
+                for frame in frames:
+                    self.counts.damaged += bool(frame.is_corrupt)
+                    yield frame
+                if self.closed:
+                    return
+        except Exception:
+            with suppress(*READ_ERRORS):
+                yield from stream.codec_context.decode(None)  # frames from before the fault
+            raise
 
     def _wait_until(self, due_time: float) -> None:
         with self._condition:
@@ -274,42 +244,36 @@ class Connection:
                 self._last_activity = time.monotonic()  # this wait is intended: it is no timeout
                 self._condition.wait(min(remaining, 0.1))
 
-    def _count_skipped(self) -> None:
+    def _put(self, frame: Frame | None) -> None:
+        """Count a frame as read and put it into the buffer; None for a skipped one."""
         with self._condition:
-            if not self.closed:
-                self.counts.read += 1
-                self.counts.skipped += 1
-                self._last_activity = time.monotonic()
-
-    def _put(self, frame: Frame) -> None:
-        with self._condition:
-            while len(self._frames) >= _BUFFER_FRAMES and not self._drop_oldest and not self.closed:
+            while frame and len(self._frames) >= _BUFFER_FRAMES and not self._drop_oldest and not self.closed:
                 self._condition.wait()
             if self.closed:
+                return
+            self.counts.read += 1
+            self._last_activity = time.monotonic()
+            if frame is None:
+                self.counts.skipped += 1
                 return
             if len(self._frames) >= _BUFFER_FRAMES:
                 self._frames.popleft()
                 self.counts.dropped += 1
             self._frames.append(frame)
-            self.counts.read += 1
-            self._last_activity = time.monotonic()
             self._condition.notify_all()
 
 
-class _Clock:
-    """Turns timestamps into increasing seconds: a missing, falling or jumping timestamp advances by one frame."""
-
-    def __init__(self, start: float, step: float) -> None:
-        self.time, self.step = start - step, step
-        self.timestamp: float | None = None
-
-    def __call__(self, timestamp: float | None) -> float:
-        elapsed = self.step if timestamp is None or self.timestamp is None else timestamp - self.timestamp
-        self.time += elapsed if 0 < elapsed <= _MAX_TIME_STEP else self.step
-        if timestamp is None and self.timestamp is not None:
-            timestamp = self.timestamp + self.step
-        self.timestamp = timestamp
-        return self.time
+def _with_times(frames: Iterator[av.VideoFrame], start: float, step: float) -> Iterator[tuple[float, av.VideoFrame]]:
+    """Yield increasing seconds with each frame: a missing, falling or jumping timestamp advances by one frame."""
+    seconds, previous = start - step, None
+    for frame in frames:
+        timestamp = frame.time
+        if timestamp is None and previous is not None:
+            timestamp = previous + step
+        elapsed = step if timestamp is None or previous is None else timestamp - previous
+        seconds += elapsed if 0 < elapsed <= _MAX_TIME_STEP else step
+        previous = timestamp
+        yield seconds, frame
 
 
 class _StandardInput:
@@ -332,9 +296,3 @@ class _StandardInput:
             if time.monotonic() > deadline:
                 raise TimeoutError(self.connection.spec.timeout_message)
         return b""
-
-
-def _to_tensor(frame: av.VideoFrame, short_side: int | None) -> torch.Tensor:
-    """Convert a frame to (3, H, W) uint8 RGB, with the same pixels as `xvit.data.decode.decode`."""
-    check_aspect_ratio("", frame.width, frame.height)
-    return torch.from_numpy(np.ascontiguousarray(frame_to_rgb(frame, short_side))).permute(2, 0, 1)

@@ -23,8 +23,6 @@ from dataclasses import dataclass
 from xvit.data.capture.connection import SCHEMES, Connection, Frame, FrameCounts, SourceSpec
 from xvit.utils.errors import VideoError, XViTError, check_range, did_you_mean
 
-__all__ = ["Frame", "FrameCounts", "Source", "SourceEvent"]
-
 FIRST_RECONNECT_WAIT = 0.5  # seconds before the first attempt to reconnect; doubled for each further one
 _MAX_RECONNECT_WAIT = 30.0  # seconds
 _EVENT_INTERVAL = 1.0  # minimum seconds between two events about the same kind of loss
@@ -149,7 +147,9 @@ class Source:
             attempts, self.reconnects = attempts + 1, self.reconnects + 1
             plan = f"reconnecting in {wait:.1f} s ({attempts} of {self.reconnect})"
             yield SourceEvent(kind="reconnecting", message=f"{spec.display_name}: {reason}; {plan}")
-            self._sleep(wait)
+            resume_time = time.monotonic() + wait
+            while not self.stopped and (remaining := resume_time - time.monotonic()) > 0:
+                time.sleep(min(remaining, 0.1))
 
     def _read(self, connection: Connection) -> Generator[Frame | SourceEvent, None, None]:
         """Yield the frames and events of one connection, then close it."""
@@ -181,12 +181,6 @@ class Source:
             if count > reported and now - when >= min_interval:
                 self._reported[kind] = count, now
                 yield SourceEvent(kind=kind, message=message.format(count - reported), count=count - reported)
-
-    def _sleep(self, seconds: float) -> None:
-        """Sleep, but not after `stop` was called."""
-        deadline = time.monotonic() + seconds
-        while not self.stopped and (remaining := deadline - time.monotonic()) > 0:
-            time.sleep(min(remaining, 0.1))
 
 
 def _source_kind(name: str) -> str:

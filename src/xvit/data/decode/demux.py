@@ -38,8 +38,7 @@ class VideoInfo:
         num_frames: number of frames in the file: counted, not taken from its header.
         fps: mean frame rate, in frames per second.
         duration: seconds.
-        width: of the stored frames in pixels, before rotation.
-        height: of the stored frames in pixels, before rotation.
+        width, height: of the stored frames in pixels, before rotation.
         codec: FFmpeg's name, such as h264.
         container: FFmpeg's name, such as matroska,webm; "folder" for a folder of frames.
         damage: how the file is cut short; empty if it seems complete.
@@ -60,7 +59,7 @@ class VideoInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class PacketScan:
-    """The result of `scan_packets`. The timestamps are those that are known, ascending."""
+    """The result of `scan_video`. The timestamps are those that are known, ascending."""
 
     info: VideoInfo
     pts: list[int]
@@ -71,7 +70,7 @@ class PacketScan:
 def probe_file(path: str | Path) -> VideoInfo:
     """Count the frames of a video file and read its size and times, without decoding it, as `probe` does."""
     with open_video(path) as (container, stream):
-        return scan_packets(path, container, stream).info
+        return scan_video(path, container, stream).info
 
 
 def error_reason(error: BaseException) -> str:
@@ -122,7 +121,7 @@ def open_video(path: str | Path) -> Iterator[tuple[InputContainer, VideoStream]]
         yield container, streams[0]
 
 
-def scan_packets(path: str | Path, container: InputContainer, stream: VideoStream) -> PacketScan:
+def scan_video(path: str | Path, container: InputContainer, stream: VideoStream) -> PacketScan:
     """Read all packets of an open video, without decoding them; raise `VideoError` if it has no frames."""
     frame_pts: list[int | None] = []
     keyframe_pts: list[int | None] = []

@@ -16,7 +16,6 @@ from xvit.data.decode.demux import VideoInfo, check_aspect_ratio, error_reason, 
 from xvit.utils.errors import VideoError, check_range
 
 IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png"})
-DEFAULT_FPS = 30.0
 
 _DECODERS = {b"\xff\xd8": "mjpeg", b"\x89P": "png"}  # by the first bytes of a file, because extensions are often wrong
 _MAX_BYTES = 2**28
@@ -36,7 +35,7 @@ def scan_frame_folder(path: str | Path, fps: float | None = None) -> tuple[Video
         VideoError: no such folder, no images, images of several sequences, an unreadable first image.
         XViTError: fps is not a positive number.
     """
-    fps = DEFAULT_FPS if fps is None else fps
+    fps = 30.0 if fps is None else fps
     check_range("fps", fps, 0.001)
     try:
         with os.scandir(path) as entries:
@@ -52,16 +51,15 @@ def scan_frame_folder(path: str | Path, fps: float | None = None) -> tuple[Video
         raise VideoError(path, f'images of several sequences, such as "{first}" and "{second}": expected one sequence')
     names.sort(key=lambda name: ([int(number) for number in re.findall(r"[0-9]+", os.path.splitext(name)[0])], name))
     images = [os.path.join(path, name) for name in names]
-    codec, width, height = _read_header(images[0])
-    check_aspect_ratio(images[0], width, height)
+    header = _read_header(images[0])
     info = VideoInfo(
         path=str(path),
         num_frames=len(names),
         fps=fps,
         duration=len(names) / fps,
-        width=width,
-        height=height,
-        codec=codec,
+        width=header.width,
+        height=header.height,
+        codec=header.codec.name,
         container="folder",
         times=np.arange(len(names)) / fps,
     )
@@ -78,15 +76,16 @@ def decode_image(path: str) -> av.VideoFrame:
     return frames[0]
 
 
-def _read_header(path: str) -> tuple[str, int, int]:
-    """Return the codec's name, the width and the height."""
+def _read_header(path: str) -> av.VideoCodecContext:
+    """Return the decoder of an image, which knows the codec and the size."""
     context, data = _open_decoder(path)
     context.skip_frame = "ALL"
     with video_errors(path, _UNREADABLE):
         context.decode(av.Packet(data))
     if not context.width or not context.height:
         raise VideoError(path, "not a readable image")
-    return context.codec.name, context.width, context.height
+    check_aspect_ratio(path, context.width, context.height)
+    return context
 
 
 def _open_decoder(path: str) -> tuple[av.VideoCodecContext, bytes]:

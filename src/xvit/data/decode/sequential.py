@@ -92,7 +92,7 @@ class FrameReader:
                 for frame in frames:
                     size = check_frame_size(self.path, frame, size)
                     num_damaged += bool(frame.is_corrupt)
-                    pts = float(frame.pts * (frame.time_base or 0)) if has_pts and frame.pts is not None else None
+                    pts = frame.time if has_pts else None
                     if self.num_decoded == 0:
                         start = pts or 0.0
                     else:

@@ -7,9 +7,7 @@
 A first scan over the packets, without decoding, counts the frames and finds the keyframes. Where each frame has a
 timestamp of its own (mp4, mov, mkv, webm), only the necessary frames are decoded: seek to the keyframe before, skip
 frames that no other frame refers to. In all other cases, and after any inconsistency, frames are decoded in order and
-counted.
-
-A folder of extracted frames can take the place of a video file: see `xvit.data.decode.frame_folder`.
+counted. A folder of extracted frames can take the place of a video file: see `xvit.data.decode.frame_folder`.
 
 Not supported: non-square pixels are not stretched (sample aspect ratio), and interlaced fields are not separated.
 """
@@ -26,15 +24,7 @@ import torch
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from xvit.data.decode.demux import (
-    READ_ERRORS,
-    PacketScan,
-    VideoInfo,
-    open_video,
-    probe_file,
-    scan_packets,
-    video_errors,
-)
+from xvit.data.decode.demux import READ_ERRORS, PacketScan, VideoInfo, open_video, probe_file, scan_video, video_errors
 from xvit.data.decode.frame_folder import decode_image, scan_frame_folder
 from xvit.utils.errors import VideoError, XViTError
 
@@ -140,12 +130,10 @@ def read_clip(
         info, images = scan_frame_folder(path, fps)
         buffer = FrameBuffer(info, choose_indices, short_side)
         for index in buffer.unique:
-            frame = decode_image(images[index])
-            buffer.count(frame)
-            buffer.append(frame)
+            buffer.add(decode_image(images[index]), requested=True)
         return buffer.to_clip()
     with open_video(path) as (container, stream):
-        scan = scan_packets(path, container, stream)
+        scan = scan_video(path, container, stream)
         if strict and scan.info.damage:
             raise VideoError(path, scan.info.damage)
         buffer = FrameBuffer(scan.info, choose_indices, short_side)
@@ -208,13 +196,12 @@ class FrameBuffer:
         """Whether all requested frames are in the buffer."""
         return self.num_filled == len(self.unique)
 
-    def count(self, frame: av.VideoFrame) -> None:
-        """Count a decoded frame and check its size, whether or not it was requested."""
+    def add(self, frame: av.VideoFrame, *, requested: bool) -> None:
+        """Count a decoded frame and check its size; convert and keep it if it was requested."""
         self.size = check_frame_size(self.info.path, frame, self.size)
         self.num_decoded += 1
-
-    def append(self, frame: av.VideoFrame) -> None:
-        """Convert a requested frame and add it."""
+        if not requested:
+            return
         rgb = frame_to_rgb(frame, self.short_side)
         if self.num_filled == 0:
             self.array = np.empty((len(self.unique), *rgb.shape), np.uint8)
@@ -250,11 +237,9 @@ def decode_in_order(container: InputContainer, stream: VideoStream, buffer: Fram
                 buffer.num_damaged += 1
                 continue
             for frame in frames:
-                buffer.count(frame)
-                if buffer.num_decoded - 1 == buffer.unique[buffer.num_filled]:
-                    buffer.append(frame)
-                    if buffer.is_full:
-                        return
+                buffer.add(frame, requested=buffer.num_decoded == buffer.unique[buffer.num_filled])
+                if buffer.is_full:
+                    return
 
 
 def decode_by_seeking(scan: PacketScan, container: InputContainer, stream: VideoStream, buffer: FrameBuffer) -> bool:
@@ -276,12 +261,10 @@ def decode_by_seeking(scan: PacketScan, container: InputContainer, stream: Video
             if scan.info.codec in _SKIPPABLE:
                 stream.codec_context.skip_frame = "DEFAULT" if packet.pts in target_set else "NONREF"
             for frame in packet.decode():
-                buffer.count(frame)
-                if buffer.is_full or frame.pts is None or frame.pts < targets[buffer.num_filled]:
-                    continue
-                if frame.pts > targets[buffer.num_filled] or frame.is_corrupt:
+                requested = not buffer.is_full and frame.pts is not None and frame.pts >= targets[buffer.num_filled]
+                if requested and (frame.pts != targets[buffer.num_filled] or frame.is_corrupt):
                     return False
-                buffer.append(frame)
+                buffer.add(frame, requested=requested)
     except (*READ_ERRORS, StopIteration):
         return False  # decoding in order then decides whether the file is damaged, and reports it
     return True
