@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
 
 from xvit.config import SINGLE_TASK, ClassNames, DataConfig, EvalConfig, as_task_dict, to_dict, unwrap_single_task
-from xvit.data.annotations import Sample
+from xvit.data.annotations.samples import Sample, class_indices
 from xvit.evaluation.multi_label import MultiLabelEvaluation, compute_multi_label_metrics
 from xvit.evaluation.scoring import ScoredVideos, VideoResults, score_videos
 from xvit.inference.predictor import Predictor
@@ -23,14 +23,9 @@ from xvit.visualize import plot_confusion_matrix, plot_per_class
 
 @dataclass(frozen=True, kw_only=True)
 class SampleResult:
-    """The prediction for one video. With several tasks, the last three fields are dicts of tasks.
+    """The prediction for one video: the class with the highest score, in [0, 1].
 
-    Args:
-        id: the sample's id.
-        path: the video's path.
-        ground_truth: the true class.
-        prediction: the class with the highest score.
-        score: the score of the predicted class, in [0, 1].
+    With several tasks, the last three fields are dicts of tasks.
     """
 
     id: str
@@ -112,20 +107,17 @@ class Evaluation(VideoResults):
     def plot(self, directory: Path) -> None:
         """Write confusion.png and per_class.png of each task."""
         for task, result in self.tasks.items():
-            single = task == SINGLE_TASK
-            suffix = "" if single else f"_{task}"
+            suffix, label = ("", "accuracy") if task == SINGLE_TASK else (f"_{task}", task)
             title, path = f"top-1 {100 * result.top1:.1f} %", directory / f"confusion{suffix}.png"
             plot_confusion_matrix(result.confusion, result.class_names, path, title=title)
             measured = {name: accuracy for name, accuracy in result.per_class.items() if accuracy is not None}
-            plot_per_class({"accuracy" if single else task: measured}, directory / f"per_class{suffix}.png")
+            plot_per_class({label: measured}, directory / f"per_class{suffix}.png")
 
 
 def run_metadata(predictor: Predictor, data: DataConfig, *, checkpoint: str | Path = "") -> dict[str, Any]:
     """What is needed to reproduce an evaluation: the model's hash and clip spec, the data, the library versions.
 
     Args:
-        predictor: the model.
-        data: the data set.
         checkpoint: the path of the model, if it was loaded from one.
     """
     return {
@@ -152,7 +144,6 @@ def evaluate(
     """Evaluate a model on labelled videos: `score_videos`, then `compute_metrics`.
 
     Args:
-        predictor: the model.
         samples: the videos; their labels index the model's classes (see `match_labels`).
         eval_config, num_workers, decode_timeout, on_progress: as in `score_videos`.
 
@@ -226,11 +217,7 @@ def _task_result(scores: Tensor, targets: Tensor, class_names: list[str]) -> Tas
 
 
 def check_labels(samples: Sequence[Sample], class_names: ClassNames, *, multi_label: bool) -> None:
-    """Check that each sample has labels that index the model's classes.
-
-    Raises:
-        XViTError: a sample has no label, other tasks, another kind of label, or an index out of range.
-    """
+    """Raise `XViTError` unless the samples have labels for the model's tasks, of its kind, and within its classes."""
     names = as_task_dict(class_names)
     for sample in samples:
         labels = as_task_dict(sample.label)
@@ -241,12 +228,9 @@ def check_labels(samples: Sequence[Sample], class_names: ClassNames, *, multi_la
                 raise XViTError(f"{sample.id}: no label: only labelled videos can be evaluated")
             if isinstance(label, tuple) != multi_label:
                 number, setting = ("several labels", "true") if multi_label else ("one label", "false")
-                raise XViTError(
-                    f"{sample.id}: label {label}, but the model predicts {number} per video: "
-                    f"set data.multi_label={setting}"
-                )
-            for index in label if isinstance(label, tuple) else (label,):
-                if not 0 <= index < len(names[task]):
-                    raise XViTError(
-                        f"{sample.id}: label {index}, but the model has the classes 0 to {len(names[task]) - 1}"
-                    )
+                predicts = f"the model predicts {number} per video: set data.multi_label={setting}"
+                raise XViTError(f"{sample.id}: label {label}, but {predicts}")
+            last = len(names[task]) - 1
+            for index in class_indices(sample.label, task):
+                if not 0 <= index <= last:
+                    raise XViTError(f"{sample.id}: label {index}, but the model has the classes 0 to {last}")

@@ -8,6 +8,7 @@ import torch
 from torchmetrics.functional.classification import binary_average_precision
 
 from xvit.config import SINGLE_TASK, as_task_dict
+from xvit.data.annotations.samples import class_indices
 from xvit.evaluation.scoring import ScoredVideos, VideoResults
 from xvit.visualize import plot_per_class
 
@@ -52,8 +53,7 @@ def compute_multi_label_metrics(scored: ScoredVideos) -> MultiLabelEvaluation:
     names, scores = as_task_dict(scored.class_names)[SINGLE_TASK], scored.scores[SINGLE_TASK]  # (videos, classes)
     ground_truth = torch.zeros_like(scores, dtype=torch.int64)
     for row, sample in zip(ground_truth, scored.samples, strict=True):
-        assert isinstance(sample.label, tuple)
-        row[list(sample.label)] = 1
+        row[list(class_indices(sample.label))] = 1
     has_videos = ground_truth.any(dim=0)  # (classes,)
     # torchmetrics' multilabel_average_precision refuses a single class, and warns of classes without videos
     precision = [

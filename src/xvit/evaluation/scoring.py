@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -123,8 +124,6 @@ def score_videos(
     """Score videos, with or without labels. With several processes, each reads a part and all return the full result.
 
     Args:
-        predictor: the model.
-        samples: the videos.
         eval_config: views per video, batch size.
         num_workers: loader processes; 0 decodes in this process.
         decode_timeout: seconds after which a video that is still being read counts as failed; 0 for no limit.
@@ -136,8 +135,7 @@ def score_videos(
     """
     started = time.perf_counter()
     mine = range(distributed.rank(), len(samples), distributed.world_size())  # each video in exactly one process
-    indices: list[int] = []
-    batches: list[dict[str, Tensor]] = []
+    rows: dict[int, dict[str, np.ndarray]] = {}  # for each task, the scores (classes,) of a sample
     errors: dict[int, VideoError] = {}
     if mine:
         dataset = VideoDataset(
@@ -150,18 +148,22 @@ def score_videos(
         for batch in make_loader(dataset, batch_size=eval_config.batch_size, num_workers=num_workers):
             errors |= {mine[row]: error for row, error in batch["errors"].items()}
             if len(batch["indices"]):
-                indices += [mine[row] for row in batch["indices"].tolist()]
                 scores = as_task_dict(predictor.predict_probabilities(batch["pixels"]))
-                batches.append({task: values.cpu() for task, values in scores.items()})
+                arrays = {task: values.cpu().numpy() for task, values in scores.items()}
+                for row, index in enumerate(batch["indices"].tolist()):
+                    rows[mine[index]] = {task: values[row] for task, values in arrays.items()}
             if on_progress is not None:
-                done = (len(indices) + len(errors)) * distributed.world_size()
+                done = (len(rows) + len(errors)) * distributed.world_size()
                 on_progress(min(done, len(samples)), len(samples))
-    indices, scores, errors = _merge(distributed.all_gather((indices, batches, errors)))
-    if not indices:
+    for other_rows, other_errors in distributed.all_gather((rows, errors)):
+        rows, errors = rows | other_rows, errors | other_errors
+    if not rows:
         raise XViTError(f"none of {len(samples)} videos could be read; the first: {errors[min(errors)]}")
+    indices = sorted(rows)
+    stacked = {task: np.stack([rows[index][task] for index in indices]) for task in rows[indices[0]]}
     return ScoredVideos(
         samples=[samples[index] for index in indices],
-        scores=scores,
+        scores={task: torch.from_numpy(values) for task, values in stacked.items()},
         class_names=predictor.class_names,
         failures=[(samples[index].id, errors[index].path, errors[index].reason) for index in sorted(errors)],
         temporal_views=eval_config.temporal_views,
@@ -174,7 +176,6 @@ def match_labels(samples: Sequence[Sample], class_names: ClassNames, model_class
     """The samples with labels that index the model's classes, matched by class name.
 
     Args:
-        samples: the videos.
         class_names: the data set's class names, which the samples' labels index.
         model_class_names: the model's class names.
 
@@ -201,16 +202,3 @@ def match_labels(samples: Sequence[Sample], class_names: ClassNames, model_class
 def describe_tasks(class_names: ClassNames) -> str:
     """The tasks of a model or a data set, for a message."""
     return f"the tasks {', '.join(sorted(class_names))}" if isinstance(class_names, dict) else "a single unnamed task"
-
-
-_Part = tuple[list[int], list[dict[str, Tensor]], dict[int, VideoError]]  # sample indices, scores by batch, errors
-
-
-def _merge(parts: list[_Part]) -> tuple[list[int], dict[str, Tensor], dict[int, VideoError]]:
-    """Indices and scores of all processes in the order of the samples, and the errors by sample index."""
-    indices = [index for part, _, _ in parts for index in part]
-    batches = [batch for _, part, _ in parts for batch in part]
-    errors = {index: error for _, _, part in parts for index, error in part.items()}
-    order = torch.tensor(indices, dtype=torch.int64).argsort()
-    scores = {task: torch.cat([batch[task] for batch in batches])[order] for task in (batches[0] if batches else ())}
-    return sorted(indices), scores, errors

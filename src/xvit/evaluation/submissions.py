@@ -18,34 +18,23 @@ _MAX_CLASSES = 5  # best classes per video in the CSV
 
 
 def check_submission(path: str | Path, class_names: ClassNames, *, supervision: tuple[int, ...] = ()) -> None:
-    """Check that `write_submission` can write this file, before the videos are scored.
-
-    Args:
-        path: .json for EPIC-KITCHENS-100's action recognition challenge, .csv for a single task.
-        class_names: the model's class names.
-        supervision: EPIC-KITCHENS' levels of supervision.
+    """Check the arguments of `write_submission`, before the videos are scored.
 
     Raises:
         XViTError: another extension, tasks that the format does not have, or missing levels of supervision.
     """
     tasks, suffix = set(as_task_dict(class_names)), Path(path).suffix
+    predicted = f"the model predicts {describe_tasks(class_names)}"
     if suffix not in (".json", ".csv"):
         raise XViTError(f"{path}: expected a name that ends with .json (EPIC-KITCHENS-100) or .csv (id, best classes)")
     if suffix == ".csv" and tasks != {SINGLE_TASK}:
-        raise XViTError(
-            f"{path}: a CSV submission is for a single task, the model predicts {describe_tasks(class_names)}: "
-            "choose a name that ends with .json"
-        )
+        advice = "choose a name that ends with .json"
+        raise XViTError(f"{path}: a CSV submission is for a single task, {predicted}: {advice}")
     if suffix == ".json" and tasks != {"verb", "noun"}:
-        raise XViTError(
-            f"{path}: a submission to EPIC-KITCHENS needs the tasks verb and noun, the model predicts "
-            f"{describe_tasks(class_names)}"
-        )
+        raise XViTError(f"{path}: a submission to EPIC-KITCHENS needs the tasks verb and noun, {predicted}")
     if suffix == ".json" and len(supervision) != 3:
-        raise XViTError(
-            f"supervision={supervision}: expected EPIC-KITCHENS' three levels: pretraining, training labels, "
-            "training data"
-        )
+        levels = "EPIC-KITCHENS' three levels: pretraining, training labels, training data"
+        raise XViTError(f"supervision={supervision}: expected {levels}")
 
 
 def write_submission(path: str | Path, scored: ScoredVideos, *, supervision: tuple[int, ...] = ()) -> None:
@@ -55,7 +44,6 @@ def write_submission(path: str | Path, scored: ScoredVideos, *, supervision: tup
         path: .json for EPIC-KITCHENS-100's action recognition challenge (tasks verb and noun): the score of each
             class by its index, and the 100 best actions, each scored as verb score times noun score. .csv for a
             single task: id, then the five best classes and their scores.
-        scored: the result of `xvit.evaluation.score_videos`.
         supervision: EPIC-KITCHENS' levels of supervision (pretraining, training labels, training data), for its JSON.
 
     Raises:

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,7 @@ from xvit.utils.errors import VideoError, XViTError, check_choice, check_range
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractionResult:
-    """The result of `extract_features`.
-
-    Args:
-        output: the file.
-        shape: shape of its values.
-        failures: the videos that could not be read; they have no row.
-    """
+    """The file that `extract_features` wrote, the shape of its values, and the unreadable videos, which have no row."""
 
     output: Path
     shape: tuple[int, ...]
@@ -62,12 +56,10 @@ def extract_features(
 
     Args:
         model: on its device; it is put in eval mode.
-        paths: the videos.
         output: a new file: .safetensors (a tensor "features"), .npy (with paths and labels in NAME.json beside it) or
             .parquet (columns path, label, features).
         level: clip (one vector per video), frames (one per frame) or tokens (all tokens of each frame).
         labels: class names of the videos; None where they are unknown.
-        batch_size: videos per batch.
         num_workers: loader processes; 0 decodes in this process.
         resume: continue an unfinished extraction; otherwise start again.
         on_progress: called with the number of videos done and the total.
@@ -93,7 +85,9 @@ def extract_features(
     # The batch size counts as well: the last bits of the values depend on it.
     run = metadata | {"videos": f"{len(names)}, hash {videos}", "batch_size": batch_size}
     with open_partial(output, run, 4 * math.prod(row_shape), resume=resume) as partial:
-        _extract_remaining(model, dataset, partial, level, batch_size, num_workers, on_progress)
+        for done in _extract_remaining(model, dataset, partial, level, batch_size, num_workers):
+            if on_progress is not None:
+                on_progress(done, len(names))
         read = [index for index in range(len(names)) if index not in partial.failed]
         metadata |= {"paths": [names[index] for index in read], "labels": [classes[index] for index in read]}
         if read:
@@ -106,11 +100,7 @@ def extract_features(
 
 
 def check_output(output: str | Path) -> Path:
-    """Check that a feature file can be written to this path, and return the path.
-
-    Raises:
-        XViTError: the format is unknown, the file exists, or a library is missing.
-    """
+    """Path of a new feature file. Raises `XViTError` if its format is unknown, it exists, or a library is missing."""
     output = Path(output)
     check_format(output)
     # A stopped extraction may have written the sidecars already.
@@ -121,18 +111,11 @@ def check_output(output: str | Path) -> Path:
 
 
 def _extract_remaining(
-    model: XViT,
-    dataset: VideoDataset,
-    partial: PartialExtraction,
-    level: Level,
-    batch_size: int,
-    num_workers: int,
-    on_progress: Callable[[int, int], None] | None,
-) -> None:
-    """Append the features of the videos that are not done yet to the partial extraction."""
+    model: XViT, dataset: VideoDataset, partial: PartialExtraction, level: Level, batch_size: int, num_workers: int
+) -> Iterator[int]:
+    """Append the features of the videos that are not done. Yields the number done, at first and after each batch."""
     first, total = partial.done, len(dataset.samples)
-    if on_progress is not None:
-        on_progress(first, total)
+    yield first
     if first == total:
         return
     dataset.samples = dataset.samples[first:]
@@ -140,8 +123,7 @@ def _extract_remaining(
         rows = _batch_features(model, batch, level) if len(batch["indices"]) else b""
         failed = {first + index: error.reason for index, error in batch["errors"].items()}
         partial.append(rows, done=min(partial.done + batch_size, total), failed=failed)
-        if on_progress is not None:
-            on_progress(partial.done, total)
+        yield partial.done
 
 
 @torch.inference_mode()

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,22 +20,22 @@ VALUES = "values"
 _RUN, _JOURNAL, _LOCK = "run.json", "journal.jsonl", "lock"
 
 
+@dataclass
 class PartialExtraction:
-    """An unfinished extraction, opened by `open_partial`.
+    """An unfinished extraction, opened by `open_partial`."""
 
-    Attributes:
-        done: number of videos done, failed ones included.
-        failed: reasons of the failed videos, by index.
-    """
-
-    def __init__(self, done: int, failed: dict[int, str], values: IO[bytes], journal: IO[bytes]) -> None:
-        self.done, self.failed = done, failed
-        self._values, self._journal = values, journal
+    done: int  # number of videos done, failed ones included
+    failed: dict[int, str]  # reasons of the failed videos, by index
+    values: IO[bytes]
+    journal: IO[bytes]
 
     def append(self, rows: bytes, *, done: int, failed: Mapping[int, str]) -> None:
         """Append the rows of a batch, and flush them to the disk."""
-        _append(self._values, rows)
-        _append(self._journal, json.dumps({"done": done, "failed": failed}).encode() + b"\n")
+        line = json.dumps({"done": done, "failed": failed}).encode() + b"\n"
+        for file, data in ((self.values, rows), (self.journal, line)):
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
         self.done = done
         self.failed |= dict(sorted(failed.items()))
 
@@ -51,7 +52,6 @@ def open_partial(
     """Open the unfinished extraction to `output`, or begin one. Data after the last complete batch is cut off.
 
     Args:
-        output: the feature file of the extraction.
         run: the settings, as plain values.
         row_bytes: size of one row.
         resume: continue an unfinished extraction; otherwise start again.
@@ -108,9 +108,3 @@ def _lock(lock: IO[bytes], folder: Path) -> None:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which workers that outlive us would keep
     except OSError:
         raise XViTError(f"{folder}: another process is running this extraction") from None
-
-
-def _append(file: IO[bytes], data: bytes) -> None:
-    file.write(data)
-    file.flush()
-    os.fsync(file.fileno())

@@ -31,7 +31,6 @@ class VideoFeatures:
 
     Args:
         values: (N, D), (N, T, D) or (N, T, P, D) float32, depending on the level.
-        paths: the videos.
         labels: class name of each video; None where it is unknown.
         level: clip, frames or tokens.
         model_hash: hash of the model's weights and settings; features of equal hashes are comparable.
@@ -116,13 +115,9 @@ def check_names(path: Path, shape: tuple[int, ...], metadata: Mapping[str, Any])
 
 
 def write_features(path: Path, raw: Path, shape: tuple[int, ...], metadata: Mapping[str, Any]) -> None:
-    """Write a feature file and its sidecars.
+    """Write a feature file and its sidecars from a raw file of values of this shape: float32, row after row.
 
-    Args:
-        path: the file to write.
-        raw: file of the values: float32, row after row.
-        shape: shape of the values.
-        metadata: format, level, model_hash, clip_spec, paths and labels, as plain values.
+    `metadata` holds format, level, model_hash, clip_spec, paths and labels, as plain values.
     """
     _FORMATS[path.suffix][0](path, raw, shape, metadata)
 

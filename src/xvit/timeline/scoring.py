@@ -35,10 +35,8 @@ class ScoreTimeline:
     """Class scores over the time of a video.
 
     Args:
-        path: the video.
-        class_names: the K class names.
         times: (N,) seconds from the first frame, ascending.
-        scores: (N, K) float32; each row sums to 1.
+        scores: (N, classes) float32; each row sums to 1.
         duration: seconds of the video, as far as it can be read.
         method: stream or windows.
         stride: the model sees each stride-th frame of the file.
@@ -128,9 +126,8 @@ def iterate_scores(
     """Score frames as they arrive; the frames may be endless.
 
     Args:
-        model: as in `score_video`.
+        model, predict_every: as in `score_video`.
         chunks: times (n,) in seconds and frames (n, C, H, W) uint8, for example from a `FrameReader`.
-        predict_every: as in `score_video`.
 
     Returns:
         An iterator over times (m,) and scores (m, classes) float32, m >= 1, each as soon as it is known.

@@ -19,7 +19,6 @@ def read_ground_truth(path: str | Path, class_names: Sequence[str]) -> dict[Path
     Args:
         path: a JSON file: {"video.mp4": [{"start": seconds, "end": seconds, "label": class}, ...], ...}; paths of
             videos are relative to the file's folder.
-        class_names: the known classes.
 
     Returns:
         The segments of each video, in order, by its absolute path.
@@ -69,11 +68,7 @@ def to_srt(segments: Sequence[Segment]) -> str:
 
 
 def write_new_file(path: str | Path, text: str) -> None:
-    """Write a new text file atomically. Characters that are not valid Unicode are escaped.
-
-    Raises:
-        XViTError: the file exists.
-    """
+    """Write a text file atomically, with invalid Unicode characters escaped. Raises `XViTError` if it exists."""
     path = Path(path)
     if path.exists():
         raise XViTError(f"{path}: exists; remove it, or choose another --output")
