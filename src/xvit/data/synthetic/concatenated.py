@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xvit.data.synthetic.motion import CLASSES, FPS, FRAMES, encode_video, render_clip, write_directory
+from xvit.data.synthetic.motion import CLASSES, FPS, FRAMES, SeededClip, write_videos
 from xvit.utils.errors import check_range
 
 _RNG_KEY = 2  # 0 and 1 are the training and validation clips: no clip occurs in both data sets
@@ -24,9 +24,9 @@ def write_concatenated_videos(
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Write long videos output/0000.mp4 ... and their ground truth, output/segments.json.
+    """Write long videos output/0000.mp4 ... and their ground truth, output/segments.json, as `write_videos` does.
 
-    Each video is a function of (seed, its index, clips_per_video) only. The directory appears only once it is complete.
+    Each video is a function of (seed, its index, clips_per_video) only.
 
     Args:
         output: directory to create; may exist if it is empty.
@@ -41,33 +41,18 @@ def write_concatenated_videos(
     check_range("num_videos", num_videos, 1)
     check_range("clips_per_video", clips_per_video, 1)
     check_range("seed", seed, 0)
+    videos: dict[str, list[SeededClip]] = {}
+    segments: dict[str, list[dict[str, str | float]]] = {}
     seconds = FRAMES / FPS
-    labels = [_draw_labels(seed, video, clips_per_video) for video in range(num_videos)]
-
-    def write_video(directory: Path, video: int) -> None:
-        clips = [
-            render_clip(label, np.random.default_rng([seed, _RNG_KEY, video, index]))
-            for index, label in enumerate(labels[video], start=1)  # index 0 is the generator of `_draw_labels`
+    for video in range(num_videos):
+        name = f"{video:04d}.mp4"
+        # Adjacent clips have different classes, so every clip boundary is a segment boundary.
+        steps = np.random.default_rng([seed, _RNG_KEY, video]).integers(1, len(CLASSES), size=clips_per_video)
+        labels = [CLASSES[index] for index in np.cumsum(steps) % len(CLASSES)]
+        videos[name] = [(label, [seed, _RNG_KEY, video, index]) for index, label in enumerate(labels, start=1)]
+        segments[name] = [
+            {"start": index * seconds, "end": (index + 1) * seconds, "label": label}
+            for index, label in enumerate(labels)
         ]
-        encode_video(np.concatenate(clips), directory / _file_name(video))
-        if video == 0:  # a single job writes the ground truth of all videos
-            segments = {
-                _file_name(number): [
-                    {"start": index * seconds, "end": (index + 1) * seconds, "label": label}
-                    for index, label in enumerate(video_labels)
-                ]
-                for number, video_labels in enumerate(labels)
-            }
-            (directory / "segments.json").write_text(json.dumps(segments, indent=1) + "\n", encoding="utf-8")
-
-    write_directory(output, range(num_videos), write_video, on_progress=on_progress)
-
-
-def _file_name(video: int) -> str:
-    return f"{video:04d}.mp4"
-
-
-def _draw_labels(seed: int, video: int, num_clips: int) -> list[str]:
-    """The class of each clip. Adjacent clips have different classes, so every clip boundary is a segment boundary."""
-    steps = np.random.default_rng([seed, _RNG_KEY, video]).integers(1, len(CLASSES), size=num_clips)
-    return [CLASSES[index] for index in np.cumsum(steps) % len(CLASSES)]
+    ground_truth = json.dumps(segments, indent=1) + "\n"
+    write_videos(output, videos, texts={"segments.json": ground_truth}, on_progress=on_progress)

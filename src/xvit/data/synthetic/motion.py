@@ -17,12 +17,12 @@ invisible at first), so a model that should ignore the order must not know the p
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import TypeVar
 
 import av
 import numpy as np
@@ -31,14 +31,13 @@ from numpy.random import Generator
 from xvit.utils.errors import check_choice, check_range
 from xvit.utils.files import atomic_directory, check_new_directory
 
-JobT = TypeVar("JobT")
-
 SIZE = 48  # height and width in pixels
 FRAMES = 16
 FPS = 8
 QUANTISER = 20  # constant H.264 quantiser; 0 is lossless, 23 the default of the encoder
 
 Track = np.ndarray  # (T,) float: one number per frame
+SeededClip = tuple[str, Sequence[int]]  # class and random seed
 
 
 @dataclass(frozen=True)
@@ -115,44 +114,19 @@ class Shape:
         region += opacity[..., None] * (self.texture(u * largest, v * largest) - region)
 
 
-@dataclass
-class Scene:
-    """A background, and shapes painted over it in their order."""
-
-    background: Texture
-    shapes: list[Shape]
-
-    def render(self) -> np.ndarray:
-        """Frames (T, H, W, 3), uint8."""
-        rows, columns = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32)
-        frames = np.repeat(self.background(columns, rows)[None], FRAMES, axis=0)
-        for shape in self.shapes:
-            shape.paint(frames)
-        return np.rint(frames * 255).astype(np.uint8)
-
-
 def _progress(rng: Generator) -> Track:
     """(T,) from 0 to 1 at a constant speed, with a short pause before and after."""
     start, end = rng.uniform(0, 0.15), rng.uniform(0.85, 1)
     return np.clip((np.linspace(0, 1, FRAMES) - start) / (end - start), 0, 1)
 
 
-def _add_shape(
-    rng: Generator,
-    scene: Scene,
-    size: Track | float,
-    *,
-    x: Track | float | None = None,
-    y: Track | float | None = None,
-    alpha: Track | float = 1.0,
-) -> None:
-    """Add a shape with a random outline, a texture brighter than the background, and by default a random position."""
+def _random_shape(rng: Generator, size: Track | float, **tracks: Track | float) -> Shape:
+    """A shape with a random outline, a texture brighter than the background, and by default a random position."""
     outline = str(rng.choice(list(OUTLINES)))
-    random_x, random_y = rng.uniform(4, SIZE - 4), rng.uniform(4, SIZE - 4)
+    position = {"x": rng.uniform(4, SIZE - 4), "y": rng.uniform(4, SIZE - 4)}
     angle = rng.uniform(0, 2 * math.pi)
     texture = Texture.draw(rng, rng.uniform(0.6, 0.9, size=3), (0.1, 0.3))
-    x, y = random_x if x is None else x, random_y if y is None else y
-    scene.shapes.append(Shape(outline, texture, x=x, y=y, size=size, angle=angle, alpha=alpha))
+    return Shape(outline, texture, size=size, angle=angle, **(position | tracks))
 
 
 def _random_center(rng: Generator, margin: float) -> tuple[float, float]:
@@ -161,7 +135,7 @@ def _random_center(rng: Generator, margin: float) -> tuple[float, float]:
     return float(x), float(y)
 
 
-def _drifting(rng: Generator, scene: Scene, *, axis: str) -> None:
+def _drifting(rng: Generator, *, axis: str) -> list[Shape]:
     """Several shapes move alike, a pixel or two per frame. A shape that leaves on one side enters on the other.
 
     The positions within each frame are random whatever the direction, so sums over a frame do not reveal it: only
@@ -169,46 +143,49 @@ def _drifting(rng: Generator, scene: Scene, *, axis: str) -> None:
     """
     margin = 6.0  # shapes wrap around outside the visible area
     track = -rng.uniform(1.5, 2.5) * np.arange(FRAMES)
+    shapes = []
     for _ in range(rng.integers(5, 9)):
         along, across = rng.uniform(0, SIZE + 2 * margin, size=2)
         moving, fixed = (along + track) % (SIZE + 2 * margin) - margin, across - margin
         x, y = (moving, fixed) if axis == "x" else (fixed, moving)
-        _add_shape(rng, scene, rng.uniform(3, 5), x=x, y=y)
+        shapes.append(_random_shape(rng, rng.uniform(3, 5), x=x, y=y))
+    return shapes
 
 
-def _approaching(rng: Generator, scene: Scene) -> None:
+def _approaching(rng: Generator) -> list[Shape]:
     small = rng.uniform(3.5, 5.5)
     x, y = _random_center(rng, 10)
-    _add_shape(rng, scene, small * rng.uniform(1.9, 2.6) ** _progress(rng), x=x, y=y)
+    return [_random_shape(rng, small * rng.uniform(1.9, 2.6) ** _progress(rng), x=x, y=y)]
 
 
-def _appearing(rng: Generator, scene: Scene) -> None:
-    _add_shape(rng, scene, rng.uniform(6, 9), alpha=_progress(rng))
+def _appearing(rng: Generator) -> list[Shape]:
+    return [_random_shape(rng, rng.uniform(6, 9), alpha=_progress(rng))]
 
 
-def _meeting(rng: Generator, scene: Scene) -> None:
+def _meeting(rng: Generator) -> list[Shape]:
     sizes = rng.uniform(4, 6.5, size=2)
     x, y = _random_center(rng, 16)
     direction = rng.uniform(0, 2 * math.pi)
     distance = sizes.sum() + rng.uniform(15, 22) * (1 - _progress(rng))
-    for size, side in zip(sizes, (-0.5, 0.5), strict=True):
-        offset = side * distance
-        _add_shape(rng, scene, size, x=x + offset * math.cos(direction), y=y + offset * math.sin(direction))
+    dx, dy = distance / 2 * math.cos(direction), distance / 2 * math.sin(direction)
+    return [
+        _random_shape(rng, size, x=x + side * dx, y=y + side * dy) for size, side in zip(sizes, (-1, 1), strict=True)
+    ]
 
 
-def _hiding(rng: Generator, scene: Scene) -> None:
+def _hiding(rng: Generator) -> list[Shape]:
     size = rng.uniform(4, 5.5)
-    cover = 1.5 * size
     x, y = _random_center(rng, 14)
     direction = rng.uniform(0, 2 * math.pi)
-    offset = (cover + size + rng.uniform(0, 3)) * (1 - _progress(rng))
-    _add_shape(rng, scene, size, x=x + offset * math.cos(direction), y=y + offset * math.sin(direction))
-    _add_shape(rng, scene, cover, x=x, y=y)
-    scene.shapes[-1].outline = str(rng.choice(["disc", "square"]))  # outlines that hide the whole shape behind them
+    offset = (2.5 * size + rng.uniform(0, 3)) * (1 - _progress(rng))
+    hidden = _random_shape(rng, size, x=x + offset * math.cos(direction), y=y + offset * math.sin(direction))
+    cover = _random_shape(rng, 1.5 * size, x=x, y=y)
+    cover.outline = str(rng.choice(["disc", "square"]))  # outlines that hide the whole shape behind them
+    return [hidden, cover]
 
 
 # first class, second class (the first played backwards), process of the first class
-PAIRS: tuple[tuple[str, str, Callable[[Generator, Scene], None]], ...] = (
+PAIRS: tuple[tuple[str, str, Callable[[Generator], list[Shape]]], ...] = (
     ("moving_left", "moving_right", partial(_drifting, axis="x")),
     ("moving_up", "moving_down", partial(_drifting, axis="y")),
     ("approaching", "receding", _approaching),
@@ -235,11 +212,13 @@ def render_clip(label: str, rng: Generator) -> np.ndarray:
     """
     check_choice("label", label, CLASSES)
     pair, backwards = divmod(CLASSES.index(label), 2)
-    scene = Scene(Texture.draw(rng, rng.uniform(0, 0.2, size=3), (0.12, 0.25)), [])
-    for _ in range(rng.integers(0, 3)):
-        _add_shape(rng, scene, rng.uniform(2, 4))
-    PAIRS[pair][2](rng, scene)
-    frames = scene.render()
+    background = Texture.draw(rng, rng.uniform(0, 0.2, size=3), (0.12, 0.25))
+    rows, columns = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32)
+    frames = np.repeat(background(columns, rows)[None], FRAMES, axis=0)
+    background_shapes = [_random_shape(rng, rng.uniform(2, 4)) for _ in range(rng.integers(0, 3))]
+    for shape in [*background_shapes, *PAIRS[pair][2](rng)]:
+        shape.paint(frames)
+    frames = np.rint(frames * 255).astype(np.uint8)
     return frames[::-1] if backwards else frames
 
 
@@ -269,10 +248,10 @@ def write_motion_dataset(
     val_fraction: float = 0.2,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Write output/train/<class>/0000.mp4 ... and output/val/<class>/0000.mp4 ...
+    """Write output/train/<class>/0000.mp4 ... and output/val/<class>/0000.mp4 ..., as `write_videos` does.
 
     Each clip is a function of (seed, split, class, index) only. The two splits are drawn independently, and a larger
-    data set contains the training clips of a smaller one. The directory appears only once it is complete.
+    data set contains the training clips of a smaller one.
 
     Args:
         output: directory to create; may exist if it is empty.
@@ -288,47 +267,46 @@ def write_motion_dataset(
     check_range("seed", seed, 0)
     check_range("val_fraction", val_fraction, 0, 1)
     num_val = round(clips_per_class * val_fraction)
-    jobs = [
-        (split, label, index)
-        for split, count in (("train", clips_per_class - num_val), ("val", num_val))
-        for label in CLASSES
-        for index in range(count)
-    ]
-
-    def write_clip(directory: Path, job: tuple[str, str, int]) -> None:
-        split, label, index = job
-        rng = np.random.default_rng([seed, ("train", "val").index(split), CLASSES.index(label), index])
-        path = directory / split / label / f"{index:04d}.mp4"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        encode_video(render_clip(label, rng), path)
-
-    write_directory(output, jobs, write_clip, on_progress=on_progress)
+    videos: dict[str, list[SeededClip]] = {}
+    for number, (split, count) in enumerate({"train": clips_per_class - num_val, "val": num_val}.items()):
+        for label, index in product(CLASSES, range(count)):
+            videos[f"{split}/{label}/{index:04d}.mp4"] = [(label, [seed, number, CLASSES.index(label), index])]
+    write_videos(output, videos, on_progress=on_progress)
 
 
-def write_directory(
+def write_videos(
     output: str | Path,
-    jobs: Sequence[JobT],
-    write: Callable[[Path, JobT], None],
+    videos: Mapping[str, Sequence[SeededClip]],
     *,
+    texts: Mapping[str, str] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Create a directory by parallel jobs. It appears only once all jobs are done.
+    """Write videos of one or more clips, in parallel. The directory appears only once it is complete.
 
     Args:
         output: directory to create; may exist if it is empty.
-        jobs: one job per file.
-        write: called with a temporary directory and a job; writes the file there.
-        on_progress: called with (jobs done, total jobs) after each job.
+        videos: for each video, its path in the directory: the class and the random seed of each of its clips.
+        texts: other files: contents by name.
+        on_progress: called with (videos written, total videos) after each video.
 
     Raises:
         XViTError: `output` is a file or not empty.
     """
     check_new_directory(output, "choose another one or remove it")
     with atomic_directory(output) as directory:
+
+        def write_video(name: str) -> None:
+            path = directory / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            clips = [render_clip(label, np.random.default_rng(seed)) for label, seed in videos[name]]
+            encode_video(np.concatenate(clips), path)
+
+        for name, text in (texts or {}).items():
+            (directory / name).write_text(text, encoding="utf-8")
         pool = ThreadPoolExecutor(os.cpu_count())  # numpy and the encoder release the GIL
         try:
-            for done, _ in enumerate(pool.map(lambda job: write(directory, job), jobs), start=1):
+            for done, _ in enumerate(pool.map(write_video, videos), start=1):
                 if on_progress is not None:
-                    on_progress(done, len(jobs))
+                    on_progress(done, len(videos))
         finally:
             pool.shutdown(cancel_futures=True)
