@@ -42,10 +42,8 @@ def open_directory(path: Path, experiment: str, parse: Callable[[Any], State]) -
     """
     if path.is_file():
         return read_json(path, parse)
-    directory = check_new_directory(
-        path.parent, f"it has no {path.name} of {experiment} to resume; choose another --output"
-    )
-    directory.mkdir(parents=True, exist_ok=True)
+    check_new_directory(path.parent, f"it has no {path.name} of {experiment} to resume; choose another --output")
+    path.parent.mkdir(parents=True, exist_ok=True)
     return None
 
 

@@ -30,28 +30,17 @@ def caption(results: Mapping[str, ModelResult]) -> str:
 
 def table_rows(table: str, results: Mapping[str, ModelResult]) -> list[tuple[str, ...]]:
     """The rows of a table as text, one cell for each of `COLUMNS`."""
-    rows: list[tuple[str, ...]] = []
-    for row in TABLES[table].rows:
-        result = results[row.model]
-        std = "" if result.std is None else f" ± {100 * result.std:.1f}"
-        first, third = result.quartiles
-        rows.append(
-            (
-                row.name,
-                f"{100 * result.mean:.1f}{std}",
-                _paper_top1(row),
-                f"{result.macs / 1e6:.1f}",
-                f"{result.ms_per_clip:.2f} [{first:.2f}, {third:.2f}]",
-            )
-        )
-    return rows
+    return [_cells(row, results[row.model]) for row in TABLES[table].rows]
 
 
-def _paper_top1(row: Row) -> str:
-    if row.paper_top1 is None:
-        return ""
-    k400 = "" if row.paper_top1_k400 is None else f" (K400: {row.paper_top1_k400:.1f})"
-    return f"{row.paper_top1:.1f}{k400}"
+def _cells(row: Row, result: ModelResult) -> tuple[str, ...]:
+    std = "" if result.std is None else f" ± {100 * result.std:.1f}"
+    paper = "" if row.paper_top1 is None else f"{row.paper_top1:.1f}"
+    if row.paper_top1_k400 is not None:
+        paper += f" (K400: {row.paper_top1_k400:.1f})"
+    first, third = result.quartiles
+    time = f"{result.ms_per_clip:.2f} [{first:.2f}, {third:.2f}]"
+    return row.name, f"{100 * result.mean:.1f}{std}", paper, f"{result.macs / 1e6:.1f}", time
 
 
 def compare_rankings(results: Mapping[str, ModelResult]) -> list[str]:
@@ -87,8 +76,7 @@ def write_report(
     Returns:
         The contents of ablation.json.
     """
-    output = Path(output)
-    rankings = compare_rankings(results)
+    output, rankings = Path(output), compare_rankings(results)
     lines = [f"{caption(results)} xvit {__version__}, torch {torch.__version__}.", ""]
     for table in tables:
         lines += [f"**{TABLES[table].title}**", "", *common.markdown_table(COLUMNS, table_rows(table, results)), ""]

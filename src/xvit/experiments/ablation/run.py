@@ -33,13 +33,9 @@ _SETTINGS_FILE, _RESULT_FILE = "settings.json", "result.json"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
-    """The result of one training.
+    """The result of one training: `top1` on the held-out `videos` in [0, 1], and the duration in `seconds`.
 
-    Args:
-        top1: top-1 accuracy on the held-out videos, in [0, 1], with the weights of the last epoch. The best weights are
-            not used: these videos selected them.
-        videos: number of held-out videos.
-        seconds: duration of the training.
+    The weights are those of the last epoch. The best weights are not used: these videos selected them.
 
     Raises:
         XViTError: a value out of its range.

@@ -5,6 +5,7 @@ Peak memory is measured in a separate process for each model; all these processe
 """
 
 import gc
+import math
 import resource
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -49,7 +50,7 @@ class Measurement:
     """Cost of one model in one group.
 
     Args:
-        parameters: number of parameters.
+        parameters: their number.
         macs: multiply-adds of the forward pass for one clip.
         seconds: duration of a step, in each round.
         peak_bytes: peak memory of the process, or on an accelerator the peak of its allocated memory.
@@ -85,8 +86,8 @@ def measure_group(
         steps[name] = make_step(name, _build(name, settings), settings)
     on_progress(f"timing, {settings.rounds} rounds")
     seconds = time_interleaved(steps | {"": make_matmul_step(settings)}, rounds=settings.rounds)
-    rows, inner, columns = _MATMUL_SHAPE
-    macs_per_second = [_MATMULS_PER_STEP * rows * inner * columns / value for value in seconds.pop("")]
+    matmul_macs = _MATMULS_PER_STEP * math.prod(_MATMUL_SHAPE)
+    macs_per_second = [matmul_macs / value for value in seconds.pop("")]
     measurements = {name: Measurement(**counts[name], seconds=seconds[name], peak_bytes=peaks[name]) for name in names}
     return measurements, macs_per_second, measure_peak_bytes("", settings)
 
@@ -113,20 +114,17 @@ def _random_clips(name: str, settings: GroupSettings) -> Tensor:
 def make_step(name: str, model: nn.Module, settings: GroupSettings) -> Callable[[], None]:
     """A function that runs the model once in the group's mode and waits for the device."""
     clips = _random_clips(name, settings)
-    if settings.mode == "inference":
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6) if settings.mode == "training" else None
 
-        def step() -> None:
+    def step() -> None:
+        if optimizer is None:
             with torch.inference_mode():
                 model(clips)
-            _synchronize(settings.device)
-    else:
-        optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
-
-        def step() -> None:
+        else:
             model(clips).float().square().mean().backward()
             optimizer.step()
             optimizer.zero_grad()
-            _synchronize(settings.device)
+        _synchronize(settings.device)
 
     return step
 

@@ -171,8 +171,7 @@ def _curves(table: ResultTable) -> dict[str, list[tuple[int, float, float]]]:
 
 def markdown_lines(config: BenchmarkConfig, machine: Mapping[str, str], tables: Sequence[ResultTable]) -> Iterator[str]:
     """The lines of benchmark.md, with the results of the machine that `machine_info` described."""
-    yield "# Comparison of video transformers"
-    yield ""
+    yield from ("# Comparison of video transformers", "")
     yield f"Written by `xvit benchmark`. {', '.join(f'{name} {value}' for name, value in machine.items())}."
     yield (
         f"Models of the size of {config.backbone}, except those described below as of their own size. Batch size "
@@ -188,11 +187,10 @@ def markdown_lines(config: BenchmarkConfig, machine: Mapping[str, str], tables: 
         yield from common.markdown_table(COLUMNS, table_rows(table))
         yield ""
         yield from (f"- {text}" for text in summarize(table))
-    measured = {model for table in tables for model, _ in table.results}
     yield from ("", "## The models", "")
-    yield from common.markdown_table(
-        ("model", "description"), ((name, model.description) for name, model in MODELS.items() if name in measured)
-    )
+    measured = {model for table in tables for model, _ in table.results}
+    descriptions = [(name, model.description) for name, model in MODELS.items() if name in measured]
+    yield from common.markdown_table(("model", "description"), descriptions)
     yield from ("", "## The paper's own figures", "")
     yield "XViT on real videos, with 1 x 3 views and the multiply-adds of all views together. Not measured here."
     yield ""

@@ -95,12 +95,8 @@ class BenchmarkConfig:
 class ModelResult:
     """The measurement of one model in one group.
 
-    Args:
-        model: name of the model.
-        settings: settings of the group.
-        measurement: cost of the model.
-        macs_per_second: rate of the matrix multiplication in the same rounds.
-        empty_bytes: peak memory of a process without a model.
+    `macs_per_second` is the rate of the matrix multiplication in the same rounds, `empty_bytes` the peak memory of a
+    process without a model.
     """
 
     model: str
@@ -127,7 +123,7 @@ def run_benchmark(output: str | Path, config: BenchmarkConfig, on_progress: comm
     torch.set_num_threads(config.threads)
     for done, settings in enumerate(planned):
         key = f"{settings.mode}, {settings.precision}, T={settings.frames}"
-        measured = groups[key]["models"].keys() if key in groups else set()
+        measured = set(groups[key]["models"]) if key in groups else set()
         requested = {name for name in config.models if MODELS[name].supports(settings.frames)}
         if key in groups and requested <= measured:
             continue
@@ -154,13 +150,8 @@ def parse_groups(groups: dict[str, Any]) -> Iterator[ModelResult]:
     for group in groups.values():
         settings = GroupSettings(**group["setting"])
         for name, values in group["models"].items():
-            yield ModelResult(
-                model=name,
-                settings=settings,
-                measurement=Measurement(**values),
-                macs_per_second=group["macs_per_second"],
-                empty_bytes=group["empty_bytes"],
-            )
+            shared = {key: group[key] for key in ("macs_per_second", "empty_bytes")}
+            yield ModelResult(model=name, settings=settings, measurement=Measurement(**values), **shared)
 
 
 def machine_info(config: BenchmarkConfig) -> dict[str, str]:

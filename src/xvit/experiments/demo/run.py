@@ -28,7 +28,6 @@ from xvit.utils.devices import default_device
 from xvit.utils.errors import XViTError
 from xvit.utils.timing import one_thread
 
-STATE_FILE = "demo.json"
 CLIPS_PER_CLASS = 340
 _WRONG_PREDICTIONS = 3  # shown in the report
 
@@ -115,12 +114,12 @@ class _Stages:
     """The finished stages and their results, saved in a JSON file of the output directory."""
 
     def __init__(self, output: Path, settings: dict[str, Any], callbacks: DemoCallbacks) -> None:
-        self.path, self.settings, self.callbacks = output / STATE_FILE, settings, callbacks
+        self.path, self.settings, self.callbacks = output / "demo.json", settings, callbacks
         state = common.open_directory(self.path, "a demo", itemgetter("settings", "stages"))
         self.finished: dict[str, Any]
         saved_settings, self.finished = state or (settings, {})
         if saved_settings != settings:
-            raise XViTError(f"{output}: holds a demo with other settings (see {STATE_FILE}); choose another --output")
+            raise XViTError(f"{output}: holds a demo with other settings (see demo.json); choose another --output")
         self._write()
 
     @property
