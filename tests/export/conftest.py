@@ -20,5 +20,5 @@ def video_dir(tmp_path_factory) -> str:
 @pytest.fixture(scope="package")
 def batch(video_dir) -> torch.Tensor:
     """The clips of all videos, normalised: (6, T, C, H, W)."""
-    clips = read_clips(CLIP, [video_dir], 6, calibrate=False, on_progress=lambda *_: None).comparison
+    clips = read_clips(CLIP, [video_dir], 6, calibrate=False, on_progress=lambda *_: None)[0]
     return torch.cat([normalize(pixels, CLIP) for pixels in clips])

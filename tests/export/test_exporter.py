@@ -60,12 +60,12 @@ def test_openvino_int8_uses_different_videos_for_calibration_and_comparison(vide
     report = export_model(
         original, tmp_path / "int8", videos=[video_dir], on_progress=lambda *event: events.append(event), **settings
     )
-    clips = read_clips(CLIP, [video_dir], 3, calibrate=True, on_progress=lambda *_: None)
-    assert len(clips.comparison) == len(clips.calibration) == 3
-    assert not any(torch.equal(a, b) for a in clips.comparison for b in clips.calibration)
+    comparison, calibration = read_clips(CLIP, [video_dir], 3, calibrate=True, on_progress=lambda *_: None)
+    assert len(comparison) == len(calibration) == 3
+    assert not any(torch.equal(a, b) for a in comparison for b in calibration)
     assert {("calibrating", 3, 3), ("comparing", 3, 3)} <= set(events)
     exported = ExportedModel(tmp_path / "int8")
-    inputs = normalize(torch.cat(clips.comparison), CLIP)
+    inputs = normalize(torch.cat(comparison), CLIP)
     actual, expected = exported(inputs), original(inputs)
     assert actual.keys() == expected.keys() == {"colour", "sound"}
     largest = max((actual[task] - expected[task]).abs().max().item() for task in expected)

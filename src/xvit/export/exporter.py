@@ -5,30 +5,20 @@ checkpoint ─▶ torch.export ─▶ ONNX ─▶ OpenVINO          (int8: calib
                    └── model.pt2, model.onnx, model.xml, run by `xvit.export.runtime` ─▶ parity on other clips
 """
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from xvit.checkpoint import CARD, CONFIG, EXPORTED, model_card
 from xvit.export.parity import OnProgress, ParityLimits, ParityReport, check_parity, measure_parity, read_clips
 from xvit.export.programs import state_shapes, write_program
-from xvit.export.runtime import (
-    PRECISIONS,
-    PROGRAM_FILES,
-    ExportedModel,
-    ExportManifest,
-    Format,
-    Precision,
-    import_package,
-)
+from xvit.export.runtime import ExportedModel, ExportManifest, Format, Precision, import_package
 from xvit.models.profiling import model_hash
 from xvit.models.xvit import XViT
-from xvit.utils.errors import XViTError, check_choice
-from xvit.utils.files import atomic_directory, check_new_directory
+from xvit.utils.errors import XViTError
+from xvit.utils.files import atomic_directory, check_new_directory, write_json
 from xvit.utils.version import __version__
 
 _PACKAGES = {
@@ -75,43 +65,35 @@ def export_model(
             empty, too few videos, outputs further from the model's than the limits.
     """
     output = check_new_directory(Path(output).resolve())
-    versions = _check_packages(format, precision)
+    manifest = ExportManifest(format=format, precision=precision)
+    versions = _package_versions(format, precision)
     on_progress = on_progress or (lambda stage, done, total: None)
-    clips = read_clips(model.clip_spec, videos, num_clips, calibrate=precision == "int8", on_progress=on_progress)
-    manifest = ExportManifest(
-        format=format,
-        precision=precision,
-        state=state_shapes(model) if streaming else {},
-        source_hash=model_hash(model),
-        versions=versions,
+    clips, calibration = read_clips(
+        model.clip_spec, videos, num_clips, calibrate=precision == "int8", on_progress=on_progress
     )
+    state = state_shapes(model) if streaming else {}
+    manifest = replace(manifest, versions=versions, state=state, source_hash=model_hash(model))
     with atomic_directory(output) as directory:
         on_progress("exporting", 0, 1)
         metadata = model.checkpoint_metadata.to_dict()
-        _write_json(directory / CONFIG, metadata)
+        write_json(directory / CONFIG, metadata)
         (directory / CARD).write_text(model_card(metadata), encoding="utf-8")
-        dynamic = write_program(model, directory, manifest, calibration=clips.calibration, on_progress=on_progress)
+        dynamic = write_program(model, directory, manifest, calibration=calibration, on_progress=on_progress)
         manifest = replace(manifest, dynamic_frames=dynamic)
-        _write_json(directory / EXPORTED, asdict(manifest))
+        write_json(directory / EXPORTED, asdict(manifest))
         on_progress("exporting", 1, 1)
         exported = ExportedModel(directory, trust_code=True)  # written by this function
         size = sum(path.stat().st_size for path in directory.glob("model.*"))
-        report = measure_parity(model, exported, clips.comparison, size=size, on_progress=on_progress)
+        report = measure_parity(model, exported, clips, size=size, on_progress=on_progress)
         check_parity(report, limits or ParityLimits.for_precision(precision))
-        _write_json(directory / EXPORTED, asdict(replace(manifest, parity=asdict(report))))
+        write_json(directory / EXPORTED, asdict(replace(manifest, parity=asdict(report))))
     return report
 
 
-def _check_packages(format: Format, precision: Precision) -> dict[str, str]:
-    """The versions of the packages that the export needs."""
-    check_choice("format", format, PROGRAM_FILES)
-    check_choice("precision", precision, PRECISIONS)
+def _package_versions(format: Format, precision: Precision) -> dict[str, str]:
+    """The versions of the packages that the export needs; raises `XViTError` if one is missing."""
     if (format, precision) in _UNSUPPORTED:
         raise XViTError(f"format={format!r} with precision={precision!r}: {_UNSUPPORTED[format, precision]}")
     packages = (*_PACKAGES[format], *(("nncf",) if "int8" in precision else ()))
     versions = {name: str(import_package(name).__version__) for name in packages}
     return {"xvit": __version__, "torch": str(torch.__version__)} | versions
-
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

@@ -70,17 +70,9 @@ class ParityReport:
         return self.model_ms / self.exported_ms
 
 
-@dataclass(frozen=True)
-class ExportClips:
-    """Clips (1, T, C, H, W) in uint8 of different videos, for the comparison and for the calibration."""
-
-    comparison: list[Tensor]
-    calibration: list[Tensor]
-
-
 def read_clips(
     clip_spec: ClipSpec, videos: Sequence[str], num_clips: int, *, calibrate: bool, on_progress: OnProgress
-) -> ExportClips:
+) -> tuple[list[Tensor], list[Tensor]]:
     """Read the centre views of videos that are evenly spaced in the list of those given.
 
     Args:
@@ -89,6 +81,9 @@ def read_clips(
         num_clips: number of clips to compare; fewer if there are fewer videos.
         calibrate: also read as many clips of other videos for calibration.
         on_progress: called with the stage, the steps done and their total.
+
+    Returns:
+        Clips (1, T, C, H, W) in uint8 for the comparison, and others for the calibration.
 
     Raises:
         XViTError: too few videos, a video that cannot be read.
@@ -108,7 +103,7 @@ def read_clips(
         assert item.pixels is not None
         clips.append(item.pixels)
         on_progress("reading clips", index + 1, total)
-    return ExportClips(comparison=clips[:: 1 + calibrate], calibration=clips[1::2] if calibrate else [])
+    return clips[:: 1 + calibrate], clips[1::2] if calibrate else []
 
 
 @torch.inference_mode()
@@ -131,10 +126,8 @@ def measure_parity(
     seconds: dict[str, list[float]] = {"model": [], "exported": []}
     for index, pixels in enumerate(clips[:_TIMED_CLIPS]):
         clip = normalize(pixels, model.clip_spec)
-        steps: dict[str, Callable[[], object]] = {
-            "model": partial(_model_logits, model, clip),
-            "exported": partial(exported, clip),
-        }
+        steps: dict[str, Callable[[], object]]
+        steps = {"model": partial(_model_logits, model, clip), "exported": partial(exported, clip)}
         for name, times in time_interleaved(steps, rounds=1, warm_up=int(index == 0)).items():
             seconds[name].extend(times)
     all_differences = torch.cat(differences)

@@ -1,17 +1,16 @@
 """Building the programs: torch.export, from it ONNX, from that OpenVINO; NNCF quantizes to int8."""
 
 import io
-import itertools
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
@@ -27,7 +26,6 @@ from xvit.models.xvit import XViT
 from xvit.utils.errors import XViTError
 
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
-Quantize = Callable[[Any, list[str]], Any]  # an ONNX or OpenVINO model and the names of its inputs -> the int8 model
 
 
 class ClipProgram(nn.Module):
@@ -61,6 +59,36 @@ class StreamingProgram(nn.Module):
 
 def _logits_list(logits: Tensor | dict[str, Tensor]) -> list[Tensor]:
     return [x.float() for x in as_task_dict(logits).values()]
+
+
+@dataclass(frozen=True)
+class CalibrationInputs:
+    """The inputs of a program on clips, by name: each clip, or each frame with the state at that frame.
+
+    They are computed anew in each pass, because all states at once would take gigabytes.
+    """
+
+    module: nn.Module
+    state_shapes: dict[str, list[int]]
+    clips: list[Tensor]
+    clip_spec: ClipSpec
+    on_progress: OnProgress
+
+    def __len__(self) -> int:
+        return sum(clip.shape[1] if self.state_shapes else 1 for clip in self.clips)
+
+    @torch.inference_mode()
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        names, num_done = ["pixel_values", *self.state_shapes], 0
+        for pixels in self.clips:
+            clip = normalize(pixels, self.clip_spec)
+            state = [torch.zeros(1, *shape) for shape in self.state_shapes.values()]
+            for frames in clip.split(1 if state else clip.shape[1], dim=1):
+                num_done += 1
+                self.on_progress("calibrating", num_done, len(self))
+                yield {name: x.numpy() for name, x in zip(names, [frames, *state], strict=True)}
+                if state:
+                    state = self.module(frames, state)[-len(state) :]
 
 
 def state_shapes(model: XViT) -> dict[str, list[int]]:
@@ -112,34 +140,16 @@ def write_program(
     # OpenVINO programs stay in float32: save_model and the runtime convert them.
     dtype = torch.float32 if manifest.format == "openvino" else _DTYPES.get(manifest.precision, torch.float32)
     module = program_class(with_fixed_size(model), dtype).eval()
-    inputs = _example_inputs(model, manifest)
+    data = CalibrationInputs(module, manifest.state, calibration, model.clip_spec, on_progress)
     with _silence_exporters():
-        program = _torch_export(module, inputs, dynamic_frames=_allows_dynamic_frames(model) and not manifest.state)
+        program = _torch_export(module, model, manifest)
         if manifest.format == "torch":
             torch.export.save(program, path)
-            return _has_dynamic_frames(program)
-        quantize = None
-        if "int8" in manifest.precision:
-            data = CalibrationInputs(module, list(manifest.state.values()), calibration, model.clip_spec)
-            quantize = partial(_quantize, manifest=manifest, data=data, on_progress=on_progress)
-        metadata = _program_metadata(model)
-        onnx_model = _to_onnx(program, inputs, model, manifest, metadata)
-        if manifest.format == "onnx":
-            _write_onnx(onnx_model, path, quantize)
+        elif manifest.format == "onnx":
+            _save_onnx(_quantize(_to_onnx(program, model, manifest), manifest, data), path)
         else:
-            half = manifest.precision in ("fp16", "bf16")
-            _write_openvino(onnx_model, path, quantize, metadata, compress_to_fp16=half)
-        return _has_dynamic_frames(program)
-
-
-def _allows_dynamic_frames(model: XViT) -> bool:
-    """Whether nothing in the model depends on T: interpolated positions, padded segments or tubelets."""
-    config = model.config
-    return config.temporal_position == "none" and not config.advanced.segment_frames and config.tubelet_size == 1
-
-
-def _has_dynamic_frames(program: ExportedProgram) -> bool:
-    """Whether the exporter kept T symbolic: a loop over frames in the model makes it a constant."""
+            _write_openvino(program, model, path, manifest, data)
+    # a loop over frames in the model makes the exporter take T for a constant
     node = next(node for node in program.graph.nodes if node.op == "placeholder" and node.name == "pixel_values")
     return not is_concrete_int(node.meta["val"].shape[1])
 
@@ -160,42 +170,34 @@ def with_fixed_size(model: XViT) -> XViT:
     return fixed.cpu().eval()
 
 
-def _example_inputs(model: XViT, manifest: ExportManifest) -> tuple[Any, ...]:
-    """Example inputs with B = 2: the exporter would take a size of 1 for a constant."""
-    size = model.clip_spec.image_size
-    if manifest.state:
-        state = [torch.zeros(2, *shape) for shape in manifest.state.values()]
-        return torch.zeros(2, 1, model.in_chans, size, size), state
-    return (torch.zeros(2, model.config.num_frames, model.in_chans, size, size),)
-
-
 @torch.no_grad()
-def _torch_export(module: nn.Module, inputs: tuple[Any, ...], *, dynamic_frames: bool) -> ExportedProgram:
-    batch = {0: Dim.AUTO}
-    frames = {1: Dim.AUTO} if dynamic_frames else {}
-    shapes = (batch | frames, *([batch] * len(state) for state in inputs[1:]))
+def _torch_export(module: nn.Module, model: XViT, manifest: ExportManifest) -> ExportedProgram:
+    """Trace the program, with dynamic B, and dynamic T if nothing in the model depends on it."""
+    config, size = model.config, model.clip_spec.image_size
+    # B = 2 in the example inputs: the exporter would take a size of 1 for a constant
+    state = [torch.zeros(2, *shape) for shape in manifest.state.values()]
+    frames = torch.zeros(2, 1 if state else config.num_frames, model.in_chans, size, size)
+    # interpolated positions, padded segments and tubelets depend on T
+    fixed = config.temporal_position != "none" or config.advanced.segment_frames or config.tubelet_size > 1
+    inputs: tuple[Any, ...] = (frames,)
+    shapes: tuple[Any, ...] = ({0: Dim.AUTO} if fixed else {0: Dim.AUTO, 1: Dim.AUTO},)
+    if state:
+        inputs, shapes = (frames, state), ({0: Dim.AUTO}, [{0: Dim.AUTO}] * len(state))
     return torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
 
 
-def _to_onnx(
-    program: ExportedProgram,
-    inputs: tuple[Any, ...],
-    model: XViT,
-    manifest: ExportManifest,
-    metadata: Mapping[str, str],
-) -> Any:
+def _to_onnx(program: ExportedProgram, model: XViT, manifest: ExportManifest) -> Any:
     state = list(manifest.state)
     outputs = ["logits" if task == SINGLE_TASK else f"logits.{task}" for task in model.config.tasks]
     onnx_program = torch.onnx.export(
         program,
-        inputs,
         dynamo=True,
         verbose=False,
         input_names=["pixel_values", *state],
         output_names=[*outputs, *(f"next.{name}" for name in state)],
     )
     assert onnx_program is not None
-    onnx_program.model.metadata_props.update(metadata)
+    onnx_program.model.metadata_props.update(_program_metadata(model))
     return onnx_program.model_proto
 
 
@@ -213,74 +215,37 @@ def _program_metadata(model: XViT) -> dict[str, str]:
     }
 
 
-def _write_onnx(onnx_model: Any, path: Path, quantize: Quantize | None) -> None:
-    onnx = import_package("onnx")
-    if quantize is not None:
-        onnx_model = quantize(onnx_model, [entry.name for entry in onnx_model.graph.input])
-    onnx.save_model(onnx_model, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=1024)
+def _save_onnx(onnx_model: Any, path: Path) -> None:
+    location = f"{path.name}.data"
+    import_package("onnx").save_model(onnx_model, path, save_as_external_data=True, location=location)
 
 
 def _write_openvino(
-    onnx_model: Any, path: Path, quantize: Quantize | None, metadata: Mapping[str, str], *, compress_to_fp16: bool
+    program: ExportedProgram, model: XViT, path: Path, manifest: ExportManifest, data: CalibrationInputs
 ) -> None:
     openvino = import_package("openvino")
     onnx_path = path.with_name("temporary.onnx")
-    import_package("onnx").save_model(onnx_model, onnx_path, save_as_external_data=True, location="temporary.data")
-    program = openvino.convert_model(onnx_path)
-    if quantize is not None:
-        program = quantize(program, [entry.get_any_name() for entry in program.inputs])
-    for name, value in metadata.items():
-        program.set_rt_info(value, name.split("."))
-    openvino.save_model(program, path, compress_to_fp16=compress_to_fp16)
-    del program  # it reads its weights from the temporary file
+    _save_onnx(_to_onnx(program, model, manifest), onnx_path)
+    converted = _quantize(openvino.convert_model(onnx_path), manifest, data)
+    for name, value in _program_metadata(model).items():
+        converted.set_rt_info(value, name.split("."))
+    openvino.save_model(converted, path, compress_to_fp16=manifest.precision in ("fp16", "bf16"))
+    del converted  # it reads its weights from the temporary file
     for temporary in path.parent.glob("temporary.*"):
         temporary.unlink()
 
 
-class CalibrationInputs:
-    """The inputs of a program on clips: each clip, or each frame with the state at that frame.
-
-    They are computed anew in each pass, because all states at once would take gigabytes.
-    """
-
-    def __init__(
-        self, module: nn.Module, state_shapes: list[list[int]], clips: list[Tensor], clip_spec: ClipSpec
-    ) -> None:
-        self.module, self.state_shapes, self.clips, self.clip_spec = module, state_shapes, clips, clip_spec
-
-    def __len__(self) -> int:
-        return sum(clip.shape[1] if self.state_shapes else 1 for clip in self.clips)
-
-    @torch.inference_mode()
-    def __iter__(self) -> Iterator[list[Tensor]]:
-        for pixels in self.clips:
-            clip = normalize(pixels, self.clip_spec)
-            if not self.state_shapes:
-                yield [clip]
-                continue
-            state = [torch.zeros(1, *shape) for shape in self.state_shapes]
-            for frame in clip.split(1, dim=1):
-                yield [frame, *state]
-                state = self.module(frame, state)[-len(state) :]
-
-
-def _quantize(
-    program: Any, names: list[str], *, manifest: ExportManifest, data: CalibrationInputs, on_progress: OnProgress
-) -> Any:
-    """The program with int8 weights and, unless int8-weights, int8 activations calibrated on the data."""
+def _quantize(program: Any, manifest: ExportManifest, data: CalibrationInputs) -> Any:
+    """The program, of int8 weights and activations calibrated on the data, or of int8 weights, as the manifest says."""
+    if "int8" not in manifest.precision:
+        return program
     nncf = import_package("nncf")
     if manifest.precision == "int8-weights":
         # ONNX Runtime cannot run convolutions with weights compressed this way; the model has one, with few weights.
         ignored = nncf.IgnoredScope(types=["Conv"], validate=False) if manifest.format == "onnx" else None
         return nncf.compress_weights(program, mode=nncf.CompressWeightsMode.INT8_ASYM, ignored_scope=ignored)
-    total, steps = len(data), itertools.count()
-
-    def to_feed(inputs: list[Tensor]) -> dict[str, Any]:
-        on_progress("calibrating", next(steps) % total + 1, total)
-        return dict(zip(names, [x.numpy() for x in inputs], strict=True))
-
-    dataset = nncf.Dataset(data, to_feed)
-    return nncf.quantize(program, dataset, model_type=nncf.ModelType.TRANSFORMER, subset_size=total)
+    dataset, transformer = nncf.Dataset(data), nncf.ModelType.TRANSFORMER
+    return nncf.quantize(program, dataset, model_type=transformer, subset_size=len(data))
 
 
 @contextmanager

@@ -9,10 +9,10 @@ its outputs are from the model's) and the program:
 """
 
 import hashlib
-import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -26,12 +26,12 @@ from xvit import checkpoint
 from xvit.config import ClassNames, ClipSpec, ModelConfig, unwrap_single_task
 from xvit.models.xvit import XViT
 from xvit.utils.devices import resolve_device
-from xvit.utils.errors import XViTError, check_choice, did_you_mean, import_optional, one_line
+from xvit.utils.errors import XViTError, check_choices, did_you_mean, import_optional, one_line
+from xvit.utils.files import read_json
 
 Format = Literal["onnx", "openvino", "torch"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int8-weights"]
 PROGRAM_FILES = {"onnx": "model.onnx", "openvino": "model.xml", "torch": "model.pt2"}
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-weights")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class ExportManifest:
         versions: of the packages that wrote it.
 
     Raises:
-        XViTError: an unknown format or precision.
+        XViTError: an unknown format or precision, wrong shapes of the state.
     """
 
     format: Format
@@ -60,8 +60,9 @@ class ExportManifest:
     versions: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_choice("format", self.format, PROGRAM_FILES)
-        check_choice("precision", self.precision, PRECISIONS)
+        check_choices(self)
+        if not isinstance(self.state, dict) or not all(map(_is_shape, self.state.values())):
+            raise XViTError(f'key "state": expected a mapping of names to shapes, got {self.state!r:.80}')
 
 
 class ExportedModel:
@@ -106,7 +107,8 @@ class ExportedModel:
                 f"device={str(device)!r}: the installed {self.manifest.format} runtime cannot use it; use --device cpu"
             )
         load = {"onnx": _load_onnx, "openvino": _load_openvino, "torch": _load_torch}[self.manifest.format]
-        self._run = load(self._path, self.manifest, self.device)
+        with _runtime_errors(self._path):
+            self._run = load(self._path, self.manifest, self.device)
 
     probabilities = cast("Callable[[Any, Tensor], Tensor]", XViT.probabilities)
 
@@ -129,12 +131,10 @@ class ExportedModel:
                 f"pixel_values of shape {shape}: expected (B, T, {sizes}) with "
                 f"T = {f'at least {min_frames}' if dynamic else T}"
             )
-        if self.manifest.state:
-            state = self.initial_state(len(pixel_values))
-            for frame in pixel_values.split(1, dim=1):
-                logits, state = self.step(frame, state)
-            return logits
-        return self._by_task(self._outputs([pixel_values]))
+        state = self.initial_state(len(pixel_values))  # empty unless streaming
+        for frames in pixel_values.split(1 if state else shape[1], dim=1):
+            logits, state = self.step(frames, state)
+        return logits
 
     def initial_state(self, batch_size: int = 1) -> list[Tensor]:
         """The state of a streaming step before the first frame: tensors (B, ...), in the order of the manifest."""
@@ -150,25 +150,16 @@ class ExportedModel:
         Returns:
             Logits (B, classes) of the last T frames, correct from the T-th frame of the stream on; the new state.
         """
-        outputs = self._outputs([frame, *state])
-        num_tasks = len(outputs) - len(state)
-        return self._by_task(outputs[:num_tasks]), outputs[num_tasks:]
-
-    def _outputs(self, inputs: list[Tensor]) -> list[Tensor]:
-        try:
-            outputs = self._run(inputs)
-        except Exception as error:  # runtimes raise many kinds if the program does not match config.json or export.json
-            raise _load_error(self._path, error) from None
-        expected = len(self.config.tasks) + len(self.manifest.state)
+        with _runtime_errors(self._path):
+            outputs = self._run([frame, *state])
+        num_tasks = len(self.config.tasks)
+        expected = num_tasks + len(self.manifest.state)
         if len(outputs) != expected:
             raise XViTError(
                 f"{self._path}: the program has {len(outputs)} outputs, but {expected} according to config.json and "
                 "export.json"
             )
-        return outputs
-
-    def _by_task(self, outputs: list[Tensor]) -> Tensor | dict[str, Tensor]:
-        return unwrap_single_task(dict(zip(self.config.tasks, outputs, strict=True)))
+        return unwrap_single_task(dict(zip(self.config.tasks, outputs[:num_tasks], strict=True))), outputs[num_tasks:]
 
     def model_hash(self) -> str:
         """Hash of the program's files, 16 characters."""
@@ -190,27 +181,23 @@ def read_manifest(directory: Path) -> ExportManifest:
         XViTError: an unreadable file, an unknown key, a wrong value.
     """
     path = directory / checkpoint.EXPORTED
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise XViTError(f"{path}: not readable as JSON: {error}") from None
+    values = read_json(path)
     if not isinstance(values, dict):
         raise XViTError(f"{path}: expected a mapping, got {values!r:.80}")
     known = ExportManifest.__dataclass_fields__
     for key in values:
         if key not in known:
             raise XViTError(f'{path}: unknown key "{key}".{did_you_mean(key, known)} Known: {", ".join(known)}')
-    state = values.get("state", {})
-    shapes = state.values() if isinstance(state, dict) else [None]
-    if not all(
-        isinstance(shape, list) and all(type(n) is int and 0 < n < 10**6 for n in shape) and math.prod(shape) < 10**9
-        for shape in shapes
-    ):
-        raise XViTError(f'{path}: key "state": expected a mapping of names to shapes, got {state!r:.80}')
     try:
         return ExportManifest(**values)
     except (XViTError, TypeError) as error:
         raise XViTError(f"{path}: {error}") from None
+
+
+def _is_shape(value: Any) -> bool:
+    """Whether it is the shape, without B, of a tensor of a possible size."""
+    is_ints = isinstance(value, list) and all(type(n) is int and 0 < n < 10**6 for n in value)
+    return is_ints and math.prod(value) < 10**9
 
 
 def import_package(name: str) -> Any:
@@ -244,11 +231,8 @@ def _load_onnx(path: Path, manifest: ExportManifest, device: torch.device) -> Ru
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors only, no reports about optimisations
-    try:
-        session = runtime.InferenceSession(path, options, providers=providers)
-        names = [entry.name for entry in session.get_inputs()]
-    except Exception as error:  # the runtime raises many kinds on damaged or hostile files
-        raise _load_error(path, error) from None
+    session = runtime.InferenceSession(path, options, providers=providers)
+    names = [entry.name for entry in session.get_inputs()]
 
     def run(inputs: list[Tensor]) -> list[Tensor]:
         arrays = {name: x.cpu().numpy() for name, x in zip(names, inputs, strict=True)}
@@ -261,10 +245,7 @@ def _load_openvino(path: Path, manifest: ExportManifest, device: torch.device) -
     openvino = import_package("openvino")
     hint = "bf16" if manifest.precision == "bf16" else "f32"  # for all operations that are not int8
     settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    try:
-        compiled = openvino.Core().compile_model(path, "CPU", settings)
-    except Exception as error:
-        raise _load_error(path, error) from None
+    compiled = openvino.Core().compile_model(path, "CPU", settings)
 
     def run(inputs: list[Tensor]) -> list[Tensor]:
         outputs = compiled([np.ascontiguousarray(x.numpy()) for x in inputs])
@@ -274,12 +255,9 @@ def _load_openvino(path: Path, manifest: ExportManifest, device: torch.device) -
 
 
 def _load_torch(path: Path, manifest: ExportManifest, device: torch.device) -> RunFunction:
-    try:
-        exported = torch.export.load(path)
-        # the pass also moves the constants of the graph, unlike module.to
-        module = (exported if device.type == "cpu" else move_to_device_pass(exported, device)).module()
-    except Exception as error:
-        raise _load_error(path, error) from None
+    exported = torch.export.load(path)
+    # the pass also moves the constants of the graph, unlike module.to
+    module = (exported if device.type == "cpu" else move_to_device_pass(exported, device)).module()
 
     def run(inputs: list[Tensor]) -> list[Tensor]:
         with torch.inference_mode():
@@ -288,6 +266,15 @@ def _load_torch(path: Path, manifest: ExportManifest, device: torch.device) -> R
     return run
 
 
-def _load_error(path: Path, error: Exception) -> XViTError:
-    reason = one_line(error, name=True)
-    return XViTError(f"{path}: damaged, or not compatible with the installed version of its runtime ({reason})")
+@contextmanager
+def _runtime_errors(path: Path) -> Iterator[None]:
+    """Turn the errors of a runtime into `XViTError`: many kinds for a damaged, hostile or mismatched program."""
+    try:
+        yield
+    except XViTError:
+        raise
+    except Exception as error:
+        reason = one_line(error, name=True)
+        raise XViTError(
+            f"{path}: damaged, or not compatible with the installed version of its runtime ({reason})"
+        ) from None
