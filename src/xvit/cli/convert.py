@@ -1,4 +1,20 @@
-"""`xvit convert`: convert a checkpoint of the paper's authors, or files of an earlier xvit version."""
+"""xvit convert SOURCE --output OUT [--num-frames T] [--segment-frames N] [--mix-ratio RHO] [--class-names FILE] [...]
+
+Convert one of three kinds of SOURCE:
+  a file (.pyth, .pth, .safetensors): a checkpoint of the paper's authors becomes a checkpoint folder with the
+    same logits. Sizes are read from the tensors; the options give the rest. The conversion fails if a tensor
+    is missing or unknown. Loading the file never executes code.
+  a checkpoint folder of an earlier xvit version (format 1) becomes a checkpoint folder of this version.
+  a recipe (.yaml) of an earlier xvit version becomes a recipe with the current names. Comments are not
+    copied.
+SOURCE is not changed, and OUT must not exist yet.
+
+examples:
+  xvit convert k600_16f.pyth --output k600 --num-frames 16 --segment-frames 8 --mix-ratio 0.25
+  xvit convert ssv2_16f.pyth --output ssv2 --num-frames 16 --class-names something-something-v2-labels.json
+  xvit convert run/best --output converted
+  xvit convert old.yaml --output new.yaml
+"""
 
 from dataclasses import fields
 from fractions import Fraction
@@ -6,11 +22,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from xvit.cli import terminal
 from xvit.cli.exit_codes import SUCCESS
-from xvit.cli.parsing import add_json, make_parser, parse_args, require
+from xvit.cli.parsing import CommandParser, parse_args, require, select
 from xvit.config import ClipSpec, RunConfig, from_dict, read_yaml
 from xvit.config.legacy import upgrade_recipe
 from xvit.utils.errors import XViTError
@@ -22,64 +38,31 @@ if TYPE_CHECKING:
 _CLIP_OPTIONS = [field.name for field in fields(ClipSpec) if field.name not in ("num_frames", "image_size")]
 
 
-def parser() -> ArgumentParser:
-    """The options of the command."""
-    parser = make_parser(
-        "convert",
-        "SOURCE --output OUT [--num-frames T] [--segment-frames N] [--mix-ratio RHO] [--class-names FILE] [...]",
-        "Convert one of three kinds of SOURCE:\n"
-        "  a file (.pyth, .pth, .safetensors): a checkpoint of the paper's authors becomes a checkpoint folder with "
-        "the same logits. Sizes are read from the tensors; the options give the rest. The conversion fails if a "
-        "tensor is missing or unknown. Loading the file never executes code.\n"
-        "  a checkpoint folder of an earlier xvit version (format 1) becomes a checkpoint folder of this version.\n"
-        "  a recipe (.yaml) of an earlier xvit version becomes a recipe with the current names. Comments are not "
-        "copied.\n"
-        "SOURCE is not changed, and OUT must not exist yet.",
-        "xvit convert k600_16f.pyth --output k600 --num-frames 16 --segment-frames 8 --mix-ratio 0.25\n"
-        "xvit convert ssv2_16f.pyth --output ssv2 --num-frames 16 --class-names something-something-v2-labels.json\n"
-        "xvit convert run/best --output converted\n"
-        "xvit convert old.yaml --output new.yaml",
-    )
-    add = parser.add_argument
-    add("source", metavar="SOURCE", type=str, help="checkpoint file, checkpoint folder or recipe")
-    add("--output", metavar="OUT", type=str, required=True, help="folder, or recipe file, to create")
-    add("--num-frames", metavar="T", type=int | None, help="frames per clip; required for a file")
-    add(
-        "--segment-frames",
-        metavar="N",
-        type=int | None,
-        help="mix within segments of N frames: 8 for the released Kinetics models, whose clips have 16",
-    )
-    add(
-        "--mix-ratio",
-        metavar="RHO",
-        type=str,
-        default="0.5",
-        help="fraction of channels from neighbouring frames: 0.25 for Kinetics, 0.5 for Something-Something; 1/3, ...",
-    )
-    add("--num-heads", metavar="H", type=int | None, help="attention heads; one per 64 channels if unset")
-    add(
-        "--class-names",
-        metavar="FILE",
-        type=str | None,
-        help="class names: one per line, or JSON, a list or a mapping of names to indices; the indices if unset",
-    )
-    add_json(parser)
+def add_options(parser: CommandParser) -> None:
+    """Add the options of the command."""
+    parser.add("source SOURCE", str, "checkpoint file, checkpoint folder or recipe")
+    parser.add("--output OUT", str, "folder, or recipe file, to create", required=True)
+    parser.add("--num-frames T", int | None, "frames per clip; required for a file")
+    text = "mix within segments of N frames: 8 for the released Kinetics models, whose clips have 16"
+    parser.add("--segment-frames N", int | None, text)
+    text = "fraction of channels from neighbouring frames: 0.25 for Kinetics, 0.5 for Something-Something; 1/3, ..."
+    parser.add("--mix-ratio RHO", str, text, default="0.5")
+    parser.add("--num-heads H", int | None, "attention heads; one per 64 channels if unset")
+    text = "class names: one per line, or JSON, a list or a mapping of names to indices; the indices if unset"
+    parser.add("--class-names FILE", str | None, text)
     parser.add_class_arguments(ClipSpec, "clip", skip={"num_frames", "image_size"})
-    return parser
 
 
-def parse(argv: list[str]) -> Namespace:
-    """Parse and check the arguments after the command."""
-    options = parser()
-    args = parse_args(options, argv)
+def parse(parser: CommandParser, argv: list[str]) -> Namespace:
+    """Parse the options, which suit the kind of source; `.clip` is the resulting `ClipSpec`."""
+    args = parse_args(parser, argv)
     if _source_kind(args.source) != "official":
-        defaults = options.get_defaults()
+        defaults = parser.get_defaults()
         for name, value in args.items():
             if name not in ("source", "output", "json") and value != defaults[name]:
                 raise XViTError(f"--{name.replace('_', '-')}: only for a checkpoint file of the paper's authors")
         return args
-    require(args.num_frames is not None, "--num-frames", "the frames per clip", "convert")
+    require(args.num_frames is not None, "--num-frames", "the frames per clip", parser.prog)
     args.clip = ClipSpec(num_frames=args.num_frames, **{name: args.clip[name] for name in _CLIP_OPTIONS})
     try:
         args.mix_ratio = float(Fraction(args.mix_ratio))
@@ -94,11 +77,8 @@ def run(args: Namespace) -> int:
         raise XViTError(f"{args.source}: no such file or folder")
     convert = {"recipe": _convert_recipe, "directory": _convert_directory, "official": _convert_official}
     facts = convert[_source_kind(args.source)](args)
-    if args.json:
-        terminal.print_json(facts)
-    else:
-        rows = {name.replace("_", " "): value for name, value in facts.items()}
-        terminal.console().print(terminal.key_values(rows))
+    rows = {name.replace("_", " "): value for name, value in facts.items()}
+    terminal.print_result(facts, terminal.key_values(rows), as_json=args.json)
     return SUCCESS
 
 
@@ -135,13 +115,7 @@ def _convert_official(args: Namespace) -> dict[str, Any]:
 
     output = check_new_directory(args.output)
     class_names = read_class_names(args.class_names) if args.class_names else None
-    model = load_official(
-        args.source,
-        num_frames=args.num_frames,
-        segment_frames=args.segment_frames,
-        num_heads=args.num_heads,
-        mix_ratio=args.mix_ratio,
-    )
+    model = load_official(args.source, **select(args, "num_frames", "segment_frames", "num_heads", "mix_ratio"))
     model.clip_spec = resolve_clip_spec(args.clip, model.backbone)
     if class_names is not None:
         expected = model.config.num_classes

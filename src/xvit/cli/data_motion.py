@@ -1,43 +1,40 @@
-"""`xvit data motion`: write the built-in data set."""
+"""xvit data motion --output DIR [--clips-per-class N | --concatenate N] [--seed S]
+
+Write the built-in data set: short videos of moving shapes, whose class depends on the motion only. Each class
+has a time-reversed counterpart, so a model that ignores the order of the frames reaches at most 50 %.
+Files: DIR/train/<class>/*.mp4 and DIR/val/<class>/*.mp4 (a fifth of the videos).
+
+With --concatenate: long videos DIR/*.mp4 instead, of 30 new clips each, and DIR/segments.json, the start, end
+and class of each clip, for `xvit timeline`.
+
+examples:
+  xvit data motion --output videos --clips-per-class 340
+  xvit data motion --output long --concatenate 3
+  xvit train --config recipes/motion.yaml --data.root videos --output run
+"""
 
 import time
 from pathlib import Path
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from xvit.cli import terminal
 from xvit.cli.exit_codes import SUCCESS
-from xvit.cli.parsing import add_json, make_parser, parse_args
+from xvit.cli.parsing import CommandParser, parse_args
 from xvit.utils.errors import XViTError
 
 
-def parser() -> ArgumentParser:
-    """The options of the command."""
-    parser = make_parser(
-        "data motion",
-        "--output DIR [--clips-per-class N | --concatenate N] [--seed S]",
-        "Write the built-in data set: short videos of moving shapes, whose class depends on the motion only. Each "
-        "class has a time-reversed counterpart, so a model that ignores the order of the frames reaches at most "
-        "50 %.\n"
-        "Files: DIR/train/<class>/*.mp4 and DIR/val/<class>/*.mp4 (a fifth of the videos).\n\n"
-        "With --concatenate: long videos DIR/*.mp4 instead, of 30 new clips each, and DIR/segments.json, the "
-        "start, end and class of each clip, for `xvit timeline`.",
-        "xvit data motion --output videos --clips-per-class 340\n"
-        "xvit data motion --output long --concatenate 3\n"
-        "xvit train --config recipes/motion.yaml --data.root videos --output run",
-    )
-    add = parser.add_argument
-    add("--output", metavar="DIR", type=str, required=True, help="folder to create")
-    add("--clips-per-class", metavar="N", type=int | None, help="videos per class, of 2 s each; 100 if unset")
-    add("--concatenate", metavar="N", type=int | None, help="write N long videos instead, of 1 minute each")
-    add("--seed", metavar="S", type=int, default=0, help="seed of the videos")
-    add_json(parser)
-    return parser
+def add_options(parser: CommandParser) -> None:
+    """Add the options of the command."""
+    parser.add("--output DIR", str, "folder to create", required=True)
+    parser.add("--clips-per-class N", int | None, "videos per class, of 2 s each; 100 if unset")
+    parser.add("--concatenate N", int | None, "write N long videos instead, of 1 minute each")
+    parser.add("--seed S", int, "seed of the videos", default=0)
 
 
-def parse(argv: list[str]) -> Namespace:
-    """Parse and check the arguments after the command."""
-    args = parse_args(parser(), argv)
+def parse(parser: CommandParser, argv: list[str]) -> Namespace:
+    """Parse the options and refuse those that exclude each other."""
+    args = parse_args(parser, argv)
     if args.concatenate is not None and args.clips_per_class is not None:
         raise XViTError("--concatenate and --clips-per-class: choose one of them: long videos or short ones")
     return args
@@ -58,12 +55,7 @@ def run(args: Namespace) -> int:
     files = list(Path(args.output).rglob("*.mp4"))
     size = sum(file.stat().st_size for file in files)
     seconds = time.perf_counter() - start
-    if args.json:
-        counts = {"classes": len(CLASSES), "videos": len(files), "bytes": size, "seconds": round(seconds, 2)}
-        terminal.print_json({"output": args.output} | counts)
-    else:
-        terminal.console().print(
-            f"{len(files)} videos of {len(CLASSES)} classes written to {args.output}: {size / 1e6:.1f} MB "
-            f"({seconds:.1f} s)"
-        )
+    counts = {"classes": len(CLASSES), "videos": len(files), "bytes": size, "seconds": round(seconds, 2)}
+    text = f"{len(files)} videos of {len(CLASSES)} classes written to {args.output}: {size / 1e6:.1f} MB"
+    terminal.print_result({"output": args.output} | counts, f"{text} ({seconds:.1f} s)", as_json=args.json)
     return SUCCESS

@@ -1,7 +1,6 @@
 """The report of `xvit data check` as JSON and as an HTML page with plots and frames."""
 
 import html
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from torchvision.transforms.v2 import functional as F
 
 from xvit.config import SINGLE_TASK, DataConfig
 from xvit.data.decode import read_clip
-from xvit.data.tools.check import MISSING, CheckReport, FileReport, Problem
+from xvit.data.tools.check import CheckReport, FileReport, Problem
 from xvit.utils.errors import VideoError
 from xvit.utils.version import __version__
 from xvit.visualize import plot_dataset
@@ -24,21 +23,40 @@ _MAX_ROWS = 500  # problems on the page; report.json has all of them
 
 def summary(report: CheckReport) -> dict[str, Any]:
     """The report as plain values, for JSON."""
-    readable = [file for file in report.files if file.num_frames]
     return {
         "samples": report.num_samples,
         "usable": {"train": len(report.usable.train), "val": len(report.usable.val)},
         "files": len(report.files),
-        "hours": round(sum(file.duration for file in readable) / 3600, 4),
+        "hours": round(_hours(report), 4),
         "num_problems": len(report.problems),
         "kinds": report.problem_counts,
-        "problems": [
-            {"id": problem.id, "path": problem.path, "kind": problem.kind, "reason": problem.reason}
-            for problem in report.problems
-        ],
+        "problems": [{name: getattr(p, name) for name in ("id", "path", "kind", "reason")} for p in report.problems],
         "unusual_frame_rates": [{"path": file.path, "fps": round(file.fps, 3)} for file in report.unusual_fps],
         "counts": report.class_counts(),
     }
+
+
+def describe(report: CheckReport) -> dict[str, str | None]:
+    """The numbers of the report by their names; None for those to be left out."""
+    empty = [
+        name if task == SINGLE_TASK else f"{task} {name}"
+        for task, parts in report.class_counts().items()
+        for name, count in parts.get("train", {}).items()
+        if not count
+    ]
+    hours = _hours(report)
+    return {
+        "samples": f"{report.num_samples} in {len(report.files)} files",
+        "length": f"{hours:.2f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes",
+        "usable": f"{len(report.usable.train)} for training, {len(report.usable.val)} for validation",
+        "problems": ", ".join(f"{count} {kind}" for kind, count in report.problem_counts.items()) or "none",
+        "classes without a usable training video": ", ".join(empty[:20]) + ", ..." * (len(empty) > 20) or None,
+        "unusual frame rates": str(len(report.unusual_fps)) if report.unusual_fps else None,
+    }
+
+
+def _hours(report: CheckReport) -> float:
+    return sum(file.duration for file in report.files if file.num_frames) / 3600
 
 
 def write_page(report: CheckReport, config: DataConfig, folder: Path, *, full: bool, settings: dict[str, str]) -> None:
@@ -66,10 +84,10 @@ def write_page(report: CheckReport, config: DataConfig, folder: Path, *, full: b
         values = {}  # the histograms are part of the first chart only
     (folder / "report.html").write_text(
         _TEMPLATE.format(
-            name=_text(Path(config.root).resolve().name),
+            name=html.escape(Path(config.root).resolve().name),
             version=__version__,
             method="all frames were decoded" if full else "packets were counted; first and last frames were decoded",
-            facts=_facts(report, readable),
+            facts="".join(_row((name, value)) for name, value in describe(report).items() if value is not None),
             charts="".join(f'<img src="pictures/{name}" alt="samples per class">' for name in charts),
             strips=_strips(report, folder),
             problems=_problems(report.problems),
@@ -81,26 +99,6 @@ def write_page(report: CheckReport, config: DataConfig, folder: Path, *, full: b
     )
 
 
-def _facts(report: CheckReport, readable: list[FileReport]) -> str:
-    hours = sum(file.duration for file in readable) / 3600
-    empty = [
-        f"{name}" if task == SINGLE_TASK else f"{task} {name}"
-        for task, parts in report.class_counts().items()
-        for name in parts.get("train", {})
-        if not parts["train"][name]
-    ]
-    rows = {
-        "samples": f"{report.num_samples} in {len(report.files)} files"
-        + f"; {report.problem_counts.get(MISSING, 0)} videos are missing" * (MISSING in report.problem_counts),
-        "length": f"{hours:.2f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes",
-        "usable": f"{len(report.usable.train)} for training, {len(report.usable.val)} for validation",
-        "problems": ", ".join(f"{count} {kind}" for kind, count in report.problem_counts.items()) or "none",
-    }
-    if empty:
-        rows["classes without a usable training video"] = ", ".join(empty[:20]) + ", ..." * (len(empty) > 20)
-    return "".join(f"<tr><td>{name}</td><td>{_text(value)}</td></tr>" for name, value in rows.items())
-
-
 def _strips(report: CheckReport, folder: Path) -> str:
     html_parts: list[str] = []
     for problem in {problem.path: problem for problem in report.problems if problem.path}.values():
@@ -109,7 +107,7 @@ def _strips(report: CheckReport, folder: Path) -> str:
             continue
         name = f"pictures/problem_{len(html_parts)}.png"
         imsave(folder / name, strip)
-        html_parts.append(f'<p>{_text(problem)}</p><img src="{name}" alt="readable frames">')
+        html_parts.append(f'<p>{html.escape(str(problem))}</p><img src="{name}" alt="readable frames">')
         if len(html_parts) == _MAX_STRIPS:
             break
     return "<h2>Frames of videos with problems</h2>" + "".join(html_parts) if html_parts else ""
@@ -153,17 +151,16 @@ def _settings(settings: dict[str, str]) -> str:
     if not settings:
         return "<p>None.</p>"
     lines = "".join(f"  {name}: {value}\n" for name, value in settings.items())
-    return f"<pre>data:\n{_text(lines)}</pre>"
+    return f"<pre>data:\n{html.escape(lines)}</pre>"
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{name}</th>" for name in columns)
-    body = "".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(map(_row, rows))}</tbody></table>"
 
 
-def _text(value: object) -> str:
-    return html.escape(os.fspath(value) if isinstance(value, Path) else str(value))
+def _row(cells: Sequence[str]) -> str:
+    return f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"
 
 
 _TEMPLATE = """<!doctype html>

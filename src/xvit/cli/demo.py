@@ -1,44 +1,33 @@
-"""`xvit demo`: train and compare three models on generated videos."""
+"""xvit demo [--output DIR] [--config RECIPE] [--clips-per-class N] [--seed S]
+
+Generate videos of moving shapes. Train XViT and two models without mixing on them, with the same recipe.
+Evaluate all three on held-out videos, classify some files, and write DIR/report.html.
+Run the same command to continue after a stop: finished stages are not repeated, and nothing is overwritten.
+
+examples:
+  xvit demo
+  xvit demo --output other --seed 1
+"""
 
 from typing import TYPE_CHECKING
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from rich.progress import Progress, TaskID
 
 from xvit.cli import terminal
 from xvit.cli.exit_codes import SUCCESS
-from xvit.cli.parsing import add_json, make_parser, parse_args, read_recipe
+from xvit.cli.parsing import CommandParser, read_recipe
 
 if TYPE_CHECKING:
     from xvit.training import Progress as TrainingEvent
 
 
-def parser() -> ArgumentParser:
-    """The options of the command."""
-    parser = make_parser(
-        "demo",
-        "[--output DIR] [--config RECIPE] [--clips-per-class N] [--seed S]",
-        "Generate videos of moving shapes. Train XViT and two models without mixing on them, with the same "
-        "recipe.\n"
-        "Evaluate all three on held-out videos, classify some files, and write DIR/report.html.\n"
-        "Run the same command to continue after a stop: finished stages are not repeated, and nothing is "
-        "overwritten.",
-        "xvit demo\nxvit demo --output other --seed 1",
-    )
-    add = parser.add_argument
-    add("--output", metavar="DIR", type=str, default="demo", help="folder to create, or to continue in")
-    add("--config", metavar="RECIPE", type=str | None, help="recipe file; recipes/motion.yaml if unset")
-    add("--clips-per-class", metavar="N", type=int | None, help="videos per class")
-    add("--seed", metavar="S", type=int, default=0, help="seed of the videos")
-    add_json(parser)
-    return parser
-
-
-def parse(argv: list[str]) -> Namespace:
-    """Parse and check the arguments after the command."""
-    args = parse_args(parser(), argv)
-    args.recipe = read_recipe(args.config) if args.config else None
-    return args
+def add_options(parser: CommandParser) -> None:
+    """Add the options of the command."""
+    parser.add("--output DIR", str, "folder to create, or to continue in", default="demo")
+    parser.add("--config RECIPE", str | None, "recipe file; recipes/motion.yaml if unset")
+    parser.add("--clips-per-class N", int | None, "videos per class")
+    parser.add("--seed S", int, "seed of the videos", default=0)
 
 
 def run(args: Namespace) -> int:
@@ -52,25 +41,22 @@ def run(args: Namespace) -> int:
         try:
             result = run_demo(
                 args.output,
-                recipe=args.recipe or default_recipe(),
+                recipe=read_recipe(args.config) if args.config else default_recipe(),
                 clips_per_class=args.clips_per_class or CLIPS_PER_CLASS,
                 seed=args.seed,
                 callbacks=DemoCallbacks(stages.on_count, stages.on_training, stages.on_stage_end),
             )
         except KeyboardInterrupt:
             raise KeyboardInterrupt from None  # without the advice of a training: the same command continues the demo
-    if args.json:
-        terminal.print_json(result)
-        return SUCCESS
     columns, rows = comparison_table(result["rows"])
-    table = terminal.table(*columns, numeric=range(1, len(columns)))
-    for row in rows:
-        table.add_row(*row)
-    console = terminal.console()
-    console.print(table)
-    bound = f"{100 * ORDER_BLIND_BOUND:.0f} %"
-    console.print(f"A model that ignores the order of the frames reaches at most {bound}, by construction.")
-    console.print(f"{sum(result['seconds'].values()):.0f} s in total. Report: {result['report']}")
+    terminal.print_result(
+        result,
+        terminal.table(*columns, rows=rows, numeric=range(1, len(columns))),
+        "A model that ignores the order of the frames reaches at most "
+        f"{100 * ORDER_BLIND_BOUND:.0f} %, by construction.",
+        f"{sum(result['seconds'].values()):.0f} s in total. Report: {result['report']}",
+        as_json=args.json,
+    )
     return SUCCESS
 
 

@@ -1,13 +1,24 @@
-"""`xvit info`: show a model's parameters, multiply-adds and input."""
+"""xvit info [--backbone NAME] [--num-frames T] [...] | --checkpoint DIR | --list-backbones
+
+Show the parameters of a model, its exact number of multiply-adds (MACs) and its input. The weights are not
+built, so this takes seconds for any model. The literature on video models calls multiply-adds FLOPs, and sums
+them over the test views.
+
+examples:
+  xvit info --backbone vit_base_patch16_224 --num-frames 8
+  xvit info --backbone vit_small_patch14_reg4_dinov2 --attention joint --num-frames 16
+  xvit info --checkpoint run/best
+  xvit info --list-backbones
+"""
 
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from xvit.cli import terminal
 from xvit.cli.exit_codes import SUCCESS
-from xvit.cli.parsing import add_json, make_parser, parse_args
+from xvit.cli.parsing import CommandParser, parse_args
 from xvit.config import SINGLE_TASK, ModelConfig, as_task_dict
 from xvit.utils.errors import XViTError
 
@@ -23,30 +34,16 @@ PAPER_MACS = {
 }
 
 
-def parser() -> ArgumentParser:
-    """The options of the command."""
-    parser = make_parser(
-        "info",
-        "[--backbone NAME] [--num-frames T] [...] | --checkpoint DIR | --list-backbones",
-        "Show the parameters of a model, its exact number of multiply-adds (MACs) and its input. The weights are "
-        "not built, so this takes seconds for any model. The literature on video models calls multiply-adds "
-        "FLOPs, and sums them over the test views.",
-        "xvit info --backbone vit_base_patch16_224 --num-frames 8\n"
-        "xvit info --backbone vit_small_patch14_reg4_dinov2 --attention joint --num-frames 16\n"
-        "xvit info --checkpoint run/best\n"
-        "xvit info --list-backbones",
-    )
-    parser.add_argument("--checkpoint", metavar="DIR", type=str | None, help="show a trained model instead")
-    parser.add_argument("--list-backbones", action="store_true", help="list the names that --backbone accepts")
-    add_json(parser)
+def add_options(parser: CommandParser) -> None:
+    """Add the options of the command."""
+    parser.add("--checkpoint DIR", str | None, "show a trained model instead")
+    parser.add_switch("--list-backbones", "list the names that --backbone accepts")
     parser.add_class_arguments(ModelConfig)
-    return parser
 
 
-def parse(argv: list[str]) -> Namespace:
-    """Parse and check the arguments after the command."""
-    options = parser()
-    args = options.instantiate(parse_args(options, argv))
+def parse(parser: CommandParser, argv: list[str]) -> Namespace:
+    """Parse the options; `.model` is the resulting `ModelConfig`."""
+    args = parser.instantiate(parse_args(parser, argv))
     args.model = ModelConfig(**{field.name: args[field.name] for field in fields(ModelConfig)})
     return args
 
@@ -55,16 +52,11 @@ def run(args: Namespace) -> int:
     """Print the model's numbers, or the names of the backbones."""
     if args.list_backbones:
         names = list_backbones(quiet=args.json)
-        if args.json:
-            terminal.print_json(names)
-        else:
-            print("\n".join(names))
+        terminal.print_result(names, *names, as_json=args.json)
         return SUCCESS
     facts = _checkpoint_facts(args.checkpoint) if args.checkpoint else _model_facts(_build_on_meta(args.model))
-    if args.json:
-        terminal.print_json(facts)
-    else:
-        _print_facts(facts)
+    explanation = "MACs: exact multiply-adds, the literature's FLOPs of video models. 1x3 views: 1 clip, 3 crops."
+    terminal.print_result(facts, terminal.key_values(_describe(facts)), explanation, as_json=args.json)
     return SUCCESS
 
 
@@ -143,7 +135,7 @@ def _model_facts(model: "XViT", image_size: int | None = None) -> dict[str, Any]
     return facts
 
 
-def _print_facts(facts: dict[str, Any]) -> None:
+def _describe(facts: dict[str, Any]) -> dict[str, object]:
     frames, channels, height, width = facts["input"]
     tokens, prefix = facts["tokens_per_frame"], facts["prefix_tokens"]
     times = f"{frames} frames" if facts["tubelet_size"] == 1 else f"{frames // facts['tubelet_size']} tubelets"
@@ -170,9 +162,7 @@ def _print_facts(facts: dict[str, Any]) -> None:
         for task, names in as_task_dict(facts["class_names"]).items():
             more = f", ... ({len(names)})" if len(names) > 6 else ""
             rows["class names" if task == SINGLE_TASK else task] = ", ".join(names[:6]) + more
-    console = terminal.console()
-    console.print(terminal.key_values(rows))
-    console.print("MACs: exact multiply-adds, the literature's FLOPs of video models. 1x3 views: 1 clip, 3 crops.")
+    return rows
 
 
 def _format_count(number: float) -> str:

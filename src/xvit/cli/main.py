@@ -4,7 +4,6 @@ import logging
 import os
 import sys
 import time
-from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 
@@ -13,74 +12,39 @@ from xvit.utils import distributed
 from xvit.utils.errors import XViTError, did_you_mean
 from xvit.utils.version import __version__
 
-CONTINUE = "Run the same command to continue."
-_LAUNCHER_SECONDS = 5.0  # torchrun stops the other processes within this time after the first one has failed
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command and the module of `xvit.cli` that implements it.
-
-    Args:
-        module: name of the module within xvit.cli.
-        summary: what the command does, in one line.
-        resume: how to continue after Ctrl-C.
-        distributed: whether torchrun or accelerate launch may run it in several processes.
-    """
-
-    module: str
-    summary: str
-    resume: str = "Run the same command to start again."
-    distributed: bool = False
-
-
-# To add a command, add a module to this package and an entry here.
-GROUPS: dict[str, dict[str, Command]] = {
+# To add a command, add an entry here and a module to this package, whose name has "_" for the space.
+GROUPS: dict[str, dict[str, str]] = {
     "first steps": {
-        "demo": Command(
-            "demo",
-            "generate videos, train three models on them and compare them in a report (about 8 minutes on 2 cores)",
-            CONTINUE,
-        ),
-        "data motion": Command("data_motion", "write the built-in data set: short videos of moving shapes"),
+        "demo": "generate videos, train three models on them and compare them in a report (about 8 minutes, 2 cores)",
+        "data motion": "write the built-in data set: short videos of moving shapes",
     },
     "your videos": {
-        "data check": Command("data_check", "find missing, corrupt or short videos in a data set"),
-        "data resize": Command(
-            "data_resize", "write smaller copies of videos, which training decodes faster", CONTINUE
-        ),
-        "train": Command(
-            "train",
-            "train a model on labelled videos, with the settings of a recipe file",
-            "Run the same command with --resume to continue.",
-            distributed=True,
-        ),
-        "eval": Command("evaluate", "measure the accuracy of a trained model on labelled videos", distributed=True),
-        "predict": Command("predict", "classify videos"),
-        "stream": Command("stream", "classify a live stream: a camera, a network address, a pipe"),
-        "timeline": Command(
-            "timeline",
-            "find when each class occurs in long videos",
-            "Run the same command with another --output to start again.",
-        ),
-        "features": Command("features", "write feature vectors of videos to a file", CONTINUE),
-        "probe": Command("probe", "measure feature vectors: nearest neighbours and a linear classifier"),
+        "data check": "find missing, corrupt or short videos in a data set",
+        "data resize": "write smaller copies of videos, which training decodes faster",
+        "train": "train a model on labelled videos, with the settings of a recipe file",
+        "eval": "measure the accuracy of a trained model on labelled videos",
+        "predict": "classify videos",
+        "stream": "classify a live stream: a camera, a network address, a pipe",
+        "timeline": "find when each class occurs in long videos",
+        "features": "write feature vectors of videos to a file",
+        "probe": "measure feature vectors: nearest neighbours and a linear classifier",
     },
     "models": {
-        "info": Command("info", "show a model's parameters, multiply-adds and input, without building its weights"),
-        "export": Command("export", "export a trained model to ONNX Runtime, OpenVINO or torch.export, and verify it"),
-        "convert": Command(
-            "convert", "convert a checkpoint of the paper's authors, or files of an earlier xvit version"
-        ),
-        "benchmark": Command(
-            "benchmark", "compare XViT with other video transformers on this machine: time, memory, MACs", CONTINUE
-        ),
-        "ablate": Command(
-            "ablate", "repeat the paper's ablations on generated videos and compare with its numbers", CONTINUE
-        ),
+        "info": "show a model's parameters, multiply-adds and input, without building its weights",
+        "export": "export a trained model to ONNX Runtime, OpenVINO or torch.export, and verify it",
+        "convert": "convert a checkpoint of the paper's authors, or files of an earlier xvit version",
+        "benchmark": "compare XViT with other video transformers on this machine: time, memory, MACs",
+        "ablate": "repeat the paper's ablations on generated videos and compare with its numbers",
     },
 }
-COMMANDS: dict[str, Command] = {name: command for group in GROUPS.values() for name, command in group.items()}
+COMMANDS: dict[str, str] = {name: summary for group in GROUPS.values() for name, summary in group.items()}
+# What to do after Ctrl-C; the other commands start again.
+RESUME = {
+    "train": "Run the same command with --resume to continue.",
+    "timeline": "Run the same command with another --output to start again.",
+} | dict.fromkeys(["demo", "data resize", "features", "benchmark", "ablate"], "Run the same command to continue.")
+DISTRIBUTED = ("train", "eval")  # torchrun or accelerate launch may run these in several processes
+_LAUNCHER_SECONDS = 5.0  # torchrun stops the other processes within this time after the first one has failed
 
 _FOOTER = """\
 all commands
@@ -106,16 +70,17 @@ def main(argv: list[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else argv
     _set_up_output()
-    command = None
+    name = ""
     try:
         if text := overview(argv):
             print(text)
             return SUCCESS
-        command, module, options = find_command(argv)
-        if distributed.world_size() > 1 and not command.distributed:
-            name = " ".join(argv[: len(argv) - len(options)])
+        from xvit.cli.parsing import parse_command
+
+        name, module, options = find_command(argv)
+        if distributed.world_size() > 1 and name not in DISTRIBUTED:
             raise XViTError(f"xvit {name} runs in a single process; start it without torchrun")
-        exit_code: int = module.run(module.parse(options))
+        exit_code: int = module.run(parse_command(name, module, options))
         sys.stdout.flush()  # so that a closed pipe is noticed here, not when the interpreter shuts down
         return exit_code
     except SystemExit as stop:  # raised by --help
@@ -124,20 +89,20 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return SUCCESS
     except KeyboardInterrupt as interrupt:  # `Interrupted` carries its own advice and exit code
-        message = str(interrupt) or f"stopped. {command.resume if command else ''}"
+        message = str(interrupt) or f"stopped. {RESUME.get(name, 'Run the same command to start again.')}"
         return fail(message, getattr(interrupt, "exit_code", INTERRUPTED))
     except (XViTError, OSError) as error:
         return fail(f"error: {' '.join(str(error).split())}", USER_ERROR)
 
 
-def find_command(argv: list[str]) -> tuple[Command, ModuleType, list[str]]:
+def find_command(argv: list[str]) -> tuple[str, ModuleType, list[str]]:
     """Look up a command.
 
     Args:
         argv: the arguments after `xvit`, such as ["data", "motion", "--output", "videos"].
 
     Returns:
-        The command, its imported module, and the arguments after its name.
+        The name of the command, its imported module, and the arguments after the name.
 
     Raises:
         XViTError: there is no such command.
@@ -145,7 +110,7 @@ def find_command(argv: list[str]) -> tuple[Command, ModuleType, list[str]]:
     for words in (2, 1):
         name = " ".join(argv[:words])
         if name in COMMANDS:
-            return COMMANDS[name], import_module(f"xvit.cli.{COMMANDS[name].module}"), argv[words:]
+            return name, import_module(f"xvit.cli.{name.replace(' ', '_')}"), argv[words:]
     family = [command for command in COMMANDS if command.startswith(f"{argv[0]} ")]
     name = " ".join(argv[:2]) if family else argv[0]
     raise XViTError(f'no command "{name}".{did_you_mean(name, family or COMMANDS)} Known: {", ".join(COMMANDS)}')
@@ -161,9 +126,9 @@ def overview(argv: list[str]) -> str:
     lines = ["xvit turns any timm ViT into a video classifier at the image model's cost per frame.", ""]
     lines += [f"usage: xvit {family or 'COMMAND'} ... [options]      `xvit COMMAND --help` explains one command", ""]
     for title, group in GROUPS.items():
-        commands = {name: command for name, command in group.items() if name.startswith(family)}
+        commands = {name: summary for name, summary in group.items() if name.startswith(family)}
         if commands:
-            lines += [title, *(f"  {name:<13}{command.summary}" for name, command in commands.items()), ""]
+            lines += [title, *(f"  {name:<13}{summary}" for name, summary in commands.items()), ""]
     return "\n".join([*lines, _FOOTER])
 
 

@@ -1,130 +1,125 @@
-"""Parsers of all commands: common options, errors in one line, recipes whose settings can be overridden."""
+"""Parsers of all commands: options in one line each, and errors in one line."""
 
 import argparse
-import dataclasses
 import re
-import sys
-import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from types import ModuleType
+from typing import Any
 
 import jsonargparse
-import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from xvit.config import RunConfig, from_dict, read_yaml, to_dict
-from xvit.utils.errors import XViTError, did_you_mean
-
-TRAINING_ONLY = {"max_unreadable_fraction", "class_balanced"}  # fields of DataConfig that only training reads
-_EXAMPLES = "\n\nexamples:\n"
+from xvit.config import DataConfig, RunConfig, from_dict, read_yaml
+from xvit.utils.errors import XViTError, check_range, did_you_mean
 
 
 class _Formatter(jsonargparse.DefaultHelpFormatter):
-    """Wraps each line of a description by itself. Shows no type for options whose choices are shown already."""
+    """Prints the description as it is. Shows no type for options whose choices are shown already."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=34, width=110)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        description, _, examples = text.partition(_EXAMPLES)
-        lines = [
-            textwrap.fill(line, width, subsequent_indent="    " * line.startswith(" "))
-            for line in description.splitlines()
-        ]
-        return "\n".join(lines) + _EXAMPLES * bool(examples) + examples
+        return text
 
     def _get_type_str(self, action: argparse.Action) -> str | None:
         text: str | None = super()._get_type_str(action)
         return None if text and text.startswith("Literal") else text
 
 
-def make_parser(command: str, usage: str, description: str, examples: str) -> ArgumentParser:
-    """Create the parser of one command.
+class CommandParser(ArgumentParser):
+    """The parser of one command. jsonargparse creates parsers of nested settings with this class, too."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.ranges: dict[str, tuple[float, float]] = {}
+
+    def add(
+        self, name: str, type: Any, help: str, *, low: float | None = None, high: float = float("inf"), **settings: Any
+    ) -> None:
+        """Add an option or a positional argument.
+
+        Args:
+            name: such as "--top-k K" or "source SOURCE": the name, and what stands for the value in the help text.
+            type: of the value; it may be None too, if so declared.
+            help: the help text.
+            low: smallest allowed number; any if None.
+            high: largest allowed number, together with `low`.
+            settings: of `add_argument`, such as default, required, nargs.
+        """
+        name, _, metavar = name.partition(" ")
+        if metavar:
+            settings["metavar"] = metavar
+        action = self.add_argument(name, type=type, help=help, **settings)
+        if low is not None:
+            self.ranges[action.dest] = (low, high)
+
+    def add_switch(self, name: str, help: str) -> None:
+        """Add an option without a value, which is off by default."""
+        self.add_argument(name, action="store_true", help=help)
+
+    def add_videos(self) -> None:
+        """Add the positional arguments VIDEO_OR_FOLDER ..."""
+        self.add("videos VIDEO_OR_FOLDER", str, "video files, or folders of videos", nargs="+")
+
+    def add_device(self) -> None:
+        """Add --device, for commands that run a model."""
+        self.add("--device", str | None, "cpu, cuda, cuda:1, ...; chosen automatically if unset")
+
+    def add_trust_code(self) -> None:
+        """Add --trust-code, for commands that run exported models."""
+        text = "allow loading a torch.export program, which can execute any code; use it only with files you trust"
+        self.add_switch("--trust-code", text)
+
+    def add_data(self, *, skip: Iterable[str] = ()) -> None:
+        """Add the settings of a data set as --data.NAME, except those that only training reads and those of `skip`."""
+        self.add_class_arguments(DataConfig, "data", skip={"max_unreadable_fraction", "class_balanced", *skip})
+
+
+def parse_command(name: str, module: ModuleType, argv: list[str]) -> Namespace:
+    """Parse the arguments of one command.
 
     Args:
-        command: its name, such as "data motion".
-        usage: the arguments after the name, in one line.
-        description: what the command does, what it reads and what it writes; each line is wrapped by itself.
-        examples: commands that can be copied, one per line.
+        name: the command, such as "data motion".
+        module: its module. The docstring is the help text: the usage, then the description and examples.
+            `add_options(parser)` adds the options; `parse(parser, argv)`, if there is one, replaces `parse_args`.
+        argv: the arguments after the name.
+
+    Raises:
+        XViTError: an unknown option (with the nearest known one), a wrong value, a missing argument; in one line.
     """
-    indented = "\n".join(f"  {line}" for line in examples.strip().splitlines())
-    return ArgumentParser(
-        prog=f"xvit {command}",
-        usage=f"xvit {command} {usage}",
-        description=description + _EXAMPLES + indented,
+    usage, _, description = (module.__doc__ or "").strip().partition("\n\n")
+    parser = CommandParser(
+        prog=f"xvit {name}",
+        usage=usage,
+        description=description,
         formatter_class=_Formatter,
         exit_on_error=False,
         allow_abbrev=False,
     )
+    module.add_options(parser)
+    parser.add_switch("--json", "print the result as JSON, and nothing else")
+    args: Namespace = getattr(module, "parse", parse_args)(parser, argv)
+    return args
 
 
-def add_json(parser: ArgumentParser) -> None:
-    """Add --json, which every command has."""
-    parser.add_argument("--json", action="store_true", help="print the result as JSON, and nothing else")
-
-
-def add_device(parser: ArgumentParser) -> None:
-    """Add --device, for commands that run a model."""
-    parser.add_argument("--device", type=str | None, help="cpu, cuda, cuda:1, ...; chosen automatically if unset")
-
-
-def add_trust_code(parser: ArgumentParser) -> None:
-    """Add --trust-code, for commands that run exported models."""
-    parser.add_argument(
-        "--trust-code",
-        action="store_true",
-        help="allow loading a torch.export program, which can execute any code; use it only with files you trust",
-    )
-
-
-def add_videos(parser: ArgumentParser) -> None:
-    """Add the positional arguments VIDEO_OR_FOLDER ..."""
-    parser.add_argument(
-        "videos", metavar="VIDEO_OR_FOLDER", nargs="+", type=str, help="video files, or folders of videos"
-    )
-
-
-def add_recipe(parser: ArgumentParser) -> None:
-    """Add the options of a whole `RunConfig`: --config FILE, and one option per setting."""
-    parser.add_argument(
-        "--config", metavar="RECIPE", type=str | None, help="recipe (YAML); other options override its settings"
-    )
-    parser.add_argument("--print-config", action="store_true", help="print all settings as a recipe, then exit")
-    parser.add_class_arguments(RunConfig)
-
-
-def parse_args(parser: ArgumentParser, argv: list[str]) -> Namespace:
-    """Parse the arguments of one command; `-` and `_` in names of options are the same.
-
-    Raises:
-        XViTError: an unknown option (with the nearest known one), a wrong type, a missing argument; in one line.
-    """
+def parse_args(parser: CommandParser, argv: list[str]) -> Namespace:
+    """Parse and check the options; `-` and `_` in their names are the same. Raises `XViTError`."""
     known = [option for action in parser._actions for option in action.option_strings]
     try:
-        return parser.parse_args(list(_normalize(argv, known)))
+        args = parser.parse_args(list(_normalize(argv, known)))
     except jsonargparse.ArgumentError as error:
         raise XViTError(_explain(str(error), known, parser.prog)) from None
+    for name, (low, high) in parser.ranges.items():
+        if args[name] is not None:
+            check_range(name, args[name], low, high)
+    return args
 
 
-def parse_recipe(parser: ArgumentParser, argv: list[str]) -> Namespace:
-    """Parse a command that has the options of `add_recipe`: options on the command line override the recipe file.
-
-    Returns:
-        The options; `.recipe` is the resulting `RunConfig`.
-
-    Raises:
-        XViTError: as for `parse_args`; the recipe does not exist, is not YAML, has an unknown key or a wrong value.
-        SystemExit: after --print-config.
-    """
-    args = parse_args(parser, argv)
-    if args.config is not None:
-        settings = to_dict(read_recipe(args.config))
-        parser.set_defaults({f"{group}.{name}": v for group, values in settings.items() for name, v in values.items()})
-        args = parse_args(parser, argv)
-    groups = parser.instantiate(args)
-    args.recipe = RunConfig(**{field.name: groups[field.name] for field in dataclasses.fields(RunConfig)})
-    if args.print_config:
-        print(yaml.safe_dump(to_dict(args.recipe), sort_keys=False), end="")
-        sys.exit(0)
+def parse_data_args(parser: CommandParser, argv: list[str]) -> Namespace:
+    """Parse a command with the options of `add_data`, of which --data.root is required."""
+    args = parser.instantiate(parse_args(parser, argv))
+    require(args.data.root, "--data.root", "the folder of the videos", parser.prog)
     return args
 
 
@@ -137,10 +132,15 @@ def read_recipe(path: str) -> RunConfig:
     return from_dict(RunConfig, read_yaml(path), path)
 
 
-def require(value: object, option: str, meaning: str, command: str) -> None:
-    """Raise `XViTError` if an option that a command needs has no value."""
+def select(args: Namespace, *names: str) -> dict[str, Any]:
+    """Some of the options, to be passed to a function whose arguments have the same names."""
+    return {name: args[name] for name in names}
+
+
+def require(value: object, option: str, meaning: str, prog: str) -> None:
+    """Raise `XViTError` if an option that a command such as "xvit train" needs has no value."""
     if not value:
-        raise XViTError(f"{option}: missing: {meaning}. See `xvit {command} --help`")
+        raise XViTError(f"{option}: missing: {meaning}. See `{prog} --help`")
 
 
 def _normalize(argv: list[str], known: list[str]) -> Iterator[str]:

@@ -1,4 +1,19 @@
-"""`xvit stream`: classify a live stream."""
+"""xvit stream SOURCE --checkpoint DIR [--real-time] [--stride N] [--predict-every K] [--threshold P] ...
+
+Classify a live stream. SOURCE is a camera (/dev/video0, or its number), an address (rtsp://, http://, srt://,
+udp://, ...), a video file, or - for the standard input (mpegts, matroska, ...; raw frames with --raw).
+Prints a line per prediction; in a terminal, a live view. --json prints one JSON document per line: the
+predictions, then a summary.
+If the model is slower than a live source, the oldest frames are dropped. Files, pipes and http files wait for
+the model, unless --real-time is given. Dropped, damaged and lost frames are reported on standard error.
+Ctrl-C prints the summary and ends with exit code 130; a source that fails after its first frame ends with 1.
+
+examples:
+  xvit stream 0 --checkpoint run/best
+  xvit stream rtsp://192.0.2.7/door --checkpoint run/best --threshold 0.6 --predict-every 5
+  xvit stream clip.mp4 --checkpoint run/best --real-time --json > predictions.jsonl
+  xvit stream - --checkpoint run/best --raw 320x240@25
+"""
 
 import json
 import signal
@@ -8,9 +23,9 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from rich.console import Group
 from rich.live import Live
 from rich.table import Column, Table
@@ -18,9 +33,9 @@ from rich.text import Text
 
 from xvit.cli import terminal
 from xvit.cli.exit_codes import SOME_FAILED, SUCCESS
-from xvit.cli.parsing import add_device, add_json, make_parser, parse_args
+from xvit.cli.parsing import CommandParser, select
 from xvit.config import SINGLE_TASK, as_task_dict
-from xvit.utils.errors import XViTError, check_range
+from xvit.utils.errors import XViTError
 
 if TYPE_CHECKING:
     from xvit.data.capture.source import Source, SourceEvent
@@ -33,48 +48,20 @@ _BAR_WIDTH = 16  # characters; with the label, a row then fits into 80 columns
 _BELOW_THRESHOLD = "below threshold"
 
 
-def parser() -> ArgumentParser:
-    """The options of the command."""
-    parser = make_parser(
-        "stream",
-        "SOURCE --checkpoint DIR [--real-time] [--stride N] [--predict-every K] [--threshold P] ...",
-        "Classify a live stream. SOURCE is a camera (/dev/video0, or its number), an address (rtsp://, http://, "
-        "srt://, udp://, ...), a video file, or - for the standard input (mpegts, matroska, ...; raw frames with "
-        "--raw).\n"
-        "Prints a line per prediction; in a terminal, a live view. --json prints one JSON document per line: the "
-        "predictions, then a summary.\n"
-        "If the model is slower than a live source, the oldest frames are dropped. Files, pipes and http files "
-        "wait for the model, unless --real-time is given. Dropped, damaged and lost frames are reported on "
-        "standard error.\n"
-        "Ctrl-C prints the summary and ends with exit code 130; a source that fails after its first frame ends "
-        "with 1.",
-        "xvit stream 0 --checkpoint run/best\n"
-        "xvit stream rtsp://192.0.2.7/door --checkpoint run/best --threshold 0.6 --predict-every 5\n"
-        "xvit stream clip.mp4 --checkpoint run/best --real-time --json > predictions.jsonl\n"
-        "xvit stream - --checkpoint run/best --raw 320x240@25",
-    )
-    add = parser.add_argument
-    add("source", metavar="SOURCE", type=str, help="camera, address, file, or - for standard input")
-    add("--checkpoint", metavar="DIR", type=str, required=True, help="a trained model")
-    add("--real-time", action="store_true", help="play a file or a pipe at its own frame rate, like a live source")
-    add("--stride", metavar="N", type=int | None, help="process each N-th frame; as trained if unset")
-    add("--predict-every", metavar="K", type=int, default=1, help="predict at each K-th of the processed frames")
-    add("--threshold", metavar="P", type=float, default=0.0, help="minimum score; below it the label is null")
-    add("--top-k", metavar="K", type=int, default=5, help="number of classes to show")
-    add("--reconnect", metavar="N", type=int, default=5, help="attempts to reconnect after an address was lost")
-    add("--timeout", metavar="S", type=float, default=10.0, help="seconds without a frame until the source is lost")
-    add("--max-frames", metavar="N", type=int | None, help="stop after N frames")
-    add("--raw", metavar="WxH@RATE", type=str | None, help="the standard input holds raw rgb24 frames")
-    add_device(parser)
-    add_json(parser)
-    return parser
-
-
-def parse(argv: list[str]) -> Namespace:
-    """Parse and check the arguments after the command."""
-    args = parse_args(parser(), argv)
-    check_range("top_k", args.top_k, 1)
-    return args
+def add_options(parser: CommandParser) -> None:
+    """Add the options of the command."""
+    parser.add("source SOURCE", str, "camera, address, file, or - for standard input")
+    parser.add("--checkpoint DIR", str, "a trained model", required=True)
+    parser.add_switch("--real-time", "play a file or a pipe at its own frame rate, like a live source")
+    parser.add("--stride N", int | None, "process each N-th frame; as trained if unset")
+    parser.add("--predict-every K", int, "predict at each K-th of the processed frames", default=1)
+    parser.add("--threshold P", float, "minimum score; below it the label is null", default=0.0)
+    parser.add("--top-k K", int, "number of classes to show", default=5, low=1)
+    parser.add("--reconnect N", int, "attempts to reconnect after an address was lost", default=5)
+    parser.add("--timeout S", float, "seconds without a frame until the source is lost", default=10.0)
+    parser.add("--max-frames N", int | None, "stop after N frames")
+    parser.add("--raw WxH@RATE", str | None, "the standard input holds raw rgb24 frames")
+    parser.add_device()
 
 
 def run(args: Namespace) -> int:
@@ -82,17 +69,8 @@ def run(args: Namespace) -> int:
     from xvit.data.capture.source import Source
     from xvit.inference.live import LivePrediction, LivePredictor
 
-    source = Source(
-        args.source,
-        real_time=args.real_time,
-        reconnect=args.reconnect,
-        timeout=args.timeout,
-        max_frames=args.max_frames,
-        raw=args.raw,
-    )
-    live = LivePredictor(
-        _load_model(args), source, stride=args.stride, predict_every=args.predict_every, threshold=args.threshold
-    )
+    source = Source(args.source, **select(args, "real_time", "reconnect", "timeout", "max_frames", "raw"))
+    live = LivePredictor(_load_model(args), source, **select(args, "stride", "predict_every", "threshold"))
     with _stop_on_ctrl_c(source), _open_view(args, live) as view, closing(iter(live)) as items:
         for item in items:
             if isinstance(item, LivePrediction):
@@ -141,14 +119,8 @@ def _stop_on_ctrl_c(source: "Source") -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
 
 
-class _View(Protocol):
-    def show_prediction(self, prediction: "LivePrediction") -> None: ...
-    def show_event(self, event: "SourceEvent") -> None: ...
-    def show_summary(self, stats: "StreamStats") -> None: ...
-
-
 @contextmanager
-def _open_view(args: Namespace, live: "LivePredictor") -> Iterator[_View]:
+def _open_view(args: Namespace, live: "LivePredictor") -> "Iterator[_LineView]":
     if args.json:
         yield _JsonView(args.top_k)
     elif not sys.stdout.isatty():
@@ -166,7 +138,7 @@ class _LineView:
 
     def show_prediction(self, prediction: "LivePrediction") -> None:
         texts = []
-        for task, ranked in _ranked_by_task(prediction, self.top_k).items():
+        for task, ranked in terminal.best_classes(prediction, self.top_k).items():
             text = ", ".join(f"{label} {100 * score:.1f} %" for label, score in ranked)
             if as_task_dict(prediction.label)[task] is None:
                 text = f"{_BELOW_THRESHOLD}: {text}"
@@ -184,25 +156,25 @@ class _JsonView(_LineView):
     """One JSON document per line: the predictions, and at the end {"summary": {...}}."""
 
     def show_prediction(self, prediction: "LivePrediction") -> None:
-        best = {key: terminal.top_k(getattr(prediction, key), self.top_k) for key in ("labels", "scores")}
-        print(json.dumps(asdict(prediction) | best), flush=True)
+        print(json.dumps(terminal.prediction_to_dict(prediction, self.top_k)), flush=True)
 
     def show_summary(self, stats: "StreamStats") -> None:
         print(json.dumps({"summary": asdict(stats)}), flush=True)
 
 
-class _ScreenView:
+class _ScreenView(_LineView):
     """A bar and a curve over the latest predictions for each of the best classes, and the state of the run."""
 
     def __init__(self, screen: Live, live: "LivePredictor", top_k: int) -> None:
-        self.screen, self.live, self.top_k = screen, live, top_k
+        super().__init__(top_k)
+        self.screen, self.live = screen, live
         self.history: deque[dict[str, dict[str, float]]] = deque(maxlen=_HISTORY)  # task -> class -> score
 
     def show_prediction(self, prediction: "LivePrediction") -> None:
-        ranked_by_task = _ranked_by_task(prediction)
-        self.history.append({task: dict(ranked) for task, ranked in ranked_by_task.items()})
+        classes = terminal.best_classes(prediction)
+        self.history.append({task: dict(ranked) for task, ranked in classes.items()})
         table = Table.grid(*[Column(no_wrap=True) for _ in range(4)], padding=(0, 2))
-        for task, ranked in ranked_by_task.items():
+        for task, ranked in classes.items():
             best = as_task_dict(prediction.label)[task]
             title = _BELOW_THRESHOLD if best is None else best
             title = title if task == SINGLE_TASK else f"{task}: {title}"
@@ -226,13 +198,6 @@ class _ScreenView:
 
     def show_summary(self, stats: "StreamStats") -> None:
         self.screen.console.print(_format_summary(stats))
-
-
-def _ranked_by_task(prediction: "LivePrediction", k: int | None = None) -> dict[str, list[tuple[str, float]]]:
-    """The best k classes with their scores, for each task; all classes for None."""
-    scores = as_task_dict(prediction.scores)
-    labels = as_task_dict(prediction.labels)
-    return {task: list(zip(labels[task], scores[task], strict=True))[:k] for task in labels}
 
 
 def _format_summary(stats: "StreamStats") -> str:

@@ -2,25 +2,27 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from xvit.cli.exit_codes import SOME_FAILED, SUCCESS
 from xvit.config import as_task_dict, unwrap_single_task
 from xvit.utils import distributed
 from xvit.utils.errors import VideoError
 
 if TYPE_CHECKING:
+    from xvit.inference.live import LivePrediction
+    from xvit.inference.predictor import Prediction
     from xvit.training import Progress as TrainingEvent
-
-T = TypeVar("T")
 
 _UNLIMITED_WIDTH = 10_000  # columns; nothing is cut or wrapped in a file or a pipe
 
@@ -37,11 +39,15 @@ def console(*, stderr: bool = False) -> Console:
     return _Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
 
 
-def table(*columns: str, title: str | None = None, numeric: Sequence[int] = ()) -> Table:
-    """An empty table. The columns whose indices are in `numeric` are aligned to the right."""
+def table(
+    *columns: str, rows: Iterable[Iterable[str | Text]] = (), title: str | None = None, numeric: Sequence[int] = ()
+) -> Table:
+    """A table. The columns whose indices are in `numeric` are aligned to the right."""
     result = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
     for index, name in enumerate(columns):
         result.add_column(name, justify="right" if index in numeric else "left", overflow="fold")
+    for row in rows:
+        result.add_row(*row)
     return result
 
 
@@ -54,17 +60,22 @@ def key_values(rows: Mapping[str, object]) -> Table:
     return result
 
 
-def print_json(value: object) -> None:
-    """Print one JSON document to standard output."""
-    print(json.dumps(value, indent=2))
+def print_result(value: object, *texts: RenderableType, as_json: bool) -> None:
+    """Print a result to standard output: `value` as one JSON document, or the texts and tables."""
+    if as_json:
+        print(json.dumps(value, indent=2))
+    else:
+        for text in texts:
+            console().print(text)
 
 
-def print_failures(failures: Sequence[VideoError], total: int) -> None:
-    """List the videos that could not be used, on standard error."""
+def print_failures(failures: Sequence[VideoError], total: int) -> int:
+    """List the videos that could not be used on standard error, and return the exit code."""
     if failures and distributed.is_main():
         print(f"xvit: {len(failures)} of {total} videos could not be read:", file=sys.stderr)
         for error in failures:
             print(f"  {error}", file=sys.stderr)
+    return SOME_FAILED if failures else SUCCESS
 
 
 def failures_to_json(failures: Sequence[VideoError]) -> list[dict[str, str]]:
@@ -144,9 +155,18 @@ class TrainingProgress:
                 self.display.console.print(f"{self.name}: {epoch}: {name} {value} on held-out videos{loss}")
 
 
-def top_k(ranked: Sequence[T] | Mapping[str, Sequence[T]], k: int) -> Any:
-    """The first `k` of a ranking, or of the ranking of each task."""
-    return unwrap_single_task({task: values[:k] for task, values in as_task_dict(ranked).items()})
+def best_classes(prediction: "Prediction | LivePrediction", k: int | None = None) -> dict[str, list[tuple[str, float]]]:
+    """The best `k` classes of each task with their scores; all classes if `k` is None."""
+    labels, scores = as_task_dict(prediction.labels), as_task_dict(prediction.scores)
+    return {task: list(zip(labels[task], scores[task], strict=True))[:k] for task in labels}
+
+
+def prediction_to_dict(prediction: "Prediction | LivePrediction", k: int) -> dict[str, Any]:
+    """The prediction as plain values, with its best `k` classes only."""
+    values = asdict(prediction)
+    for key in ("labels", "scores"):
+        values[key] = unwrap_single_task({task: ranked[:k] for task, ranked in as_task_dict(values[key]).items()})
+    return values
 
 
 def format_metrics(metrics: Mapping[str, float]) -> dict[str, str]:

@@ -1,17 +1,32 @@
-"""`xvit timeline`: find when each class occurs in long videos."""
+"""xvit timeline VIDEO_OR_FOLDER ... --checkpoint DIR [--output DIR] [--ground-truth FILE] [--stride N] [...]
+
+Find when each class occurs in long videos. The model scores the latest frames again and again; a segment
+begins where the score of a class reaches the threshold, and ends where it falls below the low threshold.
+Memory does not grow with the length of a video.
+Files that cannot be read are skipped, damaged ones are scored as far as they can be read; both are listed at
+the end, and the exit code is 1.
+
+Writes to the output folder, if given: timeline.json, timeline.csv, timeline.srt (subtitles) and timeline.png.
+With several videos, each gets a folder of its own, named after the file.
+
+examples:
+  xvit timeline match.mp4 --checkpoint run/best --stride 2 --output match
+  xvit data motion --output long --concatenate 3
+  xvit timeline long --checkpoint run/best --stride 2 --ground-truth long/segments.json
+"""
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
+from rich.table import Table
 from rich.text import Text
 
 from xvit.cli import terminal
-from xvit.cli.exit_codes import SOME_FAILED, SUCCESS
-from xvit.cli.parsing import add_device, add_json, add_videos, make_parser, parse_args
+from xvit.cli.parsing import CommandParser, parse_args, select
 from xvit.utils.errors import VideoError, XViTError, check_range
 from xvit.utils.files import check_new_directory
 
@@ -26,64 +41,26 @@ if TYPE_CHECKING:
 _PLOTTED_FRAMES = 14
 
 
-def parser() -> ArgumentParser:
-    """The options of the command."""
-    parser = make_parser(
-        "timeline",
-        "VIDEO_OR_FOLDER ... --checkpoint DIR [--output DIR] [--ground-truth FILE] [--stride N] [...]",
-        "Find when each class occurs in long videos. The model scores the latest frames again and again; a "
-        "segment begins where the score of a class reaches the threshold, and ends where it falls below the low "
-        "threshold.\n"
-        "Memory does not grow with the length of a video.\n"
-        "Files that cannot be read are skipped, damaged ones are scored as far as they can be read; both are "
-        "listed at the end, and the exit code is 1.\n\n"
-        "Writes to the output folder, if given: timeline.json, timeline.csv, timeline.srt (subtitles) and "
-        "timeline.png.\n"
-        "With several videos, each gets a folder of its own, named after the file.",
-        "xvit timeline match.mp4 --checkpoint run/best --stride 2 --output match\n"
-        "xvit data motion --output long --concatenate 3\n"
-        "xvit timeline long --checkpoint run/best --stride 2 --ground-truth long/segments.json",
-    )
-    add = parser.add_argument
-    add_videos(parser)
-    add("--checkpoint", metavar="DIR", type=str, required=True, help="a trained model")
-    add("--output", metavar="DIR", type=str | None, help="folder to create")
-    add(
-        "--ground-truth",
-        metavar="FILE",
-        type=str | None,
-        help='the true segments, to compare with: {"video.mp4": [{"start": 0, "end": 2.5, "label": ...}, ...], ...}',
-    )
-    add("--stride", metavar="N", type=int | None, help="process each N-th frame; as trained if unset")
-    add(
-        "--predict-every",
-        metavar="K",
-        type=int | None,
-        help="score at each K-th of the processed frames; if unset, 1, or half a clip if the model cannot be streamed",
-    )
-    add("--smooth", metavar="S", type=float, default=0.0, help="moving average over the scores, in seconds")
-    add("--threshold", metavar="P", type=float, default=0.5, help="score at which a segment begins")
-    add(
-        "--low-threshold",
-        metavar="P",
-        type=float | None,
-        help="score below which it ends; half of --threshold if unset",
-    )
-    add("--min-length", metavar="S", type=float, default=0.0, help="drop segments that are shorter, in seconds")
-    add_device(parser)
-    add_json(parser)
-    return parser
+def add_options(parser: CommandParser) -> None:
+    """Add the options of the command."""
+    parser.add_videos()
+    parser.add("--checkpoint DIR", str, "a trained model", required=True)
+    parser.add("--output DIR", str | None, "folder to create")
+    text = 'the true segments, to compare with: {"video.mp4": [{"start": 0, "end": 2.5, "label": ...}, ...], ...}'
+    parser.add("--ground-truth FILE", str | None, text)
+    parser.add("--stride N", int | None, "process each N-th frame; as trained if unset", low=1)
+    text = "score at each K-th of the processed frames; if unset, 1, or half a clip if the model cannot be streamed"
+    parser.add("--predict-every K", int | None, text, low=1)
+    parser.add("--smooth S", float, "moving average over the scores, in seconds", default=0.0, low=0)
+    parser.add("--threshold P", float, "score at which a segment begins", default=0.5, low=0, high=1)
+    parser.add("--low-threshold P", float | None, "score below which it ends; half of --threshold if unset")
+    parser.add("--min-length S", float, "drop segments that are shorter, in seconds", default=0.0, low=0)
+    parser.add_device()
 
 
-def parse(argv: list[str]) -> Namespace:
-    """Parse and check the arguments after the command."""
-    args = parse_args(parser(), argv)
-    for name in ("stride", "predict_every"):
-        if args[name] is not None:
-            check_range(name, args[name], 1)
-    check_range("smooth", args.smooth, 0)
-    check_range("min_length", args.min_length, 0)
-    check_range("threshold", args.threshold, 0, 1)
+def parse(parser: CommandParser, argv: list[str]) -> Namespace:
+    """Parse the options and check the low threshold."""
+    args = parse_args(parser, argv)
     if args.low_threshold is not None:
         check_range("low_threshold", args.low_threshold, 0, args.threshold)
     return args
@@ -101,8 +78,7 @@ def run(args: Namespace) -> int:
     paths = find_videos(args.videos)
     folders = _output_folders(paths, output)
     ground_truth = _read_ground_truth(args.ground_truth, paths, model)
-    videos: list[dict[str, Any]] = []
-    compared: list[VideoSegments] = []
+    timelines: list[_Timeline] = []
     failures: list[VideoError] = []
     for number, path in enumerate(paths, start=1):
         name = path if len(paths) == 1 else f"{path} ({number} of {len(paths)})"
@@ -111,40 +87,30 @@ def run(args: Namespace) -> int:
         except VideoError as error:
             failures.append(error)
             continue
+        timelines.append(timeline)
         if timeline.scores.damage:
             failures.append(VideoError(path, f"{timeline.scores.damage}: scored as far as it can be read"))
-        videos.append(timeline.to_dict())
-        if timeline.compared is not None:
-            compared.append(timeline.compared)
         if output is not None:
             timeline.write(folders[path])
         if not args.json:
             timeline.print()
-    metrics = compute_metrics(compared) if compared else None
-    if args.json:
-        values = {"videos": videos, "failed": terminal.failures_to_json(failures)}
-        terminal.print_json(values | ({} if metrics is None else {"metrics": _metrics_to_dict(metrics)}))
-    elif metrics is not None:
-        _print_metrics(metrics)
-    terminal.print_failures(failures, len(paths))
-    return SOME_FAILED if failures else SUCCESS
+    values: dict[str, Any] = {"videos": [t.to_dict() for t in timelines], "failed": terminal.failures_to_json(failures)}
+    tables: list[Table] = []
+    if compared := [timeline.compared for timeline in timelines if timeline.compared is not None]:
+        metrics = compute_metrics(compared)
+        values["metrics"] = asdict(metrics)
+        tables = _metrics_tables(metrics)
+    terminal.print_result(values, *tables, as_json=args.json)
+    return terminal.print_failures(failures, len(paths))
 
 
 @dataclass(frozen=True)
 class _Timeline:
-    """The scores and segments of one video, and its true segments if they are known."""
+    """The scores and segments of one video, also together with its true segments if they are known."""
 
     scores: "ScoreTimeline"
     segments: "list[Segment]"
-    ground_truth: "Sequence[Segment] | None"
-
-    @property
-    def compared(self) -> "VideoSegments | None":
-        from xvit.timeline.metrics import VideoSegments
-
-        if self.ground_truth is None:
-            return None
-        return VideoSegments(ground_truth=self.ground_truth, predicted=self.segments, duration=self.scores.duration)
+    compared: "VideoSegments | None"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -152,10 +118,10 @@ class _Timeline:
 
         scores = self.scores
         names = ("duration", "method", "stride", "predict_every", "damage")
-        segments = [{name: getattr(s, name) for name in ("start", "end", "label", "score")} for s in self.segments]
-        values = {"video": scores.path} | {name: getattr(scores, name) for name in names} | {"segments": segments}
+        values = {"video": scores.path} | {name: getattr(scores, name) for name in names}
+        values["segments"] = [asdict(segment) for segment in self.segments]
         if self.compared is not None:
-            values["metrics"] = _metrics_to_dict(compute_metrics([self.compared]))
+            values["metrics"] = asdict(compute_metrics([self.compared]))
         return values
 
     def write(self, folder: Path) -> None:
@@ -176,9 +142,9 @@ class _Timeline:
     def _plot(self, path: Path) -> None:
         from xvit.visualize import plot_timeline
 
-        scores, bands = self.scores, {"predicted": self.segments}
-        if self.ground_truth is not None:
-            bands = {"ground truth": list(self.ground_truth), **bands}
+        scores = self.scores
+        bands = {"ground truth": self.compared.ground_truth} if self.compared else {}
+        bands["predicted"] = self.segments
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing")  # letters in a class name that the font lacks
             plot_timeline(
@@ -207,22 +173,18 @@ class _Timeline:
 def _find_segments(
     args: Namespace, model: "XViT", path: str, ground_truth: "Sequence[Segment] | None", name: str
 ) -> _Timeline:
+    from xvit.timeline.metrics import VideoSegments
     from xvit.timeline.scoring import score_video
     from xvit.timeline.segments import find_segments
 
     with terminal.progress_bar(name, quiet=args.json) as update:
-        scores = score_video(model, path, stride=args.stride, predict_every=args.predict_every, on_progress=update)
-    segments = find_segments(
-        scores.times,
-        scores.scores,
-        scores.class_names,
-        duration=scores.duration,
-        smooth=args.smooth,
-        threshold=args.threshold,
-        low_threshold=args.low_threshold,
-        min_length=args.min_length,
-    )
-    return _Timeline(scores, segments, ground_truth)
+        scores = score_video(model, path, **select(args, "stride", "predict_every"), on_progress=update)
+    options = select(args, "smooth", "threshold", "low_threshold", "min_length")
+    segments = find_segments(scores.times, scores.scores, scores.class_names, duration=scores.duration, **options)
+    compared = None
+    if ground_truth is not None:
+        compared = VideoSegments(ground_truth=ground_truth, predicted=segments, duration=scores.duration)
+    return _Timeline(scores, segments, compared)
 
 
 def _read_ground_truth(file: str | None, paths: list[str], model: "XViT") -> "dict[str, list[Segment]]":
@@ -267,20 +229,12 @@ def _read_frames(path: str) -> "np.ndarray | None":
         return None
 
 
-def _metrics_to_dict(metrics: "SegmentMetrics") -> dict[str, Any]:
-    by_iou = {"f1": metrics.f1, "mean_ap": metrics.mean_ap}
-    values = {key: {f"{iou:g}": value for iou, value in values.items()} for key, values in by_iou.items()}
-    return {"videos": metrics.videos, "frame_accuracy": metrics.frame_accuracy, **values}
-
-
-def _print_metrics(metrics: "SegmentMetrics") -> None:
+def _metrics_tables(metrics: "SegmentMetrics") -> list[Table]:
     table = terminal.table("IoU", "F1", "mAP", numeric=[0, 1, 2])
     for iou in metrics.f1:
         table.add_row(f"{iou:g}", f"{100 * metrics.f1[iou]:.1f} %", f"{100 * metrics.mean_ap[iou]:.1f} %")
-    accuracy = f"{100 * metrics.frame_accuracy:.1f} %"
-    console = terminal.console()
-    console.print(table)
-    console.print(terminal.key_values({"frame accuracy": accuracy, "videos": metrics.videos}))
+    rows = {"frame accuracy": f"{100 * metrics.frame_accuracy:.1f} %", "videos": metrics.videos}
+    return [table, terminal.key_values(rows)]
 
 
 def format_time(seconds: float) -> str:

@@ -1,15 +1,29 @@
-"""`xvit eval`: measure the accuracy of a trained model on labelled videos."""
+"""xvit eval --checkpoint DIR --data.root DIR [--output DIR] [--eval.temporal_views N] [--eval.spatial_views M]
+                 [--submission FILE]
+
+Measure a trained model on the videos DIR/val/<class>/*.mp4 (or on the held-out part of DIR/<class>/*.mp4; for
+annotation files, see --data.format). Prints the accuracy of each class and of all videos. Writes to the
+output folder, if given: evaluation.json, predictions.jsonl and plots.
+Videos that cannot be read are listed, never replaced; the exit code is then 1. Under torchrun, each process
+scores a part of the videos; the result is the same. Videos without labels can be scored for a challenge with
+--submission.
+
+examples:
+  xvit eval --checkpoint run/best --data.root videos --output result
+  xvit eval --checkpoint run/best --data.root videos --eval.temporal_views 2 --eval.spatial_views 3 --json
+  torchrun --nproc-per-node 8 -m xvit eval --checkpoint run/best --data.root videos
+  xvit eval --checkpoint run/best --data.root epic --data.format epic --data.val EPIC_100_test_timestamps.csv --submission test.json --supervision 2 3 4
+"""  # noqa: E501
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from rich.table import Table
 
 from xvit.cli import terminal
-from xvit.cli.exit_codes import SOME_FAILED, SUCCESS
-from xvit.cli.parsing import TRAINING_ONLY, add_device, add_json, add_trust_code, make_parser, parse_args, require
-from xvit.config import SINGLE_TASK, DataConfig, EvalConfig
+from xvit.cli.parsing import CommandParser, parse_data_args, require
+from xvit.config import SINGLE_TASK, EvalConfig
 from xvit.utils import distributed
 from xvit.utils.errors import VideoError, XViTError
 from xvit.utils.files import check_new_directory
@@ -20,55 +34,21 @@ if TYPE_CHECKING:
     from xvit.inference.predictor import Predictor
 
 
-def parser() -> ArgumentParser:
-    """The options of the command."""
-    parser = make_parser(
-        "eval",
-        "--checkpoint DIR --data.root DIR [--output DIR] [--eval.temporal_views N] [--eval.spatial_views M]\n"
-        "                 [--submission FILE]",
-        "Measure a trained model on the videos DIR/val/<class>/*.mp4 (or on the held-out part of "
-        "DIR/<class>/*.mp4; for annotation files, see --data.format). Prints the accuracy of each class and of "
-        "all videos. Writes to the output folder, if given: evaluation.json, predictions.jsonl and plots.\n"
-        "Videos that cannot be read are listed, never replaced; the exit code is then 1. Under torchrun, each "
-        "process scores a part of the videos; the result is the same. Videos without labels can be scored for a "
-        "challenge with --submission.",
-        "xvit eval --checkpoint run/best --data.root videos --output result\n"
-        "xvit eval --checkpoint run/best --data.root videos --eval.temporal_views 2 --eval.spatial_views 3 --json\n"
-        "torchrun --nproc-per-node 8 -m xvit eval --checkpoint run/best --data.root videos\n"
-        "xvit eval --checkpoint run/best --data.root epic --data.format epic --data.val EPIC_100_test_timestamps.csv "
-        "--submission test.json --supervision 2 3 4",
-    )
-    add = parser.add_argument
-    add("--checkpoint", metavar="DIR", type=str, required=True, help="a trained or an exported model")
-    add("--output", metavar="DIR", type=str | None, help="folder for the result, to be created")
-    add(
-        "--submission",
-        metavar="FILE",
-        type=str | None,
-        help="write the scores for a challenge: .json for EPIC-KITCHENS-100, .csv for the five best classes per video",
-    )
-    add(
-        "--supervision",
-        metavar="LEVEL",
-        type=int,
-        nargs=3,
-        default=[],
-        help="for EPIC-KITCHENS: the supervision levels of pretraining, training labels and training data",
-    )
-    add_device(parser)
-    add_trust_code(parser)
-    add_json(parser)
-    parser.add_class_arguments(DataConfig, "data", skip=TRAINING_ONLY)
+def add_options(parser: CommandParser) -> None:
+    """Add the options of the command."""
+    parser.add("--checkpoint DIR", str, "a trained or an exported model", required=True)
+    parser.add("--output DIR", str | None, "folder for the result, to be created")
+    text = "write scores for a challenge: .json for EPIC-KITCHENS-100, .csv for the five best classes per video"
+    parser.add("--submission FILE", str | None, text)
+    text = "for EPIC-KITCHENS: the supervision levels of pretraining, training labels and training data"
+    parser.add("--supervision LEVEL", int, text, nargs=3, default=[])
+    parser.add_device()
+    parser.add_trust_code()
+    parser.add_data()
     parser.add_class_arguments(EvalConfig, "eval")
-    return parser
 
 
-def parse(argv: list[str]) -> Namespace:
-    """Parse and check the arguments after the command."""
-    options = parser()
-    args = options.instantiate(parse_args(options, argv))
-    require(args.data.root, "--data.root", "the folder of the videos", "eval")
-    return args
+parse = parse_data_args
 
 
 def run(args: Namespace) -> int:
@@ -81,32 +61,18 @@ def run(args: Namespace) -> int:
     predictor = Predictor(args.checkpoint, device=args.device, trust_code=args.trust_code)
     samples, labelled = _read_samples(args, predictor)
     with terminal.progress_bar("evaluating", quiet=args.json) as update:
-        scored = score_videos(
-            predictor,
-            samples,
-            eval_config=args.eval,
-            num_workers=args.data.num_workers,
-            decode_timeout=args.data.decode_timeout,
-            on_progress=update,
-        )
+        options = {"num_workers": args.data.num_workers, "decode_timeout": args.data.decode_timeout}
+        scored = score_videos(predictor, samples, eval_config=args.eval, **options, on_progress=update)
     result = compute_metrics(scored) if labelled else scored
     if distributed.is_main():
         if args.submission:
             write_submission(args.submission, scored, supervision=tuple(args.supervision))
         if output:
             result.save(output, metadata=run_metadata(predictor, args.data, checkpoint=args.checkpoint))
-    if args.json:
-        terminal.print_json(result.to_dict() | ({"submission": args.submission} if args.submission else {}))
-    else:
-        console = terminal.console()
-        for table in _tables(result):
-            console.print(table)
-        console.print(str(result))
-        for path in filter(None, (output, args.submission)):
-            console.print(f"written to {path}")
-    failures = [VideoError(path, reason) for _, path, reason in scored.failures]
-    terminal.print_failures(failures, len(samples))
-    return SOME_FAILED if failures else SUCCESS
+    values = result.to_dict() | ({"submission": args.submission} if args.submission else {})
+    written = [f"written to {path}" for path in (output, args.submission) if path]
+    terminal.print_result(values, *_tables(result), str(result), *written, as_json=args.json)
+    return terminal.print_failures([VideoError(path, reason) for _, path, reason in scored.failures], len(samples))
 
 
 def _read_samples(args: Namespace, predictor: "Predictor") -> "tuple[list[Sample], bool]":
@@ -121,7 +87,7 @@ def _read_samples(args: Namespace, predictor: "Predictor") -> "tuple[list[Sample
     from xvit.evaluation.submissions import check_submission
 
     data = load_splits(args.data)
-    require(data.val, "--data.val", "the annotation file of the validation videos", "eval")
+    require(data.val, "--data.val", "the annotation file of the validation videos", "xvit eval")
     samples = match_labels(data.val, data.class_names, predictor.class_names)
     labelled = any(sample.label is not None for sample in samples)
     if labelled:
