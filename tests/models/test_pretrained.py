@@ -259,7 +259,7 @@ def test_what_does_not_fit_is_refused(tmp_path):
         assert "\n" not in str(raised.value)
     with pytest.raises(XViTError, match="choose one"):
         start("whole.safetensors", pretrained=True)
-    with pytest.raises(XViTError, match="brings its weights"):
+    with pytest.raises(XViTError, match="not together with a backbone that is already built"):
         create_model(image, num_classes=2, pretrained=True)
 
 

@@ -63,7 +63,7 @@ class ClipReader:
 
 class SpatialAttention(Attention):
     """Every frame attends within itself: timm's own attention, for T frames at once. The base of the other schemes:
-    its `pattern` has no slices, so nothing is mixed.
+    its `pattern` has no slices, so nothing is mixed; layers of `MixingAttention` are given one that has.
 
     `summary_tokens` R > 0 appends R tokens of every frame to the keys and values of all frames (paper, section 3.3):
     averages over an r x r grid of the patches, R = r^2. Mean and projection commute, so their keys and values are
@@ -73,8 +73,8 @@ class SpatialAttention(Attention):
     reader: AttentionReader = ClipReader()
     pattern = MixingPattern()
     summary_tokens: int = 0
-    causal_summaries: bool = False  # attend to the summaries of this frame and earlier ones only
-    summary_window: int = 0  # of how many frames, then
+    causal_summaries: bool = False  # attend to the summaries of a frame itself and of earlier ones only
+    summary_window: int = 0  # in a causal model: of how many frames, itself included
     num_prefix_tokens: int = 0
     grid: tuple[int, int] | None = None  # patches in height and width; summary_tokens > 1 needs it
 
@@ -94,7 +94,7 @@ class SpatialAttention(Attention):
             attn_mask: added to the scores of the keys at each location, (B, N), the same in all frames: the
                 logarithms of the sizes of merged tokens. timm's blocks pass it on.
             is_causal: not supported; timm's blocks pass it on.
-            rope: rotary positions of a frame's patches, (S, 2 d) for S patches, the same for all frames; None without.
+            rope: rotary positions of a frame's patches, (P, 2 d) for P patches, the same for all frames; None without.
             class_token_only: compute the result of each frame's first token only; it attends to all tokens.
 
         Returns:
@@ -129,10 +129,11 @@ class SpatialAttention(Attention):
 
     def project_qkv(self, x: Tensor, *, in_place: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """The projections of x (B, T, N, D), each (B, T, N, h, d); keys and values are mixed if `in_place`."""
-        qkv = self.qkv(x)
+        B, T, N, _ = x.shape
+        qkv = self.qkv(x.flatten(0, 2))  # (B T N, 3 h d)
         if in_place:
-            qkv = self.pattern.mix_in_place(qkv, self.num_heads)
-        q, k, v = qkv.unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(-3)
+            qkv = self.pattern.mix_in_place(qkv, (B, T, N), self.num_heads)
+        q, k, v = qkv.view(B, T, N, 3, self.num_heads, self.head_dim).unbind(-3)
         return q, k, v
 
     @property
@@ -161,7 +162,7 @@ class SpatialAttention(Attention):
 
         Args:
             inputs: q may be of M <= N tokens per frame.
-            bias: added to the scores, (B, N); not together with summaries.
+            bias: added to the scores, (B, N). Only merged tokens have one: without summaries, not in local or joint.
 
         Returns:
             (B, T, M, h, d).
@@ -262,6 +263,7 @@ class DividedAttention(SpatialAttention):
     def add_temporal_layers(self) -> None:
         """Add the layers that the image model does not have."""
         device, dtype, dim = self.proj.weight.device, self.proj.weight.dtype, self.proj.out_features
+        # As in the image model, whose qkv bias may be stored in other ways (`EvaAttention`).
         self.temporal = Attention(dim, self.num_heads, qkv_bias=self.proj.bias is not None, device=device, dtype=dtype)
         self.temporal_proj = nn.Linear(dim, dim, device=device, dtype=dtype)
         nn.init.trunc_normal_(self.temporal.qkv.weight, std=0.02)

@@ -15,12 +15,20 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from xvit.config import ClipSpec, ModelConfig
-from xvit.models.attention import EVA_SCHEMES, SCHEMES, DividedAttention, LocalAttention, SpatialAttention
+from xvit.models.attention import (
+    EVA_SCHEMES,
+    SCHEMES,
+    DividedAttention,
+    LocalAttention,
+    MixingAttention,
+    SpatialAttention,
+)
 from xvit.models.mixing import MixingPattern, channel_slices, temporal_offsets
 from xvit.utils.errors import XViTError, check_range, did_you_mean, one_line
 
 _NOT_MODEL_OPTIONS = ("cache_dir", "device", "dtype", "feature_cfg", "pretrained_cfg", "pretrained_cfg_overlay")
 Backbone = VisionTransformer | Eva
+_ATTENTION_TYPES = (Attention, EvaAttention, AttentionRope)  # those that a scheme can replace
 SUPPORTED = "timm's VisionTransformer and Eva models with standard attention (xvit info --list-backbones shows them)"
 
 
@@ -113,7 +121,7 @@ def _configure_attention(backbone: Backbone, config: ModelConfig) -> None:
                 layer.window = config.window
             elif isinstance(layer, DividedAttention):
                 layer.add_temporal_layers()
-            elif config.attention == "mixing" and index in mixing_layers:
+            elif isinstance(layer, MixingAttention) and index in mixing_layers:
                 layer.pattern = build_pattern(config, layer.num_heads, layer.head_dim)
 
 
@@ -147,7 +155,7 @@ def infer_backbone_config(model: Backbone, options: Mapping[str, Any]) -> tuple[
     """
     if not isinstance(model, Backbone):
         raise XViTError(f"a {type(model).__name__} as backbone: expected a name, or one of {SUPPORTED}")
-    known: dict[str, Any] = model.pretrained_cfg if hasattr(model, "pretrained_cfg") else {}  # type: ignore[assignment]
+    known: dict[str, Any] = getattr(model, "pretrained_cfg", {})
     name, tag = known.get("architecture") or "", known.get("tag")
     if not timm.is_model(name):
         raise XViTError("the given model was not built by timm.create_model: pass its name and checkpoint_path instead")
@@ -187,7 +195,7 @@ def _build_on_meta(name: str, options: Mapping[str, Any]) -> nn.Module:
 
 def _find_attention_layers(model: Backbone) -> list[nn.Module]:
     """Its attention layers that can become a scheme's."""
-    return [module for module in model.blocks.modules() if type(module) in (Attention, EvaAttention, AttentionRope)]
+    return [module for module in model.blocks.modules() if type(module) in _ATTENTION_TYPES]
 
 
 def resolve_clip_spec(clip_spec: ClipSpec, backbone: Backbone) -> ClipSpec:
@@ -268,7 +276,7 @@ def _check_supports_schemes(name: str, model: nn.Module) -> None:
     if not isinstance(model, VisionTransformer | Eva):
         raise XViTError(f"backbone={name!r} is a {type(model).__name__}; expected one of {SUPPORTED}")
     for block in model.blocks:
-        if not any(type(module) in (Attention, EvaAttention, AttentionRope) for module in block.modules()):
+        if not any(type(module) in _ATTENTION_TYPES for module in block.modules()):
             kinds = sorted({type(m).__name__ for m in block.modules() if "Attention" in type(m).__name__})
             found = f"other attention ({', '.join(kinds)})" if kinds else "no attention module"
             raise XViTError(

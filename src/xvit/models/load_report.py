@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, kw_only=True)
 class LoadReport:
-    """What became of the tensors of a source. Names are those of the model.
+    """What became of the tensors of a source. Names are those of the model; `dropped` has the source's.
 
     Args:
         source: file, directory or name on the Hub.
         loaded: copied unchanged.
         resized: resized to fit: (shape in the source, shape in the model).
         new: not in the source, so still at their initial values.
-        dropped: in the source, but not in the model, or of another shape.
+        dropped: in the source, but not used.
     """
 
     source: str

@@ -2,7 +2,11 @@
 
     B clips, T frames, N tokens per frame, h heads of d channels, D = h d
 
-A `MixingPattern` assigns each neighbouring frame a slice of the channels; the remaining channels stay with their frame.
+Attention in frame t is softmax(q(t) k~(t)' / sqrt(d)) v~(t) over its N tokens (Eq. 9). Channel c of the mixed key k~ is
+
+    k~(t)[c] = k(t + offset(c))[c]         and of v~ likewise; offset(c) is 0 for the channels that stay.
+
+A `MixingPattern` says which slice of the channels has which offset (Eq. 8):
 
     channels of a mixed key, w = 1, rho = 1/2:      |  t + 1  |  t - 1  |         t         |
                                                     0       D/4       D/2                   D
@@ -16,13 +20,14 @@ Three forms compute the same numbers:
     mix with `history`   a stream: the channels that later frames need are kept
     mix_in_place         a clip, inside the output of the projections: half the time and memory
 
-All of them ask the pattern what moves (`split`) and, out of place, how to put it back (`join`). A new pattern overrides
-these two; tests/models/test_mixing.py holds the three forms of such a pattern against each other.
+All of them ask the pattern what moves (`split`: one view per slice, none overlapping) and, out of place, how to put it
+back (`join`). A new pattern overrides these two, and `xvit.models.backbone.build_pattern` builds it from the config.
+tests/models/test_mixing.py holds the three forms of such a pattern against each other.
 """
 
 from collections.abc import MutableMapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,7 +57,7 @@ class MixingPattern:
     """
 
     slices: tuple[ChannelSlice, ...] = ()
-    inputs: str = "keys_values"
+    inputs: Literal["keys_values", "keys", "values", "x"] = "keys_values"
     per_head: bool = False
     replicate: bool = False
     segment_frames: int = 0
@@ -120,19 +125,22 @@ class MixingPattern:
                 history[index] = _last_frames(channels[:, :num_frames], -part.offset, past, replicate=self.replicate)
         return self.join(moved, clips[:, :num_frames]).view(x.shape[0], -1, *x.shape[2:])
 
-    def mix_in_place(self, qkv: Tensor, num_heads: int) -> Tensor:
+    def mix_in_place(self, qkv: Tensor, shape: tuple[int, int, int], num_heads: int) -> Tensor:
         """`mix` of the keys and values inside the output of the projections; differentiable.
 
         Args:
-            qkv: (B, T, N, 3 h d), overwritten. Not a view: autograd would copy the gradient of its base.
+            qkv: (B T N, 3 h d), overwritten. It should not be a view: autograd would copy the gradient of its base.
+            shape: B, T, N.
             num_heads: h.
         """
-        mixed: Tensor = _MixInPlace.apply(qkv, self, num_heads)
+        mixed: Tensor = _MixInPlace.apply(qkv, self, shape, num_heads)
         return mixed
 
-    def moving_views(self, qkv: Tensor, num_heads: int) -> list[tuple[int, Tensor]]:
-        """The offset of each slice, and a view of the keys and values that it moves in qkv (B, T, N, 3 h d)."""
-        heads = split_segments(qkv, self.segment_frames).unflatten(-1, (3, num_heads, -1))  # (B, T, N, 3, h, d)
+    def moving_views(self, qkv: Tensor, shape: tuple[int, int, int], num_heads: int) -> list[tuple[int, Tensor]]:
+        """The offset of each slice, and a view of the keys and values that it moves in qkv (B T N, 3 h d)."""
+        heads = split_segments(
+            qkv.view(*shape, 3, num_heads, -1), self.segment_frames
+        )  # (B, T, N, 3, h, d), segments as clips
         mixed = slice(1 if self.mixes_keys else 2, 3 if self.mixes_values else 2)
         return [
             (part.offset, channels)
@@ -229,10 +237,10 @@ class _MixInPlace(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, pattern: MixingPattern, num_heads: int) -> Tensor:
-        ctx.pattern, ctx.num_heads = pattern, num_heads
+    def forward(ctx: Any, qkv: Tensor, pattern: MixingPattern, shape: tuple[int, int, int], num_heads: int) -> Tensor:
+        ctx.pattern, ctx.shape, ctx.num_heads = pattern, shape, num_heads
         ctx.mark_dirty(qkv)
-        for offset, channels in pattern.moving_views(qkv, num_heads):
+        for offset, channels in pattern.moving_views(qkv, shape, num_heads):
             _shift_in_place(channels, offset, replicate=pattern.replicate)
         return qkv
 
@@ -241,14 +249,16 @@ class _MixInPlace(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         pattern: MixingPattern = ctx.pattern
         grad = grad.clone(memory_format=torch.contiguous_format)
-        for offset, channels in pattern.moving_views(grad, ctx.num_heads):
+        for offset, channels in pattern.moving_views(grad, ctx.shape, ctx.num_heads):
             steps = min(abs(offset), channels.shape[1])
+            if not pattern.replicate:
+                _shift_in_place(channels, -offset, replicate=False)
+                continue
             edge, beyond = (-1, channels[:, -steps:]) if offset > 0 else (0, channels[:, :steps])
-            edge_grad = beyond.sum(dim=1)  # with `replicate`, all the frames that reached beyond the edge had read it
+            edge_grad = beyond.sum(dim=1)  # all the frames that reached beyond the edge had read it
             _shift_in_place(channels, -offset, replicate=False)
-            if pattern.replicate:
-                channels[:, edge] += edge_grad
-        return grad, None, None
+            channels[:, edge] += edge_grad
+        return grad, None, None, None
 
 
 def _shift_in_place(x: Tensor, offset: int, *, replicate: bool) -> None:

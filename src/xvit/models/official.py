@@ -227,7 +227,7 @@ def _resize_temporal_embedding(
     """
     name = "temporal_position.weight"
     slots = tensors.get(name)
-    if slots is None or slots.ndim != 4 or not slots.shape[1]:
+    if slots is None or slots.ndim != 4 or slots.shape[2] != 1 or not slots.shape[1]:
         return {}
     slots = slots.squeeze(2)  # (1, slots, 1, D) -> (1, slots, D)
     if segment_frames and slots.shape[1] == segment_frames:

@@ -47,11 +47,11 @@ _ATTENTION_INPUT: dict[type[nn.Module], Callable[[Any, Tensor], Tensor]] = {
 
 
 class StreamOutput(NamedTuple):
-    """The m predictions that a push completed."""
+    """The p predictions that a push completed."""
 
     indices: list[int]  # of their frames, counted from 0
-    frames: Tensor  # (B, m, D), the frames' vectors
-    logits: Tensor | dict[str, Tensor]  # (B, m, classes), from the T frames up to each; a dict for several tasks
+    frames: Tensor  # (B, p, D), the frames' vectors
+    logits: Tensor | dict[str, Tensor]  # (B, p, classes), from the T frames up to each; a dict for several tasks
 
 
 class StreamReader:
@@ -111,7 +111,7 @@ class StreamReader:
         return out
 
     def _with_past(self, layer: SpatialAttention, name: str, new: Tensor) -> Tensor:
-        """Summary tokens (B, n R, h, d), preceded by those of the earlier frames that the new ones attend to."""
+        """Summary tokens (B, m R, h, d), preceded by those of the earlier frames that the new ones attend to."""
         if not layer.summary_tokens:
             return new
         summaries = torch.cat([self.tensors.get(f"past_{name}", new[:, :0]), new], dim=1)
@@ -138,7 +138,7 @@ class _StreamBlock:
                 f"centered mixing in a {type(block).__name__} cannot be streamed: use a model with causal=True"
             )
 
-    def run(self, x: Tensor | None, kwargs: dict[str, Tensor], *, ended: bool) -> Tensor | None:
+    def run(self, x: Tensor | None, kwargs: dict[str, Any], *, ended: bool) -> Tensor | None:
         """Add new tokens x (B, n, N, D), and run the block on the frames whose later frames have arrived, if any."""
         if self.lookahead:
             x = self._take_ready(x, kwargs.get("rope"), ended=ended)
@@ -321,7 +321,7 @@ class Stream:
             embeddings = torch.stack([model.temporal_head(window) for window in windows], dim=1)
         else:
             embeddings = new[:, :0]
-        logits = unwrap_single_task(as_task_dict(model.classifier(embeddings)))  # (B, m, classes)
+        logits = unwrap_single_task(as_task_dict(model.classifier(embeddings)))  # (B, p, classes)
         return StreamOutput([first + i for i in chosen], new[:, chosen], logits)
 
 

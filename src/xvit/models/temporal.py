@@ -37,7 +37,7 @@ def resize_positions(positions: Tensor, num_frames: int) -> Tensor:
 
 class TemporalAttention(nn.Module):
     """Temporal Attention (paper, section 3.3): a learned token and the T frame vectors go through a light transformer;
-    the token's output represents the clip. O(T).
+    the token's output represents the clip. Its cost is negligible beside the backbone's.
 
     Args:
         dim: D.

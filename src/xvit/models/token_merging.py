@@ -52,11 +52,11 @@ def merge_similar_tokens(x: Tensor, sizes: Tensor | None, r: int, *, num_prefix_
     )  # (B, ceil(P / 2), floor(P / 2))
     best, partner = similarity.max(dim=-1)  # of each even patch, (B, ceil(P / 2))
     order = best.argsort(dim=-1, descending=True)
-    r = min(r, similarity.shape[1], similarity.shape[2])
+    r = min(r, similarity.shape[2])
     merging, remaining = order[:, :r], order[:, r:].sort(dim=-1).values  # the remaining ones keep their order
     partner = partner.gather(-1, merging)
     weights = sizes[:, None, :, None]
-    merged_sizes = _sum_pairs(weights, merging, partner, remaining)  # (B, 1, N', 1)
+    merged_sizes = _sum_pairs(weights, merging, partner, remaining)  # (B, 1, P - r, 1)
     merged = _sum_pairs(patches * weights, merging, partner, remaining) / merged_sizes
     return torch.cat([prefix, merged], dim=2), torch.cat([prefix_sizes, merged_sizes[:, 0, :, 0]], dim=1)
 

@@ -1,6 +1,6 @@
 """XViT = a timm Vision Transformer + an attention scheme over its frames + a temporal head.
 
-B clips, T frames (or tubelets, once they are embedded), S patches and N tokens per frame, D channels
+B clips, T frames (or tubelets, once they are embedded), P patches and N tokens per frame, D channels
 
 pixel_values ─▶ patches, class token, positions ─▶ + temporal position ─▶ L blocks with a scheme as their attention
 (B, T, C, H, W)        timm, frame by frame          (B, T, N, D)            (B, T, N, D)
@@ -42,9 +42,9 @@ class XViT(nn.Module):
         config: backbone, scheme, head; see `ModelConfig`.
 
     Attributes:
-        class_token_only: skip what has no effect on the logits: in the last block, everything but the class tokens
-            where only those are pooled. On wherever the backbone allows it; `forward_features`, which returns all
-            tokens, ignores it.
+        class_token_only: skip what has no effect on the logits: in the last block, everything but the class tokens,
+            where only those are pooled. On if the backbone allows it; it may be turned off. `forward_features`, which
+            returns all tokens, ignores it.
         clip_spec: how a video becomes `pixel_values`; at first T segments, the rest as the image model was trained.
         class_names: names of the classes, a dict of such lists for several tasks; at first their indices.
         provenance: where the weights come from, as plain values; stored in checkpoints.
@@ -164,7 +164,7 @@ class XViT(nn.Module):
 
     def block_kwargs(self, layer: int, rope: Tensor | None, *, class_token_only: bool = False) -> dict[str, Any]:
         """Extra keyword arguments for one block: its rotary positions, if any; whether only class tokens are needed."""
-        # Only a ClassTokenBlock is asked for class tokens, which no model with rotary positions has.
+        # No model with rotary positions ends in a ClassTokenBlock, so `rope` can be left out.
         if class_token_only and layer + 1 == len(self.backbone.blocks):
             return {"class_token_only": True}
         if rope is None:
@@ -208,7 +208,7 @@ class XViT(nn.Module):
                 model = cls(metadata.model)
             shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
             tensors = checkpoint.read_tensors(directory, shapes)
-            if any(True for _ in model.buffers()):  # rotary frequencies and the like, which are not in the file
+            if next(model.buffers(), None) is not None:  # rotary frequencies and the like, which are not in the file
                 model = cls(metadata.model)
         except XViTError as error:
             where = "" if str(directory) in str(error) else f"{directory / checkpoint.CONFIG}: "
