@@ -6,10 +6,9 @@ from pathlib import Path
 from matplotlib.figure import SubFigure
 from matplotlib.ticker import MaxNLocator
 
-from xvit.visualize.style import COLORS, GRID_COLOR, TEXT_COLOR, new_figure, save_figure, style_axes
+from xvit.visualize.style import COLORS, TEXT_COLOR, new_figure, save_figure, style_axes
 
 Row = tuple[str, Sequence[float], float | None]
-_COLUMNS = 2
 
 
 def plot_ablation(panels: Mapping[str, Sequence[Row]], path: str | Path) -> None:
@@ -21,7 +20,7 @@ def plot_ablation(panels: Mapping[str, Sequence[Row]], path: str | Path) -> None
         panels: the rows of each table, by its title: name, top-1 of each seed in %, the paper's top-1 in % or None.
         path: the PNG file to write.
     """
-    columns = min(_COLUMNS, len(panels))
+    columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     figure = new_figure(6.0 * columns, 2.3 * rows + 0.4)
     parts = figure.subfigures(rows, columns, squeeze=False).ravel()
@@ -43,11 +42,10 @@ def _draw_panel(part: SubFigure, title: str, rows: Sequence[Row]) -> None:
         if published is not None:
             paper.plot([published], [position], "D", color=COLORS[1], markersize=5, markerfacecolor="white")
     for axes, label, ticks in ((ours, "our top-1, %", 5), (paper, "paper's top-1, %", 3)):
-        style_axes(axes)
+        style_axes(axes, grid="x")
         axes.set_xlabel(label, fontsize=9)
         axes.margins(x=0.12)
         axes.xaxis.set_major_locator(MaxNLocator(ticks))
-        axes.grid(axis="x", color=GRID_COLOR)
     ours.set_yticks(range(len(rows)), [name for name, _, _ in rows])
     ours.set_ylim(len(rows) - 0.4, -0.6)
     paper.tick_params(axis="y", length=0, labelleft=False)

@@ -1,13 +1,13 @@
 """The results of a benchmark as plots: time and memory of each model against the number of frames."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogFormatter, NullLocator, ScalarFormatter
 
-from xvit.visualize.style import COLORS, GRID_COLOR, TEXT_COLOR, color_of, new_figure, save_figure, style_axes
+from xvit.visualize.style import COLORS, TEXT_COLOR, color_of, new_figure, save_figure, style_axes
 
 Points = Sequence[tuple[int, float, float]]  # frames, milliseconds per clip, 10^6 bytes
 
@@ -34,7 +34,7 @@ def plot_benchmark(tables: Mapping[str, Mapping[str, Points]], path: str | Path)
 
 
 def _draw_panel(axes: Axes, models: Mapping[str, Points], column: int, label: str) -> None:
-    styles = _line_styles(list(models))
+    styles = _line_styles(models)
     for model, points in models.items():
         x, y = [point[0] for point in points], [point[column] for point in points]
         axes.plot(x, y, markersize=4, label=model, **styles[model])
@@ -47,22 +47,15 @@ def _draw_panel(axes: Axes, models: Mapping[str, Points], column: int, label: st
     axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
     axes.set_xlabel("T, frames per clip", fontsize=9)
     axes.set_ylabel(label, fontsize=9)
-    axes.grid(color=GRID_COLOR)
-    style_axes(axes)
+    style_axes(axes, grid="both")
 
 
-def _line_styles(models: Sequence[str]) -> dict[str, dict[str, Any]]:
-    styles: dict[str, dict[str, Any]] = {}
-    ours = others = 0
-    for model in models:
-        if model.startswith("xvit"):
-            styles[model] = {"color": color_of(ours), "linestyle": "-"}
-            ours += 1
-        elif model == "image model":
-            styles[model] = {"color": "black", "linestyle": "-"}
-        else:
-            styles[model] = {"color": color_of(others), "linestyle": "--", "markerfacecolor": "white"}
-            others += 1
-        repeated = ours > len(COLORS) and styles[model]["linestyle"] == "-"  # the colours start again
-        styles[model]["marker"] = "s" if repeated else "o"
+def _line_styles(models: Collection[str]) -> dict[str, dict[str, Any]]:
+    styles: dict[str, dict[str, Any]] = {"image model": {"color": "black", "linestyle": "-", "marker": "o"}}
+    peers = [model for model in models if not model.startswith("xvit") and model not in styles]
+    for index, model in enumerate(model for model in models if model.startswith("xvit")):
+        marker = "o" if index < len(COLORS) else "s"  # the colours start again
+        styles[model] = {"color": color_of(index), "linestyle": "-", "marker": marker}
+    for index, model in enumerate(peers):
+        styles[model] = {"color": color_of(index), "linestyle": "--", "marker": "o", "markerfacecolor": "white"}
     return styles

@@ -29,7 +29,6 @@ def plot_dataset(
     figure = style.new_figure(10.5, height)
     grid = figure.add_gridspec(max(len(values), 1), 2, width_ratios=(1.7, 1))
     axes = figure.add_subplot(grid[:, 0])
-    style.style_axes(axes)
     stacks = {split: np.array([counts[split].get(name, 0) for name in classes]) for split in counts}
     if len(classes) <= style.MAX_NAMED_CLASSES:
         _draw_named_classes(axes, stacks, classes)
@@ -45,6 +44,7 @@ def plot_dataset(
 
 def _draw_named_classes(axes: Axes, stacks: Mapping[str, np.ndarray], classes: Sequence[str]) -> None:
     """One horizontal bar per class."""
+    style.style_axes(axes, grid="x")
     left = np.zeros(len(classes))
     for index, (split, widths) in enumerate(stacks.items()):
         bar_height = min(0.78, 0.1 * len(classes))
@@ -54,7 +54,6 @@ def _draw_named_classes(axes: Axes, stacks: Mapping[str, np.ndarray], classes: S
     axes.tick_params(axis="y", length=0)
     axes.set(ylim=(len(classes) - 0.4, -0.6), xlabel="samples")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(axis="x", color=style.GRID_COLOR)
     for row in np.flatnonzero(left == 0):
         axes.annotate(
             "none", (0, row), (4, 0), textcoords="offset points", va="center", color=style.WRONG_COLOR, fontsize=8
@@ -63,24 +62,18 @@ def _draw_named_classes(axes: Axes, stacks: Mapping[str, np.ndarray], classes: S
 
 def _draw_many_classes(axes: Axes, stacks: Mapping[str, np.ndarray], num_classes: int) -> None:
     """An area over the classes, without their names."""
-    bottom = np.zeros(num_classes)
-    for index, (split, heights) in enumerate(stacks.items()):
-        top = bottom + heights
-        axes.fill_between(
-            range(num_classes), bottom, top, step="mid", linewidth=0, color=style.color_of(index), label=split
-        )
-        bottom = top
+    style.style_axes(axes, grid="y")
+    colors = [style.color_of(index) for index in range(len(stacks))]
+    axes.stackplot(range(num_classes), *stacks.values(), labels=stacks, colors=colors, step="mid", linewidth=0)
     axes.set(xlabel=f"{num_classes} classes, the most frequent first", ylabel="samples", ylim=(0, None))
     axes.set_xlim(-0.5, num_classes - 0.5)
-    axes.grid(axis="y", color=style.GRID_COLOR)
 
 
 def _draw_histogram(axes: Axes, name: str, numbers: Sequence[float]) -> None:
-    style.style_axes(axes)
+    style.style_axes(axes, grid="y")
     low, high = (min(numbers), max(numbers)) if len(numbers) else (0.0, 0.0)
     # half a bar at each end, so that the smallest and the largest value lie in the middle of a bar
     margin = (high - low) / 58 if high > low else max(0.1 * abs(high), 0.5)
     axes.hist(numbers, bins=30 if high > low else 31, range=(low - margin, high + margin), color=style.COLORS[0])
     axes.set(xlabel=name, ylabel="files")
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axes.grid(axis="y", color=style.GRID_COLOR)

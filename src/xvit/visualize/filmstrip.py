@@ -73,16 +73,12 @@ def plot_filmstrip(rows: Sequence[FilmstripRow], path: str | Path) -> None:
 
 def _draw_caption(axes: Axes, row: FilmstripRow) -> None:
     """The prediction left of the first frame; below it the true class, if it is another one."""
+    options: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
+    options["ha"] = "right"
     correct = row.prediction == row.ground_truth
+    y, va = (0, "center") if correct else (2, "bottom")
     caption = f"{display_name(row.prediction)}  {100 * row.score:.0f} %"
-    options: dict[str, Any] = {
-        "xycoords": "axes fraction",
-        "textcoords": "offset points",
-        "ha": "right",
-        "annotation_clip": False,
-    }
-    bold = options | {"color": row.color, "fontsize": 9, "fontweight": "bold", "va": "center" if correct else "bottom"}
-    axes.annotate(caption, (0, 0.5), xytext=(-8, 0 if correct else 2), **bold)
+    axes.annotate(caption, (0, 0.5), (-8, y), va=va, color=row.color, fontsize=9, fontweight="bold", **options)
     if not correct:
         truth = f"ground truth: {display_name(row.ground_truth)}"
-        axes.annotate(truth, (0, 0.5), xytext=(-8, -2), va="top", color=TEXT_COLOR, fontsize=8, **options)
+        axes.annotate(truth, (0, 0.5), (-8, -2), va="top", color=TEXT_COLOR, fontsize=8, **options)

@@ -67,7 +67,7 @@ def plot_per_class(
     height = 0.8 / len(models)
     figure = style.new_figure(8, 1.4 + (0.10 + 0.12 * len(models)) * max(len(classes), 6))
     axes = figure.subplots()
-    style.style_axes(axes)
+    style.style_axes(axes, grid="x")
     positions = np.arange(len(classes))
     for index, model in enumerate(models):
         values = [accuracy[model].get(name, float("nan")) for name in classes]
@@ -75,7 +75,6 @@ def plot_per_class(
     axes.set(xlim=(0, 1), ylim=(len(classes) - 0.4, -0.6), xlabel="accuracy")
     axes.set_yticks(positions, [style.display_name(name) for name in classes])
     axes.xaxis.set_major_formatter(PercentFormatter(1))
-    axes.grid(axis="x", color=style.GRID_COLOR)
     if reference is not None:
         axes.axvline(reference[1], color=style.TEXT_COLOR, linewidth=1, linestyle="--", label=reference[0])
     axes.tick_params(axis="y", length=0)
@@ -97,7 +96,7 @@ def plot_training_curves(
     figure = style.new_figure(9.6, 3.9)
     accuracy, loss = figure.subplots(1, 2, width_ratios=(1.4, 1))
     for axes, key, label in ((accuracy, "top1", "top-1, validation videos"), (loss, "loss", "training loss")):
-        style.style_axes(axes)
+        style.style_axes(axes, grid="both")
         for index, (name, rows) in enumerate(runs.items()):
             epochs = [row["epoch"] for row in rows if key in row]
             values = [row[key] for row in rows if key in row]
@@ -105,7 +104,6 @@ def plot_training_curves(
             axes.plot(epochs[-1:], values[-1:], "o", color=style.color_of(index), markersize=4)
         axes.set(xlabel="epoch", ylabel=label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(color=style.GRID_COLOR)
     loss.set_ylim(bottom=0)
     accuracy.set_ylim(0, 1)
     accuracy.yaxis.set_major_formatter(PercentFormatter(1))

@@ -23,12 +23,14 @@ def new_figure(
     return figure
 
 
-def style_axes(axes: Axes) -> None:
-    """Axes without the upper and the right line."""
+def style_axes(axes: Axes, grid: Literal["x", "y", "both"] | None = None) -> None:
+    """Axes without the upper and the right line, and with grid lines at the ticks of `grid`."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#94a3b8")
     axes.set_axisbelow(True)
     axes.tick_params(colors=TEXT_COLOR, labelsize=9)
+    if grid is not None:
+        axes.grid(axis=grid, color=GRID_COLOR)
 
 
 def legend_above(figure: Figure, axes: Axes) -> None:

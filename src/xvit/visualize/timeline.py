@@ -63,14 +63,17 @@ def plot_timeline(
     if frames is not None:
         heights.append(0.84 * width / len(frames) * frames.shape[1] / frames.shape[2])
     figure = new_figure(width, sum(heights) + 1.0, layout=ConstrainedLayoutEngine(hspace=0.02, h_pad=0.04))
-    top, middle, *rest = figure.subplots(len(heights), 1, height_ratios=heights, sharex=True)
-    _draw_bands(top, bands, colors, duration)
-    top.set_title(title.replace("$", r"\$"), loc="left", color=TEXT_COLOR, fontsize=11)
-    _draw_scores(middle, times, scores[:, shown], colors, duration)
+    parts = figure.subplots(len(heights), 1, height_ratios=heights, sharex=True)
+    _draw_bands(parts[0], bands, colors, duration)
+    parts[0].set_title(title.replace("$", r"\$"), loc="left", color=TEXT_COLOR, fontsize=11)
+    _draw_scores(parts[1], times, scores[:, shown], colors, duration)
     if frames is not None:
-        _draw_frames(rest[0], frames, duration)
-    middle.set_xlim(0, duration)
-    bottom = rest[0] if rest else middle
+        _draw_frames(parts[2], frames, duration)
+    for axes in parts:
+        axes.spines[:].set_visible(False)
+        axes.tick_params(axis="x", length=0, labelbottom=False)
+    bottom = parts[-1]
+    bottom.set_xlim(0, duration)
     bottom.xaxis.set_major_locator(MultipleLocator(next((step for step in _TICKS if duration / step <= 13), 36000)))
     bottom.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: _format_time(seconds, duration)))
     bottom.tick_params(axis="x", labelsize=9, colors=TEXT_COLOR, length=3, labelbottom=True)
@@ -98,8 +101,6 @@ def _draw_bands(axes: Axes, bands: Bands, colors: Mapping[str, str], duration: f
     axes.set_yticks(range(len(bands)), [display_name(name) for name in bands])
     axes.set_ylim(len(bands) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0, labelsize=9, colors=TEXT_COLOR)
-    axes.tick_params(axis="x", length=0, labelbottom=False)
-    axes.spines[:].set_visible(False)
 
 
 def _draw_scores(axes: Axes, times: np.ndarray, scores: np.ndarray, colors: Mapping[str, str], duration: float) -> None:
@@ -117,8 +118,6 @@ def _draw_scores(axes: Axes, times: np.ndarray, scores: np.ndarray, colors: Mapp
         text.set_color(color)
     axes.set_ylim(len(colors), -0.1)
     axes.tick_params(axis="y", length=0, labelsize=8.5)
-    axes.tick_params(axis="x", length=0, labelbottom=False)
-    axes.spines[:].set_visible(False)
 
 
 def _draw_frames(axes: Axes, frames: np.ndarray, duration: float) -> None:
@@ -128,7 +127,6 @@ def _draw_frames(axes: Axes, frames: np.ndarray, duration: float) -> None:
         extent = ((index + 0.02) * part, (index + 0.98) * part, 0, 1)
         axes.imshow(frame, extent=extent, aspect="auto", interpolation="antialiased")
     axes.set(ylim=(0, 1), yticks=[])
-    axes.spines[:].set_visible(False)
 
 
 def _format_time(seconds: float, duration: float) -> str:
