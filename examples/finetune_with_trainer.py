@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
-
 import transformers
+
 from xvit.data.synthetic.motion import write_motion_dataset
 from xvit.transformers import XViTConfig, XViTForVideoClassification, XViTVideoProcessor
 

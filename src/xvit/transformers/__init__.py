@@ -19,8 +19,6 @@ except ImportError as error:
 from xvit.transformers.model import XViTConfig, XViTForVideoClassification
 from xvit.transformers.processor import XViTVideoProcessor
 
-__all__ = ["XViTConfig", "XViTForVideoClassification", "XViTVideoProcessor"]
-
 transformers.AutoConfig.register("xvit", XViTConfig)
 transformers.AutoModelForVideoClassification.register(XViTConfig, XViTForVideoClassification)
 transformers.AutoVideoProcessor.register(XViTConfig, XViTVideoProcessor)

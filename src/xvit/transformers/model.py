@@ -5,17 +5,17 @@ B clips, T frames, N tokens per frame (patches and prefix tokens), D channels, h
 
 from copy import copy
 from dataclasses import fields, replace
-from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+import transformers
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers.modeling_outputs import ImageClassifierOutput
 
-import transformers
 from xvit.checkpoint import format as checkpoint
 from xvit.config import (
     SINGLE_TASK,
@@ -79,9 +79,9 @@ class XViTConfig(transformers.PreTrainedConfig):
         **options: Any,
     ) -> None:
         checkpoint.check_format(format, "XViTConfig")
-        given = {name: options.pop(name) for name in _OPTIONS.intersection(options)}
-        merged = model_config(from_dict(ModelConfig, model or {}, "XViTConfig"), **given)
-        self.model = from_dict(ModelConfig, to_dict(merged), "XViTConfig")  # checks the types of the given options
+        flat_options = {name: options.pop(name) for name in _OPTIONS.intersection(options)}
+        merged = model_config(from_dict(ModelConfig, model or {}, "XViTConfig"), **flat_options)
+        self.model = from_dict(ModelConfig, to_dict(merged), "XViTConfig")  # checks the types of the flat options
         if not isinstance(self.model.num_classes, int) or self.model.multi_label:
             raise XViTError(
                 f"num_classes={self.model.num_classes}, multi_label={self.model.multi_label}: transformers supports "
@@ -94,9 +94,9 @@ class XViTConfig(transformers.PreTrainedConfig):
                 self.clip_spec = resolve_clip_spec(self.clip_spec, build_backbone(self.model))
         self.provenance = provenance or {}
         if options.get("id2label") is None:
-            names = list(class_names) if class_names is not None else [str(i) for i in range(self.model.num_classes)]
+            names = list(class_names) if class_names is not None else list(map(str, range(self.model.num_classes)))
             if num_labels is not None and num_labels != len(names):
-                names = [str(index) for index in range(num_labels)]
+                names = list(map(str, range(num_labels)))
             options["id2label"] = dict(enumerate(names))
             options["label2id"] = {name: index for index, name in enumerate(names)}
         super().__init__(**options)
@@ -214,37 +214,34 @@ class XViTForVideoClassification(transformers.PreTrainedModel):
         Raises:
             XViTError: a wrong shape, attention weights that are not available.
         """
-        config = self.config
-        return_dict = config.return_dict if return_dict is None else return_dict
-        hidden_states: list[Tensor] | None = None
-        attentions: list[Tensor] | None = None
+        xvit, config = self.xvit, self.config
+        hidden_states: list[Tensor] = []  # (B, T, N, D)
+        attentions: list[Tensor] = []
         hooks: list[RemovableHandle] = []
         if config.output_hidden_states if output_hidden_states is None else output_hidden_states:
-            hidden_states, blocks = [], self.backbone.blocks
-            hooks.append(blocks[0].register_forward_pre_hook(partial(_append_input, hidden_states)))
-            hooks += [block.register_forward_hook(partial(_append_tokens, hidden_states)) for block in blocks]
+            first, *_ = blocks = self.backbone.blocks
+            hooks.append(first.register_forward_pre_hook(lambda _, args: hidden_states.append(args[0])))
+            hooks += [block.register_forward_hook(lambda *args: hidden_states.append(args[2])) for block in blocks]
         if config.output_attentions if output_attentions is None else output_attentions:
             self._check_attentions_available()
-            attentions = []
-            layers = self.xvit.attention_layers
-            hooks += [layer.attn_drop.register_forward_hook(partial(_append_output, attentions)) for layer in layers]
+            dropouts = [layer.attn_drop for layer in xvit.attention_layers]
+            hooks += [dropout.register_forward_hook(lambda *args: attentions.append(args[2])) for dropout in dropouts]
         try:
-            xvit = self.xvit
-            # with hooks all tokens of the last layer are needed, which xvit() does not compute
-            classified = (
-                xvit.classifier(xvit.forward_features(pixel_values).clip_embedding) if hooks else xvit(pixel_values)
-            )
-            logits: Tensor = as_task_dict(classified)[SINGLE_TASK]
+            if hooks:  # all tokens of the last layer are needed, which xvit() does not compute
+                logits = xvit.classifier(xvit.forward_features(pixel_values).clip_embedding)
+            else:
+                logits = xvit(pixel_values)
         finally:
             for hook in hooks:
                 hook.remove()
+        logits = as_task_dict(logits)[SINGLE_TASK]
         output = ImageClassifierOutput(
             loss=None if labels is None else F.cross_entropy(logits, labels),
             logits=logits,
-            hidden_states=None if hidden_states is None else tuple(hidden_states),
-            attentions=None if attentions is None else tuple(attentions),
+            hidden_states=tuple(x.flatten(1, 2) for x in hidden_states) or None,
+            attentions=tuple(attentions) or None,
         )
-        return output if return_dict else output.to_tuple()
+        return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
     def set_attn_implementation(self, *args: Any, **kwargs: Any) -> None:
         """Choose "sdpa" or "eager"; see `PreTrainedModel.set_attn_implementation`."""
@@ -271,11 +268,11 @@ class XViTForVideoClassification(transformers.PreTrainedModel):
     @torch.no_grad()
     def initialize_weights(self) -> None:
         """Initialise the tensors that a checkpoint lacks, such as a new classifier, as a new XViT does."""
-        tensors = {**dict(self.named_parameters()), **dict(self.named_buffers())}  # files lack rotary frequencies
+        tensors = dict(chain(self.named_parameters(), self.named_buffers()))  # files lack rotary frequencies
         missing = [name for name, tensor in tensors.items() if not getattr(tensor, "_is_hf_initialized", False)]
         if missing:
             model = _create_xvit(self.config)
-            new = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+            new = dict(chain(model.named_parameters(), model.named_buffers()))
             for name in missing:
                 tensors[name].copy_(new[name])
 
@@ -305,15 +302,3 @@ def _create_xvit(config: XViTConfig) -> XViT:
     model.clip_spec, model.class_names = metadata.clip_spec, metadata.class_names
     model.provenance = metadata.provenance
     return model
-
-
-def _append_output(outputs: list[Tensor], module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
-    outputs.append(output)
-
-
-def _append_tokens(outputs: list[Tensor], module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
-    outputs.append(output.flatten(1, 2))  # (B, T, N, D) -> (B, T N, D)
-
-
-def _append_input(outputs: list[Tensor], module: nn.Module, args: tuple[Tensor]) -> None:
-    outputs.append(args[0].flatten(1, 2))

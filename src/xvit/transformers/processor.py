@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from torch import Tensor
 from transformers.video_processing_utils import BaseVideoProcessor
 
-import transformers
 from xvit.checkpoint import format as checkpoint
 from xvit.config import ClipSpec
 from xvit.data.decode import read_clip
@@ -88,10 +88,9 @@ class XViTVideoProcessor(BaseVideoProcessor):
         """
         clip_spec = replace(self.clip_spec, num_frames=num_frames or self.num_frames)
         clips = [_read_frames(video, clip_spec, do_sample_frames) for video in _split_batch(videos)]
-        if len({len(frames) for frames in clips}) != 1:
-            raise XViTError(
-                f"clips of {[len(frames) for frames in clips]} frames: expected the same number in all clips of a batch"
-            )
+        numbers = [len(frames) for frames in clips]
+        if len(set(numbers)) != 1:
+            raise XViTError(f"clips of {numbers} frames: expected the same number in all clips of a batch")
         # contiguous, as in Predictor: the last bits of the model's output depend on the memory layout
         pixels = torch.cat([eval_views(frames, clip_spec) for frames in clips]).contiguous()  # (B, T, 3, S, S)
         return transformers.BatchFeature({"pixel_values": normalize(pixels, clip_spec)}, tensor_type=return_tensors)
