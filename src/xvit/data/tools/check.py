@@ -6,7 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -25,9 +25,6 @@ MISSING, UNREADABLE, CUT_SHORT, DAMAGED, TOO_SHORT = "missing", "unreadable", "c
 _FIRST_FRAME_ONLY = 2**31  # a stride: all frames are decoded, but only the first one is converted to RGB
 _IMAGES_PER_READ = 32
 
-Segment = tuple[float | None, float | None]  # start and stop in seconds
-FileJob = tuple[str, float | None, Sequence[Segment]]  # path, fps of a folder of frames, segments
-
 
 @dataclass(frozen=True, kw_only=True)
 class FileReport:
@@ -37,13 +34,9 @@ class FileReport:
         path: the file or folder.
         kind: what is wrong: missing, unreadable, cut short or damaged; empty if nothing.
         reason: the details.
-        num_frames: number of frames.
-        fps: frames per second.
         duration: in seconds.
-        width: in pixels.
-        height: in pixels.
         codec: FFmpeg's name of the codec.
-        segment_frames: number of frames of each requested segment.
+        segment_frames: number of frames of each segment, by its start and stop.
     """
 
     path: str
@@ -55,7 +48,7 @@ class FileReport:
     width: int = 0
     height: int = 0
     codec: str = ""
-    segment_frames: tuple[int, ...] = ()
+    segment_frames: dict[tuple[float | None, float | None], int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,16 +72,20 @@ class CheckReport:
         usable: the data set without the samples that have a problem.
         files: one report per file.
         problems: missing videos first, then the other problems in the order of the samples.
-        unusual_fps: readable files with less than half or more than twice the median frame rate. They are usable, but
-            often a mistake.
         num_samples: number of samples, without missing videos.
     """
 
     usable: DatasetSplits
     files: list[FileReport]
     problems: list[Problem]
-    unusual_fps: list[FileReport]
     num_samples: int
+
+    @property
+    def unusual_fps(self) -> list[FileReport]:
+        """Files with less than half or more than twice the median frame rate: usable, but often a mistake."""
+        readable = [file for file in self.files if file.fps and not file.kind]
+        median = np.median([file.fps for file in readable] or [0])
+        return [file for file in readable if not median / 2 <= file.fps <= 2 * median]
 
     @property
     def problem_counts(self) -> dict[str, int]:
@@ -129,45 +126,38 @@ def check_dataset(
     """
     check_range("num_frames", num_frames, 1)
     samples = [*splits.train, *splits.val]
-    segments: dict[tuple[str, float | None], dict[Segment, int]] = {}  # by path and fps; index of each segment
+    by_file: dict[tuple[str, float | None], list[Sample]] = {}
     for sample in samples:
-        of_file = segments.setdefault((sample.path, sample.fps), {})
-        of_file.setdefault((sample.start, sample.stop), len(of_file))
-    jobs: list[FileJob] = [(path, fps, tuple(of_file)) for (path, fps), of_file in segments.items()]
-    files = parallel_map(partial(check_file, full=full), jobs, num_workers=num_workers, on_progress=on_progress)
-    reports = dict(zip(segments, files, strict=True))
+        by_file.setdefault((sample.path, sample.fps), []).append(sample)
+    check = partial(check_file, full=full)
+    files = parallel_map(check, list(by_file.values()), num_workers=num_workers, on_progress=on_progress)
+    reports = dict(zip(by_file, files, strict=True))
     problems = [Problem(id=name, path="", kind=MISSING, reason="annotated, but not found") for name in splits.missing]
     usable: dict[str, list[Sample]] = {"train": [], "val": []}
     for split, members in (("train", splits.train), ("val", splits.val)):
         for sample in members:
-            key = sample.path, sample.fps
-            problem = _find_problem(sample, reports[key], segments[key][sample.start, sample.stop], num_frames)
+            problem = _find_problem(sample, reports[sample.path, sample.fps], num_frames)
             if problem is None:
                 usable[split].append(sample)
             else:
                 problems.append(problem)
-    return CheckReport(
-        usable=DatasetSplits(**usable, class_names=splits.class_names, missing=splits.missing),
-        files=files,
-        problems=problems,
-        unusual_fps=_find_unusual_fps(files),
-        num_samples=len(samples),
-    )
+    usable_splits = replace(splits, train=usable["train"], val=usable["val"])
+    return CheckReport(usable=usable_splits, files=files, problems=problems, num_samples=len(samples))
 
 
-def check_file(job: FileJob, *, full: bool = False) -> FileReport:
-    """Check one file or folder of frames.
+def check_file(samples: Sequence[Sample], *, full: bool = False) -> FileReport:
+    """Check the file or folder of frames that the samples are segments of.
 
     Args:
-        job: path; frames per second, if it is a folder of frames; segments from start to stop in seconds.
+        samples: at least one, all with the same path and frame rate.
         full: decode all frames, not only the first and the last.
     """
-    path, fps, segments = job
+    path = samples[0].path
     check_stop()
     if not os.path.exists(path):
         return FileReport(path=path, kind=MISSING, reason="no such file")
     try:
-        info = probe(path, fps=fps)
+        info = probe(path, fps=samples[0].fps)
     except VideoError as error:
         return FileReport(path=path, kind=UNREADABLE, reason=_reason(error, path))
     kind, reason = (CUT_SHORT, info.damage) if info.damage else ("", "")
@@ -189,7 +179,7 @@ def check_file(job: FileJob, *, full: bool = False) -> FileReport:
         width=info.width,
         height=info.height,
         codec=info.codec,
-        segment_frames=tuple(_count_frames(info.times, start, stop) for start, stop in segments),
+        segment_frames={(sample.start, sample.stop): len(sample.frames(info.times)) for sample in samples},
     )
 
 
@@ -234,19 +224,11 @@ def _decode_all(path: str, num_frames: int) -> None:
         check_stop()
     if reader.damage:
         raise VideoError(path, reader.damage)
-    if reader.num_decoded < 0.9 * num_frames:  # as in `read_clip`: a few packets without a frame are usual
-        raise VideoError(path, f"only {reader.num_decoded} of its {num_frames} frames can be decoded")
 
 
-def _count_frames(times: np.ndarray, start: float | None, stop: float | None) -> int:
-    first = 0 if start is None else int(np.searchsorted(times, start))
-    last = len(times) if stop is None else int(np.searchsorted(times, stop))
-    return max(last - first, 0)
-
-
-def _find_problem(sample: Sample, file: FileReport, segment_index: int, num_frames: int) -> Problem | None:
+def _find_problem(sample: Sample, file: FileReport, num_frames: int) -> Problem | None:
     kind, reason = file.kind, file.reason
-    if not kind and (available := file.segment_frames[segment_index]) < num_frames:
+    if not kind and (available := file.segment_frames[sample.start, sample.stop]) < num_frames:
         kind = TOO_SHORT
         if sample.start is not None and sample.start >= file.duration:
             reason = f"starts at {sample.start:g} s, but the video ends at {file.duration:g} s"
@@ -254,12 +236,6 @@ def _find_problem(sample: Sample, file: FileReport, segment_index: int, num_fram
             segment = "" if sample.start is None else f" from {sample.start:g} to {sample.stop or file.duration:g} s"
             reason = f"{available} frames{segment}, but a clip needs {num_frames}"
     return Problem(id=sample.id, path=sample.path, kind=kind, reason=reason) if kind else None
-
-
-def _find_unusual_fps(files: Sequence[FileReport]) -> list[FileReport]:
-    readable = [file for file in files if file.fps and not file.kind]
-    median = float(np.median([file.fps for file in readable])) if readable else 0.0
-    return [file for file in readable if not median / 2 <= file.fps <= 2 * median]
 
 
 def _reason(error: VideoError, path: str) -> str:
