@@ -93,12 +93,10 @@ class Evaluation(VideoResults):
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the samples, as plain values for JSON."""
-        values = {name: getattr(self, name) for name in ("top1", "top5", "top1_of_all", "loss")}
-        values["tasks"] = {
-            task: asdict(result) | {"mean_class_accuracy": result.mean_class_accuracy}
-            for task, result in self.tasks.items()
-        }
-        return values | super().to_dict()
+        tasks = {}
+        for task, result in self.tasks.items():
+            tasks[task] = asdict(result) | {"mean_class_accuracy": result.mean_class_accuracy}
+        return super().to_dict() | {"tasks": tasks}
 
     def rows(self) -> Iterable[dict[str, Any]]:
         """The samples, as plain values for JSON."""
@@ -117,8 +115,7 @@ class Evaluation(VideoResults):
 def run_metadata(predictor: Predictor, data: DataConfig, *, checkpoint: str | Path = "") -> dict[str, Any]:
     """What is needed to reproduce an evaluation: the model's hash and clip spec, the data, the library versions.
 
-    Args:
-        checkpoint: the path of the model, if it was loaded from one.
+    `checkpoint` is the path of the model, if it was loaded from one.
     """
     return {
         "checkpoint": str(checkpoint),

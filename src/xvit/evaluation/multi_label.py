@@ -36,11 +36,6 @@ class MultiLabelEvaluation(VideoResults):
         """The values that training logs; the first one selects the best checkpoint."""
         return {"map": self.mean_average_precision, "val_loss": self.loss}
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything but the samples, as plain values for JSON."""
-        names = ("mean_average_precision", "average_precision", "loss")
-        return {name: getattr(self, name) for name in names} | super().to_dict()
-
     def plot(self, directory: Path) -> None:
         """Write per_class.png."""
         measured = {name: value for name, value in self.average_precision.items() if value is not None}

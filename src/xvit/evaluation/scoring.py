@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +60,9 @@ class VideoResults:
         return {name: getattr(self, name) for name in ("failures", "temporal_views", "spatial_views", "seconds")}
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but samples and scores, as plain values for JSON."""
-        return {"expected": self.expected, "videos": self.videos} | self.shared_fields()
+        """Everything but samples, scores and class names, as plain values for JSON."""
+        names = [field.name for field in fields(self) if field.name not in ("samples", "scores", "class_names")]
+        return {"expected": self.expected, "videos": self.videos} | {name: getattr(self, name) for name in names}
 
     def rows(self) -> Iterable[dict[str, Any]]:
         """The prediction for each video read, as plain values for JSON."""
@@ -71,11 +72,9 @@ class VideoResults:
         """Write the plots, if there are any."""
 
     def save(self, directory: str | Path, *, metadata: Mapping[str, Any]) -> None:
-        """Write evaluation.json, predictions.jsonl (one line per video) and the plots.
+        """Write evaluation.json, predictions.jsonl (one line per video) and the plots to a folder, which may be new.
 
-        Args:
-            directory: created if it does not exist.
-            metadata: model, data and versions, from `run_metadata`; written to evaluation.json.
+        `metadata` (model, data and versions, from `run_metadata`) becomes a part of evaluation.json.
         """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)

@@ -38,16 +38,13 @@ def check_submission(path: str | Path, class_names: ClassNames, *, supervision: 
 
 
 def write_submission(path: str | Path, scored: ScoredVideos, *, supervision: tuple[int, ...] = ()) -> None:
-    """Write scores to a file, atomically. Videos that could not be read are left out.
+    """Write scores to a file, atomically, after `check_submission`. Videos that could not be read are left out.
 
     Args:
         path: .json for EPIC-KITCHENS-100's action recognition challenge (tasks verb and noun): the score of each
             class by its index, and the 100 best actions, each scored as verb score times noun score. .csv for a
             single task: id, then the five best classes and their scores.
         supervision: EPIC-KITCHENS' levels of supervision (pretraining, training labels, training data), for its JSON.
-
-    Raises:
-        XViTError: as in `check_submission`.
     """
     check_submission(path, scored.class_names, supervision=supervision)
     path = Path(path)

@@ -31,7 +31,7 @@ class Accuracy:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeResult:
-    """The result of `probe_features`.
+    """The result of `probe_features`, and the numbers k of neighbours, of classes and of videos.
 
     Args:
         knn: accuracy of the k nearest neighbours.

@@ -62,6 +62,7 @@ class StreamStats:
         dropped: frames lost because the model was slower than the source.
         undelivered: frames that had been read ahead when the run was stopped.
         damaged: packets or frames that could not be decoded, or are flagged as damaged.
+        predictions: number of predictions.
         reconnects: attempts to reach the source again.
         seconds: time since the first frame.
         frames_per_second: frames processed per second, on average.

@@ -113,11 +113,7 @@ class Predictor:
         self.temporal_views, self.spatial_views = temporal_views, spatial_views
 
     def __call__(self, path: str | Path) -> Prediction:
-        """Classify one video.
-
-        Raises:
-            VideoError: the file cannot be read.
-        """
+        """Classify one video, or raise `VideoError` if the file cannot be read."""
         prediction = next(self.predict([path]))
         if isinstance(prediction, VideoError):
             raise prediction

@@ -41,11 +41,7 @@ class SegmentMetrics:
 
 
 def compute_metrics(videos: Sequence[VideoSegments]) -> SegmentMetrics:
-    """Compute all metrics over some videos.
-
-    Raises:
-        XViTError: there are no videos.
-    """
+    """Compute all metrics over some videos, or raise `XViTError` if there are none."""
     if not videos:
         raise XViTError("no videos to compute metrics of: expected at least 1")
     correct = sum(frame_accuracy(video) * video.duration for video in videos)

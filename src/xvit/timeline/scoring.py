@@ -32,7 +32,7 @@ Predictions = tuple[list[int], Tensor]  # indices of the m frames that end the c
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ScoreTimeline:
-    """Class scores over the time of a video.
+    """Class scores over the time of the video at `path`.
 
     Args:
         times: (N,) seconds from the first frame, ascending.
@@ -123,7 +123,7 @@ def score_video(
 def iterate_scores(
     model: XViT, chunks: Iterable[tuple[np.ndarray, Tensor]], *, predict_every: int | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Score frames as they arrive; the frames may be endless.
+    """Score frames as they arrive; the frames may be endless. The arguments are checked as in `score_video`.
 
     Args:
         model, predict_every: as in `score_video`.
@@ -131,9 +131,6 @@ def iterate_scores(
 
     Returns:
         An iterator over times (m,) and scores (m, classes) float32, m >= 1, each as soon as it is known.
-
-    Raises:
-        XViTError: as in `score_video`.
     """
     stream, predict_every = _choose_method(model, predict_every)
     return _iterate(model, chunks, stream, predict_every)
