@@ -9,10 +9,10 @@ import torch
 
 from helpers.color_videos import SIZE  # noqa: F401 - sets torch's threads
 from xvit.experiments.benchmark import run as run_module
-from xvit.experiments.benchmark.measure import GroupSettings, Measurement
+from xvit.experiments.benchmark.measure import GroupSettings
 from xvit.experiments.benchmark.peers import MODELS, build_model
 from xvit.experiments.benchmark.report import ResultTable, make_tables, markdown_lines, summarize, table_rows
-from xvit.experiments.benchmark.run import BenchmarkConfig, ModelResult, parse_groups
+from xvit.experiments.benchmark.run import BenchmarkConfig, Measurement, ModelResult, parse_groups
 
 SMALL = ("--backbone", "test_vit", "--threads", 1, "--rounds", 2)  # timm's model for tests: 160 px
 PUBLISHED = Path(__file__).parents[2] / "docs" / "benchmark"

@@ -1,6 +1,5 @@
 """What the experiments share: resuming, the videos of moving shapes, evaluation, time per clip, Markdown tables."""
 
-import importlib.resources
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -24,9 +23,8 @@ State = TypeVar("State")
 
 def default_recipe() -> RunConfig:
     """The recipe of the demo and the ablation study: recipes/motion.yaml, which is installed with the package."""
-    file = importlib.resources.files("xvit") / "recipes" / "motion.yaml"
-    with importlib.resources.as_file(file) as path:
-        return from_dict(RunConfig, read_yaml(path), "recipes/motion.yaml")
+    path = Path(__file__).parents[1] / "recipes" / "motion.yaml"
+    return from_dict(RunConfig, read_yaml(path), "recipes/motion.yaml")
 
 
 def open_directory(path: Path, experiment: str, parse: Callable[[Any], State]) -> State | None:

@@ -10,7 +10,7 @@ import resource
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from typing import Any
 
@@ -28,6 +28,12 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _MATMUL_SHAPE = (1576, 768, 3072)
 _MATMULS_PER_STEP = 16
 _MEMORY_RUNS = 2
+# Imported by every process whose memory is measured; those of a library that is not installed are left out.
+_PRELOADED = [
+    "torchvision.models.video",
+    "xvit.experiments.benchmark.measure",
+    *(f"transformers.models.{name}.modeling_{name}" for name in ("timesformer", "videomae", "vivit")),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,26 +51,7 @@ class GroupSettings:
     rounds: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Measurement:
-    """Cost of one model in one group.
-
-    Args:
-        parameters: their number.
-        macs: multiply-adds of the forward pass for one clip.
-        seconds: duration of a step, in each round.
-        peak_bytes: peak memory of the process, or on an accelerator the peak of its allocated memory.
-    """
-
-    parameters: int
-    macs: int
-    seconds: list[float]
-    peak_bytes: int
-
-
-def measure_group(
-    names: Sequence[str], settings: GroupSettings, on_progress: Callable[[str], None]
-) -> tuple[dict[str, Measurement], list[float], int]:
+def measure_group(names: Sequence[str], settings: GroupSettings, on_progress: Callable[[str], None]) -> dict[str, Any]:
     """Measure the models of a group.
 
     Args:
@@ -73,8 +60,7 @@ def measure_group(
         on_progress: called with a description of each step before it starts.
 
     Returns:
-        The measurement of each model; the rate of the matrix multiplication in each round, in multiply-adds per second;
-        peak memory of a process without a model, in bytes.
+        The group as it is saved in benchmark.json; its "models" have the fields of `Measurement`.
     """
     peaks, counts, steps = {}, {}, {}
     for name in names:
@@ -87,9 +73,12 @@ def measure_group(
     on_progress(f"timing, {settings.rounds} rounds")
     seconds = time_interleaved(steps | {"": make_matmul_step(settings)}, rounds=settings.rounds)
     matmul_macs = _MATMULS_PER_STEP * math.prod(_MATMUL_SHAPE)
-    macs_per_second = [matmul_macs / value for value in seconds.pop("")]
-    measurements = {name: Measurement(**counts[name], seconds=seconds[name], peak_bytes=peaks[name]) for name in names}
-    return measurements, macs_per_second, measure_peak_bytes("", settings)
+    return {
+        "setting": asdict(settings),
+        "macs_per_second": [matmul_macs / value for value in seconds.pop("")],
+        "empty_bytes": measure_peak_bytes("", settings),
+        "models": {name: counts[name] | {"seconds": seconds[name], "peak_bytes": peaks[name]} for name in names},
+    }
 
 
 def _build(name: str, settings: GroupSettings) -> nn.Module:
@@ -171,7 +160,7 @@ def measure_peak_bytes(name: str, settings: GroupSettings) -> int:
         XViTError: there is not enough memory.
     """
     context = get_context("forkserver")
-    context.set_forkserver_preload(["xvit.experiments.benchmark.preload"])
+    context.set_forkserver_preload(_PRELOADED)
     peaks = []
     for _ in range(_MEMORY_RUNS):
         with ProcessPoolExecutor(1, mp_context=context) as pool:

@@ -6,6 +6,7 @@ All take clips (B, T, C, H, W) with the same number of frames. Most have the siz
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import timm
@@ -35,13 +36,13 @@ class BenchmarkModel:
     """A model under comparison.
 
     Args:
-        build: called with the backbone's name and the number of frames.
+        build: called with the backbone's name and num_frames=.
         description: a short description for the report.
         frames: the supported numbers of frames; empty if any number is supported.
         image_size: pixels per side, for a model of its own size; None for one of the backbone's size.
     """
 
-    build: Callable[[str, int], nn.Module]
+    build: Callable[..., nn.Module]
     description: str
     frames: tuple[int, ...] = ()
     image_size: int | None = None
@@ -52,30 +53,28 @@ class BenchmarkModel:
 
 
 def _xvit(note: str = "", **options: Any) -> BenchmarkModel:
-    def build(backbone: str, frames: int) -> nn.Module:
-        return create_model(backbone, num_classes=NUM_CLASSES, num_frames=frames, **options)
-
-    return BenchmarkModel(build, ", ".join(f"{name}={value!r}" for name, value in options.items()) + note)
+    description = ", ".join(f"{name}={value!r}" for name, value in options.items()) + note
+    return BenchmarkModel(partial(create_model, num_classes=NUM_CLASSES, **options), description)
 
 
-def _mixing_alone(backbone: str, frames: int) -> nn.Module:
-    model = create_model(backbone, num_classes=NUM_CLASSES, num_frames=frames, temporal_head="mean")
+def _mixing_alone(backbone: str, num_frames: int) -> nn.Module:
+    model = create_model(backbone, num_classes=NUM_CLASSES, num_frames=num_frames, temporal_head="mean")
     model.class_token_only = False
     return model
 
 
-def _image_model(backbone: str, frames: int) -> nn.Module:
+def _image_model(backbone: str, num_frames: int) -> nn.Module:
     model = timm.create_model(backbone, num_classes=NUM_CLASSES)
     return _Adapter(model, lambda model, clips: model(clips.flatten(0, 1)))  # each frame is an image
 
 
 def _transformers_model(name: str, attention: str, note: str) -> BenchmarkModel:
-    def build(backbone: str, frames: int) -> nn.Module:
+    def build(backbone: str, num_frames: int) -> nn.Module:
         transformers = import_optional("transformers", extra="benchmark")
         with torch.device("meta"):  # only its sizes are needed
             vit: Any = timm.create_model(backbone, num_classes=0)
         config = getattr(transformers, f"{name}Config")(
-            num_frames=frames,
+            num_frames=num_frames,
             num_labels=NUM_CLASSES,
             image_size=vit.patch_embed.img_size[0],
             patch_size=vit.patch_embed.patch_size[0],
@@ -139,4 +138,4 @@ def build_model(name: str, *, backbone: str, frames: int) -> nn.Module:
     """
     check_model_name(name)
     torch.manual_seed(0)
-    return MODELS[name].build(backbone, frames)
+    return MODELS[name].build(backbone, num_frames=frames)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from xvit.experiments import common
-from xvit.experiments.benchmark.measure import DTYPES, GroupSettings, Measurement, measure_group
+from xvit.experiments.benchmark.measure import DTYPES, GroupSettings, measure_group
 from xvit.experiments.benchmark.peers import MODELS, NUM_CLASSES, check_model_name
 from xvit.models.factory import create_model
 from xvit.utils.devices import resolve_device
@@ -92,6 +92,23 @@ class BenchmarkConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """Cost of one model in one group.
+
+    Args:
+        parameters: their number.
+        macs: multiply-adds of the forward pass for one clip.
+        seconds: duration of a step, in each round.
+        peak_bytes: peak memory of the process, or on an accelerator the peak of its allocated memory.
+    """
+
+    parameters: int
+    macs: int
+    seconds: list[float]
+    peak_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelResult:
     """The measurement of one model in one group.
 
@@ -130,13 +147,7 @@ def run_benchmark(output: str | Path, config: BenchmarkConfig, on_progress: comm
         # Models that were measured before are measured again: all models of a group take turns.
         names = [name for name in MODELS if name in requested or name in measured]
         advance = partial(_report_step, on_progress, key, done, len(planned))
-        measurements, macs_per_second, empty_bytes = measure_group(names, settings, advance)
-        groups[key] = {
-            "setting": asdict(settings),
-            "macs_per_second": macs_per_second,
-            "empty_bytes": empty_bytes,
-            "models": {name: asdict(measurement) for name, measurement in measurements.items()},
-        }
+        groups[key] = measure_group(names, settings, advance)
         common.write_json(path, header | {"groups": groups})
     return list(parse_groups(groups))
 
