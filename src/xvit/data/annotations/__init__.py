@@ -20,23 +20,3 @@ from xvit.data.annotations.samples import (
     read_class_names,
     remap_label,
 )
-
-__all__ = [
-    "DatasetSplits",
-    "Label",
-    "ParsedAnnotations",
-    "Sample",
-    "VideoFinder",
-    "class_indices",
-    "find_videos",
-    "load_splits",
-    "read_class_folders",
-    "read_class_names",
-    "read_epic",
-    "read_kinetics",
-    "read_list",
-    "read_multi_label_list",
-    "read_ssv2",
-    "remap_label",
-    "write_list",
-]

@@ -13,15 +13,22 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from xvit.config import ClassNames, DataConfig
 from xvit.data.annotations.class_folders import read_class_folders
-from xvit.data.annotations.finder import VideoFinder, has_video_extension
+from xvit.data.annotations.finder import VideoFinder
 from xvit.data.annotations.lists import read_list, read_multi_label_list
-from xvit.data.annotations.samples import DatasetSplits, ParsedAnnotations, Sample, read_class_names, read_text
+from xvit.data.annotations.samples import (
+    DatasetSplits,
+    ParsedAnnotations,
+    Sample,
+    class_index,
+    read_class_names,
+    read_text,
+)
 from xvit.utils.errors import XViTError, did_you_mean, one_line
 
 EPIC_NUM_CLASSES = {"verb": 97, "noun": 300}
@@ -77,8 +84,6 @@ def read_kinetics(
     with spaces or underscores.
 
     Args:
-        path: the CSV file.
-        videos: finds the videos.
         split: train or val: if the file has rows of this split, rows of other splits are left out.
         class_names: class names; None takes those in the file, sorted.
         fps: frames per second of folders of frames.
@@ -94,10 +99,8 @@ def read_kinetics(
     indices = {name: index for index, name in enumerate(names)}
     parsed = ParsedAnnotations(names)
     for where, row in rows:
-        start, stop = (_parse_seconds(where, column, row[column]) for column in ("time_start", "time_end"))
-        if stop <= start:
-            raise XViTError(f"{where}: from {row['time_start']} to {row['time_end']} s: expected start < end")
-        label = _class_index(where, "label", row["label"], indices) if "label" in row else None
+        start, stop = _parse_segment(where, row, "time_start", "time_end", _parse_seconds)
+        label = class_index(where, "label", row["label"], indices) if "label" in row else None
         name = f"{row['youtube_id']}_{int(start):06d}_{int(stop):06d}"
         folder_name = _folder_name(row.get("label", ""))
         candidates = videos.find_by_name(name) or videos.find_by_name(row["youtube_id"])
@@ -109,11 +112,11 @@ def read_kinetics(
 def read_ssv2(
     path: str | Path, videos: VideoFinder, *, class_names: list[str] | None = None, fps: float | None = None
 ) -> ParsedAnnotations:
-    """Read a Something-Something v2 JSON list. Test lists contain ids only: their samples have no label.
+    """Read a Something-Something v2 JSON list. The videos are named by their ids.
+
+    Test lists contain ids only: their samples have no label.
 
     Args:
-        path: the JSON file: a list of {"id": "78687", "template": "Holding [something]"}.
-        videos: finds the videos, which are named by their ids.
         class_names: class names; None takes the templates in the file without brackets, sorted.
         fps: frames per second of folders of frames.
 
@@ -139,7 +142,7 @@ def read_ssv2(
     indices = {name: index for index, name in enumerate(names)}
     parsed = ParsedAnnotations(names)
     for where, name, label in rows:
-        index = None if label is None else _class_index(where, "class", label, indices)
+        index = None if label is None else class_index(where, "class", label, indices)
         parsed.add_row(next(iter(videos.find_by_name(name)), None), name, index, fps=fps)
     return parsed
 
@@ -153,12 +156,10 @@ def read_epic(
 ) -> ParsedAnnotations:
     """Read an EPIC-KITCHENS-100 CSV file. Each row is a segment of a long video, with a verb and a noun.
 
-    Test files have no verb and noun. The frame rate of folders of frames is computed from the frame numbers in the file
-    (50 or 60 frames per second), if it has them.
+    The videos, or folders of their frames, are named by video_id. Test files have no verb and noun. The frame rate of
+    folders of frames is computed from the frame numbers in the file (50 or 60 frames per second), if it has them.
 
     Args:
-        path: the CSV file.
-        videos: finds the videos, or folders of their frames, which are named by their video_id.
         class_names: class names of "verb" and "noun"; None takes the numbers 0 to 96 and 0 to 299.
         fps: frames per second of folders of frames, if the file does not have it.
 
@@ -170,24 +171,15 @@ def read_epic(
     frame_rates = _epic_frame_rates(rows)
     parsed = ParsedAnnotations(names)
     for where, row in rows:
-        start, stop = (_parse_timestamp(where, column, row[column]) for column in ("start_timestamp", "stop_timestamp"))
-        if stop <= start:
-            raise XViTError(f"{where}: from {row['start_timestamp']} to {row['stop_timestamp']}: expected start < stop")
+        start, stop = _parse_segment(where, row, "start_timestamp", "stop_timestamp", _parse_timestamp)
         label = {
             task: _parse_index(where, f"{task}_class", row[f"{task}_class"], len(names[task]))
             for task in names
             if f"{task}_class" in row
         }
         candidates = [video for video in videos.find_by_name(row["video_id"]) if "flow" not in Path(video).parent.name]
-        parsed.add_row(
-            next(iter(candidates), None),
-            row["video_id"],
-            label or None,
-            fps=frame_rates.get(row["video_id"], fps),
-            id=row["narration_id"],
-            start=start,
-            stop=stop,
-        )
+        video, name, id = next(iter(candidates), None), row["video_id"], row["narration_id"]
+        parsed.add_row(video, name, label or None, fps=frame_rates.get(name, fps), id=id, start=start, stop=stop)
     return parsed
 
 
@@ -195,40 +187,31 @@ def _load_class_folders(config: DataConfig) -> DatasetSplits:
     for name in ("train", "val", "label_files"):
         if value := getattr(config, name):
             raise XViTError(f"data.{name}={value!r}: not used with data.format='folders': set another data.format")
-    splits = read_class_folders(config.root, val_fraction=config.val_fraction, seed=config.split_seed)
-    train, val = (
-        [sample if has_video_extension(sample.path) else replace(sample, fps=config.fps) for sample in samples]
-        for samples in (splits.train, splits.val)
-    )
-    return replace(splits, train=train, val=val)
+    return read_class_folders(config.root, val_fraction=config.val_fraction, seed=config.split_seed, fps=config.fps)
 
 
 def _read_label_files(config: DataConfig) -> ClassNames | None:
-    files: Sequence[str] = config.label_files
+    num_files, expected = 1, f"one file for data.format={config.format!r}"
     if config.format == "epic":
-        if len(files) not in (0, 2):
-            raise XViTError(f"data.label_files={list(files)}: expected two files for epic: verbs, then nouns")
-        return dict(zip(EPIC_NUM_CLASSES, map(read_class_names, files), strict=True)) if files else None
-    if len(files) > 1:
-        raise XViTError(f"data.label_files={list(files)}: expected one file for data.format={config.format!r}")
-    return read_class_names(files[0]) if files else None
+        num_files, expected = 2, "two files for epic: verbs, then nouns"
+    if len(config.label_files) not in (0, num_files):
+        raise XViTError(f"data.label_files={list(config.label_files)}: expected {expected}")
+    names = [read_class_names(path) for path in config.label_files]
+    if not names:
+        return None
+    return dict(zip(EPIC_NUM_CLASSES, names, strict=True)) if config.format == "epic" else names[0]
 
 
 def _read_annotations(
     config: DataConfig, split: str, path: str, videos: VideoFinder, class_names: ClassNames | None
 ) -> ParsedAnnotations:
-    if config.format == "epic":
-        assert not isinstance(class_names, list)
-        parsed = read_epic(path, videos, class_names=class_names, fps=config.fps)
-    else:
-        assert not isinstance(class_names, dict)
-        if config.format == "kinetics":
-            parsed = read_kinetics(path, videos, split=split, class_names=class_names, fps=config.fps)
-        elif config.format == "ssv2":
-            parsed = read_ssv2(path, videos, class_names=class_names, fps=config.fps)
-        else:
-            read = read_multi_label_list if config.multi_label else read_list
-            parsed = read(path, videos, class_names=class_names, fps=config.fps)
+    readers: dict[str, Callable[..., ParsedAnnotations]] = {
+        "kinetics": partial(read_kinetics, split=split),
+        "ssv2": read_ssv2,
+        "epic": read_epic,
+        "list": read_multi_label_list if config.multi_label else read_list,
+    }
+    parsed = readers[config.format](path, videos, class_names=class_names, fps=config.fps)
     if split == "train" and any(sample.label is None for sample in parsed.samples):
         raise XViTError(f"{path}: videos without a label: training needs a label for each video")
     return parsed
@@ -288,6 +271,16 @@ def _epic_frame_rates(rows: Sequence[Row]) -> dict[str, float]:
     return {id: float(round((frame + 0.5) / stop)) for id, (stop, frame) in latest.items() if stop and frame > stop}
 
 
+def _parse_segment(
+    where: str, row: dict[str, str], first: str, last: str, parse: Callable[[str, str, str], float]
+) -> tuple[float, float]:
+    """Start and stop in seconds, from the columns `first` and `last`."""
+    start, stop = (parse(where, column, row[column]) for column in (first, last))
+    if stop <= start:
+        raise XViTError(f"{where}: {first} {row[first]}, {last} {row[last]}: expected start < end")
+    return start, stop
+
+
 def _parse_index(where: str, column: str, text: str, size: int) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) < size):
         raise XViTError(f"{where}: {column} {_shorten(text)}: expected a number from 0 to {size - 1}")
@@ -306,13 +299,6 @@ def _parse_timestamp(where: str, column: str, text: str) -> float:
     if not match:
         raise XViTError(f"{where}: {column} {_shorten(text)}: expected HH:MM:SS.ss")
     return 3600 * int(match[1]) + 60 * int(match[2]) + float(match[3])
-
-
-def _class_index(where: str, column: str, name: str, indices: Mapping[str, int]) -> int:
-    if name not in indices:
-        suggestion = did_you_mean(name, indices)
-        raise XViTError(f'{where}: {column} "{name}" is not one of the {len(indices)} classes.{suggestion}')
-    return indices[name]
 
 
 def _folder_name(label: str) -> str:

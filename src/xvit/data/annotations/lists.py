@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xvit.data.annotations.finder import VideoFinder, has_video_extension
-from xvit.data.annotations.samples import ParsedAnnotations, Sample, class_indices, read_text
-from xvit.utils.errors import XViTError, did_you_mean
+from xvit.data.annotations.samples import ParsedAnnotations, Sample, class_index, class_indices, read_text
+from xvit.utils.errors import XViTError
 
 _HEADERS = {"label", "labels", "label_id", "class", "class_id", "classname", "class_name", "category", "target"}
 _SEPARATOR_NAMES = {"\t": "separated by a tab", ",": "separated by a comma", " ": "separated by a space"}
@@ -24,8 +24,6 @@ def read_list(
     frames, the number of frames may stand between the path and the label.
 
     Args:
-        path: the list.
-        videos: finds the videos.
         class_names: class names; None takes those in the list, sorted, or its class indices.
         fps: frames per second of folders of frames.
 
@@ -36,19 +34,16 @@ def read_list(
     lines = {number: line for number, line in enumerate(text.split("\n"), start=1) if line.strip()}
     known = set(class_names or ())
     separator = max("\t, ", key=lambda separator: sum(_score_line(line, separator, known) for line in lines.values()))
-    split_lines = {number: _split_line(line, separator) for number, line in lines.items()}
-    first = next(iter(split_lines), 0)
-    header = split_lines.get(first)
-    if header and header[1].lower() in _HEADERS and not has_video_extension(header[0]) and header[1] not in known:
-        del split_lines[first]
-    if not split_lines:
+    rows = {number: _split_line(line, separator) for number, line in lines.items()}
+    first = next(iter(rows), 0)
+    if rows and _is_header(*rows[first], known):
+        del rows[first]
+    if not rows:
         raise XViTError(f"{path}: no videos in it: expected lines of a path and a label")
-    rows: dict[int, tuple[str, str]] = {}
-    for number, row in split_lines.items():
-        if row is None:
+    for number, row in rows.items():
+        if not all(row):
             expected = f"expected a path and a label, {_SEPARATOR_NAMES[separator]}"
             raise XViTError(f"{path} line {number}: {lines[number]!r}: {expected}")
-        rows[number] = row
     labels, names = _parse_labels(path, [(number, label) for number, (_, label) in rows.items()], class_names)
     parsed = ParsedAnnotations(names)
     for label, (name, _) in zip(labels, rows.values(), strict=True):
@@ -65,14 +60,8 @@ def read_multi_label_list(
     """Read lines of a path and any number of labels, for multi-label data.
 
     The separator is a tab, comma or space, the same in all lines; labels may also be separated by semicolons. The path
-    is the longest beginning of a line that is the path of an existing video; the rest are labels. Paths and labels may
-    be in double quotes. A first line with column names is skipped.
-
-    Args:
-        path: the list.
-        videos: finds the videos.
-        class_names: class names; None takes those in the list, sorted, or its class indices.
-        fps: frames per second of folders of frames.
+    is the longest beginning of a line that is the path of an existing video; the rest are labels. Quotes, column names
+    and arguments are those of `read_list`.
 
     Raises:
         XViTError: no such file, no lines, no label in any line, an unknown class.
@@ -87,9 +76,8 @@ def read_multi_label_list(
     separator = max("\t, ", key=num_found)
     rows = {number: _split_multi_label_line(line, separator, videos) for number, line in lines.items()}
     first = next(iter(rows))
-    video, name, headers = rows[first]
-    is_header = headers and headers[0].lower() in _HEADERS - set(class_names or ())
-    if video is None and not has_video_extension(name) and is_header:
+    video, name, labels = rows[first]
+    if video is None and labels and _is_header(name, labels[0], set(class_names or ())):
         del rows[first]
     all_labels = [(number, label) for number, (_, _, labels) in rows.items() for label in labels]
     if not all_labels:
@@ -108,13 +96,8 @@ def read_multi_label_list(
 def write_list(path: str | Path, samples: Sequence[Sample], root: str | Path) -> None:
     """Write a list for `read_list` or `read_multi_label_list`.
 
-    A line is a path, relative to the root if it is inside, a tab, and the class index, or indices separated by
+    A line is a path, relative to the folder `root` if it is inside, a tab, and the class index, or indices separated by
     semicolons.
-
-    Args:
-        path: the file to write.
-        samples: whole videos with labels of a single task.
-        root: folder of the videos.
 
     Raises:
         XViTError: a segment of a video, a sample without a label or with several tasks, a line break in a path.
@@ -134,23 +117,25 @@ def write_list(path: str | Path, samples: Sequence[Sample], root: str | Path) ->
     Path(path).write_text("".join(lines), encoding="utf-8", errors="surrogateescape", newline="")
 
 
-def _split_line(line: str, separator: str) -> tuple[str, str] | None:
-    """Split a line into path and label; None if one of them is missing."""
+def _split_line(line: str, separator: str) -> tuple[str, str]:
+    """Split a line into path and label, which are empty if they are missing."""
     quoted = re.fullmatch(rf'(.*){separator}\s*("(?:[^"]|"")*")\s*', line)
     name, label = (quoted[1], quoted[2]) if quoted else line.rstrip().rpartition(separator)[::2]
-    name, label = (
-        text[1:-1].replace('""', '"') if len(text) > 1 and text[0] == text[-1] == '"' else text
-        for text in (name.strip(), label.strip())
-    )
-    return (name, label) if name and label else None
+    return _unquote(name.strip()), _unquote(label.strip())
+
+
+def _unquote(text: str) -> str:
+    return text[1:-1].replace('""', '"') if len(text) > 1 and text[0] == text[-1] == '"' else text
+
+
+def _is_header(name: str, label: str, class_names: set[str]) -> bool:
+    return label.lower() in _HEADERS and label not in class_names and not has_video_extension(name)
 
 
 def _score_line(line: str, separator: str, class_names: set[str]) -> int:
     """How plausible path and label are if the line is split at this separator; higher is better."""
-    row = _split_line(line, separator)
-    if row is None:
-        return -1
-    return 2 * (_is_index(row[1]) or row[1] in class_names) + has_video_extension(row[0])
+    name, label = _split_line(line, separator)
+    return 2 * (_is_index(label) or label in class_names) + has_video_extension(name) if name and label else -1
 
 
 def _split_multi_label_line(line: str, separator: str, videos: VideoFinder) -> tuple[str | None, str, list[str]]:
@@ -187,11 +172,8 @@ def _parse_labels(
             if len(label) > 9 or int(label) >= num_classes:
                 raise XViTError(f"{where}: label {label}: expected a class index from 0 to {num_classes - 1}")
             indices.append(int(label))
-        elif label in index_of:
-            indices.append(index_of[label])
         elif index_of:
-            suggestion = did_you_mean(label, index_of)
-            raise XViTError(f'{where}: label "{label}" is not one of the {len(index_of)} classes.{suggestion}')
+            indices.append(class_index(where, "label", label, index_of))
         else:
             raise XViTError(f'{where}: label "{label}": expected a class index, as in the other lines')
     return indices, class_names or [str(index) for index in range(max(indices) + 1)]

@@ -11,7 +11,7 @@ import numpy as np
 
 from xvit.config import SINGLE_TASK, ClassNames, as_task_dict, unwrap_single_task
 from xvit.data.annotations.finder import has_video_extension
-from xvit.utils.errors import XViTError, one_line
+from xvit.utils.errors import XViTError, did_you_mean, one_line
 
 Label = int | tuple[int, ...] | dict[str, int]
 
@@ -88,22 +88,14 @@ class ParsedAnnotations:
         return list(dict.fromkeys(self.missing_rows))
 
     def add_row(
-        self,
-        path: str | None,
-        name: str,
-        label: Label | None,
-        *,
-        fps: float | None,
-        id: str | None = None,
-        start: float | None = None,
-        stop: float | None = None,
+        self, path: str | None, name: str, label: Label | None, *, fps: float | None, id: str = "", **segment: float
     ) -> None:
-        """Add a row: a sample, or a missing video if `path` is None. `fps` is used for folders of frames only."""
+        """Add a row: a sample (of a segment, from `start` to `stop`), or a missing video if `path` is None."""
         if path is None:
             self.missing_rows.append(name)
-            return
-        fps = None if has_video_extension(path) else fps
-        self.samples.append(Sample(path=path, label=label, id=id or name, start=start, stop=stop, fps=fps))
+        else:
+            fps = None if has_video_extension(path) else fps  # for folders of frames only
+            self.samples.append(Sample(path=path, label=label, id=id or name, fps=fps, **segment))
 
 
 def class_indices(label: Label | None, task: str = SINGLE_TASK) -> tuple[int, ...]:
@@ -121,6 +113,14 @@ def remap_label(label: Label | None, new_indices: Mapping[str, Sequence[int]]) -
     by_task = {task: new_indices[task][index] for task, index in as_task_dict(label).items()}
     remapped: Label = unwrap_single_task(by_task)
     return remapped
+
+
+def class_index(where: str, column: str, name: str, indices: Mapping[str, int]) -> int:
+    """The index of a class name in a row of an annotation file; raise `XViTError` if there is no such class."""
+    if name not in indices:
+        suggestion = did_you_mean(name, indices)
+        raise XViTError(f'{where}: {column} "{name}" is not one of the {len(indices)} classes.{suggestion}')
+    return indices[name]
 
 
 def read_text(path: str | Path) -> str:
