@@ -10,8 +10,7 @@ from helpers.color_videos import write_videos
 from xvit.config import InitConfig, RunConfig, from_dict, read_yaml
 from xvit.models.streaming import Stream
 from xvit.models.xvit import XViT
-from xvit.training.engine import fit
-from xvit.training.recipe import check_recipe
+from xvit.training import check_recipe, fit
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 

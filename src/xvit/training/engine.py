@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -20,11 +20,10 @@ from xvit.config import EvalConfig, RunConfig, as_task_dict, to_dict, unwrap_sin
 from xvit.data.annotations import DatasetSplits, class_indices
 from xvit.data.dataset import Batch
 from xvit.data.transforms import normalize
-from xvit.evaluation import Evaluation, MultiLabelEvaluation, evaluate
+from xvit.evaluation import evaluate
 from xvit.inference.predictor import Predictor
 from xvit.training.logger import Progress
-from xvit.training.losses import classification_loss
-from xvit.training.mixup import mix_batch
+from xvit.training.losses import classification_loss, mix_batch
 from xvit.training.run import TrainingRun
 from xvit.utils import distributed
 from xvit.utils.errors import Interrupted
@@ -101,7 +100,7 @@ def fit(
         metrics=state.best_metrics,
         epoch=state.best_epoch,
         seconds=state.seconds,
-        bad_videos=run_dir.bad_videos,
+        bad_videos=len(run_dir.bad_videos),
     )
 
 
@@ -116,7 +115,7 @@ def train_epoch(run: TrainingRun) -> None:
     for step, batch in enumerate(run.logger.track_epoch(run.loader, steps_done), start=steps_done + 1):
         if not num_accumulated:
             run.signals.check()
-            if distributed.all_reduce_max(time.monotonic() - run.last_saved > 60 * train.save_minutes)[0]:
+            if any(distributed.all_gather(time.monotonic() - run.last_saved > 60 * train.save_minutes)):
                 run.save_state()
         is_update = step % train.grad_accum_steps == 0 or step == run.steps_per_epoch
         if len(batch["indices"]) or distributed.world_size() > 1:  # else no video of the batch could be read
@@ -143,20 +142,15 @@ def backward(run: TrainingRun, batch: Batch, *, sync_gradients: bool) -> None:
 
 def compute_loss(run: TrainingRun, pixel_values: Tensor, labels: Tensor | dict[str, Tensor]) -> Tensor:
     """The loss of a batch of (B, T, C, H, W) clips, with mixup and cutmix."""
-    config = run.config
+    model, augment, train = run.config.model, run.config.augment, run.config.train
     if not len(pixel_values):  # the other processes still need the gradients of this one: 0 for all parameters
         logits = as_task_dict(run.model(pixel_values.new_zeros(1, *pixel_values.shape[1:])))
         return 0 * torch.stack([task_logits.sum() for task_logits in logits.values()]).sum()
     pixel_values, labels = mix_batch(
-        pixel_values, labels, config.model.num_classes, mixup=config.augment.mixup, cutmix=config.augment.cutmix
+        pixel_values, labels, model.num_classes, mixup=augment.mixup, cutmix=augment.cutmix
     )
-    return classification_loss(
-        run.model(pixel_values),
-        labels,
-        config.train.label_smoothing,
-        config.train.loss_weights,
-        multi_label=config.model.multi_label,
-    )
+    logits = run.model(pixel_values)
+    return classification_loss(logits, labels, train.label_smoothing, train.loss_weights, multi_label=model.multi_label)
 
 
 def update_weights(run: TrainingRun) -> None:
@@ -177,7 +171,7 @@ def validate(run: TrainingRun) -> dict[str, float]:
     if epoch % train.eval_every and epoch != train.epochs:
         return {}
     with run.accelerator.autocast():
-        result: Evaluation | MultiLabelEvaluation = evaluate(
+        result = evaluate(
             Predictor(run.eval_model),
             run.data.val,
             eval_config=EvalConfig(batch_size=run.config.eval.batch_size),
@@ -210,36 +204,25 @@ def finish_epoch(run: TrainingRun, metrics: dict[str, float]) -> None:
 def save_checkpoint(run: TrainingRun, directory: Path, metrics: dict[str, float]) -> None:
     """Write the model of the current epoch and the description of its training, in the main process."""
     if distributed.is_main():
-        run.eval_model.provenance = _provenance(run.config, run.data) | {
-            "metrics": metrics,
-            "epoch": run.state.epoch + 1,
-        }
+        result = {"metrics": metrics, "epoch": run.state.epoch + 1}
+        run.eval_model.provenance = _provenance(run.config, run.data) | result
         run.eval_model.save_pretrained(directory)
 
 
 def _provenance(config: RunConfig, data: DatasetSplits) -> dict[str, Any]:
     """Where a model comes from. Paths are cut to names: the checkpoint may be given to others."""
-    name = Path(config.data.root).resolve().name
-    data_config = replace(
-        config.data,
-        root=name,
-        train=Path(config.data.train).name,
-        val=Path(config.data.val).name,
-        label_files=tuple(Path(file).name for file in config.data.label_files),
-    )
-    init = replace(config.init, checkpoint_path=Path(config.init.checkpoint_path).name)
+    recipe, name = to_dict(config), Path(config.data.root).resolve().name
+    for section, key in (("data", "train"), ("data", "val"), ("init", "checkpoint_path")):
+        recipe[section][key] = Path(recipe[section][key]).name
+    recipe["data"] |= {"root": name, "label_files": [Path(file).name for file in config.data.label_files]}
     videos_per_class = {}
     for task, class_names in as_task_dict(data.class_names).items():
         counts = Counter(chain.from_iterable(class_indices(sample.label, task) for sample in data.train))
         videos_per_class[task] = {class_names[index]: count for index, count in counts.items()}
+    videos = {"train": len(data.train), "val": len(data.val)}
     return {
-        "recipe": to_dict(replace(config, init=init, data=data_config)),
-        "data": {
-            "name": name,
-            "train": len(data.train),
-            "val": len(data.val),
-            "train_videos_per_class": unwrap_single_task(videos_per_class),
-        },
+        "recipe": recipe,
+        "data": {"name": name, **videos, "train_videos_per_class": unwrap_single_task(videos_per_class)},
         "seed": config.train.seed,
         "weights": "averaged" if config.train.ema_decay else "trained",
         "versions": {"xvit": __version__, "torch": str(torch.__version__), "timm": timm.__version__},

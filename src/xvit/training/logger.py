@@ -3,18 +3,19 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from xvit.config import RunConfig
 from xvit.data.annotations import Sample
 from xvit.data.dataset import Batch
 from xvit.evaluation import Evaluation, MultiLabelEvaluation
-from xvit.training.run_dir import RunDirectory, TrainState
+from xvit.training.run_dir import BAD_VIDEOS, METRICS, RunDirectory, TrainState
 from xvit.utils import distributed
 from xvit.utils.errors import VideoError, XViTError
 
@@ -53,60 +54,37 @@ class Progress:
 
 
 class TrainingLogger:
-    """Measures a training and writes its metric rows.
+    """Measures the training on `samples` and writes its metric rows to the run folder.
 
-    Args:
-        run_dir: where the rows are written.
-        samples: the training videos.
-        state: what has been done so far. The logger reads its epoch and step.
-        epochs: number of epochs of the run.
-        steps_per_epoch: number of batches in an epoch.
-        max_unreadable_fraction: fraction of the samples whose videos may be unreadable.
-        on_progress: called after every step and after every batch of a validation.
+    It reads the current epoch and step from `state`. `steps_per_epoch` is the number of batches in an epoch.
     """
 
     def __init__(
         self,
         run_dir: RunDirectory,
-        *,
+        config: RunConfig,
         samples: list[Sample],
         state: TrainState,
-        epochs: int,
         steps_per_epoch: int,
-        max_unreadable_fraction: float,
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
-        self.run_dir, self.samples, self.state = run_dir, samples, state
-        self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
-        self.max_unreadable_fraction = max_unreadable_fraction
-        self.on_progress = on_progress
-        self.metrics: dict[str, float] = {}  # of the latest validation
-        self._start_time = time.perf_counter() - state.seconds
+        self.run_dir, self.config, self.samples, self.state = run_dir, config, samples, state
+        self.steps_per_epoch, self.on_progress = steps_per_epoch, on_progress
         self._steps_per_row = math.ceil(steps_per_epoch / math.ceil(steps_per_epoch / _MAX_STEPS_PER_ROW))
-        self._loss: float | None = None
-        self._lr = 0.0
-        self._clips_per_second: float | None = None
+        self._latest: dict[str, Any] = {}  # the fields of `Progress` that are known so far from steps and validations
         self._unreadable_paths: set[str] = set()
         self._unshared_errors: list[VideoError] = []  # of this process, not yet known to the others
         self._tensorboard: SummaryWriter | None = None
         if distributed.is_main():
             self._tensorboard = SummaryWriter(str(run_dir.path / "tensorboard"), purge_step=state.step + 1)
 
-    @property
-    def seconds(self) -> float:
-        """Wall time of the run, including the time before it was resumed."""
-        return time.perf_counter() - self._start_time
-
     def track_epoch(self, loader: Iterable[Batch], steps_done: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch. Measures the wait for each and collects unreadable videos.
 
-        Args:
-            loader: yields the batches, without the first `steps_done`.
-            steps_done: batches of the epoch that were trained on before the run was resumed.
+        The loader leaves out the first `steps_done` batches, which were trained on before the run was resumed.
 
         Raises:
-            XViTError: no video of the epoch could be read, or more were unreadable than allowed; a loss that is not
-                finite.
+            XViTError: no video of the epoch could be read; too many are unreadable; a loss is not finite.
         """
         step, num_read, error = steps_done, steps_done, None
         self._start_row()
@@ -123,17 +101,13 @@ class TrainingLogger:
             self.report_progress("train", step, self.steps_per_epoch)
             wait_start = time.perf_counter()
         if not sum(distributed.all_gather(num_read)):
-            raise XViTError(
-                f"epoch {self.state.epoch + 1}: none of {len(self.samples)} videos could be read; the last error: "
-                f"{error}"
-            )
+            message = f"epoch {self.state.epoch + 1}: none of {len(self.samples)} videos could be read"
+            raise XViTError(f"{message}; the last error: {error}")
 
     def log_step(self, loss: Tensor, indices: Tensor, lr: float) -> None:
-        """Record the results of the current step, on the device where they are."""
-        self._losses.append(loss.detach())
-        self._indices.append(indices)
-        self._steps.append(self.state.step + 1)
-        self._lr = lr
+        """Record the results of the current step. The loss stays on its device."""
+        self._steps.append((self.state.step + 1, loss.detach(), indices.tolist()))
+        self._latest["lr"] = lr
 
     def log_grad_norm(self, grad_norm: Tensor) -> None:
         """Record the gradient norm of a weight update."""
@@ -143,43 +117,28 @@ class TrainingLogger:
         """Write the row of a validation. Returns its metrics."""
         for _, path, reason in result.failures:
             self.run_dir.add_bad_video(VideoError(path, reason))
-        self.metrics = result.metrics
-        self._write_row("eval", self.state.epoch + 1, {**self.metrics, "failed": len(result.failures)})
-        return self.metrics
+        self._latest["metrics"] = metrics = result.metrics
+        self._write_row("eval", self.state.epoch + 1, {**metrics, "failed": len(result.failures)})
+        return metrics
 
     def report_progress(self, stage: Stage, step: int, steps: int) -> None:
         """Call `on_progress`."""
         if self.on_progress is not None:
-            self.on_progress(
-                Progress(
-                    stage=stage,
-                    epoch=self.state.epoch + 1,
-                    epochs=self.epochs,
-                    step=step,
-                    steps=steps,
-                    loss=self._loss,
-                    lr=self._lr,
-                    clips_per_second=self._clips_per_second,
-                    bad_videos=self.run_dir.bad_videos,
-                    metrics=self.metrics,
-                )
-            )
+            epoch, epochs, bad_videos = self.state.epoch + 1, self.config.train.epochs, len(self.run_dir.bad_videos)
+            position = Progress(stage=stage, epoch=epoch, epochs=epochs, step=step, steps=steps, bad_videos=bad_videos)
+            self.on_progress(replace(position, **self._latest))
 
     def share_bad_videos(self) -> None:
-        """Write the unreadable videos of all processes to bad_videos.jsonl.
-
-        Raises:
-            XViTError: more videos are unreadable than allowed.
-        """
+        """Write the unreadable videos of all processes to bad_videos.jsonl. Raises `XViTError` if they are too many."""
         errors, self._unshared_errors = self._unshared_errors, []
         for error in chain.from_iterable(distributed.all_gather(errors)):
             self.run_dir.add_bad_video(error)
             self._unreadable_paths.add(error.path)
-        if len(self._unreadable_paths) > self.max_unreadable_fraction * len(self.samples):
+        number, total, limit = len(self._unreadable_paths), len(self.samples), self.config.data.max_unreadable_fraction
+        if number > limit * total:
             raise XViTError(
-                f"{len(self._unreadable_paths)} of {len(self.samples)} training videos could not be read, more than "
-                f"data.max_unreadable_fraction={self.max_unreadable_fraction:g}; they are listed in "
-                f"{self.run_dir.path / 'bad_videos.jsonl'}"
+                f"{number} of {total} training videos could not be read, more than data.max_unreadable_fraction="
+                f"{limit:g}; they are listed in {self.run_dir.path / BAD_VIDEOS}"
             )
 
     def close(self) -> None:
@@ -188,47 +147,40 @@ class TrainingLogger:
             self._tensorboard.close()
 
     def _start_row(self) -> None:
-        self._losses: list[Tensor] = []
+        self._steps: list[tuple[int, Tensor, list[int]]] = []  # number, loss and sample indices of each step
         self._grad_norms: list[Tensor] = []
-        self._indices: list[Tensor] = []
-        self._steps: list[int] = []
         self._data_seconds = 0.0
         self._row_start = time.perf_counter()
 
     def _write_train_row(self, step: int) -> None:
         """Write the metrics since the last row, after `step` steps of the epoch."""
         self.share_bad_videos()
-        losses = torch.stack(self._losses).cpu() if self._losses else torch.empty(0)
-        self._check_finite(losses)
-        num_clips = sum(distributed.all_gather(sum(map(len, self._indices))))
-        if all_losses := list(chain.from_iterable(distributed.all_gather(losses.tolist()))):
-            seconds = time.perf_counter() - self._row_start  # measured after .cpu(), which waits for the device
-            self._loss = sum(all_losses) / len(all_losses)
-            self._clips_per_second = num_clips / seconds
-            self._write_row(
-                "train",
-                round(self.state.epoch + step / self.steps_per_epoch, 4),
-                {
-                    "loss": self._loss,
-                    "lr": self._lr,
-                    "grad_norm": torch.stack(self._grad_norms).mean().item() if self._grad_norms else None,
-                    "clips_per_second": round(self._clips_per_second, 3),
-                    "data_seconds": round(self._data_seconds, 4),
-                    "compute_seconds": round(seconds - self._data_seconds, 4),
-                    "bad_videos": self.run_dir.bad_videos,
-                },
-            )
+        losses = torch.stack([loss for _, loss, _ in self._steps]).tolist() if self._steps else []
+        local = [(number, loss, indices) for (number, _, indices), loss in zip(self._steps, losses, strict=True)]
+        if steps := list(chain.from_iterable(distributed.all_gather(local))):
+            self._check_finite(steps)
+            seconds = time.perf_counter() - self._row_start  # after .tolist(), which waits for the device
+            loss = sum(loss for _, loss, _ in steps) / len(steps)
+            clips_per_second = sum(len(indices) for _, _, indices in steps) / seconds
+            self._latest |= {"loss": loss, "clips_per_second": clips_per_second}
+            row = {
+                "loss": loss,
+                "lr": self._latest["lr"],
+                "grad_norm": torch.stack(self._grad_norms).mean().item() if self._grad_norms else None,
+                "clips_per_second": round(clips_per_second, 3),
+                "data_seconds": round(self._data_seconds, 4),
+                "compute_seconds": round(seconds - self._data_seconds, 4),
+                "bad_videos": len(self.run_dir.bad_videos),
+            }
+            self._write_row("train", round(self.state.epoch + step / self.steps_per_epoch, 4), row)
         self._start_row()
 
-    def _check_finite(self, losses: Tensor) -> None:
-        """Raise an error for the first loss, in any process, that is not finite."""
-        first = (~losses.isfinite()).nonzero().flatten().tolist()[:1]
-        failures = [
-            (self._steps[i], losses[i].item(), ", ".join(self.samples[k].id for k in self._indices[i].tolist()))
-            for i in first
-        ]
-        for step, loss, ids in sorted(chain.from_iterable(distributed.all_gather(failures)))[:1]:
-            last = self.run_dir.last
+    def _check_finite(self, steps: list[tuple[int, float, list[int]]]) -> None:
+        """Raise an error for the first of (step, loss, sample indices) whose loss is not finite."""
+        failed = [values for values in steps if not math.isfinite(values[1])]
+        if failed:
+            step, loss, indices = min(failed)
+            last, ids = self.run_dir.last, ", ".join(self.samples[index].id for index in indices)
             saved = f"{last} is the checkpoint of the previous epoch" if last.exists() else "no checkpoint saved yet"
             raise XViTError(
                 f"step {step} (epoch {self.state.epoch + 1}): the loss is {loss}, so training stops ({saved}). Try a "
@@ -236,9 +188,7 @@ class TrainingLogger:
             )
 
     def _write_row(self, stage: Stage, epoch: float, values: dict[str, float | None]) -> None:
-        if self._tensorboard is None:
-            return
-        self.run_dir.append({"stage": stage, "epoch": epoch, "step": self.state.step, **values})
+        self.run_dir.append(METRICS, {"stage": stage, "epoch": epoch, "step": self.state.step, **values})
         for name, value in values.items():
-            if value is not None:
+            if self._tensorboard is not None and value is not None:
                 self._tensorboard.add_scalar(f"{stage}/{name}", value, self.state.step)

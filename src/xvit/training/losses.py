@@ -1,12 +1,16 @@
-"""The training loss."""
+"""The loss of training, and the mixing of a batch's clips and labels (mixup, cutmix).
+
+Shapes: B clips, T frames, C = 3 colours, H x W pixels.
+"""
 
 from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms import v2
 
-from xvit.config import as_task_dict
+from xvit.config import as_task_dict, unwrap_single_task
 
 
 def classification_loss(
@@ -38,3 +42,39 @@ def classification_loss(
             loss = F.cross_entropy(task_logits, target, label_smoothing=label_smoothing)
         losses.append(weights.get(task, 1.0) * loss)
     return torch.stack(losses).sum()
+
+
+def mix_batch(
+    pixel_values: Tensor,
+    labels: Tensor | dict[str, Tensor],
+    num_classes: int | dict[str, int],
+    *,
+    mixup: float,
+    cutmix: float,
+) -> tuple[Tensor, Tensor | dict[str, Tensor]]:
+    """Mix each clip with the previous one in the batch. One draw from torch's global generator serves the whole batch.
+
+    Args:
+        pixel_values: (B, T, C, H, W) float.
+        labels: (B,) class indices, or (B, classes) class probabilities, or a dict of either.
+        num_classes: number of classes, or a dict of numbers.
+        mixup: alpha of mixup, which blends whole clips; 0 for none.
+        cutmix: alpha of cutmix, which pastes a box of one clip into all frames of the other; 0 for none. If both are
+            set, one of them is drawn.
+
+    Returns:
+        (B, T, C, H, W) float, and (B, classes) class probabilities, or a dict of them. They sum to 1 if the given ones
+        do. With neither mixup nor cutmix, the arguments, and no random number is drawn.
+    """
+    if not mixup and not cutmix:
+        return pixel_values, labels
+    B = len(pixel_values)
+    use_cutmix = bool(cutmix) and (not mixup or bool(torch.rand(()) < 0.5))
+    mix = v2.CutMix(alpha=cutmix, num_classes=B) if use_cutmix else v2.MixUp(alpha=mixup, num_classes=B)
+    # The clips' indices in the batch serve as labels. The mixing weights (B, B) then apply to the labels of any task.
+    indices = torch.arange(B, device=pixel_values.device)
+    mixed, weights = mix(pixel_values.flatten(1, 2), indices)  # (B, T C, H, W): torchvision expects no frame axis
+    numbers, probabilities = as_task_dict(num_classes), {}
+    for task, target in as_task_dict(labels).items():
+        probabilities[task] = weights @ (target if target.ndim == 2 else F.one_hot(target, numbers[task]).float())
+    return mixed.view_as(pixel_values), unwrap_single_task(probabilities)

@@ -1,18 +1,21 @@
-"""Parameter groups, optimizer and learning-rate schedule."""
+"""Parameter groups, optimizers (Muon is defined here) and learning-rate schedule."""
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
+from timm.optim.muon import get_lr_scale, zeropower_via_newtonschulz
 from timm.scheduler import CosineLRScheduler
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.optim import SGD, AdamW, Optimizer
 
 from xvit.config import TrainConfig
 from xvit.models.xvit import XViT
-from xvit.training.muon import Muon
 from xvit.utils import distributed
 
-DECAYED = (nn.Linear, _ConvNd)  # layers whose `weight` is decayed
+_COEFFICIENTS, _NEWTON_SCHULZ_STEPS = [(3.4445, -4.7750, 2.0315)], 5  # Muon's, as published
+_MUON_MOMENTUM = 0.95
 
 ParameterGroup = dict[str, Any]
 
@@ -22,7 +25,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[ParameterGro
 
     The weights of linear and convolutional layers are decayed; biases, norms, scales, tokens and positions are not.
     """
-    weights = {module.weight for module in model.modules() if isinstance(module, DECAYED)}
+    weights = {module.weight for module in model.modules() if isinstance(module, nn.Linear | _ConvNd)}
     parameters = [p for p in model.parameters() if p.requires_grad]
     return [
         {"params": [p for p in parameters if p in weights], "weight_decay": weight_decay},
@@ -44,16 +47,14 @@ def layer_decay_groups(model: XViT, groups: list[ParameterGroup], decay: float) 
     rate of each group by its `lr_scale`.
     """
     depth = len(model.backbone.blocks)
-    embeddings = tuple(
-        f"backbone.{name}" for name in ("patch_embed", "pos_embed", "cls_token", "reg_token", "norm_pre")
-    )
-
-    def layers_above(name: str) -> int:
+    names = ("patch_embed", "pos_embed", "cls_token", "reg_token", "norm_pre")
+    embeddings = tuple(f"backbone.{name}" for name in names)
+    above: dict[nn.Parameter, int] = {}  # number of layers above each parameter's layer
+    for name, parameter in model.named_parameters():
         if name.startswith("backbone.blocks."):
-            return depth - int(name.split(".")[2])
-        return depth + 1 if name.startswith(embeddings) else 0
-
-    above = {parameter: layers_above(name) for name, parameter in model.named_parameters()}
+            above[parameter] = depth - int(name.split(".")[2])
+        else:
+            above[parameter] = depth + 1 if name.startswith(embeddings) else 0
     return [
         {**group, "params": [p for p in group["params"] if above[p] == distance], "lr_scale": decay**distance}
         for group in groups
@@ -61,13 +62,48 @@ def layer_decay_groups(model: XViT, groups: list[ParameterGroup], decay: float) 
     ]
 
 
+class Muon(AdamW):
+    """AdamW, with Muon's step for the matrices in groups with `use_muon=True`.
+
+    Muon orthogonalises the momentum of a matrix before it is applied (Jordan et al., 2024). Its step is scaled to the
+    size of AdamW's, so that one learning rate serves both. timm's and torch's own classes always orthogonalise in
+    bfloat16: 4 to 50 times slower than float32 on CPUs without bfloat16 units.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update the weights. `closure` is as in torch's optimizers."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for p in group["params"] if group.get("use_muon") else ():
+                if p.grad is not None:
+                    self._step_matrix(p, p.grad, lr=group["lr"], weight_decay=group["weight_decay"])
+                    p.grad = None  # so that AdamW skips it
+        super().step()
+        return loss
+
+    def _step_matrix(self, p: Tensor, grad: Tensor, *, lr: float, weight_decay: float) -> None:
+        state = self.state[p]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(p)
+            state["step"] = torch.tensor(0.0)  # unused, but AdamW expects it when a state is loaded
+        momentum_buffer = state["momentum_buffer"].lerp_(grad, 1 - _MUON_MOMENTUM)
+        update = grad.lerp(momentum_buffer, _MUON_MOMENTUM)  # Nesterov momentum
+        dtype = torch.float32 if p.device.type == "cpu" else torch.bfloat16
+        direction = zeropower_via_newtonschulz(update, _NEWTON_SCHULZ_STEPS, _COEFFICIENTS, dtype=dtype)
+        p.mul_(1 - lr * weight_decay)
+        p.add_(direction.to(p.dtype), alpha=-lr * get_lr_scale(p.shape, "match_rms_adamw"))
+
+
 def build_optimizer(model: XViT, config: TrainConfig) -> Optimizer:
     """AdamW, SGD with Nesterov momentum 0.9, or Muon for linear layers except the classifier, AdamW for the rest."""
     lr = scaled_lr(config)
     groups = parameter_groups(model, config.weight_decay)
     if config.optimizer == "muon":
-        classifier = set(model.classifier.parameters())
-        matrices = {m.weight for m in model.modules() if isinstance(m, nn.Linear)} - classifier
+        matrices = {m.weight for m in model.modules() if isinstance(m, nn.Linear)} - set(model.classifier.parameters())
         decayed = groups[0]["params"]
         groups[0]["params"] = [p for p in decayed if p not in matrices]
         groups.append({**groups[0], "params": [p for p in decayed if p in matrices], "use_muon": True})

@@ -1,18 +1,19 @@
-"""The objects of one training run, and how they are built from a recipe."""
+"""One training run: the checks of its recipe, and the objects built from it."""
 
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from timm.utils import ModelEmaV3
 from torch.utils.data import DataLoader
 
-from xvit.config import RunConfig, TrainConfig
-from xvit.data.annotations import load_splits
+from xvit.config import ModelConfig, RunConfig, TrainConfig, as_task_dict, unwrap_single_task
+from xvit.data.annotations import DatasetSplits, load_splits
 from xvit.data.dataset import Item, VideoDataset
 from xvit.data.loader import make_loader
 from xvit.data.sampler import EpochSampler
@@ -21,11 +22,30 @@ from xvit.models.pretrained import load_initial_weights
 from xvit.models.xvit import XViT
 from xvit.training.logger import Progress, TrainingLogger
 from xvit.training.optim import build_optimizer, build_schedule, scaled_lr
-from xvit.training.recipe import check_recipe, resolve_model_config
 from xvit.training.run_dir import RunDirectory
 from xvit.training.signals import StopSignals
 from xvit.utils import distributed
-from xvit.utils.errors import XViTError
+from xvit.utils.errors import XViTError, check_choice, one_line
+
+
+def check_recipe(config: RunConfig) -> None:
+    """Check that the settings go together, without data or weights: run the model on PyTorch's meta device.
+
+    Raises:
+        XViTError: settings that do not go together.
+    """
+    model, clip = config.model, config.clip
+    if model.num_frames != clip.num_frames:
+        raise XViTError(f"model.num_frames={model.num_frames} and clip.num_frames={clip.num_frames}: must be equal")
+    with torch.device("meta"):
+        meta_model = XViT(model).eval()
+        clip = resolve_clip_spec(clip, meta_model.backbone)
+        pixel_values = torch.empty(1, clip.num_frames, 3, clip.image_size, clip.image_size)
+    try:
+        meta_model(pixel_values)
+    except (XViTError, RuntimeError, AssertionError) as error:
+        message = f"backbone {model.backbone} does not accept frames of this size: {one_line(error, length=1000)}"
+        raise XViTError(f"clip.image_size={clip.image_size}: {message}") from None
 
 
 class TrainingRun:
@@ -46,9 +66,8 @@ class TrainingRun:
         self, config: RunConfig, output: str | Path, *, resume: bool, on_progress: Callable[[Progress], None] | None
     ) -> None:
         check_recipe(config)
-        self.data = load_splits(config.data)
-        train = config.train
-        self.config = replace(config, model=resolve_model_config(config, self.data))
+        train, self.data = config.train, load_splits(config.data)
+        self.config = replace(config, model=_resolve_model_config(config, self.data))
         self.accelerator = _make_accelerator(train)
         self.run_dir = RunDirectory(output, config, resume=resume)
 
@@ -58,25 +77,16 @@ class TrainingRun:
         self.dataset, self.sampler, self.loader = self._build_loader()
         set_seed(train.seed, device_specific=True)  # from here on each process draws different random numbers
         self.model, self.optimizer = self.accelerator.prepare(self.raw_model, build_optimizer(self.raw_model, train))
-        self.steps_per_epoch = len(self.loader)
+        self.steps_per_epoch = steps = len(self.loader)
+        warmup_steps = round(steps * train.warmup_epochs)
         self.schedule = build_schedule(
-            self.optimizer,
-            steps=self.steps_per_epoch * train.epochs,
-            warmup_steps=round(self.steps_per_epoch * train.warmup_epochs),
-            lr=scaled_lr(train),
+            self.optimizer, steps=steps * train.epochs, warmup_steps=warmup_steps, lr=scaled_lr(train)
         )
         self.state = self.run_dir.load_state(self.accelerator, self.ema_model)
-        self.logger = TrainingLogger(
-            self.run_dir,
-            samples=self.data.train,
-            state=self.state,
-            epochs=train.epochs,
-            steps_per_epoch=self.steps_per_epoch,
-            max_unreadable_fraction=config.data.max_unreadable_fraction,
-            on_progress=on_progress,
-        )
+        self.logger = TrainingLogger(self.run_dir, config, self.data.train, self.state, steps, on_progress)
         self.signals = StopSignals()
         self.last_saved = time.monotonic()
+        self._start_time = self.last_saved - self.state.seconds  # including the time before the run was resumed
 
     @property
     def eval_model(self) -> XViT:
@@ -86,7 +96,7 @@ class TrainingRun:
     def save_state(self) -> None:
         """Save everything that is needed to resume from here."""
         self.logger.share_bad_videos()
-        self.state.seconds = self.logger.seconds
+        self.state.seconds = time.monotonic() - self._start_time
         self.run_dir.save_state(self.accelerator, self.ema_model, self.state)
         self.last_saved = time.monotonic()
 
@@ -97,7 +107,7 @@ class TrainingRun:
 
     def _build_model(self) -> XViT:
         config, model = self.config, XViT(self.config.model)
-        if config.init and not self.run_dir.has_state:
+        if config.init and not self.run_dir.saved_states():
             load_initial_weights(model, config.init)
         model.to(self.accelerator.device)
         model.clip_spec, model.class_names = resolve_clip_spec(config.clip, model.backbone), self.data.class_names
@@ -106,24 +116,37 @@ class TrainingRun:
         return model
 
     def _build_loader(self) -> tuple[VideoDataset, EpochSampler, DataLoader[Item]]:
-        data, augment = self.config.data, self.config.augment
+        data, augment, train = self.config.data, self.config.augment, self.config.train
         dataset = VideoDataset(
             samples=self.data.train,
             clip_spec=self.raw_model.clip_spec,
             augment=augment,
-            seed=self.config.train.seed,
+            seed=train.seed,
             class_names=self.data.class_names,
             decode_timeout=data.decode_timeout,
         )
         sampler = EpochSampler(dataset, class_balanced=data.class_balanced, repeated_aug=augment.repeated_aug)
+        on_cuda = self.accelerator.device.type == "cuda"
         loader = make_loader(
-            dataset,
-            batch_size=self.config.train.batch_size,
-            num_workers=data.num_workers,
-            sampler=sampler,
-            pin_memory=self.accelerator.device.type == "cuda",
+            dataset, sampler=sampler, batch_size=train.batch_size, num_workers=data.num_workers, pin_memory=on_cuda
         )
         return dataset, sampler, loader
+
+
+def _resolve_model_config(config: RunConfig, data: DatasetSplits) -> ModelConfig:
+    """The recipe's model config, with the number of classes of the data set. Checks that the recipe and it match."""
+    class_names, root = as_task_dict(data.class_names), config.data.root
+    num_classes = unwrap_single_task({task: len(names) for task, names in class_names.items()})
+    if config.model.num_classes not in (0, num_classes):
+        message = f"model.num_classes={config.model.num_classes}, but {root} has {num_classes} classes"
+        raise XViTError(f"{message}; leave it at 0 to use the number of the data set")
+    for task in config.train.loss_weights:
+        check_choice("train.loss_weights: task", task, class_names)
+    if not data.train:
+        raise XViTError(f"{root}: no training videos")
+    if not data.val:
+        raise XViTError(f"{root}: no validation videos; set data.val_fraction or add a val folder")
+    return replace(config.model, num_classes=num_classes, multi_label=config.data.multi_label)
 
 
 def _make_accelerator(config: TrainConfig) -> Accelerator:

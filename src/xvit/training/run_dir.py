@@ -13,7 +13,7 @@ import logging
 import math
 import shutil
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,37 +30,24 @@ from xvit.utils.files import atomic_directory, atomic_write_text, holds_somethin
 
 _logger = logging.getLogger("xvit")
 _MAY_CHANGE = {"data.num_workers", "train.save_minutes"}  # settings that do not influence the result
+METRICS, BAD_VIDEOS = "metrics.jsonl", "bad_videos.jsonl"
 _EMA_MODEL, _TRAIN_STATE = "ema_model.safetensors", "train_state.json"
 
 
 @dataclass
 class TrainState:
-    """What a run has done so far.
+    """What a run has done so far."""
 
-    Args:
-        epoch: finished epochs, including their validation.
-        step: finished steps, including those of the current epoch.
-        world_size: number of processes; a step's clips depend on it.
-        seconds: wall time spent.
-        best_epoch: epoch of the best validation, counted from 1; 0 before the first.
-        best_metrics: its metrics.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    world_size: int = field(default_factory=distributed.world_size)
-    seconds: float = 0.0
-    best_epoch: int = 0
-    best_metrics: dict[str, float] = field(default_factory=dict)
+    epoch: int = 0  # finished epochs, including their validation
+    step: int = 0  # finished steps, including those of the current epoch
+    world_size: int = field(default_factory=distributed.world_size)  # a step's clips depend on it
+    seconds: float = 0.0  # wall time spent
+    best_epoch: int = 0  # epoch of the best validation, counted from 1; 0 before the first
+    best_metrics: dict[str, float] = field(default_factory=dict)  # its metrics
 
 
 class RunDirectory:
-    """The run folder, opened for a new run or to resume one.
-
-    Args:
-        path: the folder.
-        config: the recipe.
-        resume: resume the run in the folder, if there is one.
+    """The run folder `path`, opened for a new run of the recipe `config` or, with `resume`, for the run that is in it.
 
     Raises:
         XViTError: the folder contains a run and `resume` is false, or other files; the run has a different recipe.
@@ -69,16 +56,15 @@ class RunDirectory:
     def __init__(self, path: str | Path, config: RunConfig, *, resume: bool) -> None:
         self.path = Path(path)
         self.best, self.last, self._state_dir = self.path / "best", self.path / "last", self.path / "state"
-        self._config_path, self._bad_videos_path = self.path / "config.yaml", self.path / "bad_videos.jsonl"
-        self._bad_videos: set[str] = set()
+        self._config_path = self.path / "config.yaml"
+        self.bad_videos: set[str] = set()  # the paths in BAD_VIDEOS
         message = ""
         if distributed.is_main():
             try:
                 self._open(config, resume=resume)
             except (XViTError, OSError) as error:
                 message = str(error)
-        message = distributed.all_gather(message)[0]
-        if message:
+        if message := distributed.all_gather(message)[0]:
             raise XViTError(message)
 
     def _open(self, config: RunConfig, *, resume: bool) -> None:
@@ -93,15 +79,14 @@ class RunDirectory:
             atomic_write_text(self._config_path, yaml.safe_dump(to_dict(config), sort_keys=False))
         for unfinished in self._state_dir.glob(".step_*"):  # left by a process that was killed
             shutil.rmtree(unfinished)
-        self._bad_videos = {row["path"] for row in _truncate_rows(self._bad_videos_path)}
+        self.bad_videos = {row["path"] for row in _truncate_rows(self.path / BAD_VIDEOS)}
 
     def _check_same_run(self, config: RunConfig, *, resume: bool) -> None:
         if not self._config_path.is_file():
             raise XViTError(f"{self.path}: contains files, but no training run; choose another --output")
         if not resume:
-            raise XViTError(
-                f"{self.path}: contains a training run; continue it with --resume, or choose another --output"
-            )
+            advice = "continue it with --resume, or choose another --output"
+            raise XViTError(f"{self.path}: contains a training run; {advice}")
         before = _flatten(to_dict(from_dict(RunConfig, read_yaml(self._config_path), self._config_path)))
         now = _flatten(to_dict(config))
         for key in sorted(before.keys() | now.keys()):
@@ -112,39 +97,22 @@ class RunDirectory:
                     f"--init.checkpoint_path {self.last}"
                 )
 
-    def append(self, row: Mapping[str, Any]) -> None:
-        """Add a row to metrics.jsonl."""
-        _append_row(self.path / "metrics.jsonl", row)
+    def append(self, name: str, row: Mapping[str, Any]) -> None:
+        """Add a row to METRICS or BAD_VIDEOS, in the main process."""
+        if distributed.is_main():
+            with (self.path / name).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
 
     def add_bad_video(self, error: VideoError) -> None:
-        """Add a video to bad_videos.jsonl, unless it is there already."""
-        if error.path not in self._bad_videos:
-            self._bad_videos.add(error.path)
-            if distributed.is_main():
-                _append_row(self._bad_videos_path, {"path": error.path, "reason": error.reason})
-
-    @property
-    def bad_videos(self) -> int:
-        """Number of different videos that could not be read so far."""
-        return len(self._bad_videos)
-
-    @property
-    def has_state(self) -> bool:
-        """Whether there is a state to resume from."""
-        return bool(self._saved_states())
+        """Add a video to BAD_VIDEOS, unless it is there already."""
+        if error.path not in self.bad_videos:
+            self.bad_videos.add(error.path)
+            self.append(BAD_VIDEOS, {"path": error.path, "reason": error.reason})
 
     def save_state(self, accelerator: Accelerator, ema_model: nn.Module | None, state: TrainState) -> None:
-        """Save everything needed to resume, then delete all states but the newest two.
-
-        Args:
-            accelerator: holds the model, the optimizer and the random state.
-            ema_model: the averaged weights, if there are any.
-            state: what has been done so far.
-        """
-        with ExitStack() as stack:
-            tmp_path = Path()
-            if distributed.is_main():
-                tmp_path = stack.enter_context(atomic_directory(self._state_dir / f"step_{state.step:07d}"))
+        """Save everything needed to resume, then delete all states but the newest two."""
+        directory = self._state_dir / f"step_{state.step:07d}"
+        with atomic_directory(directory) if distributed.is_main() else nullcontext(directory) as tmp_path:
             tmp_path = distributed.all_gather(tmp_path)[0]
             accelerator.save_state(str(tmp_path))  # each process writes its own random state
             if distributed.is_main():
@@ -153,19 +121,17 @@ class RunDirectory:
                 (tmp_path / _TRAIN_STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
             distributed.barrier()
         if distributed.is_main():
-            for older in self._saved_states()[:-2]:
+            for older in self.saved_states()[:-2]:
                 shutil.rmtree(older)
 
     def load_state(self, accelerator: Accelerator, ema_model: nn.Module | None) -> TrainState:
-        """Restore the newest state that is not corrupt, and delete the metric rows written after it.
-
-        Without a saved state, returns that of a new run.
+        """Restore the newest state that is not corrupt, if any, and delete the metric rows written after it.
 
         Raises:
             XViTError: all saved states are corrupt; the run had another number of processes.
         """
         state, message = TrainState(), ""
-        for path in reversed(self._saved_states()):
+        for path in reversed(self.saved_states()):
             state, message = TrainState(), ""
             try:
                 state = TrainState(**json.loads((path / _TRAIN_STATE).read_text(encoding="utf-8")))
@@ -175,23 +141,21 @@ class RunDirectory:
             except Exception as error:  # three libraries read these files, and each fails in its own ways
                 message = f"{path}: corrupt ({one_line(error)})"
             if state.world_size != distributed.world_size():
-                raise XViTError(
-                    f"{self.path}: a run with {state.world_size} processes cannot be resumed with "
-                    f"{distributed.world_size()}; use {state.world_size}, or choose another --output"
-                )
+                before, now = state.world_size, distributed.world_size()
+                message = f"a run with {before} processes cannot be resumed with {now}"
+                raise XViTError(f"{self.path}: {message}; use {before}, or choose another --output")
             message = max(distributed.all_gather(message))
             if not message:
                 break
             _logger.warning("%s; trying the state before it", message)
         if message:
-            raise XViTError(
-                f"{message}; all saved states are corrupt, so the run cannot be resumed: choose another --output"
-            )
+            advice = "all saved states are corrupt, so the run cannot be resumed: choose another --output"
+            raise XViTError(f"{message}; {advice}")
         if distributed.is_main():
-            _truncate_rows(self.path / "metrics.jsonl", last_step=state.step)
+            _truncate_rows(self.path / METRICS, last_step=state.step)
         return state
 
-    def _saved_states(self) -> list[Path]:
+    def saved_states(self) -> list[Path]:
         """The complete states, oldest first. The names of incomplete ones begin with a dot."""
         return sorted(self._state_dir.glob("step_*"))
 
@@ -202,11 +166,6 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
     return flat
-
-
-def _append_row(path: Path, row: Mapping[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
 
 
 def _truncate_rows(path: Path, last_step: float = math.inf) -> list[dict[str, Any]]:

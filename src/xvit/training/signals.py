@@ -3,7 +3,7 @@
 import logging
 import signal
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 from xvit.utils import distributed
@@ -20,7 +20,7 @@ class StopSignals:
     """
 
     def __init__(self) -> None:
-        self.received: int | None = None
+        self.received = 0  # number of the signal
         self._previous_handlers: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
@@ -29,21 +29,18 @@ class StopSignals:
                 self._previous_handlers[number] = signal.signal(number, self._handle)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
 
     def check(self) -> None:
         """Raise `Interrupted` if this or another process received a signal. All processes must call it."""
-        received = distributed.all_reduce_max(self.received or 0)[0]
-        if received:
+        if received := max(distributed.all_gather(self.received)):
             raise Interrupted(exit_code=128 + received)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None and number == signal.SIGINT and distributed.world_size() == 1:
+        if self.received and number == signal.SIGINT and distributed.world_size() == 1:
             raise KeyboardInterrupt
-        if self.received is None:
+        if not self.received:
             _logger.info("stopping after this step and saving the state (press Ctrl-C again to stop at once)")
         self.received = number

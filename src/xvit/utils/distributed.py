@@ -44,11 +44,6 @@ def all_gather(value: T) -> list[T]:
     return values
 
 
-def all_reduce_max(*values: int) -> tuple[int, ...]:
-    """The maximum of each value over all processes. All processes must call it."""
-    return tuple(max(map(int, column)) for column in zip(*all_gather(values), strict=True))
-
-
 def barrier() -> None:
     """Wait until all processes have reached this point."""
     all_gather(None)
