@@ -293,8 +293,10 @@ def test_attention_weights_follow_the_formula(clips, tmp_path):
 
 
 def test_unavailable_attention_weights(directory, clips, tmp_path):
+    fused = AUTO.from_pretrained(directory)
     with pytest.raises(XViTError, match=r'attn_implementation="sdpa".*set_attn_implementation\("eager"\)'):
-        AUTO.from_pretrained(directory)(clips, output_attentions=True)
+        fused(clips, output_hidden_states=True, output_attentions=True)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in fused.modules())
     described(make_model(attention="local"), list(CLASSES)).save_pretrained(tmp_path / "m")
     local = AUTO.from_pretrained(tmp_path / "m", attn_implementation="eager")
     with pytest.raises(XViTError, match="local"):

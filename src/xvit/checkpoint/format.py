@@ -104,12 +104,12 @@ def write_checkpoint(directory: str | Path, metadata: CheckpointMetadata, tensor
         save_file(state, tmp_path / WEIGHTS, metadata={"format": "pt"})
         (tmp_path / CONFIG).write_text(config, encoding="utf-8")
         (tmp_path / WEIGHTS).chmod((tmp_path / CONFIG).stat().st_mode)  # safetensors: the owner's only
-        write_preprocessor(tmp_path, metadata.clip_spec)
+        write_json(tmp_path / PREPROCESSOR, preprocessor_config(metadata.clip_spec))
         (tmp_path / CARD).write_text(model_card(metadata.to_dict()), encoding="utf-8")
 
 
 def preprocessor_config(clip_spec: ClipSpec) -> dict[str, Any]:
-    """The clip spec in the terms of transformers; `xvit.transformers.XViTVideoProcessor` reads it."""
+    """The contents of preprocessor_config.json, which `xvit.transformers.XViTVideoProcessor` reads."""
     return {
         "num_frames": clip_spec.num_frames,
         "sampling": clip_spec.sampling,
@@ -119,11 +119,6 @@ def preprocessor_config(clip_spec: ClipSpec) -> dict[str, Any]:
         "image_mean": list(clip_spec.mean),
         "image_std": list(clip_spec.std),
     }
-
-
-def write_preprocessor(directory: Path, clip_spec: ClipSpec) -> None:
-    """Write preprocessor_config.json."""
-    write_json(directory / PREPROCESSOR, preprocessor_config(clip_spec))
 
 
 def read_metadata(directory: Path) -> CheckpointMetadata:

@@ -159,13 +159,11 @@ def with_fixed_size(model: XViT) -> XViT:
     size = model.clip_spec.image_size
     kwargs = {**model.config.backbone_kwargs, "dynamic_img_size": False, "img_size": size}
     fixed = XViT(replace(model.config, backbone_kwargs=kwargs))
-    state = model.state_dict()
     if tuple(model.backbone.patch_embed.img_size) == (size, size):
-        fixed.load_state_dict(state)
+        fixed.load_state_dict(model.state_dict())
     else:
-        image = {key.removeprefix("backbone."): x for key, x in state.items() if key.startswith("backbone.")}
-        rest = {key: x for key, x in state.items() if not key.startswith("backbone.")}
-        load_tensors(fixed, image, rest, source="the model")
+        rest = {key: x for key, x in model.state_dict().items() if not key.startswith("backbone.")}
+        load_tensors(fixed, model.backbone.state_dict(), rest, source="the model")
     fixed.clip_spec = model.clip_spec
     return fixed.cpu().eval()
 

@@ -34,6 +34,7 @@ from xvit.models.backbone import build_backbone, resolve_clip_spec
 from xvit.models.pretrained import load_initial_weights
 from xvit.models.xvit import XViT
 from xvit.utils.errors import XViTError
+from xvit.utils.files import write_json
 
 _OPTIONS = {field.name for config in (ModelConfig, AdvancedConfig) for field in fields(config)}
 
@@ -145,8 +146,9 @@ class XViTConfig(transformers.PreTrainedConfig):
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Write config.json and preprocessor_config.json; with the weights they make a complete checkpoint."""
-        Path(save_directory).mkdir(parents=True, exist_ok=True)
-        checkpoint.write_preprocessor(Path(save_directory), self.clip_spec)
+        directory = Path(save_directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        write_json(directory / checkpoint.PREPROCESSOR, checkpoint.preprocessor_config(self.clip_spec))
         super().save_pretrained(save_directory, push_to_hub, **kwargs)
 
 
@@ -215,15 +217,17 @@ class XViTForVideoClassification(transformers.PreTrainedModel):
             XViTError: a wrong shape, attention weights that are not available.
         """
         xvit, config = self.xvit, self.config
+        needs_attentions = config.output_attentions if output_attentions is None else output_attentions
+        if needs_attentions:
+            self._check_attentions_available()
         hidden_states: list[Tensor] = []  # (B, T, N, D)
         attentions: list[Tensor] = []
         hooks: list[RemovableHandle] = []
         if config.output_hidden_states if output_hidden_states is None else output_hidden_states:
-            first, *_ = blocks = self.backbone.blocks
-            hooks.append(first.register_forward_pre_hook(lambda _, args: hidden_states.append(args[0])))
+            blocks = self.backbone.blocks
+            hooks.append(blocks[0].register_forward_pre_hook(lambda _, args: hidden_states.append(args[0])))
             hooks += [block.register_forward_hook(lambda *args: hidden_states.append(args[2])) for block in blocks]
-        if config.output_attentions if output_attentions is None else output_attentions:
-            self._check_attentions_available()
+        if needs_attentions:
             dropouts = [layer.attn_drop for layer in xvit.attention_layers]
             hooks += [dropout.register_forward_hook(lambda *args: attentions.append(args[2])) for dropout in dropouts]
         try:
@@ -299,6 +303,5 @@ def _create_xvit(config: XViTConfig) -> XViT:
     model = XViT(metadata.model)
     if config.init:
         load_initial_weights(model, config.init)
-    model.clip_spec, model.class_names = metadata.clip_spec, metadata.class_names
-    model.provenance = metadata.provenance
+    model.clip_spec, model.class_names, model.provenance = metadata.clip_spec, metadata.class_names, metadata.provenance
     return model
