@@ -23,7 +23,7 @@ ASSETS = Path(__file__).parents[1] / "assets" / "format1"
 
 @pytest.mark.parametrize("name", ["single", "tasks"])
 def test_a_converted_checkpoint_has_the_logits_of_the_old_version(name, tmp_path):
-    with pytest.raises(XViTError, match="format 1, written by an earlier version.*xvit convert DIRECTORY --output"):
+    with pytest.raises(XViTError, match=r"format 1, written by an earlier version.*xvit convert DIRECTORY --output"):
         XViT.from_pretrained(ASSETS / name)
     upgrade_checkpoint(ASSETS / name, tmp_path / "new")
     model = XViT.from_pretrained(tmp_path / "new")
@@ -48,7 +48,7 @@ def test_what_is_not_a_checkpoint_of_format_1_is_refused(tmp_path):
         upgrade_checkpoint(tmp_path / "new", tmp_path / "other")
     with pytest.raises(XViTError, match="new: exists and is not an empty directory"):
         upgrade_checkpoint(ASSETS / "single", tmp_path / "new")
-    with pytest.raises(XViTError, match="config.json: not the config of a checkpoint of format 1"):
+    with pytest.raises(XViTError, match=r"config.json: not the config of a checkpoint of format 1"):
         upgrade_checkpoint(tmp_path / "nowhere", tmp_path / "other")
     shutil.copytree(ASSETS / "single", tmp_path / "cut")
     path = tmp_path / "cut" / "model.safetensors"
@@ -61,7 +61,7 @@ def test_what_is_not_a_checkpoint_of_format_1_is_refused(tmp_path):
 def test_an_old_recipe_is_refused_with_the_new_name_and_can_be_converted():
     path = ASSETS / "recipe.yaml"
     values = read_yaml(path)
-    with pytest.raises(XViTError, match='"direction" in ModelConfig is now model.causal. Convert.*xvit convert'):
+    with pytest.raises(XViTError, match=r'"direction" in ModelConfig is now model.causal. Convert.*xvit convert'):
         from_dict(RunConfig, values, path)
     config = from_dict(RunConfig, upgrade_recipe(values), path)
     assert config.model.causal
