@@ -67,7 +67,7 @@ class FrameCounts:
         return FrameCounts(**{name: getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__})
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class SourceSpec:
     """What to open, and how to read it. What is not explained here is an argument of `Source`."""
 
@@ -81,6 +81,7 @@ class SourceSpec:
 
     @property
     def timeout_message(self) -> str:
+        """The reason to report when no frame came within the timeout."""
         return f"no frame for {self.timeout:g} s"
 
     @contextmanager
@@ -117,13 +118,7 @@ class Connection:
     """A thread that reads a source, and its frame buffer.
 
     A thread that hangs in a system call cannot be stopped. It is abandoned, and its later frames are ignored.
-
-    Args:
-        spec: what to read.
-        stride: keep every stride-th frame.
-        short_side: target size in pixels; None for the stored size.
-        first_index: number of frames read by earlier connections.
-        previous: the previous connection, whose time this one continues.
+    `first_index` is the number of frames read by earlier connections; the time of the `previous` one is continued.
     """
 
     def __init__(
@@ -235,7 +230,7 @@ class Connection:
                     return
         except Exception:
             with suppress(*READ_ERRORS):
-                yield from stream.codec_context.decode(None)  # frames from before the fault
+                yield from stream.codec_context.decode(None)  # frames that the decoder still held
             raise
 
     def _wait_until(self, due_time: float) -> None:

@@ -85,15 +85,8 @@ class Source:
         display_name = re.sub(r"(?<=://)[^/?#]*@", "", name)
         if raw is not None and kind != "pipe":
             raise XViTError(f"raw={raw!r}: raw frames are read from the standard input only, not from {display_name}")
-        self.spec = SourceSpec(
-            name=name,
-            kind=kind,
-            display_name=display_name,
-            real_time=real_time,
-            timeout=timeout,
-            max_frames=max_frames,
-            raw_options=None if raw is None else _parse_raw(raw),
-        )
+        raw_options = None if raw is None else _parse_raw(raw)
+        self.spec = SourceSpec(name, kind, display_name, real_time, timeout, max_frames, raw_options)
         self.reconnect, self.reconnects = reconnect, 0
         self.failed = self.stopped = False
         self._past_counts = FrameCounts()  # of the closed connections
@@ -153,12 +146,11 @@ class Source:
 
     def _read(self, connection: Connection) -> Generator[Frame | SourceEvent, None, None]:
         """Yield the frames and events of one connection, then close it."""
-        event = "reconnected" if self.reconnects else "opened"
         try:
             while (frame := connection.get(lambda: self.stopped)) is not None:
-                if event:
-                    yield SourceEvent(kind=event, message=f"{self.spec.display_name}: {connection.description}")
-                    event = ""
+                if connection.counts.delivered == 1:
+                    kind = "reconnected" if self.reconnects else "opened"
+                    yield SourceEvent(kind=kind, message=f"{self.spec.display_name}: {connection.description}")
                 if self._size is not None and self._size != frame.size:
                     before, after = (f"{width}x{height}" for width, height in (self._size, frame.size))
                     yield SourceEvent(kind="size", message=f"the frame size changes from {before} to {after}")

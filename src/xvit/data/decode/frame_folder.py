@@ -29,12 +29,7 @@ def is_image_file(name: str) -> bool:
 
 
 def scan_frame_folder(path: str | Path, fps: float | None = None) -> tuple[VideoInfo, list[str]]:
-    """Return the same information as for a video file, and the paths of the images in order. `fps` is 30 if None.
-
-    Raises:
-        VideoError: no such folder, no images, images of several sequences, an unreadable first image.
-        XViTError: fps is not a positive number.
-    """
+    """Return the same information as for a video file, and the paths of the images in order. `fps` is 30 if None."""
     fps = 30.0 if fps is None else fps
     check_range("fps", fps, 0.001)
     try:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-import av
 import numpy as np
 import torch
 from torch import Tensor
@@ -30,7 +29,6 @@ class FrameReader:
     timestamp is missing (as in AVI) or goes back, the frame follows the previous one by 1 / fps.
 
     Args:
-        path: the file.
         stride: distance between yielded frames; the first frame is always yielded.
         short_side: target size in pixels; frames more than twice as large are shrunk to it during colour conversion.
 
@@ -60,8 +58,7 @@ class FrameReader:
             VideoError: none of its frames can be decoded, or their size changes.
         """
         self._reset()
-        frames = islice(self._decode(), 0, None, self.stride)
-        images = ((time, frame_to_rgb(frame, self.short_side)) for time, frame in frames)
+        images = self._decode()
         while chunk := list(islice(images, _CHUNK_FRAMES)):
             times, arrays = zip(*chunk, strict=True)
             yield np.array(times), torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)  # NHWC -> NCHW
@@ -71,7 +68,8 @@ class FrameReader:
     def _reset(self) -> None:
         self.num_decoded, self.end_time, self.damage = 0, 0.0, self.info.damage
 
-    def _decode(self) -> Iterator[tuple[float, av.VideoFrame]]:
+    def _decode(self) -> Iterator[tuple[float, np.ndarray]]:
+        """Yield the time of every `stride`-th frame, and the frame as (H, W, C) uint8 RGB."""
         size, start, time, num_damaged = None, 0.0, 0.0, 0
         with open_video(self.path) as (container, stream):
             has_pts = container.format.name != "avi"  # PyAV reports AVI's decoding times, which are in another order
@@ -98,7 +96,8 @@ class FrameReader:
                     else:
                         time = self.end_time if pts is None or pts - start <= time else pts - start
                     self.num_decoded, self.end_time = self.num_decoded + 1, time + 1 / self.info.fps
-                    yield time, frame
+                    if (self.num_decoded - 1) % self.stride == 0:
+                        yield time, frame_to_rgb(frame, self.short_side)
         if 0 < self.num_decoded < 0.9 * self.info.num_frames:  # a few packets without a frame are usual
             self._add_damage(f"only {self.num_decoded} of its {self.info.num_frames} frames can be decoded")
         if num_damaged:

@@ -90,7 +90,8 @@ def probe(path: str | Path, *, fps: float | None = None) -> VideoInfo:
         fps: frames per second of a folder of frames, 30 if None; a file has its own rate.
 
     Raises:
-        VideoError: no such file, not a video, no frames.
+        VideoError: no such file, not a video, no frames; a folder with images of several sequences.
+        XViTError: fps is not a positive number.
     """
     return scan_frame_folder(path, fps)[0] if os.path.isdir(path) else probe_file(path)
 
@@ -124,7 +125,7 @@ def read_clip(
     Raises:
         VideoError: no such file, not a video, no frames; an image of a folder that cannot be decoded; with `strict`,
             also a file that is cut short or frames that cannot be decoded.
-        XViTError: no index, or a negative one.
+        XViTError: no index, or a negative one; fps is not a positive number.
     """
     if os.path.isdir(path):
         info, images = scan_frame_folder(path, fps)
