@@ -149,7 +149,7 @@ def test_nothing_else_in_a_folder_is_lost(tmp_path):
     assert (tmp_path / "real" / "config.json").exists()
     model.save_pretrained(tmp_path / "real")  # a checkpoint is replaced
     model.provenance = {"date": object()}
-    with pytest.raises(XViTError, match="cannot be written to config.json"):
+    with pytest.raises(XViTError, match=r"cannot be written to config.json"):
         model.save_pretrained(tmp_path / "new")
     assert not (tmp_path / "new").exists()
 

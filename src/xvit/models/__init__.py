@@ -1,4 +1,4 @@
-"""The video transformer, from its parts up to whole models. A module imports only modules listed above it:
+"""The video transformer, from its parts up to whole models:
 
     mixing, token_merging    Eq. 9 of the paper; merging of similar tokens
     temporal, load_report    temporal positions, the temporal head, the classifier; what became of initial weights
@@ -9,4 +9,6 @@
     profiling                multiply-adds, the hash of a model
     factory                  `create_model`
     streaming                `Stream`: the same model on endless video, frame by frame
+
+A module imports only modules listed above it.
 """
