@@ -125,7 +125,7 @@ class RunDirectory:
                 shutil.rmtree(older)
 
     def load_state(self, accelerator: Accelerator, ema_model: nn.Module | None) -> TrainState:
-        """Restore the newest state that is not corrupt, if any, and delete the metric rows written after it.
+        """Restore the newest state that is not corrupt and delete later metric rows. If none was saved, a new state.
 
         Raises:
             XViTError: all saved states are corrupt; the run had another number of processes.
