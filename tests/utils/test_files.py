@@ -12,6 +12,8 @@ from xvit.utils.files import (
     check_new_directory,
     holds_something,
     previous_version,
+    read_json,
+    write_json,
 )
 
 
@@ -30,6 +32,17 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     atomic_write_text(path, "new\n")
     assert path.read_bytes() == b"new\n"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_files(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"a": [1, None]})
+    assert path.read_text() == '{\n  "a": [\n    1,\n    null\n  ]\n}\n'
+    assert read_json(path) == {"a": [1, None]}
+    path.write_text("{")
+    for damaged in (path, tmp_path / "nowhere"):
+        with pytest.raises(XViTError, match=f"{damaged}: not readable as JSON: "):
+            read_json(damaged)
 
 
 def test_a_directory_is_replaced_completely_or_not_at_all(tmp_path):

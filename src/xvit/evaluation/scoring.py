@@ -18,7 +18,7 @@ from xvit.data.loader import make_loader
 from xvit.inference.predictor import Predictor
 from xvit.utils import distributed
 from xvit.utils.errors import VideoError, XViTError, did_you_mean
-from xvit.utils.files import atomic_write_text
+from xvit.utils.files import atomic_write_text, write_json
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,7 +81,7 @@ class VideoResults:
         self.plot(directory)
         values = {"metadata": dict(metadata)} | self.to_dict()
         atomic_write_text(directory / "predictions.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows()))
-        atomic_write_text(directory / "evaluation.json", json.dumps(values, indent=2) + "\n")
+        write_json(directory / "evaluation.json", values)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

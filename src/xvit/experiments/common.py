@@ -14,7 +14,7 @@ from xvit.data.synthetic.motion import write_motion_dataset
 from xvit.evaluation import Evaluation, evaluate, match_labels
 from xvit.inference.predictor import Predictor
 from xvit.utils.errors import XViTError, one_line
-from xvit.utils.files import atomic_write_text, check_new_directory
+from xvit.utils.files import check_new_directory
 from xvit.utils.timing import time_interleaved
 
 CountCallback = Callable[[str, int, int], None]  # called with the current step, the number of items done, their total
@@ -51,11 +51,6 @@ def read_json(path: Path, parse: Callable[[Any], State], advice: str = "choose a
         return parse(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise XViTError(f"{path}: damaged ({one_line(error, name=True)}); {advice}") from None
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON file, which appears when it is complete."""
-    atomic_write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def write_videos(directory: Path, clips_per_class: int, seed: int, on_count: CountCallback) -> None:

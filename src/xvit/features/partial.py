@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from xvit.utils.errors import XViTError
+from xvit.utils.files import write_json
 
 VALUES = "values"
 _RUN, _JOURNAL, _LOCK = "run.json", "journal.jsonl", "lock"
@@ -70,7 +71,7 @@ def open_partial(
         if complete:
             done, failed = _read_journal(folder, complete, run)
         else:
-            (folder / _RUN).write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+            write_json(folder / _RUN, run)
         size = row_bytes * (done - len(failed))
         if values.tell() < size:
             raise XViTError(f"{folder}: damaged, values are missing; remove it to start again")

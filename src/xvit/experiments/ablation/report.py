@@ -11,7 +11,7 @@ import torch
 from xvit.experiments import common
 from xvit.experiments.ablation.grid import PAPER_RANKINGS, TABLES, Row
 from xvit.experiments.ablation.run import ModelResult
-from xvit.utils.files import atomic_write_text
+from xvit.utils.files import atomic_write_text, write_json
 from xvit.utils.version import __version__
 from xvit.visualize import plot_ablation
 
@@ -88,7 +88,7 @@ def write_report(
         "tables": {table: asdict(TABLES[table]) for table in tables},
         "rankings": rankings,
     }
-    common.write_json(output / "ablation.json", report)
+    write_json(output / "ablation.json", report)
     atomic_write_text(output / "ablation.md", "\n".join(lines) + "\n")
     panels = {
         TABLES[table].title: [

@@ -24,6 +24,7 @@ from xvit.models.profiling import count_macs
 from xvit.models.xvit import XViT
 from xvit.training import fit
 from xvit.utils.errors import XViTError, check_choice, check_range
+from xvit.utils.files import write_json
 from xvit.utils.parallel import check_stop, parallel_map
 from xvit.utils.timing import one_thread
 
@@ -146,7 +147,7 @@ def _open_output(output: Path, recipe: RunConfig, clips_per_class: int) -> None:
 
     settings = common.open_directory(path, "an ablation", parse)
     if settings is None:
-        common.write_json(path, {"recipe": to_dict(recipe), "clips_per_class": clips_per_class})
+        write_json(path, {"recipe": to_dict(recipe), "clips_per_class": clips_per_class})
     elif settings != (_without_root(recipe), clips_per_class):
         raise XViTError(f"{output}: holds an ablation with other settings (see {path.name}); choose another --output")
 
@@ -190,7 +191,7 @@ def _train(job: tuple[Path, RunConfig]) -> TrainingResult:
     evaluation = common.evaluate_held_out(Predictor(directory / "last", device="cpu"), config)
     seconds = round(time.perf_counter() - start, 1)
     result = TrainingResult(top1=evaluation.top1, videos=evaluation.videos, seconds=seconds)
-    common.write_json(directory / _RESULT_FILE, asdict(result))
+    write_json(directory / _RESULT_FILE, asdict(result))
     for name in ("best", "state"):  # no longer needed
         shutil.rmtree(directory / name)
     return result

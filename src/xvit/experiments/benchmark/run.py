@@ -23,6 +23,7 @@ from xvit.experiments.benchmark.peers import MODELS, NUM_CLASSES, check_model_na
 from xvit.models.factory import create_model
 from xvit.utils.devices import resolve_device
 from xvit.utils.errors import XViTError, check_choice, check_range
+from xvit.utils.files import write_json
 
 _MODES = ("inference", "training")
 # A resumed benchmark may have other values of these; every other setting must be the same.
@@ -148,7 +149,7 @@ def run_benchmark(output: str | Path, config: BenchmarkConfig, on_progress: comm
         names = [name for name in MODELS if name in requested or name in measured]
         advance = partial(_report_step, on_progress, key, done, len(planned))
         groups[key] = measure_group(names, settings, advance)
-        common.write_json(path, header | {"groups": groups})
+        write_json(path, header | {"groups": groups})
     return list(parse_groups(groups))
 
 

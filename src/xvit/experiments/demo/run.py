@@ -26,6 +26,7 @@ from xvit.models.xvit import XViT
 from xvit.training import Progress, fit
 from xvit.utils.devices import default_device
 from xvit.utils.errors import XViTError
+from xvit.utils.files import write_json
 from xvit.utils.timing import one_thread
 
 CLIPS_PER_CLASS = 340
@@ -140,7 +141,7 @@ class _Stages:
         return stage["result"]
 
     def _write(self) -> None:
-        common.write_json(self.path, {"settings": self.settings, "stages": self.finished})
+        write_json(self.path, {"settings": self.settings, "stages": self.finished})
 
 
 def _train(directory: Path, variant: Variant, recipe: RunConfig, callbacks: DemoCallbacks) -> dict[str, Any]:
