@@ -15,7 +15,6 @@ import av
 import numpy as np
 import torch
 from av.container import InputContainer
-from av.video.stream import VideoStream
 
 from xvit.data.decode.demux import READ_ERRORS, check_aspect_ratio, error_reason, open_video, video_errors
 from xvit.data.decode.video import frame_to_rgb
@@ -85,7 +84,7 @@ class SourceSpec:
         return f"no frame for {self.timeout:g} s"
 
     @contextmanager
-    def open(self, connection: "Connection") -> Iterator[tuple[InputContainer, VideoStream]]:
+    def open(self, connection: "Connection") -> Iterator[tuple[InputContainer, av.VideoStream]]:
         """Open the source and yield its container and its video stream; raise `VideoError` if that is not possible."""
         if self.kind == "file":
             with open_video(self.name) as opened:
@@ -182,7 +181,7 @@ class Connection:
             self._finished = True
             self._condition.notify_all()
 
-    def _decode(self, container: InputContainer, stream: VideoStream) -> None:
+    def _decode(self, container: InputContainer, stream: av.VideoStream) -> None:
         spec, context = self.spec, stream.codec_context
         endless = spec.kind in ("camera", "live")
         self._drop_oldest = spec.real_time or endless or (spec.kind == "http" and container.size <= 0)
@@ -214,7 +213,7 @@ class Connection:
             if index + 1 == spec.max_frames:
                 return
 
-    def _decoded_frames(self, container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
+    def _decoded_frames(self, container: InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
         """Yield the decoded frames; packets that cannot be decoded are counted and left out."""
         try:
             for packet in container.demux(stream):

@@ -11,7 +11,6 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.stream import Stream
-from av.video.stream import VideoStream
 
 from xvit.utils.errors import VideoError, XViTError
 
@@ -97,7 +96,7 @@ def check_aspect_ratio(path: str | Path, width: int, height: int) -> None:
 
 
 @contextmanager
-def open_video(path: str | Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+def open_video(path: str | Path) -> Iterator[tuple[InputContainer, av.VideoStream]]:
     """Open a video file and yield its container and its video stream; raise `VideoError` if it has none."""
     if not os.path.exists(path):
         raise VideoError(path, "no such file")
@@ -121,7 +120,7 @@ def open_video(path: str | Path) -> Iterator[tuple[InputContainer, VideoStream]]
         yield container, streams[0]
 
 
-def scan_video(path: str | Path, container: InputContainer, stream: VideoStream) -> PacketScan:
+def scan_video(path: str | Path, container: InputContainer, stream: av.VideoStream) -> PacketScan:
     """Read all packets of an open video, without decoding them; raise `VideoError` if it has no frames."""
     frame_pts: list[int | None] = []
     keyframe_pts: list[int | None] = []
@@ -166,11 +165,11 @@ def scan_video(path: str | Path, container: InputContainer, stream: VideoStream)
     return PacketScan(info=info, pts=pts, keyframe_pts=keys, seekable=seekable)
 
 
-def _end_time(packet: "av.Packet[VideoStream] | av.Packet[Stream]") -> float:
+def _end_time(packet: "av.Packet[av.VideoStream] | av.Packet[Stream]") -> float:
     return float(((packet.pts or 0) + (packet.duration or 0)) * (packet.time_base or 0))
 
 
-def _describe_damage(container: InputContainer, stream: VideoStream, num_intact: int, end_time: float) -> str:
+def _describe_damage(container: InputContainer, stream: av.VideoStream, num_intact: int, end_time: float) -> str:
     """Describe how the file is shorter than its header says; "" if it is not."""
     # An AVI header often counts up to two frames too many. MPEG streams and GIF do not say how long they are.
     if container.format.name == "avi" and num_intact < 0.98 * stream.frames - 2:

@@ -22,7 +22,6 @@ import av
 import numpy as np
 import torch
 from av.container import InputContainer
-from av.video.stream import VideoStream
 
 from xvit.data.decode.demux import READ_ERRORS, PacketScan, VideoInfo, open_video, probe_file, scan_video, video_errors
 from xvit.data.decode.frame_folder import decode_image, scan_frame_folder
@@ -225,7 +224,7 @@ class FrameBuffer:
         )
 
 
-def decode_in_order(container: InputContainer, stream: VideoStream, buffer: FrameBuffer, strict: bool) -> None:
+def decode_in_order(container: InputContainer, stream: av.VideoStream, buffer: FrameBuffer, strict: bool) -> None:
     """Decode from the start until the buffer is full or the video ends."""
     path = buffer.info.path
     with video_errors(path, "cannot be read to its end"):
@@ -243,11 +242,11 @@ def decode_in_order(container: InputContainer, stream: VideoStream, buffer: Fram
                     return
 
 
-def decode_by_seeking(scan: PacketScan, container: InputContainer, stream: VideoStream, buffer: FrameBuffer) -> bool:
+def decode_by_seeking(scan: PacketScan, container: InputContainer, stream: av.VideoStream, buffer: FrameBuffer) -> bool:
     """Decode only the packets that the requested frames depend on; False if the timestamps do not lead to them."""
     targets = [scan.pts[index] for index in buffer.unique]
     target_set = set(targets)
-    packets: Iterator[av.Packet[VideoStream]] = iter(())
+    packets: Iterator[av.Packet[av.VideoStream]] = iter(())
     position = -1  # index of the latest frame given to the decoder
     try:
         while not buffer.is_full:
