@@ -10,8 +10,8 @@ from matplotlib.image import imsave
 from torchvision.transforms.v2 import functional as F
 
 from xvit.config import SINGLE_TASK, DataConfig
-from xvit.data.decode import read_clip
-from xvit.data.tools.check import CheckReport, FileReport, Problem
+from xvit.data.decode import VideoInfo, read_clip
+from xvit.data.tools.check import CheckReport, Problem
 from xvit.utils.errors import VideoError
 from xvit.utils.version import __version__
 from xvit.visualize import plot_dataset
@@ -27,11 +27,11 @@ def summary(report: CheckReport) -> dict[str, Any]:
         "samples": report.num_samples,
         "usable": {"train": len(report.usable.train), "val": len(report.usable.val)},
         "files": len(report.files),
-        "hours": round(_hours(report), 4),
+        "hours": round(sum(video.duration for video in report.videos) / 3600, 4),
         "num_problems": len(report.problems),
         "kinds": report.problem_counts,
         "problems": [{name: getattr(p, name) for name in ("id", "path", "kind", "reason")} for p in report.problems],
-        "unusual_frame_rates": [{"path": file.path, "fps": round(file.fps, 3)} for file in report.unusual_fps],
+        "unusual_frame_rates": [{"path": video.path, "fps": round(video.fps, 3)} for video in report.unusual_fps],
         "counts": report.class_counts(),
     }
 
@@ -44,7 +44,7 @@ def describe(report: CheckReport) -> dict[str, str | None]:
         for name, count in parts.get("train", {}).items()
         if not count
     ]
-    hours = _hours(report)
+    hours = summary(report)["hours"]
     return {
         "samples": f"{report.num_samples} in {len(report.files)} files",
         "length": f"{hours:.2f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes",
@@ -53,10 +53,6 @@ def describe(report: CheckReport) -> dict[str, str | None]:
         "classes without a usable training video": ", ".join(empty[:20]) + ", ..." * (len(empty) > 20) or None,
         "unusual frame rates": str(len(report.unusual_fps)) if report.unusual_fps else None,
     }
-
-
-def _hours(report: CheckReport) -> float:
-    return sum(file.duration for file in report.files if file.num_frames) / 3600
 
 
 def write_page(report: CheckReport, config: DataConfig, folder: Path, *, full: bool, settings: dict[str, str]) -> None:
@@ -69,18 +65,17 @@ def write_page(report: CheckReport, config: DataConfig, folder: Path, *, full: b
         full: whether all frames were decoded.
         settings: data settings that select the usable videos, from `write_usable_annotations`.
     """
-    readable = [file for file in report.files if file.num_frames]
     values = {
-        "frames per second": [file.fps for file in readable],
-        "seconds": [file.duration for file in readable],
-        "shorter side, pixels": [float(min(file.width, file.height)) for file in readable],
+        "frames per second": [video.fps for video in report.videos],
+        "seconds": [video.duration for video in report.videos],
+        "shorter side, pixels": [float(min(video.width, video.height)) for video in report.videos],
     }
-    charts = []
+    charts = ""
     for task, parts in report.class_counts().items():
         name = "classes.png" if task == SINGLE_TASK else f"classes_{task}.png"
         title = f"usable samples per {'class' if task == SINGLE_TASK else task}"
         plot_dataset(parts, values, folder / "pictures" / name, title=title)
-        charts.append(name)
+        charts += f'<img src="pictures/{name}" alt="samples per class">'
         values = {}  # the histograms are part of the first chart only
     (folder / "report.html").write_text(
         _TEMPLATE.format(
@@ -88,7 +83,7 @@ def write_page(report: CheckReport, config: DataConfig, folder: Path, *, full: b
             version=__version__,
             method="all frames were decoded" if full else "packets were counted; first and last frames were decoded",
             facts="".join(_row((name, value)) for name, value in describe(report).items() if value is not None),
-            charts="".join(f'<img src="pictures/{name}" alt="samples per class">' for name in charts),
+            charts=charts,
             strips=_strips(report, folder),
             problems=_problems(report.problems),
             unusual=_unusual(report.unusual_fps),
@@ -139,11 +134,11 @@ def _problems(problems: list[Problem]) -> str:
     return _table(("video", "problem", "reason"), rows) + more
 
 
-def _unusual(files: list[FileReport]) -> str:
-    if not files:
+def _unusual(videos: list[VideoInfo]) -> str:
+    if not videos:
         return ""
     text = "Less than half or more than twice the usual one. These videos are usable."
-    rows = [(file.path, f"{file.fps:.2f}") for file in files[:_MAX_ROWS]]
+    rows = [(video.path, f"{video.fps:.2f}") for video in videos[:_MAX_ROWS]]
     return f"<h2>Unusual frame rates</h2><p>{text}</p>" + _table(("video", "frames per second"), rows)
 
 

@@ -29,7 +29,7 @@ def test_every_kind_of_problem_is_found(full, num_workers, root):
     assert all("\n" not in str(problem) and problem.reason for problem in report.problems)
     assert [Path(file.path).name for file in report.unusual_fps] == ["slow.mp4"]
     assert progress == [(done, 12) for done in range(1, 13)]
-    files = {Path(file.path).name: file for file in report.files}
+    files = {Path(video.path).name: video for video in report.videos}
     assert (files["1.mp4"].num_frames, files["1.mp4"].width, files["1.mp4"].codec) == (20, 96, "h264")
     assert (files["frames"].num_frames, files["frames"].fps) == (10, 30)
     assert report.class_counts()[SINGLE_TASK]["train"]["put down"] == 2

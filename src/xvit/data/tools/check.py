@@ -16,7 +16,7 @@ import numpy as np
 from xvit.config import DataConfig, as_task_dict
 from xvit.data.annotations import DatasetSplits, Sample, class_indices, write_list
 from xvit.data.annotations.samples import read_text
-from xvit.data.decode import decode, probe, read_clip
+from xvit.data.decode import VideoInfo, decode, probe, read_clip
 from xvit.data.decode.sequential import FrameReader
 from xvit.utils.errors import VideoError, check_range
 from xvit.utils.parallel import check_stop, parallel_map
@@ -28,26 +28,20 @@ _IMAGES_PER_READ = 32
 
 @dataclass(frozen=True, kw_only=True)
 class FileReport:
-    """The result for one video file or folder of frames. The numbers are 0 if it cannot be read.
+    """The result for one video file or folder of frames.
 
     Args:
         path: the file or folder.
         kind: what is wrong: missing, unreadable, cut short or damaged; empty if nothing.
         reason: the details.
-        duration: in seconds.
-        codec: FFmpeg's name of the codec.
+        info: its size and length, without the times of the frames; None if it cannot be read.
         segment_frames: number of frames of each segment, by its start and stop.
     """
 
     path: str
     kind: str = ""
     reason: str = ""
-    num_frames: int = 0
-    fps: float = 0.0
-    duration: float = 0.0
-    width: int = 0
-    height: int = 0
-    codec: str = ""
+    info: VideoInfo | None = None
     segment_frames: dict[tuple[float | None, float | None], int] = field(default_factory=dict)
 
 
@@ -81,11 +75,16 @@ class CheckReport:
     num_samples: int
 
     @property
-    def unusual_fps(self) -> list[FileReport]:
+    def videos(self) -> list[VideoInfo]:
+        """The files that can be opened."""
+        return [file.info for file in self.files if file.info]
+
+    @property
+    def unusual_fps(self) -> list[VideoInfo]:
         """Files with less than half or more than twice the median frame rate: usable, but often a mistake."""
-        readable = [file for file in self.files if file.fps and not file.kind]
-        median = np.median([file.fps for file in readable] or [0])
-        return [file for file in readable if not median / 2 <= file.fps <= 2 * median]
+        readable = [file.info for file in self.files if file.info and not file.kind]
+        median = np.median([info.fps for info in readable] or [0])
+        return [info for info in readable if not median / 2 <= info.fps <= 2 * median]
 
     @property
     def problem_counts(self) -> dict[str, int]:
@@ -169,18 +168,9 @@ def check_file(samples: Sequence[Sample], *, full: bool = False) -> FileReport:
                 read_clip(path, lambda info: [0, info.num_frames - 1])
         except VideoError as error:
             kind, reason = DAMAGED, _reason(error, path)
-    return FileReport(
-        path=path,
-        kind=kind,
-        reason=reason,
-        num_frames=info.num_frames,
-        fps=info.fps,
-        duration=info.duration,
-        width=info.width,
-        height=info.height,
-        codec=info.codec,
-        segment_frames={(sample.start, sample.stop): len(sample.frames(info.times)) for sample in samples},
-    )
+    segment_frames = {(sample.start, sample.stop): len(sample.frames(info.times)) for sample in samples}
+    info = replace(info, times=info.times[:0])  # they would fill the memory
+    return FileReport(path=path, kind=kind, reason=reason, info=info, segment_frames=segment_frames)
 
 
 def write_usable_annotations(report: CheckReport, config: DataConfig, directory: Path) -> dict[str, str]:
@@ -228,12 +218,12 @@ def _decode_all(path: str, num_frames: int) -> None:
 
 def _find_problem(sample: Sample, file: FileReport, num_frames: int) -> Problem | None:
     kind, reason = file.kind, file.reason
-    if not kind and (available := file.segment_frames[sample.start, sample.stop]) < num_frames:
-        kind = TOO_SHORT
-        if sample.start is not None and sample.start >= file.duration:
-            reason = f"starts at {sample.start:g} s, but the video ends at {file.duration:g} s"
+    if file.info and not kind and (available := file.segment_frames[sample.start, sample.stop]) < num_frames:
+        kind, duration = TOO_SHORT, file.info.duration
+        if sample.start is not None and sample.start >= duration:
+            reason = f"starts at {sample.start:g} s, but the video ends at {duration:g} s"
         else:
-            segment = "" if sample.start is None else f" from {sample.start:g} to {sample.stop or file.duration:g} s"
+            segment = "" if sample.start is None else f" from {sample.start:g} to {sample.stop or duration:g} s"
             reason = f"{available} frames{segment}, but a clip needs {num_frames}"
     return Problem(id=sample.id, path=sample.path, kind=kind, reason=reason) if kind else None
 
