@@ -129,7 +129,10 @@ def train_epoch(run: TrainingRun) -> None:
 
 
 def backward(run: TrainingRun, batch: Batch, *, sync_gradients: bool) -> None:
-    """Add the gradients of a batch; with `sync_gradients`, average them over the processes."""
+    """Set the learning rate of the step, add the gradients of a batch, and log its loss.
+
+    With `sync_gradients`, the gradients are averaged over the processes.
+    """
     run.schedule.step_update(run.state.step)
     # Batches from workers are contiguous, those of this process not always, which would change the last bits.
     pixel_values = normalize(batch["pixels"].contiguous(), run.raw_model.clip_spec, run.accelerator.device)
@@ -164,12 +167,12 @@ def update_weights(run: TrainingRun) -> None:
 
 
 def validate(run: TrainingRun) -> dict[str, float]:
-    """Validate the current epoch if it is due; the metrics, or none. One view per video: `xvit eval` takes more."""
+    """The metrics of the current epoch by one view per video; empty if no validation is due."""
     epoch, train = run.state.epoch + 1, run.config.train
-    if distributed.world_size() > 1:
-        run.save_state()  # with several processes a validation cannot be interrupted
     if epoch % train.eval_every and epoch != train.epochs:
         return {}
+    if distributed.world_size() > 1:
+        run.save_state()  # with several processes a validation cannot be interrupted
     with run.accelerator.autocast():
         result = evaluate(
             Predictor(run.eval_model),
@@ -192,7 +195,7 @@ def finish_epoch(run: TrainingRun, metrics: dict[str, float]) -> None:
     """Save the checkpoints and the state of the epoch that has been trained and validated."""
     state, epoch = run.state, run.state.epoch + 1
     if metrics:
-        monitor = next(iter(metrics))  # top1 or map
+        monitor = "map" if run.config.model.multi_label else "top1"
         if not state.best_metrics or metrics[monitor] > state.best_metrics[monitor]:
             state.best_metrics, state.best_epoch = metrics, epoch
             save_checkpoint(run, run.run_dir.best, metrics)
