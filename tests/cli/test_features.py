@@ -61,6 +61,10 @@ def test_invalid_arguments_are_explained_in_one_line(refused, root, checkpoint, 
     assert message in refused(*words, "--checkpoint", checkpoint, "--attention", "joint")
     message = "--backbone: cannot be combined with --checkpoint"
     assert message in refused(*words, "--checkpoint", checkpoint, *BACKBONE)
+    message = "--advanced.temporal-layers: cannot be combined with --checkpoint, which has its own model settings"
+    assert message in refused(*words, "--checkpoint", checkpoint, "--advanced.temporal_layers", 2)
+    for option in ("--num-classes", "--multi-label", "--dropout", "--advanced.classifier-hidden"):
+        assert f"unknown option {option}" in refused(*words, *BACKBONE, option, 1), "no effect on the features"
     assert 'Did you mean "frames"?' in refused(*words, "--checkpoint", checkpoint, "--level", "frame")
     assert "batch_size=0" in refused(*words, "--checkpoint", checkpoint, "--batch-size", 0)
     assert "ends in one of" in refused(*words[:3], "f.txt", "--checkpoint", checkpoint)

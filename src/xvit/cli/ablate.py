@@ -21,14 +21,12 @@ from collections.abc import Callable
 from jsonargparse import Namespace
 
 from xvit.cli import terminal
-from xvit.cli.exit_codes import SUCCESS
 from xvit.cli.parsing import CommandParser, parse_args, read_recipe
 from xvit.experiments.ablation.grid import TABLES
 from xvit.utils.errors import check_choice
 
 
 def add_options(parser: CommandParser) -> None:
-    """Add the options of the command."""
     parser.add("--output DIR", str, "folder to create, or to continue in", default="ablation")
     parser.add("--config RECIPE", str | None, "recipe file; recipes/motion.yaml if unset")
     parser.add("--tables NAME", str, "tables to measure; all if unset", nargs="+", default=list(TABLES))
@@ -73,8 +71,7 @@ def run(args: Namespace) -> int:
     ]
     lines = [caption(results), *(f"  {line}" for line in compare_rankings(results))]
     written = f"written to {args.output}: ablation.md, ablation.json, ablation.png"
-    terminal.print_result(report, *tables, *lines, written, as_json=args.json)
-    return SUCCESS
+    return terminal.finish(args, report, *tables, *lines, written)
 
 
 class _Progress:

@@ -20,12 +20,10 @@ from jsonargparse import Namespace
 from rich.console import RenderableType
 
 from xvit.cli import terminal
-from xvit.cli.exit_codes import SUCCESS
 from xvit.cli.parsing import CommandParser, select
 
 
 def add_options(parser: CommandParser) -> None:
-    """Add the options of the command."""
     parser.add("--output DIR", str, "folder to create, or to continue in", default="benchmark")
     parser.add("--models NAME", str, "models; all if unset", nargs="+", default=[])
     parser.add("--backbone NAME", str, "sets the size of the models", default="vit_base_patch16_224")
@@ -71,5 +69,4 @@ def run(args: Namespace) -> int:
         texts.append(terminal.table(*COLUMNS, rows=table_rows(table), title=table.title, numeric=numeric))
         texts += [f"  {line}" for line in summarize(table)]
     texts.append(f"written to {args.output}: benchmark.json, benchmark.md, benchmark.png")
-    terminal.print_result([asdict(result) for result in results], *texts, as_json=args.json)
-    return SUCCESS
+    return terminal.finish(args, [asdict(result) for result in results], *texts)

@@ -16,7 +16,6 @@ examples:
   xvit convert old.yaml --output new.yaml
 """
 
-from dataclasses import fields
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,8 +24,7 @@ import yaml
 from jsonargparse import Namespace
 
 from xvit.cli import terminal
-from xvit.cli.exit_codes import SUCCESS
-from xvit.cli.parsing import CommandParser, parse_args, require, select
+from xvit.cli.parsing import CommandParser, parse_args, refuse_others, require, select
 from xvit.config import ClipSpec, RunConfig, from_dict, read_yaml
 from xvit.config.legacy import upgrade_recipe
 from xvit.utils.errors import XViTError
@@ -35,11 +33,8 @@ from xvit.utils.files import atomic_write_text, check_new_directory
 if TYPE_CHECKING:
     from xvit.models.xvit import XViT
 
-_CLIP_OPTIONS = [field.name for field in fields(ClipSpec) if field.name not in ("num_frames", "image_size")]
-
 
 def add_options(parser: CommandParser) -> None:
-    """Add the options of the command."""
     parser.add("source SOURCE", str, "checkpoint file, checkpoint folder or recipe")
     parser.add("--output OUT", str, "folder, or recipe file, to create", required=True)
     parser.add("--num-frames T", int | None, "frames per clip; required for a file")
@@ -57,13 +52,11 @@ def parse(parser: CommandParser, argv: list[str]) -> Namespace:
     """Parse the options, which suit the kind of source; `.clip` is the resulting `ClipSpec`."""
     args = parse_args(parser, argv)
     if _source_kind(args.source) != "official":
-        defaults = parser.get_defaults()
-        for name, value in args.items():
-            if name not in ("source", "output", "json") and value != defaults[name]:
-                raise XViTError(f"--{name.replace('_', '-')}: only for a checkpoint file of the paper's authors")
+        reason = "only for a checkpoint file of the paper's authors"
+        refuse_others(parser, args, ("source", "output", "json"), reason)
         return args
     require(args.num_frames is not None, "--num-frames", "the frames per clip", parser.prog)
-    args.clip = ClipSpec(num_frames=args.num_frames, **{name: args.clip[name] for name in _CLIP_OPTIONS})
+    args.clip = ClipSpec(num_frames=args.num_frames, **vars(args.clip))
     try:
         args.mix_ratio = float(Fraction(args.mix_ratio))
     except (ValueError, ZeroDivisionError):
@@ -78,8 +71,7 @@ def run(args: Namespace) -> int:
     convert = {"recipe": _convert_recipe, "directory": _convert_directory, "official": _convert_official}
     facts = convert[_source_kind(args.source)](args)
     rows = {name.replace("_", " "): value for name, value in facts.items()}
-    terminal.print_result(facts, terminal.key_values(rows), as_json=args.json)
-    return SUCCESS
+    return terminal.finish(args, facts, terminal.key_values(rows))
 
 
 def _source_kind(source: str) -> str:
@@ -130,6 +122,7 @@ def _official_facts(model: "XViT", source: str) -> dict[str, Any]:
     config, advanced, clip, report = model.config, model.config.advanced, model.clip_spec, model.load_report
     assert report is not None
     kwargs = config.backbone_kwargs
+    stride = f", stride {clip.stride}" if clip.sampling == "strided" else ""
     segments = f"within segments of {advanced.segment_frames} frames" if advanced.segment_frames else "over all frames"
     return {
         "file": source,
@@ -141,6 +134,5 @@ def _official_facts(model: "XViT", source: str) -> dict[str, Any]:
         "mixing": f"{100 * config.mix_ratio:g} % of the channels, {segments}",
         "temporal_head": f"{advanced.temporal_layers} layers, hidden width {advanced.classifier_hidden}",
         "classes": config.num_classes,
-        "clip": f"{clip.num_frames} frames, {clip.sampling}"
-        + (f", stride {clip.stride}" if clip.sampling == "strided" else ""),
+        "clip": f"{clip.num_frames} frames, {clip.sampling}{stride}",
     }

@@ -33,7 +33,6 @@ _MAX_PRINTED = 20  # problems in the terminal; report.json has all of them
 
 
 def add_options(parser: CommandParser) -> None:
-    """Add the options of the command."""
     parser.add("--output DIR", str | None, "folder for the report, to be created")
     parser.add_switch("--full", "decode all frames")
     parser.add("--num-frames T", int, "frames per clip; a video with fewer is too short", default=8)
@@ -63,7 +62,7 @@ def run(args: Namespace) -> int:
             (directory / "report.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
             write_page(report, args.data, directory, full=args.full, settings=settings)
     texts = [terminal.key_values(describe(report)), *_details(report, output)]
-    terminal.print_result(values, *texts, as_json=args.json)
+    terminal.finish(args, values, *texts)
     return SOME_FAILED if report.problems else SUCCESS
 
 

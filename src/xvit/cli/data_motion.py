@@ -19,13 +19,11 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from xvit.cli import terminal
-from xvit.cli.exit_codes import SUCCESS
 from xvit.cli.parsing import CommandParser, parse_args
 from xvit.utils.errors import XViTError
 
 
 def add_options(parser: CommandParser) -> None:
-    """Add the options of the command."""
     parser.add("--output DIR", str, "folder to create", required=True)
     parser.add("--clips-per-class N", int | None, "videos per class, of 2 s each; 100 if unset")
     parser.add("--concatenate N", int | None, "write N long videos instead, of 1 minute each")
@@ -57,5 +55,4 @@ def run(args: Namespace) -> int:
     seconds = time.perf_counter() - start
     counts = {"classes": len(CLASSES), "videos": len(files), "bytes": size, "seconds": round(seconds, 2)}
     text = f"{len(files)} videos of {len(CLASSES)} classes written to {args.output}: {size / 1e6:.1f} MB"
-    terminal.print_result({"output": args.output} | counts, f"{text} ({seconds:.1f} s)", as_json=args.json)
-    return SUCCESS
+    return terminal.finish(args, {"output": args.output} | counts, f"{text} ({seconds:.1f} s)")

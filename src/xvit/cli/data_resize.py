@@ -18,7 +18,6 @@ from xvit.cli.parsing import CommandParser, select
 
 
 def add_options(parser: CommandParser) -> None:
-    """Add the options of the command."""
     parser.add("folder FOLDER", str, "folder of the videos, searched at any depth")
     parser.add("--output DIR", str, "folder for the copies", required=True)
     parser.add("--short-side S", int, "length of the shorter side in pixels; smaller videos keep theirs", default=256)
@@ -37,5 +36,6 @@ def run(args: Namespace) -> int:
     values = {"output": args.output, "written": result.written, "skipped": result.skipped}
     existing = f", {result.skipped} already existed" if result.skipped else ""
     text = f"{result.written} videos written to {args.output}{existing} ({time.perf_counter() - start:.1f} s)"
-    terminal.print_result(values | {"failed": terminal.failures_to_json(result.failures)}, text, as_json=args.json)
-    return terminal.print_failures(result.failures, result.written + result.skipped + len(result.failures))
+    total = result.written + result.skipped + len(result.failures)
+    values["failed"] = terminal.failures_to_json(result.failures)
+    return terminal.finish(args, values, text, failures=result.failures, total=total)

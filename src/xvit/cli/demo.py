@@ -15,7 +15,6 @@ from jsonargparse import Namespace
 from rich.progress import Progress, TaskID
 
 from xvit.cli import terminal
-from xvit.cli.exit_codes import SUCCESS
 from xvit.cli.parsing import CommandParser, read_recipe
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 
 def add_options(parser: CommandParser) -> None:
-    """Add the options of the command."""
     parser.add("--output DIR", str, "folder to create, or to continue in", default="demo")
     parser.add("--config RECIPE", str | None, "recipe file; recipes/motion.yaml if unset")
     parser.add("--clips-per-class N", int | None, "videos per class")
@@ -49,15 +47,11 @@ def run(args: Namespace) -> int:
         except KeyboardInterrupt:
             raise KeyboardInterrupt from None  # without the advice of a training: the same command continues the demo
     columns, rows = comparison_table(result["rows"])
-    terminal.print_result(
-        result,
-        terminal.table(*columns, rows=rows, numeric=range(1, len(columns))),
-        "A model that ignores the order of the frames reaches at most "
-        f"{100 * ORDER_BLIND_BOUND:.0f} %, by construction.",
-        f"{sum(result['seconds'].values()):.0f} s in total. Report: {result['report']}",
-        as_json=args.json,
-    )
-    return SUCCESS
+    table = terminal.table(*columns, rows=rows, numeric=range(1, len(columns)))
+    bound = f"{100 * ORDER_BLIND_BOUND:.0f} %"
+    note = f"A model that ignores the order of the frames reaches at most {bound}, by construction."
+    seconds = sum(result["seconds"].values())
+    return terminal.finish(args, result, table, note, f"{seconds:.0f} s in total. Report: {result['report']}")
 
 
 class _StageDisplay:

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
+from rich.console import RenderableType
 from rich.table import Table
 
 from xvit.cli import terminal
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 
 def add_options(parser: CommandParser) -> None:
-    """Add the options of the command."""
     parser.add("--checkpoint DIR", str, "a trained or an exported model", required=True)
     parser.add("--output DIR", str | None, "folder for the result, to be created")
     text = "write scores for a challenge: .json for EPIC-KITCHENS-100, .csv for the five best classes per video"
@@ -71,8 +71,9 @@ def run(args: Namespace) -> int:
             result.save(output, metadata=run_metadata(predictor, args.data, checkpoint=args.checkpoint))
     values = result.to_dict() | ({"submission": args.submission} if args.submission else {})
     written = [f"written to {path}" for path in (output, args.submission) if path]
-    terminal.print_result(values, *_tables(result), str(result), *written, as_json=args.json)
-    return terminal.print_failures([VideoError(path, reason) for _, path, reason in scored.failures], len(samples))
+    failures = [VideoError(path, reason) for _, path, reason in scored.failures]
+    texts: list[RenderableType] = [*_tables(result), str(result), *written]
+    return terminal.finish(args, values, *texts, failures=failures, total=len(samples))
 
 
 def _read_samples(args: Namespace, predictor: "Predictor") -> "tuple[list[Sample], bool]":
@@ -107,10 +108,8 @@ def _tables(result: "Evaluation | MultiLabelEvaluation | ScoredVideos") -> Itera
     from xvit.evaluation import Evaluation, MultiLabelEvaluation
 
     if isinstance(result, MultiLabelEvaluation):
-        table = terminal.table("class", "average precision", numeric=[1])
-        for name, precision in result.average_precision.items():
-            table.add_row(name, "" if precision is None else f"{100 * precision:.1f} %")
-        yield table
+        rows = [(name, "" if ap is None else f"{100 * ap:.1f} %") for name, ap in result.average_precision.items()]
+        yield terminal.table("class", "average precision", rows=rows, numeric=[1])
     elif isinstance(result, Evaluation):
         for task, task_result in result.tasks.items():
             yield _task_table(task, task_result)

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Literal
 from jsonargparse import Namespace
 
 from xvit.cli import terminal
-from xvit.cli.exit_codes import SUCCESS
 from xvit.cli.parsing import CommandParser, select
 
 if TYPE_CHECKING:
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
 
 def add_options(parser: CommandParser) -> None:
-    """Add the options of the command."""
     parser.add("checkpoint CHECKPOINT", str, "a trained model")
     parser.add("--output DIR", str, "folder to create", required=True)
     parser.add("--videos VIDEO_OR_FOLDER", str, "real videos to compare both models on", nargs="+", required=True)
@@ -65,8 +63,7 @@ def run(args: Namespace) -> int:
         )
     values = {"output": args.output} | asdict(report) | {"speedup": report.speedup}
     rows = _describe(report) | {"output": args.output}
-    terminal.print_result(values, terminal.key_values(rows), as_json=args.json)
-    return SUCCESS
+    return terminal.finish(args, values, terminal.key_values(rows))
 
 
 def _describe(report: "ParityReport") -> dict[str, str]:

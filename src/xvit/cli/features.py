@@ -14,27 +14,22 @@ examples:
   xvit features clip.mp4 --output tokens.parquet --level tokens --checkpoint run/best
 """
 
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import Namespace
 
 from xvit.cli import terminal
-from xvit.cli.parsing import CommandParser, parse_args, require, select
+from xvit.cli.parsing import CommandParser, build, parse_args, refuse_others, require, select
 from xvit.config import AdvancedConfig, InitConfig, ModelConfig
-from xvit.utils.errors import XViTError
 
 if TYPE_CHECKING:
     from xvit.models.xvit import XViT
 
-_CLASSIFIER_OPTIONS = {"num_classes", "multi_label", "dropout"}  # features come before the classifier
-_MODEL_OPTIONS = [field.name for field in fields(ModelConfig) if field.name not in _CLASSIFIER_OPTIONS]
-_INIT_OPTIONS = [field.name for field in fields(InitConfig)]
+_ANY_MODEL = ("videos", "output", "checkpoint", "level", "batch_size", "num_workers", "device", "json")
 
 
 def add_options(parser: CommandParser) -> None:
-    """Add the options of the command."""
     parser.add_videos()
     parser.add("--output FILE", str, "file that ends in .safetensors, .npy or .parquet", required=True)
     parser.add("--checkpoint DIR", str | None, "a trained model")
@@ -43,7 +38,8 @@ def add_options(parser: CommandParser) -> None:
     parser.add("--batch-size N", int, "videos per batch", default=16, low=1)
     parser.add("--num-workers N", int, "loader processes; 0 decodes in the main process", default=2, low=0)
     parser.add_device()
-    parser.add_class_arguments(ModelConfig, skip={*_CLASSIFIER_OPTIONS, "advanced"})
+    # Without the settings of the classifier, which comes after the features.
+    parser.add_class_arguments(ModelConfig, skip={"num_classes", "multi_label", "dropout", "advanced"})
     parser.add_class_arguments(AdvancedConfig, "advanced", skip={"classifier_hidden"})
     parser.add_class_arguments(InitConfig)
     parser.set_defaults({"backbone": "", "attention": "spatial", "temporal_head": "mean"})
@@ -55,14 +51,10 @@ def parse(parser: CommandParser, argv: list[str]) -> Namespace:
     if args.checkpoint is None:
         require(args.backbone, "--checkpoint or --backbone", "the model", parser.prog)
         args = parser.instantiate(args)
-        args.model = ModelConfig(**{name: args[name] for name in _MODEL_OPTIONS})
-        args.init = InitConfig(**{name: args[name] for name in _INIT_OPTIONS})
-        return args
-    defaults = parser.get_defaults()
-    for name, value in args.items():
-        if name.split(".")[0] in (*_MODEL_OPTIONS, *_INIT_OPTIONS) and value != defaults[name]:
-            option = f"--{name.replace('_', '-')}"
-            raise XViTError(f"{option}: cannot be combined with --checkpoint, which has its own model settings")
+        args.model, args.init = build(ModelConfig, args), build(InitConfig, args)
+    else:
+        reason = "cannot be combined with --checkpoint, which has its own model settings"
+        refuse_others(parser, args, _ANY_MODEL, reason)
     return args
 
 
@@ -91,8 +83,7 @@ def run(args: Namespace) -> int:
         "written to": result.output,
     }
     values["failed"] = terminal.failures_to_json(result.failures)
-    terminal.print_result(values, terminal.key_values(rows), as_json=args.json)
-    return terminal.print_failures(result.failures, len(paths))
+    return terminal.finish(args, values, terminal.key_values(rows), failures=result.failures, total=len(paths))
 
 
 def _load_model(args: Namespace) -> "XViT":

@@ -11,14 +11,13 @@ examples:
   xvit info --list-backbones
 """
 
-from dataclasses import fields
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
 
 from xvit.cli import terminal
-from xvit.cli.exit_codes import SUCCESS
-from xvit.cli.parsing import CommandParser, parse_args
+from xvit.cli.parsing import CommandParser, build, parse_args
 from xvit.config import SINGLE_TASK, ModelConfig, as_task_dict
 from xvit.utils.errors import XViTError
 
@@ -35,7 +34,6 @@ PAPER_MACS = {
 
 
 def add_options(parser: CommandParser) -> None:
-    """Add the options of the command."""
     parser.add("--checkpoint DIR", str | None, "show a trained model instead")
     parser.add_switch("--list-backbones", "list the names that --backbone accepts")
     parser.add_class_arguments(ModelConfig)
@@ -44,7 +42,7 @@ def add_options(parser: CommandParser) -> None:
 def parse(parser: CommandParser, argv: list[str]) -> Namespace:
     """Parse the options; `.model` is the resulting `ModelConfig`."""
     args = parser.instantiate(parse_args(parser, argv))
-    args.model = ModelConfig(**{field.name: args[field.name] for field in fields(ModelConfig)})
+    args.model = build(ModelConfig, args)
     return args
 
 
@@ -52,12 +50,10 @@ def run(args: Namespace) -> int:
     """Print the model's numbers, or the names of the backbones."""
     if args.list_backbones:
         names = list_backbones(quiet=args.json)
-        terminal.print_result(names, *names, as_json=args.json)
-        return SUCCESS
+        return terminal.finish(args, names, *names)
     facts = _checkpoint_facts(args.checkpoint) if args.checkpoint else _model_facts(_build_on_meta(args.model))
     explanation = "MACs: exact multiply-adds, the literature's FLOPs of video models. 1x3 views: 1 clip, 3 crops."
-    terminal.print_result(facts, terminal.key_values(_describe(facts)), explanation, as_json=args.json)
-    return SUCCESS
+    return terminal.finish(args, facts, terminal.key_values(_describe(facts)), explanation)
 
 
 def list_backbones(*, quiet: bool = False) -> list[str]:
@@ -68,11 +64,9 @@ def list_backbones(*, quiet: bool = False) -> list[str]:
     names = []
     with terminal.progress_bar("building timm models", quiet=quiet) as update:
         for done, name in enumerate(candidates, start=1):
-            try:
+            with suppress(XViTError):
                 _build_on_meta(ModelConfig(backbone=name, backbone_kwargs={"depth": 1}))
                 names.append(name)
-            except XViTError:
-                pass
             update(done, len(candidates))
     return names
 

@@ -3,14 +3,17 @@
 import argparse
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import fields
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import jsonargparse
 from jsonargparse import ArgumentParser, Namespace
 
-from xvit.config import DataConfig, RunConfig, from_dict, read_yaml
+from xvit.config import DataConfig, InitConfig, ModelConfig, RunConfig, from_dict, read_yaml
 from xvit.utils.errors import XViTError, check_range, did_you_mean
+
+Config = TypeVar("Config", ModelConfig, InitConfig, RunConfig)
 
 
 class _Formatter(jsonargparse.DefaultHelpFormatter):
@@ -124,12 +127,21 @@ def parse_data_args(parser: CommandParser, argv: list[str]) -> Namespace:
 
 
 def read_recipe(path: str) -> RunConfig:
-    """Read a recipe file.
-
-    Raises:
-        XViTError: it does not exist, is not YAML, has an unknown key or a wrong value.
-    """
+    """Read a recipe file. Raises `XViTError` if it does not exist, is not YAML, has an unknown key or a wrong value."""
     return from_dict(RunConfig, read_yaml(path), path)
+
+
+def build(config_class: type[Config], args: Namespace) -> Config:
+    """Create a config from the options of the same names; fields without an option have their defaults."""
+    return config_class(**{field.name: args[field.name] for field in fields(config_class) if field.name in args})
+
+
+def refuse_others(parser: CommandParser, args: Namespace, allowed: Iterable[str], reason: str) -> None:
+    """Raise `XViTError` if an option is given that is not one of the allowed ones."""
+    defaults = parser.get_defaults()
+    for name, value in args.items():
+        if name not in allowed and value != defaults[name]:
+            raise XViTError(f"--{name.replace('_', '-')}: {reason}")
 
 
 def select(args: Namespace, *names: str) -> dict[str, Any]:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 
 def add_options(parser: CommandParser) -> None:
-    """Add the options of the command."""
     parser.add_videos()
     parser.add("--checkpoint DIR", str, "a trained or an exported model", required=True)
     parser.add("--top-k K", int, "number of classes to show per video", default=5, low=1)
@@ -60,8 +59,7 @@ def run(args: Namespace) -> int:
         "failed": terminal.failures_to_json(failures),
     }
     tables = [_table(predictions, args.top_k)] if predictions else []
-    terminal.print_result(values, *tables, as_json=args.json)
-    return terminal.print_failures(failures, len(paths))
+    return terminal.finish(args, values, *tables, failures=failures, total=len(paths))
 
 
 def _table(predictions: "list[Prediction]", top_k: int) -> Table:

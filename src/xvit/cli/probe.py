@@ -13,12 +13,10 @@ examples:
 from jsonargparse import Namespace
 
 from xvit.cli import terminal
-from xvit.cli.exit_codes import SUCCESS
 from xvit.cli.parsing import CommandParser
 
 
 def add_options(parser: CommandParser) -> None:
-    """Add the options of the command."""
     parser.add("train_features TRAIN_FEATURES", str, "features of the training videos")
     parser.add("test_features TEST_FEATURES", str, "features of the test videos, from the same model")
     parser.add("--k K", int, "number of nearest neighbours", default=20, low=1)
@@ -41,5 +39,4 @@ def run(args: Namespace) -> int:
         table.add_row(name, f"{100 * accuracy.top1:.2f} %", top5)
     lines = [f"{result.averaged} averaged to one vector per video"] if result.averaged else []
     lines += [f"{result.classes} classes, {result.train_videos} training videos, {result.test_videos} test videos"]
-    terminal.print_result(result.to_dict(), table, *lines, as_json=args.json)
-    return SUCCESS
+    return terminal.finish(args, result.to_dict(), table, *lines)

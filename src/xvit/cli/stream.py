@@ -49,7 +49,6 @@ _BELOW_THRESHOLD = "below threshold"
 
 
 def add_options(parser: CommandParser) -> None:
-    """Add the options of the command."""
     parser.add("source SOURCE", str, "camera, address, file, or - for standard input")
     parser.add("--checkpoint DIR", str, "a trained model", required=True)
     parser.add_switch("--real-time", "play a file or a pipe at its own frame rate, like a live source")

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from jsonargparse import Namespace
 from rich import box
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -60,17 +61,21 @@ def key_values(rows: Mapping[str, object]) -> Table:
     return result
 
 
-def print_result(value: object, *texts: RenderableType, as_json: bool) -> None:
-    """Print a result to standard output: `value` as one JSON document, or the texts and tables."""
-    if as_json:
+def finish(
+    args: Namespace, value: object, *texts: RenderableType, failures: Sequence[VideoError] = (), total: int = 0
+) -> int:
+    """Print the result to standard output, the videos that could not be read to standard error; return the exit code.
+
+    Args:
+        args: the options; with --json, `value` is printed as one JSON document, else the texts and tables.
+        failures: the videos that could not be read.
+        total: number of videos.
+    """
+    if args.json:
         print(json.dumps(value, indent=2))
     else:
         for text in texts:
             console().print(text)
-
-
-def print_failures(failures: Sequence[VideoError], total: int) -> int:
-    """List the videos that could not be used on standard error, and return the exit code."""
     if failures and distributed.is_main():
         print(f"xvit: {len(failures)} of {total} videos could not be read:", file=sys.stderr)
         for error in failures:
@@ -125,13 +130,7 @@ def progress_bar(name: str, *, quiet: bool = False) -> Iterator[Callable[[int, i
 
 
 class TrainingProgress:
-    """Shows one training: a bar over all steps, and a line per validation, in a log file too.
-
-    Args:
-        display: where the bar is drawn.
-        name: name of the training.
-        quiet: print no lines.
-    """
+    """Shows one training: a bar over all steps, and a line per validation (in a log file too) unless `quiet`."""
 
     def __init__(self, display: Progress, name: str, *, quiet: bool = False) -> None:
         self.display, self.name, self.quiet = display, name, quiet

@@ -42,7 +42,6 @@ _PLOTTED_FRAMES = 14
 
 
 def add_options(parser: CommandParser) -> None:
-    """Add the options of the command."""
     parser.add_videos()
     parser.add("--checkpoint DIR", str, "a trained model", required=True)
     parser.add("--output DIR", str | None, "folder to create")
@@ -78,7 +77,8 @@ def run(args: Namespace) -> int:
     paths = find_videos(args.videos)
     folders = _output_folders(paths, output)
     ground_truth = _read_ground_truth(args.ground_truth, paths, model)
-    timelines: list[_Timeline] = []
+    videos: list[dict[str, Any]] = []
+    compared: list[VideoSegments] = []
     failures: list[VideoError] = []
     for number, path in enumerate(paths, start=1):
         name = path if len(paths) == 1 else f"{path} ({number} of {len(paths)})"
@@ -87,21 +87,22 @@ def run(args: Namespace) -> int:
         except VideoError as error:
             failures.append(error)
             continue
-        timelines.append(timeline)
+        videos.append(timeline.to_dict())
+        if timeline.compared is not None:
+            compared.append(timeline.compared)
         if timeline.scores.damage:
             failures.append(VideoError(path, f"{timeline.scores.damage}: scored as far as it can be read"))
-        if output is not None:
-            timeline.write(folders[path])
+        if folder := folders[path]:
+            timeline.write(folder)
         if not args.json:
             timeline.print()
-    values: dict[str, Any] = {"videos": [t.to_dict() for t in timelines], "failed": terminal.failures_to_json(failures)}
+    values: dict[str, Any] = {"videos": videos, "failed": terminal.failures_to_json(failures)}
     tables: list[Table] = []
-    if compared := [timeline.compared for timeline in timelines if timeline.compared is not None]:
+    if compared:
         metrics = compute_metrics(compared)
         values["metrics"] = asdict(metrics)
         tables = _metrics_tables(metrics)
-    terminal.print_result(values, *tables, as_json=args.json)
-    return terminal.print_failures(failures, len(paths))
+    return terminal.finish(args, values, *tables, failures=failures, total=len(paths))
 
 
 @dataclass(frozen=True)
@@ -143,8 +144,10 @@ class _Timeline:
         from xvit.visualize import plot_timeline
 
         scores = self.scores
-        bands = {"ground truth": self.compared.ground_truth} if self.compared else {}
-        bands["predicted"] = self.segments
+        rows = {"ground truth": self.compared.ground_truth} if self.compared else {}
+        rows["predicted"] = self.segments
+        bands = {name: [(s.start, s.end, s.label) for s in segments] for name, segments in rows.items()}
+        title = Path(scores.path).name.encode(errors="backslashreplace").decode()  # may be invalid Unicode
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing")  # letters in a class name that the font lacks
             plot_timeline(
@@ -153,9 +156,9 @@ class _Timeline:
                 scores.class_names,
                 path,
                 duration=scores.duration,
-                bands={name: [(s.start, s.end, s.label) for s in segments] for name, segments in bands.items()},
+                bands=bands,
                 frames=_read_frames(scores.path),
-                title=Path(scores.path).name.encode(errors="backslashreplace").decode(),  # may be invalid Unicode
+                title=title,
             )
 
     def print(self) -> None:
@@ -200,21 +203,16 @@ def _read_ground_truth(file: str | None, paths: list[str], model: "XViT") -> "di
     return {path: segments[Path(path).resolve()] for path in paths}
 
 
-def _output_folders(paths: list[str], output: Path | None) -> dict[str, Path]:
+def _output_folders(paths: list[str], output: Path | None) -> dict[str, Path | None]:
     """The output folder of each video."""
-    if output is None:
-        return {}
-    if len(paths) == 1:
-        return {paths[0]: output}
-    folders: dict[str, Path] = {}
-    for path in paths:
-        folder = output / Path(path).stem
-        if folder in folders.values():
-            raise XViTError(
-                f"{path}: a second video named {Path(path).stem}; process one of them at a time, with another --output"
-            )
-        folders[path] = folder
-    return folders
+    if output is None or len(paths) == 1:
+        return dict.fromkeys(paths, output)
+    names = [Path(path).stem for path in paths]
+    for number, (path, name) in enumerate(zip(paths, names, strict=True)):
+        if name in names[:number]:
+            advice = "process one of them at a time, with another --output"
+            raise XViTError(f"{path}: a second video named {name}; {advice}")
+    return {path: output / name for path, name in zip(paths, names, strict=True)}
 
 
 def _read_frames(path: str) -> "np.ndarray | None":

@@ -14,7 +14,7 @@ examples:
 """
 
 import sys
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 
 import yaml
@@ -22,13 +22,12 @@ from jsonargparse import Namespace
 
 from xvit.cli import terminal
 from xvit.cli.exit_codes import SOME_FAILED, SUCCESS
-from xvit.cli.parsing import CommandParser, parse_args, read_recipe, require
+from xvit.cli.parsing import CommandParser, build, parse_args, read_recipe, require
 from xvit.config import RunConfig, to_dict
 from xvit.utils import distributed
 
 
 def add_options(parser: CommandParser) -> None:
-    """Add the options of the command."""
     parser.add("--output DIR", str | None, "folder of the run, to be created")
     parser.add_switch("--resume", "continue the run in the output folder")
     parser.add("--config RECIPE", str | None, "recipe (YAML); other options override its settings")
@@ -48,8 +47,7 @@ def parse(parser: CommandParser, argv: list[str]) -> Namespace:
         settings = to_dict(read_recipe(args.config))
         parser.set_defaults({f"{group}.{name}": v for group, values in settings.items() for name, v in values.items()})
         args = parse_args(parser, argv)
-    groups = parser.instantiate(args)
-    args.recipe = RunConfig(**{field.name: groups[field.name] for field in fields(RunConfig)})
+    args.recipe = build(RunConfig, parser.instantiate(args))
     if args.print_config:
         print(yaml.safe_dump(to_dict(args.recipe), sort_keys=False), end="")
         sys.exit(0)
@@ -72,7 +70,7 @@ def run(args: Namespace) -> int:
         "time": f"{result.seconds:.0f} s",
         "checkpoint": result.best,
     }
-    terminal.print_result(values, terminal.key_values(rows), as_json=args.json)
+    terminal.finish(args, values, terminal.key_values(rows))
     if result.bad_videos and distributed.is_main():
         path = Path(args.output, "bad_videos.jsonl")
         print(f"xvit: {result.bad_videos} videos could not be read; see {path}", file=sys.stderr)
