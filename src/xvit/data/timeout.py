@@ -14,20 +14,16 @@ class _ReaderThread:
 
     def __init__(self) -> None:
         self.pid = os.getpid()
-        self._requests: SimpleQueue[Callable[[], Clip]] = SimpleQueue()
-        self._results: SimpleQueue[Clip | BaseException] = SimpleQueue()
+        self.requests: SimpleQueue[Callable[[], Clip]] = SimpleQueue()
+        self.results: SimpleQueue[Clip | BaseException] = SimpleQueue()
         Thread(target=self._work, daemon=True).start()
-
-    def read(self, read: Callable[[], Clip], timeout: float) -> Clip | BaseException:
-        self._requests.put(read)
-        return self._results.get(timeout=timeout)
 
     def _work(self) -> None:
         while True:
             try:
-                self._results.put(self._requests.get()())
+                self.results.put(self.requests.get()())
             except BaseException as error:
-                self._results.put(error)
+                self.results.put(error)
 
 
 _idle_threads: list[_ReaderThread] = []
@@ -42,8 +38,9 @@ def read_with_timeout(read: Callable[[], Clip], path: str, timeout: float) -> Cl
     thread = _idle_threads.pop() if _idle_threads else _ReaderThread()
     if thread.pid != os.getpid():  # inherited through a fork, which does not copy threads
         thread = _ReaderThread()
+    thread.requests.put(read)
     try:
-        result = thread.read(read, timeout)
+        result = thread.results.get(timeout=timeout)
     except Empty:
         raise VideoError(path, f"not read within {timeout:g} s (data.decode_timeout)") from None
     _idle_threads.append(thread)

@@ -27,10 +27,6 @@ class TrainTransform:
     about zero after normalisation. (Noise, torchvision's other usual choice, is meant for normalised floats.)
 
     Draws from torch's global generator, which `VideoDataset` seeds for each sample.
-
-    Args:
-        clip_spec: size, interpolation and mean.
-        augment: which augmentations, and how strong.
     """
 
     def __init__(self, clip_spec: ClipSpec, augment: AugmentConfig) -> None:

@@ -20,3 +20,7 @@ from xvit.data.annotations.samples import (
     read_class_names,
     remap_label,
 )
+
+__all__ = ["DatasetSplits", "Label", "ParsedAnnotations", "Sample", "VideoFinder", "class_indices", "find_videos"]
+__all__ += ["load_splits", "read_class_folders", "read_class_names", "read_epic", "read_kinetics", "read_list"]
+__all__ += ["read_multi_label_list", "read_ssv2", "remap_label", "write_list"]

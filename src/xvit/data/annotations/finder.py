@@ -3,6 +3,7 @@
 import os
 from collections import defaultdict
 from collections.abc import Iterable
+from functools import cache, cached_property
 from pathlib import Path
 
 from xvit.data.decode import VIDEO_EXTENSIONS
@@ -23,8 +24,7 @@ class VideoFinder:
     def __init__(self, root: str | Path) -> None:
         check_folder(root)
         self.root = root
-        self._listings: dict[str, tuple[set[str], dict[str, list[str]]]] = {}  # folder: names, videos by stem
-        self._by_name: dict[str, list[str]] | None = None
+        self._list_folder = cache(_list_folder)
 
     def find_by_path(self, path: str) -> str | None:
         """Find a file or folder by its path relative to the root.
@@ -32,13 +32,7 @@ class VideoFinder:
         If a video is not there, the only video that differs from it in nothing but the extension is taken.
         """
         folder, name = os.path.split(os.path.normpath(os.path.join(self.root, path)))
-        if folder not in self._listings:
-            try:
-                names = set(os.listdir(folder or "."))
-            except OSError:
-                names = set()
-            self._listings[folder] = names, _group_by_stem(sorted(filter(has_video_extension, names)))
-        names, by_stem = self._listings[folder]
+        names, by_stem = self._list_folder(folder)
         if name in names:
             return os.path.join(folder, name)
         similar = by_stem.get(os.path.splitext(name)[0], []) if has_video_extension(name) else []
@@ -46,22 +40,23 @@ class VideoFinder:
 
     def find_by_name(self, name: str) -> list[str]:
         """All videos below the root with this name and any extension, sorted, files before folders of frames."""
-        if self._by_name is None:
-            files, frame_folders = [], []
-            visited = set()
-            for folder, subfolders, names in os.walk(self.root, followlinks=True):
-                real_path = os.path.realpath(folder)
-                if real_path in visited:  # a symbolic link to a folder that was visited
-                    subfolders.clear()
-                    continue
-                visited.add(real_path)
-                subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-                videos = [os.path.join(folder, name) for name in names if has_video_extension(name)]
-                files += videos
-                if not videos and any(map(is_image_file, names)):
-                    frame_folders.append(folder)
-            self._by_name = _group_by_stem([*sorted(files), *sorted(frame_folders)])
         return self._by_name.get(name, [])
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[str]]:
+        files, frame_folders, visited = [], [], set()
+        for folder, subfolders, names in os.walk(self.root, followlinks=True):
+            real_path = os.path.realpath(folder)
+            if real_path in visited:  # a symbolic link to a folder that was visited
+                subfolders.clear()
+                continue
+            visited.add(real_path)
+            subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+            videos = [os.path.join(folder, name) for name in names if has_video_extension(name)]
+            files += videos
+            if not videos and any(map(is_image_file, names)):
+                frame_folders.append(folder)
+        return _group_by_stem([*sorted(files), *sorted(frame_folders)])
 
 
 def find_videos(paths: Iterable[str | Path]) -> list[str]:
@@ -99,9 +94,18 @@ def is_video_file(path: str | Path) -> bool:
     return has_video_extension(os.fspath(path)) and os.path.isfile(path)
 
 
+def _list_folder(folder: str) -> tuple[set[str], dict[str, list[str]]]:
+    """The names in a folder, and those of its videos by stem."""
+    try:
+        names = set(os.listdir(folder or "."))
+    except OSError:
+        names = set()
+    return names, _group_by_stem(sorted(filter(has_video_extension, names)))
+
+
 def _group_by_stem(paths: list[str]) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = defaultdict(list)
     for path in paths:
         name = os.path.basename(path)
         groups[os.path.splitext(name)[0] if has_video_extension(name) else name].append(path)
-    return dict(groups)
+    return groups

@@ -33,6 +33,8 @@ from xvit.utils.errors import XViTError, did_you_mean, one_line
 
 EPIC_NUM_CLASSES = {"verb": 97, "noun": 300}
 _EPIC_COLUMNS = ("narration_id", "participant_id", "video_id", "start_timestamp", "stop_timestamp")
+_SECONDS = r"[0-9]{1,9}(\.[0-9]*)?"
+_EPIC_TIMES = (_EPIC_COLUMNS[3:], r"[0-9]{1,3}:[0-5]?[0-9]:[0-5]?[0-9](\.[0-9]+)?", "HH:MM:SS.ss")
 
 Row = tuple[str, dict[str, str]]  # file and line, for error messages; values by column
 
@@ -43,9 +45,6 @@ def load_splits(config: DataConfig) -> DatasetSplits:
     The class names are those of the label files, else those in the training annotations, else those in the validation
     annotations.
 
-    Args:
-        config: folder and format of the data set.
-
     Raises:
         XViTError: no such folder or file, settings that the format does not have, an invalid row (with file and line),
             an unknown class, more missing videos than `max_missing_fraction` allows.
@@ -53,7 +52,10 @@ def load_splits(config: DataConfig) -> DatasetSplits:
     if not config.root:
         raise XViTError("data.root: missing: expected the folder of the videos")
     if config.format == "folders":
-        return _load_class_folders(config)
+        for name in ("train", "val", "label_files"):
+            if value := getattr(config, name):
+                raise XViTError(f"data.{name}={value!r}: not used with data.format='folders': set another data.format")
+        return read_class_folders(config.root, val_fraction=config.val_fraction, seed=config.split_seed, fps=config.fps)
     if not config.train and not config.val:
         raise XViTError(f"data.train, data.val: missing: data.format={config.format!r} needs annotation files")
     videos = VideoFinder(config.root)
@@ -99,7 +101,7 @@ def read_kinetics(
     indices = {name: index for index, name in enumerate(names)}
     parsed = ParsedAnnotations(names)
     for where, row in rows:
-        start, stop = _parse_segment(where, row, "time_start", "time_end", _parse_seconds)
+        start, stop = _parse_segment(where, row, ("time_start", "time_end"), _SECONDS, "seconds")
         label = class_index(where, "label", row["label"], indices) if "label" in row else None
         name = f"{row['youtube_id']}_{int(start):06d}_{int(stop):06d}"
         folder_name = _folder_name(row.get("label", ""))
@@ -168,26 +170,16 @@ def read_epic(
     """
     names = dict(class_names or {task: list(map(str, range(K))) for task, K in EPIC_NUM_CLASSES.items()})
     rows = list(_read_csv(path, _EPIC_COLUMNS, label_columns=[f"{task}_class" for task in names]))
+    columns = {task: f"{task}_class" for task in names if f"{task}_class" in rows[0][1]}
     frame_rates = _epic_frame_rates(rows)
     parsed = ParsedAnnotations(names)
     for where, row in rows:
-        start, stop = _parse_segment(where, row, "start_timestamp", "stop_timestamp", _parse_timestamp)
-        label = {
-            task: _parse_index(where, f"{task}_class", row[f"{task}_class"], len(names[task]))
-            for task in names
-            if f"{task}_class" in row
-        }
+        start, stop = _parse_segment(where, row, *_EPIC_TIMES)
+        label = {task: _parse_index(where, row, column, len(names[task])) for task, column in columns.items()}
         candidates = [video for video in videos.find_by_name(row["video_id"]) if "flow" not in Path(video).parent.name]
         video, name, id = next(iter(candidates), None), row["video_id"], row["narration_id"]
         parsed.add_row(video, name, label or None, fps=frame_rates.get(name, fps), id=id, start=start, stop=stop)
     return parsed
-
-
-def _load_class_folders(config: DataConfig) -> DatasetSplits:
-    for name in ("train", "val", "label_files"):
-        if value := getattr(config, name):
-            raise XViTError(f"data.{name}={value!r}: not used with data.format='folders': set another data.format")
-    return read_class_folders(config.root, val_fraction=config.val_fraction, seed=config.split_seed, fps=config.fps)
 
 
 def _read_label_files(config: DataConfig) -> ClassNames | None:
@@ -265,40 +257,32 @@ def _epic_frame_rates(rows: Sequence[Row]) -> dict[str, float]:
     latest: dict[str, tuple[float, int]] = {}
     for where, row in rows:
         if row.get("stop_frame"):
-            frame = _parse_index(where, "stop_frame", row["stop_frame"], 10**9)
-            stop = _parse_timestamp(where, "stop_timestamp", row["stop_timestamp"])
+            frame = _parse_index(where, row, "stop_frame", 10**9)
+            _, stop = _parse_segment(where, row, *_EPIC_TIMES)
             latest[row["video_id"]] = max(latest.get(row["video_id"], (0.0, 0)), (stop, frame))
     return {id: float(round((frame + 0.5) / stop)) for id, (stop, frame) in latest.items() if stop and frame > stop}
 
 
 def _parse_segment(
-    where: str, row: dict[str, str], first: str, last: str, parse: Callable[[str, str, str], float]
+    where: str, row: dict[str, str], columns: Sequence[str], pattern: str, expected: str
 ) -> tuple[float, float]:
-    """Start and stop in seconds, from the columns `first` and `last`."""
-    start, stop = (parse(where, column, row[column]) for column in (first, last))
+    """Start and stop in seconds, from two columns with seconds or HH:MM:SS.ss."""
+    for column in columns:
+        if not re.fullmatch(pattern, row[column]):
+            raise XViTError(f"{where}: {column} {_shorten(row[column])}: expected {expected}")
+    parts = [["0", "0", *row[column].split(":")][-3:] for column in columns]
+    start, stop = (3600 * int(hours) + 60 * int(minutes) + float(seconds) for hours, minutes, seconds in parts)
     if stop <= start:
-        raise XViTError(f"{where}: {first} {row[first]}, {last} {row[last]}: expected start < end")
+        text = ", ".join(f"{column} {row[column]}" for column in columns)
+        raise XViTError(f"{where}: {text}: expected start < end")
     return start, stop
 
 
-def _parse_index(where: str, column: str, text: str, size: int) -> int:
+def _parse_index(where: str, row: dict[str, str], column: str, size: int) -> int:
+    text = row[column]
     if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) < size):
         raise XViTError(f"{where}: {column} {_shorten(text)}: expected a number from 0 to {size - 1}")
     return int(text)
-
-
-def _parse_seconds(where: str, column: str, text: str) -> float:
-    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]*)?", text):
-        raise XViTError(f"{where}: {column} {_shorten(text)}: expected seconds")
-    return float(text)
-
-
-def _parse_timestamp(where: str, column: str, text: str) -> float:
-    """Convert HH:MM:SS.ss to seconds."""
-    match = re.fullmatch(r"([0-9]{1,3}):([0-5]?[0-9]):([0-5]?[0-9](?:\.[0-9]+)?)", text)
-    if not match:
-        raise XViTError(f"{where}: {column} {_shorten(text)}: expected HH:MM:SS.ss")
-    return 3600 * int(match[1]) + 60 * int(match[2]) + float(match[3])
 
 
 def _folder_name(label: str) -> str:

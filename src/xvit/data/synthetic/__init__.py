@@ -6,3 +6,5 @@ concatenated   long videos made of such clips, with the ground truth of their se
 
 from xvit.data.synthetic.concatenated import write_concatenated_videos
 from xvit.data.synthetic.motion import CLASSES, encode_video, render_clip, write_motion_dataset
+
+__all__ = ["CLASSES", "encode_video", "render_clip", "write_concatenated_videos", "write_motion_dataset"]

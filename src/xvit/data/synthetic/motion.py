@@ -285,12 +285,9 @@ def write_videos(
 
     Args:
         output: directory to create; may exist if it is empty.
-        videos: for each video, its path in the directory: the class and the random seed of each of its clips.
-        texts: other files: contents by name.
+        videos: the clips of each video, by its path in the directory.
+        texts: the contents of other files, by name.
         on_progress: called with (videos written, total videos) after each video.
-
-    Raises:
-        XViTError: `output` is a file or not empty.
     """
     check_new_directory(output, "choose another one or remove it")
     with atomic_directory(output) as directory:

@@ -186,20 +186,16 @@ def write_usable_annotations(report: CheckReport, config: DataConfig, directory:
     """
     settings: dict[str, str] = {}
     for split, samples in (("train", report.usable.train), ("val", report.usable.val)):
-        if not samples:
-            continue
-        if config.format == "epic":
-            path = directory / f"{split}.csv"
-            _copy_epic_rows(getattr(config, split), {sample.id for sample in samples}, path)
-        else:
-            path = directory / f"{split}.txt"
-            write_list(path, [sample for sample in samples if sample.label is not None], config.root)
-            settings["format"] = "list"
-        settings[split] = path.name
-    if settings.get("format") == "list":
+        if samples and config.format == "epic":
+            settings[split] = f"{split}.csv"
+            _copy_epic_rows(getattr(config, split), {sample.id for sample in samples}, directory / settings[split])
+        elif samples:
+            settings |= {"format": "list", split: f"{split}.txt", "label_files": "labels.json"}
+            labelled = [sample for sample in samples if sample.label is not None]
+            write_list(directory / settings[split], labelled, config.root)
+    if "label_files" in settings:
         class_names = json.dumps(report.usable.class_names, indent=1)
         (directory / "labels.json").write_text(class_names + "\n", encoding="utf-8")
-        settings["label_files"] = "labels.json"
     return settings
 
 
