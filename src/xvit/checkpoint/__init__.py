@@ -13,3 +13,6 @@ from xvit.checkpoint.format import (
 )
 from xvit.checkpoint.hub import find_checkpoint, push_to_hub
 from xvit.checkpoint.model_card import model_card
+
+__all__ = ["CARD", "CONFIG", "EXPORTED", "WEIGHTS", "CheckpointMetadata", "find_checkpoint", "model_card"]
+__all__ += ["preprocessor_config", "push_to_hub", "read_metadata", "read_tensors", "write_checkpoint"]

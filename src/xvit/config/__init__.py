@@ -12,3 +12,7 @@ from xvit.config.model import ATTENTION_SCHEMES, AdvancedConfig, AttentionScheme
 from xvit.config.run import RunConfig
 from xvit.config.tasks import SINGLE_TASK, ClassNames, as_task_dict, unwrap_single_task
 from xvit.config.train import EvalConfig, TrainConfig
+
+__all__ = ["ATTENTION_SCHEMES", "SINGLE_TASK", "AdvancedConfig", "AttentionScheme", "AugmentConfig", "ClassNames"]
+__all__ += ["ClipSpec", "DataConfig", "EvalConfig", "InitConfig", "ModelConfig", "RunConfig", "TrainConfig"]
+__all__ += ["as_task_dict", "from_dict", "model_config", "read_yaml", "to_dict", "unwrap_single_task"]

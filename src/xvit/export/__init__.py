@@ -7,3 +7,5 @@ Modules: `exporter` exports a model, `programs` builds the programs, `parity` co
 from xvit.export.exporter import export_model
 from xvit.export.parity import ParityLimits, ParityReport
 from xvit.export.runtime import ExportedModel, ExportManifest
+
+__all__ = ["ExportManifest", "ExportedModel", "ParityLimits", "ParityReport", "export_model"]

@@ -11,3 +11,5 @@ from xvit.training.engine import FitResult, fit
 from xvit.training.logger import Progress
 from xvit.training.losses import classification_loss
 from xvit.training.run import check_recipe
+
+__all__ = ["FitResult", "Progress", "check_recipe", "classification_loss", "fit"]

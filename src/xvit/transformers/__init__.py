@@ -23,3 +23,5 @@ transformers.AutoConfig.register("xvit", XViTConfig)
 transformers.AutoModelForVideoClassification.register(XViTConfig, XViTForVideoClassification)
 transformers.AutoVideoProcessor.register(XViTConfig, XViTVideoProcessor)
 transformers.AutoImageProcessor.register(XViTConfig, image_processor_classes={"torchvision": XViTVideoProcessor})
+
+__all__ = ["XViTConfig", "XViTForVideoClassification", "XViTVideoProcessor"]

@@ -11,3 +11,6 @@ from xvit.visualize.dataset import plot_dataset
 from xvit.visualize.filmstrip import FilmstripRow, plot_filmstrip
 from xvit.visualize.plots import plot_confusion_matrix, plot_per_class, plot_training_curves
 from xvit.visualize.timeline import plot_timeline
+
+__all__ = ["FilmstripRow", "plot_ablation", "plot_benchmark", "plot_confusion_matrix", "plot_dataset"]
+__all__ += ["plot_filmstrip", "plot_per_class", "plot_timeline", "plot_training_curves"]

@@ -6,3 +6,5 @@ Public: `read_clip` and `decode` read chosen frames as a `Clip`; `probe` returns
 
 from xvit.data.decode.demux import VideoInfo
 from xvit.data.decode.video import VIDEO_EXTENSIONS, Clip, decode, probe, read_clip
+
+__all__ = ["VIDEO_EXTENSIONS", "Clip", "VideoInfo", "decode", "probe", "read_clip"]
