@@ -6,13 +6,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xvit.config import ClipSpec
-from xvit.data.sampling import sample_indices, segment_indices, strided_indices
+from xvit.data.sampling import sample_indices
 from xvit.utils.errors import XViTError
 
 totals = st.integers(1, 2000)
 lengths = st.integers(1, 64)
 strides = st.integers(1, 40)
 seeds = st.integers(0, 2**32)
+
+
+def segment_indices(total_frames: int, num_frames: int, **options) -> np.ndarray:
+    return sample_indices(ClipSpec(num_frames=num_frames), total_frames, **options)
+
+
+def strided_indices(total_frames: int, num_frames: int, stride: int, **options) -> np.ndarray:
+    spec = ClipSpec(num_frames=num_frames, sampling="strided", stride=stride)
+    return sample_indices(spec, total_frames, **options)
 
 
 def parts(total: int, num_frames: int) -> list[list[int]]:

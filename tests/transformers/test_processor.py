@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from helpers.color_videos import CLASSES, CLIP, FRAMES, SIZE, described, make_model, write_videos
+from helpers.color_videos import CLASSES, CLIP, SIZE, make_model, with_metadata, write_videos
 from xvit.checkpoint import preprocessor_config
 from xvit.data.decode import decode, probe
-from xvit.data.sampling import segment_indices
+from xvit.data.sampling import sample_indices
 from xvit.data.transforms import eval_views, normalize
 from xvit.inference.predictor import Predictor
 from xvit.models.xvit import XViT
@@ -77,7 +77,7 @@ def test_all_formats_of_frames(directory, video):
 
 def test_files_are_read_as_by_predictor(model, directory, video):
     processor = transformers.AutoVideoProcessor.from_pretrained(directory)
-    indices = segment_indices(probe(video).num_frames, FRAMES)
+    indices = sample_indices(CLIP, probe(video).num_frames)
     expected = normalize(eval_views(decode(video, indices).frames, CLIP), CLIP)
     assert torch.equal(processor(video)["pixel_values"], expected)
     assert torch.equal(processor([str(video), video])["pixel_values"], torch.cat([expected, expected]))
@@ -112,7 +112,7 @@ def test_unreadable_file(directory, tmp_path):
 
 def test_pipeline_matches_predictor(model, directory, video):
     classify = transformers.pipeline("video-classification", model=str(directory), device="cpu")
-    frames = decode(video, segment_indices(6, FRAMES)).frames
+    frames = decode(video, sample_indices(CLIP, 6)).frames
     scores = model(normalize(eval_views(frames, CLIP), CLIP)).softmax(-1)[0]
     outputs = classify(str(video))
     assert {p["label"]: p["score"] for p in outputs} == pytest.approx(
@@ -189,7 +189,7 @@ def test_trainer(directory, tmp_path, capsys):
 
 @pytest.mark.parametrize("backbone", ["eva02_tiny_patch14_224", "vit_small_patch16_dinov3"])
 def test_lora_adapts_projections_of_eva_models(backbone, clips, tmp_path):
-    described(make_model(backbone=backbone), list(CLASSES)).save_pretrained(tmp_path / "m")
+    with_metadata(make_model(backbone=backbone), list(CLASSES)).save_pretrained(tmp_path / "m")
     adapted = peft.get_peft_model(
         AUTO.from_pretrained(tmp_path / "m"), peft.LoraConfig(r=2, target_modules=["attn.qkv"])
     )

@@ -29,11 +29,9 @@ class Item:
     """One sample: its pixels, or the error that prevented reading them.
 
     Args:
-        index: index of the sample in the data set.
         label: label of the sample; for a flipped clip, that of its mirror image if the data set has left-right pairs.
         pixels: uint8, (T, C, S, S) for training or (V, T, C, S, S) for testing; None for an unreadable video.
         times: for testing: times of the sampled frames in seconds, ascending.
-        error: what is wrong with the video.
     """
 
     index: int

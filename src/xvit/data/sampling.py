@@ -27,6 +27,13 @@ def sample_indices(
 ) -> np.ndarray:
     """The frame indices of one clip, sampled as `clip_spec` says.
 
+    Segments: one frame from each of T equal parts of the video; part i holds the frames from floor(i total / T) to
+    floor((i + 1) total / T) - 1. `rng` draws a frame from each part. Without it, view v of V takes the frame at
+    (v + 1/2) / V of each part: the middle one for a single view. If there are fewer than T frames, some are repeated.
+
+    Strided: T frames, `stride` apart. `rng` draws the start. Without it, the start is that of `view_start`. If the video
+    ends before the clip does, its last frame is repeated.
+
     Args:
         clip_spec: the kind of sampling, the number of frames T and the stride.
         total_frames: number of frames of the video.
@@ -40,55 +47,20 @@ def sample_indices(
     Raises:
         XViTError: a number out of its range.
     """
-    num_frames, stride = clip_spec.num_frames, clip_spec.stride
-    if clip_spec.sampling == "segments":
-        return segment_indices(total_frames, num_frames, rng=rng, view=view, num_views=num_views)
-    return strided_indices(total_frames, num_frames, stride, rng=rng, view=view, num_views=num_views)
-
-
-def segment_indices(
-    total_frames: int, num_frames: int, *, rng: np.random.Generator | None = None, view: int = 0, num_views: int = 1
-) -> np.ndarray:
-    """One frame from each of T equal parts; part i holds frames floor(i total / T) to floor((i + 1) total / T) - 1.
-
-    `rng` draws a frame from each part. Without it, view v of V takes the frame at (v + 1/2) / V of each part: the
-    middle one for a single view. A video with fewer than T frames shows some of them several times.
-
-    The other arguments, the result and the errors are those of `sample_indices`.
-    """
-    _check_numbers(total_frames, num_frames, view, num_views)
-    bounds = np.arange(num_frames + 1, dtype=np.int64) * total_frames // num_frames
-    lengths = np.maximum(np.diff(bounds), 1)
-    offsets = (2 * view + 1) * lengths // (2 * num_views) if rng is None else rng.integers(0, lengths)
-    return bounds[:-1] + offsets
-
-
-def strided_indices(
-    total_frames: int,
-    num_frames: int,
-    stride: int,
-    *,
-    rng: np.random.Generator | None = None,
-    view: int = 0,
-    num_views: int = 1,
-) -> np.ndarray:
-    """T frames, `stride` apart. If the video ends before the clip does, its last frame is repeated.
-
-    `rng` draws the start. Without it, view v of V starts at v / (V - 1) of the possible starts, and a single view in
-    the middle. The other arguments, the result and the errors are those of `sample_indices`.
-    """
-    _check_numbers(total_frames, num_frames, view, num_views)
-    check_range("stride", stride, 1)
-    last_start = max(total_frames - ((num_frames - 1) * stride + 1), 0)
-    if rng is not None:
-        start = int(rng.integers(0, last_start + 1))
-    else:
-        start = last_start // 2 if num_views == 1 else last_start * view // (num_views - 1)
-    return np.minimum(start + stride * np.arange(num_frames, dtype=np.int64), total_frames - 1)
-
-
-def _check_numbers(total_frames: int, num_frames: int, view: int, num_views: int) -> None:
     check_range("total_frames", total_frames, 1)
-    check_range("num_frames", num_frames, 1)
     check_range("num_views", num_views, 1)
     check_range("view", view, 0, num_views - 1)
+    T, stride = clip_spec.num_frames, clip_spec.stride
+    if clip_spec.sampling == "segments":
+        bounds = np.arange(T + 1, dtype=np.int64) * total_frames // T
+        lengths = np.maximum(np.diff(bounds), 1)
+        offsets = (2 * view + 1) * lengths // (2 * num_views) if rng is None else rng.integers(0, lengths)
+        return bounds[:-1] + offsets
+    last_start = max(total_frames - ((T - 1) * stride + 1), 0)
+    start = view_start(last_start, view, num_views) if rng is None else int(rng.integers(0, last_start + 1))
+    return np.minimum(start + stride * np.arange(T, dtype=np.int64), total_frames - 1)
+
+
+def view_start(last_start: int, view: int, num_views: int) -> int:
+    """Where view v of V starts: at v / (V - 1) of the starts from 0 to `last_start`, or in the middle if it is alone."""
+    return last_start // 2 if num_views == 1 else last_start * view // (num_views - 1)

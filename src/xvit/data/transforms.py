@@ -13,6 +13,7 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from xvit.config import AugmentConfig, ClipSpec
+from xvit.data.sampling import view_start
 from xvit.utils.errors import XViTError, check_range
 
 _OPPOSITE = {"left": "right", "right": "left", "Left": "Right", "Right": "Left"}
@@ -96,10 +97,7 @@ def eval_views(frames: torch.Tensor, clip_spec: ClipSpec, spatial_views: int = 1
     frames = F.resize(frames, [size], interpolation=InterpolationMode(clip_spec.interpolation), antialias=True)
     height, width = frames.shape[-2:]
     last_start = max(height, width) - size
-    if spatial_views == 1:
-        starts = [last_start // 2]
-    else:
-        starts = [last_start * view // (spatial_views - 1) for view in range(spatial_views)]
+    starts = [view_start(last_start, view, spatial_views) for view in range(spatial_views)]
     longer = -1 if width >= height else -2
     return torch.stack([frames.narrow(longer, start, size) for start in starts])
 

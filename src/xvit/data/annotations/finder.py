@@ -3,7 +3,7 @@
 import os
 from collections import defaultdict
 from collections.abc import Iterable
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 
 from xvit.data.decode import VIDEO_EXTENSIONS
@@ -24,7 +24,7 @@ class VideoFinder:
     def __init__(self, root: str | Path) -> None:
         check_folder(root)
         self.root = root
-        self._list_folder = cache(_list_folder)
+        self._listings: dict[str, tuple[set[str], dict[str, list[str]]]] = {}  # folder: names, videos by stem
 
     def find_by_path(self, path: str) -> str | None:
         """Find a file or folder by its path relative to the root.
@@ -32,7 +32,13 @@ class VideoFinder:
         If a video is not there, the only video that differs from it in nothing but the extension is taken.
         """
         folder, name = os.path.split(os.path.normpath(os.path.join(self.root, path)))
-        names, by_stem = self._list_folder(folder)
+        if folder not in self._listings:
+            try:
+                names = set(os.listdir(folder or "."))
+            except OSError:
+                names = set()
+            self._listings[folder] = names, _group_by_stem(sorted(filter(has_video_extension, names)))
+        names, by_stem = self._listings[folder]
         if name in names:
             return os.path.join(folder, name)
         similar = by_stem.get(os.path.splitext(name)[0], []) if has_video_extension(name) else []
@@ -92,15 +98,6 @@ def has_video_extension(name: str) -> bool:
 def is_video_file(path: str | Path) -> bool:
     """Whether there is a file with the extension of a video at this path."""
     return has_video_extension(os.fspath(path)) and os.path.isfile(path)
-
-
-def _list_folder(folder: str) -> tuple[set[str], dict[str, list[str]]]:
-    """The names in a folder, and those of its videos by stem."""
-    try:
-        names = set(os.listdir(folder or "."))
-    except OSError:
-        names = set()
-    return names, _group_by_stem(sorted(filter(has_video_extension, names)))
 
 
 def _group_by_stem(paths: list[str]) -> dict[str, list[str]]:
