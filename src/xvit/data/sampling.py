@@ -31,8 +31,8 @@ def sample_indices(
     floor((i + 1) total / T) - 1. `rng` draws a frame from each part. Without it, view v of V takes the frame at
     (v + 1/2) / V of each part: the middle one for a single view. If there are fewer than T frames, some are repeated.
 
-    Strided: T frames, `stride` apart. `rng` draws the start. Without it, the start is that of `view_start`. If the video
-    ends before the clip does, its last frame is repeated.
+    Strided: T frames, `stride` apart. `rng` draws the start. Without it, the start is that of `view_start`. If the
+    video ends before the clip does, its last frame is repeated.
 
     Args:
         clip_spec: the kind of sampling, the number of frames T and the stride.
@@ -62,5 +62,5 @@ def sample_indices(
 
 
 def view_start(last_start: int, view: int, num_views: int) -> int:
-    """Where view v of V starts: at v / (V - 1) of the starts from 0 to `last_start`, or in the middle if it is alone."""
+    """The start of view v of V, v / (V - 1) of the way from 0 to `last_start`; the middle for a single view."""
     return last_start // 2 if num_views == 1 else last_start * view // (num_views - 1)
