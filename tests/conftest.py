@@ -1,4 +1,4 @@
-"""Fixtures for several test modules: videos, a model on disk, a recipe, the command line."""
+"""Fixtures shared by the test modules: videos, a checkpoint, a recipe, the command line."""
 
 import os
 from pathlib import Path
@@ -45,10 +45,10 @@ def recipe(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def run(capfd):
-    """Run a command in this process; returns its exit code, standard output and standard error."""
+    """A function that runs a command in this process and returns its exit code, standard output and standard error."""
 
-    def run(*words) -> tuple[int, str, str]:
-        code = main([str(word) for word in words])
+    def run(*arguments) -> tuple[int, str, str]:
+        code = main([str(argument) for argument in arguments])
         out, err = capfd.readouterr()
         return code, out, err
 
@@ -56,14 +56,17 @@ def run(capfd):
 
 
 @pytest.fixture
-def refused(run):
-    """Run a command with invalid arguments or input; checks that it prints one line of error, and returns this."""
+def cli_error(run):
+    """A function that runs a command with invalid arguments or input and returns its error message.
 
-    def refused(*words) -> str:
-        code, out, err = run(*words)
+    It checks that the exit code is 2 and that the only output is one line on standard error.
+    """
+
+    def cli_error(*arguments) -> str:
+        code, out, err = run(*arguments)
         assert (code, out) == (2, "")
         assert err.count("\n") == 1
         assert err.startswith("xvit: error: ")
         return err.removeprefix("xvit: error: ").strip()
 
-    return refused
+    return cli_error

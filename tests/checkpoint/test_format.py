@@ -10,7 +10,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from helpers.color_videos import CLASSES, CLIP, described, make_model
+from helpers.color_videos import CLASSES, CLIP, make_model, with_metadata
 from xvit import XViT
 from xvit.checkpoint import format as checkpoint
 from xvit.checkpoint import hub, push_to_hub
@@ -135,7 +135,7 @@ def test_other_types_of_numbers_in_a_file(saved):
 
 
 def test_nothing_else_in_a_folder_is_lost(tmp_path):
-    model = described(make_model(), list(CLASSES))
+    model = with_metadata(make_model(), list(CLASSES))
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.txt").write_text("all of it")
     with pytest.raises(XViTError, match=r"holds files that are not of a checkpoint \(thesis.txt\)"):

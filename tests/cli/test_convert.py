@@ -15,7 +15,7 @@ FORMAT_1 = Path(__file__).parents[1] / "assets" / "format1"
 
 
 @torch.no_grad()
-def test_official_checkpoint_keeps_its_logits(run, refused, tmp_path):
+def test_official_checkpoint_keeps_its_logits(run, cli_error, tmp_path):
     golden = load_file(GOLDEN)
     state = model_state(golden)
     torch.save({"model_state": state | {"new_fc.bias": torch.zeros(7)}}, tmp_path / "theirs.pth")
@@ -41,35 +41,37 @@ def test_official_checkpoint_keeps_its_logits(run, refused, tmp_path):
 
     (tmp_path / "few.txt").write_text("a\nb\n")
     words += ["--num-frames", "4", "--output"]
-    assert "exists and is not an empty directory" in refused(*words, tmp_path / "longer")
+    assert "exists and is not an empty directory" in cli_error(*words, tmp_path / "longer")
     new = tmp_path / "new"
-    assert "few.txt: 2 class names, but" in refused(*words, new, "--class-names", tmp_path / "few.txt")
-    assert "none.txt: not readable" in refused(*words, new, "--class-names", tmp_path / "none.txt")
-    assert "--mix-ratio: expected a fraction such as 0.25 or 1/3, got half" in refused(
+    assert "few.txt: 2 class names, but" in cli_error(*words, new, "--class-names", tmp_path / "few.txt")
+    assert "none.txt: not readable" in cli_error(*words, new, "--class-names", tmp_path / "none.txt")
+    assert "--mix-ratio: expected a fraction such as 0.25 or 1/3, got half" in cli_error(
         *words, new, "--mix-ratio", "half"
     )
-    assert "--num-frames: missing" in refused("convert", tmp_path / "theirs.pth", "--output", new)
-    assert "nowhere: no such file or folder" in refused("convert", tmp_path / "nowhere", "--output", new)
+    assert "--num-frames: missing" in cli_error("convert", tmp_path / "theirs.pth", "--output", new)
+    assert "nowhere: no such file or folder" in cli_error("convert", tmp_path / "nowhere", "--output", new)
     assert not new.exists()
 
 
 @pytest.mark.parametrize("name", ["single", "tasks"])
-def test_checkpoint_directory_of_format_1(name, run, refused, tmp_path):
+def test_checkpoint_directory_of_format_1(name, run, cli_error, tmp_path):
     words = ["convert", FORMAT_1 / name, "--output"]
-    assert "xvit convert" in refused("info", "--checkpoint", FORMAT_1 / name)
+    assert "xvit convert" in cli_error("info", "--checkpoint", FORMAT_1 / name)
     code, out, err = run(*words, tmp_path / "new", "--json")
     assert (code, err) == (0, "")
     assert json.loads(out) == {"checkpoint": str(FORMAT_1 / name), "output": str(tmp_path / "new")}
     assert XViT.from_pretrained(tmp_path / "new").class_names
     assert run("info", "--checkpoint", tmp_path / "new")[0] == 0
-    assert "exists and is not an empty directory" in refused(*words, tmp_path / "new")
-    assert "only format 1 needs to be converted" in refused("convert", tmp_path / "new", "--output", tmp_path / "other")
-    assert "--num-frames: only for a checkpoint file" in refused(*words, tmp_path / "other", "--num-frames", "4")
-    assert "--clip.stride: only for a checkpoint file" in refused(*words, tmp_path / "other", "--clip.stride", "4")
+    assert "exists and is not an empty directory" in cli_error(*words, tmp_path / "new")
+    assert "only format 1 needs to be converted" in cli_error(
+        "convert", tmp_path / "new", "--output", tmp_path / "other"
+    )
+    assert "--num-frames: only for a checkpoint file" in cli_error(*words, tmp_path / "other", "--num-frames", "4")
+    assert "--clip.stride: only for a checkpoint file" in cli_error(*words, tmp_path / "other", "--clip.stride", "4")
     assert not (tmp_path / "other").exists()
 
 
-def test_recipe_of_an_earlier_version(run, refused, tmp_path):
+def test_recipe_of_an_earlier_version(run, cli_error, tmp_path):
     words = ["convert", FORMAT_1 / "recipe.yaml", "--output"]
     new = tmp_path / "folder" / "new.yaml"
     code, out, err = run(*words, new)
@@ -79,8 +81,8 @@ def test_recipe_of_an_earlier_version(run, refused, tmp_path):
     assert config.model.causal
     assert config.model.advanced.spatial_position == "sincos"
     assert run("train", "--config", new, "--print-config")[0] == 0
-    assert f"{new}: exists; choose another --output" in refused(*words, new)
+    assert f"{new}: exists; choose another --output" in cli_error(*words, new)
     (tmp_path / "wrong.yaml").write_text("model: {tubelets: 2}")
-    message = refused("convert", tmp_path / "wrong.yaml", "--output", tmp_path / "other.yaml")
+    message = cli_error("convert", tmp_path / "wrong.yaml", "--output", tmp_path / "other.yaml")
     assert 'wrong.yaml: unknown key "tubelets"' in message
     assert not (tmp_path / "other.yaml").exists()

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from helpers import barcode_videos
-from helpers.color_videos import CLASSES, described, make_model, write_video, write_videos
+from helpers.color_videos import CLASSES, make_model, with_metadata, write_video, write_videos
 from xvit.data.synthetic import motion
 
 
@@ -26,16 +26,16 @@ def test_unreadable_videos_are_listed(run, checkpoint, tmp_path, bad_videos):
     assert str(bad) in err
 
 
-def test_videos_without_labels(run, refused, tmp_path):
+def test_videos_without_labels(run, cli_error, tmp_path):
     """Test lists of Something-Something and EPIC-KITCHENS are scored for a submission. Unreadable videos are listed."""
-    described(make_model(), list(CLASSES)).save_pretrained(tmp_path / "model")
+    with_metadata(make_model(), list(CLASSES)).save_pretrained(tmp_path / "model")
     for number in range(3):
         write_video(tmp_path / "videos" / f"{number}.mp4", color=number, seed=number)
     (tmp_path / "videos" / "1.mp4").write_bytes(b"no video")
     (tmp_path / "test.json").write_text(json.dumps([{"id": str(number)} for number in range(3)]))
     words = ["eval", "--checkpoint", tmp_path / "model", "--data.root", tmp_path / "videos", "--data.num_workers", "0"]
     ssv2 = [*words, "--data.format", "ssv2", "--data.val", tmp_path / "test.json"]
-    assert "no labels" in refused(*ssv2)
+    assert "no labels" in cli_error(*ssv2)
     code, out, err = run(*ssv2, "--submission", tmp_path / "out.csv", "--output", tmp_path / "result")
     assert code == 1
     assert "2 videos scored, 1x1 views; 1 could not be read" in out
@@ -53,12 +53,12 @@ def test_videos_without_labels(run, refused, tmp_path):
     assert "top1" not in values
     tasks = {"verb": [str(i) for i in range(97)], "noun": [str(i) for i in range(300)]}
     model = make_model({task: len(names) for task, names in tasks.items()})
-    described(model, tasks).save_pretrained(tmp_path / "epic")
+    with_metadata(model, tasks).save_pretrained(tmp_path / "epic")
     head = "narration_id,participant_id,video_id,start_timestamp,stop_timestamp"
     (tmp_path / "test.csv").write_text(f"{head}\nP01_7,P01,0,00:00:00.00,00:00:00.50\n")
     words[2] = tmp_path / "epic"
     epic = [*words, "--data.format", "epic", "--data.val", tmp_path / "test.csv", "--submission", tmp_path / "out.json"]
-    assert "three levels" in refused(*epic)
+    assert "three levels" in cli_error(*epic)
     code, out, err = run(*epic, "--supervision", "2", "3", "4", "--json")
     assert code == 0, err
     assert json.loads((tmp_path / "out.json").read_text())["results"].keys() == {"P01_7"}
@@ -68,7 +68,7 @@ def test_two_processes_give_the_results_of_one(tmp_path, run):
     """Seven videos, one of them unreadable, two views: the same metrics, and the same videos, each once."""
     root = write_videos(tmp_path / "videos", train=1, val=2)
     (root / "val" / "red" / "2.mp4").write_bytes(b"no video")
-    described(make_model(), list(CLASSES)).save_pretrained(tmp_path / "model")
+    with_metadata(make_model(), list(CLASSES)).save_pretrained(tmp_path / "model")
     words = ["eval", "--checkpoint", tmp_path / "model", "--data.root", root, "--data.num_workers", "0"]
     words = [*map(str, words), "--eval.temporal_views", "2", "--eval.batch_size", "2", "--output"]
     code, _, err = run(*words, tmp_path / "one")

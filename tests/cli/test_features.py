@@ -19,7 +19,7 @@ def root(tmp_path_factory) -> Path:
     return write_videos(tmp_path_factory.mktemp("colours"), train=3, val=0) / "train"
 
 
-def test_from_videos_to_accuracy(run, refused, root, tmp_path):
+def test_from_videos_to_accuracy(run, cli_error, root, tmp_path):
     paths, output = {str(path) for path in root.glob("*/*.mp4")}, tmp_path / "train.parquet"
     words = ["features", root, "--output", output, "--num-workers", 0, "--device", "cpu"]
     code, out, err = run(*words, *BACKBONE)
@@ -32,7 +32,7 @@ def test_from_videos_to_accuracy(run, refused, root, tmp_path):
     image = make_model(0, attention="spatial", temporal_head="mean")
     expected = features_one_by_one(image, features.paths, "frames").mean(axis=1)
     np.testing.assert_allclose(features.values, expected, atol=1e-5)
-    assert f"{output}: exists" in refused(*words, *BACKBONE)
+    assert f"{output}: exists" in cli_error(*words, *BACKBONE)
 
     bad, test = tmp_path / "notes.mp4", tmp_path / "test.npy"
     bad.write_text("not a video")
@@ -54,22 +54,22 @@ def test_from_videos_to_accuracy(run, refused, root, tmp_path):
     assert "3 classes, 9 training videos, 9 test videos" in out
 
 
-def test_invalid_arguments_are_explained_in_one_line(refused, root, checkpoint, tmp_path):
+def test_invalid_arguments_are_explained_in_one_line(cli_error, root, checkpoint, tmp_path):
     words = ["features", root / "red" / "0.mp4", "--output", tmp_path / "f.npy"]
-    assert "--checkpoint or --backbone: missing" in refused(*words)
+    assert "--checkpoint or --backbone: missing" in cli_error(*words)
     message = "--attention: cannot be combined with --checkpoint"
-    assert message in refused(*words, "--checkpoint", checkpoint, "--attention", "joint")
+    assert message in cli_error(*words, "--checkpoint", checkpoint, "--attention", "joint")
     message = "--backbone: cannot be combined with --checkpoint"
-    assert message in refused(*words, "--checkpoint", checkpoint, *BACKBONE)
+    assert message in cli_error(*words, "--checkpoint", checkpoint, *BACKBONE)
     message = "--advanced.temporal-layers: cannot be combined with --checkpoint, which has its own model settings"
-    assert message in refused(*words, "--checkpoint", checkpoint, "--advanced.temporal_layers", 2)
+    assert message in cli_error(*words, "--checkpoint", checkpoint, "--advanced.temporal_layers", 2)
     for option in ("--num-classes", "--multi-label", "--dropout", "--advanced.classifier-hidden"):
-        assert f"unknown option {option}" in refused(*words, *BACKBONE, option, 1), "no effect on the features"
-    assert 'Did you mean "frames"?' in refused(*words, "--checkpoint", checkpoint, "--level", "frame")
-    assert "batch_size=0" in refused(*words, "--checkpoint", checkpoint, "--batch-size", 0)
-    assert "ends in one of" in refused(*words[:3], "f.txt", "--checkpoint", checkpoint)
-    assert "no such checkpoint directory" in refused(*words, "--checkpoint", tmp_path / "none")
-    assert "none of 1 videos" in refused("features", "none.mp4", *words[2:], "--checkpoint", checkpoint)
+        assert f"unknown option {option}" in cli_error(*words, *BACKBONE, option, 1), "no effect on the features"
+    assert 'Did you mean "frames"?' in cli_error(*words, "--checkpoint", checkpoint, "--level", "frame")
+    assert "batch_size=0" in cli_error(*words, "--checkpoint", checkpoint, "--batch-size", 0)
+    assert "ends in one of" in cli_error(*words[:3], "f.txt", "--checkpoint", checkpoint)
+    assert "no such checkpoint directory" in cli_error(*words, "--checkpoint", tmp_path / "none")
+    assert "none of 1 videos" in cli_error("features", "none.mp4", *words[2:], "--checkpoint", checkpoint)
     assert not list(tmp_path.iterdir())
 
 

@@ -32,7 +32,7 @@ def test_parameters_and_macs_beside_those_of_the_paper(run):
     assert "paper" not in run("info", "--num-frames", 4)[1]
 
 
-def test_checkpoint(run, refused, checkpoint, tmp_path):
+def test_checkpoint(run, cli_error, checkpoint, tmp_path):
     facts = json.loads(run("info", "--checkpoint", checkpoint, "--json")[1])
     assert facts["class_names"] == sorted(CLASSES)
     assert facts["clip_spec"]["image_size"] == 48
@@ -40,12 +40,12 @@ def test_checkpoint(run, refused, checkpoint, tmp_path):
     text = run("info", "--checkpoint", checkpoint)[1]
     assert "4 frames, segments, 48 px" in text
     assert f"class names       {', '.join(sorted(CLASSES)[:6])}, ... (12)" in text
-    assert "no such checkpoint directory" in refused("info", "--checkpoint", tmp_path / "none")
+    assert "no such checkpoint directory" in cli_error("info", "--checkpoint", tmp_path / "none")
 
 
-def test_unsuitable_backbones_are_refused(refused):
-    assert "xvit info --list-backbones" in refused("info", "--backbone", "resnet50")
-    assert 'Did you mean "vit_base_patch16_224"?' in refused("info", "--backbone", "vit_base_patch16_242")
+def test_unsuitable_backbones_are_refused(cli_error):
+    assert "xvit info --list-backbones" in cli_error("info", "--backbone", "resnet50")
+    assert 'Did you mean "vit_base_patch16_224"?' in cli_error("info", "--backbone", "vit_base_patch16_242")
 
 
 def test_list_backbones(run, monkeypatch):

@@ -55,9 +55,9 @@ def test_help_lines_fit_into_a_terminal(run):
         assert max(len(line) for line in description.splitlines()) <= 110, name
 
 
-def test_unknown_command_suggests_the_nearest_one(refused):
-    assert 'no command "trian". Did you mean "train"?' in refused("trian")
-    assert 'no command "data moton". Did you mean "data motion"?' in refused("data", "moton")
+def test_unknown_command_suggests_the_nearest_one(cli_error):
+    assert 'no command "trian". Did you mean "train"?' in cli_error("trian")
+    assert 'no command "data moton". Did you mean "data motion"?' in cli_error("data", "moton")
 
 
 def test_output_to_a_file_is_plain_and_not_wrapped(run, checkpoint, videos, tmp_path, monkeypatch):
@@ -115,7 +115,7 @@ def test_error_of_another_process_is_printed_with_its_rank(capsys, monkeypatch):
     assert len(waits) == 1
 
 
-def test_commands_for_a_single_process_refuse_torchrun(refused, monkeypatch, tmp_path):
+def test_commands_for_a_single_process_refuse_torchrun(cli_error, monkeypatch, tmp_path):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    message = refused("predict", tmp_path / "a.mp4", "--checkpoint", tmp_path)
+    message = cli_error("predict", tmp_path / "a.mp4", "--checkpoint", tmp_path)
     assert message == "xvit predict runs in a single process; start it without torchrun"

@@ -5,20 +5,22 @@ import yaml
 from xvit.config import RunConfig, from_dict
 
 
-def test_argument_errors_are_explained_in_one_line(refused):
+def test_argument_errors_are_explained_in_one_line(cli_error):
     words = ("data", "motion", "--output", "x")
-    assert 'unknown option --clips-per-clas. Did you mean "--clips-per-class"?' in refused(
+    assert 'unknown option --clips-per-clas. Did you mean "--clips-per-class"?' in cli_error(
         *words, "--clips-per-clas", "3"
     )
-    assert refused(*words, "--clips-per-class", "few") == "--clips_per_class: expected int, got few"
-    assert "--output: missing" in refused("data", "motion")
-    assert 'unexpected argument "surplus"' in refused("info", "surplus")
-    assert "VIDEOS, --checkpoint: missing" in refused("predict")
-    assert 'one of mixing, spatial, local, joint, divided, got mixin. Did you mean "mixing"?' in refused(
+    assert cli_error(*words, "--clips-per-class", "few") == "--clips_per_class: expected int, got few"
+    assert "--output: missing" in cli_error("data", "motion")
+    assert 'unexpected argument "surplus"' in cli_error("info", "surplus")
+    assert "VIDEOS, --checkpoint: missing" in cli_error("predict")
+    assert 'one of mixing, spatial, local, joint, divided, got mixin. Did you mean "mixing"?' in cli_error(
         "info", "--attention", "mixin"
     )
-    assert refused("info", "--num-frames", "0") == "num_frames=0: expected a number, at least 1"
-    assert refused("predict", "x.mp4", "--checkpoint", "x", "--top-k", "0") == "top_k=0: expected a number, at least 1"
+    assert cli_error("info", "--num-frames", "0") == "num_frames=0: expected a number, at least 1"
+    assert (
+        cli_error("predict", "x.mp4", "--checkpoint", "x", "--top-k", "0") == "top_k=0: expected a number, at least 1"
+    )
 
 
 def test_command_line_overrides_the_recipe(run, recipe, tmp_path):
@@ -38,7 +40,7 @@ def test_command_line_overrides_the_recipe(run, recipe, tmp_path):
     assert (advanced.mix_inputs, advanced.segment_frames) == ("x", 2)
 
 
-def test_invalid_recipes(refused, recipe, tmp_path):
+def test_invalid_recipes(cli_error, recipe, tmp_path):
     path = tmp_path / "wrong.yaml"
     words = ["train", "--output", tmp_path / "run", "--data.root", tmp_path, "--config"]
     for text, message in {
@@ -49,10 +51,10 @@ def test_invalid_recipes(refused, recipe, tmp_path):
         "a: b: c": "not readable as YAML",
     }.items():
         path.write_text(text)
-        assert message in refused(*words, path)
-    assert "no such file" in refused(*words, tmp_path / "none.yaml")
-    assert "--train.lr: expected float, got fast" in refused(*words, recipe, "--train.lr", "fast")
-    assert 'Did you mean "--train.epochs"?' in refused(*words, recipe, "--train.epoch", "1")
-    assert "--data.root: missing" in refused("train", "--output", "x")
-    assert "--output: missing" in refused("train", "--data.root", "x")
+        assert message in cli_error(*words, path)
+    assert "no such file" in cli_error(*words, tmp_path / "none.yaml")
+    assert "--train.lr: expected float, got fast" in cli_error(*words, recipe, "--train.lr", "fast")
+    assert 'Did you mean "--train.epochs"?' in cli_error(*words, recipe, "--train.epoch", "1")
+    assert "--data.root: missing" in cli_error("train", "--output", "x")
+    assert "--output: missing" in cli_error("train", "--data.root", "x")
     assert not (tmp_path / "run").exists()

@@ -30,8 +30,8 @@ def test_folder_without_videos(run, checkpoint, tmp_path):
     assert str(tmp_path) in err
 
 
-def test_invalid_checkpoints(refused, checkpoint, tmp_path):
+def test_invalid_checkpoints(cli_error, checkpoint, tmp_path):
     words = ["predict", "x.mp4", "--checkpoint"]
-    assert "no such checkpoint directory" in refused(*words, tmp_path / "none")
-    assert "not a checkpoint directory" in refused(*words, tmp_path)
-    assert "a file; expected a checkpoint directory" in refused(*words, checkpoint / "config.json")
+    assert "no such checkpoint directory" in cli_error(*words, tmp_path / "none")
+    assert "not a checkpoint directory" in cli_error(*words, tmp_path)
+    assert "a file; expected a checkpoint directory" in cli_error(*words, checkpoint / "config.json")

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from helpers.barcode_videos import barcode_frame, truncate, write_video
-from helpers.color_videos import CLASSES, CLIP, described, make_model
+from helpers.color_videos import CLASSES, CLIP, make_model, with_metadata
 from xvit.cli.main import main
 from xvit.config import SINGLE_TASK
 from xvit.data.decode import decode
@@ -30,7 +30,7 @@ TIMEOUT = 60  # seconds after which a process is killed
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A model that can be streamed, and its directory."""
-    model = described(make_model(temporal_position="head"), list(CLASSES))
+    model = with_metadata(make_model(temporal_position="head"), list(CLASSES))
     model.clip_spec = replace(CLIP, sampling="strided")
     directory = tmp_path_factory.mktemp("model") / "best"
     model.save_pretrained(directory)
@@ -107,7 +107,7 @@ def test_invalid_arguments_and_input(stream, capfd, model, video, tmp_path):
         code, out, err = stream(*words)
         assert (code, out, err.count("\n")) == (2, "", 1), err
         assert text in err
-    other = described(make_model(temporal_position="input"), list(CLASSES))
+    other = with_metadata(make_model(temporal_position="input"), list(CLASSES))
     other.save_pretrained(tmp_path / "other")
     assert main(["stream", str(video), "--checkpoint", str(tmp_path / "other")]) == 2
     assert "use temporal_position='head' or 'none'" in capfd.readouterr().err
@@ -187,8 +187,8 @@ def test_terminal_shows_bars_and_curves(model, video):
     assert all(name in text for name in CLASSES)
 
 
-def test_model_that_cannot_be_streamed(refused, checkpoint, videos):
+def test_model_that_cannot_be_streamed(cli_error, checkpoint, videos):
     video = next((videos / "val" / "moving_left").iterdir())
-    message = refused("stream", video, "--checkpoint", checkpoint)
+    message = cli_error("stream", video, "--checkpoint", checkpoint)
     assert message.startswith(f"{checkpoint}: this model cannot be streamed: temporal_position='input'")
     assert "recipes/motion-streaming.yaml" in message

@@ -37,7 +37,7 @@ def streamable(tmp_path_factory):
     return tmp_path_factory.getbasetemp() / "streamable0" / "best"
 
 
-def test_one_video(run, refused, long_videos, streamable, tmp_path):
+def test_one_video(run, cli_error, long_videos, streamable, tmp_path):
     # A file name with letters that the font lacks, a formula and an invalid byte.
     video, output = tmp_path / "动作 $1_\udce9.mp4", tmp_path / "output"
     video.write_bytes((long_videos / "0000.mp4").read_bytes())
@@ -65,7 +65,7 @@ def test_one_video(run, refused, long_videos, streamable, tmp_path):
     assert set(result["metrics"]["f1"]) == set(result["metrics"]["mean_ap"]) == {"0.1", "0.25", "0.5"}
 
     before = {path: path.read_bytes() for path in output.iterdir()}
-    assert "not an empty directory" in refused(*words)
+    assert "not an empty directory" in cli_error(*words)
     assert before == {path: path.read_bytes() for path in output.iterdir()}
 
     code, out, err = run(*words[:4], "--threshold", 1)
@@ -73,7 +73,7 @@ def test_one_video(run, refused, long_videos, streamable, tmp_path):
     assert "no score reaches the threshold" in out
 
 
-def test_several_videos_and_json(run, refused, long_videos, checkpoint, tmp_path):
+def test_several_videos_and_json(run, cli_error, long_videos, checkpoint, tmp_path):
     words = ["timeline", long_videos, "--checkpoint", checkpoint, *LOW, "--stride", 2, "--predict-every", 4]
     words += ["--smooth", 2]
     options = ["--ground-truth", long_videos / "segments.json", "--output", tmp_path / "out", "--json"]
@@ -89,7 +89,7 @@ def test_several_videos_and_json(run, refused, long_videos, checkpoint, tmp_path
         assert json.loads((tmp_path / "out" / name / "timeline.json").read_text()) == video
     (tmp_path / "same").mkdir()
     (tmp_path / "same" / "0000.mkv").touch()
-    assert "a second video named 0000" in refused(
+    assert "a second video named 0000" in cli_error(
         "timeline", tmp_path / "same" / "0000.mkv", *words[1:], "--output", tmp_path / "new"
     )
     assert not (tmp_path / "new").exists()
@@ -120,17 +120,17 @@ def test_unreadable_and_damaged_videos_do_not_stop_the_others(run, streamable, t
     assert (tmp_path / "out" / "timeline.png").stat().st_size > 10_000
 
 
-def test_invalid_arguments_and_input(refused, long_videos, checkpoint, streamable, tmp_path):
+def test_invalid_arguments_and_input(cli_error, long_videos, checkpoint, streamable, tmp_path):
     words = ["timeline", long_videos / "0000.mp4", "--checkpoint"]
-    assert refused(*words, checkpoint).startswith("--stride: missing")
-    assert "stride=0" in refused(*words, streamable, "--stride", 0)
-    assert "low_threshold=0.7" in refused(*words, streamable, "--low-threshold", 0.7)
-    assert "no such checkpoint" in refused(*words, tmp_path / "none")
-    assert "no such file" in refused(*words, streamable, "--ground-truth", tmp_path / "none.json")
+    assert cli_error(*words, checkpoint).startswith("--stride: missing")
+    assert "stride=0" in cli_error(*words, streamable, "--stride", 0)
+    assert "low_threshold=0.7" in cli_error(*words, streamable, "--low-threshold", 0.7)
+    assert "no such checkpoint" in cli_error(*words, tmp_path / "none")
+    assert "no such file" in cli_error(*words, streamable, "--ground-truth", tmp_path / "none.json")
     (tmp_path / "segments.json").write_text("{}")
-    assert "0000.mp4: not in" in refused(*words, streamable, "--ground-truth", tmp_path / "segments.json")
+    assert "0000.mp4: not in" in cli_error(*words, streamable, "--ground-truth", tmp_path / "segments.json")
     (tmp_path / "segments.json").write_text('{"0000.mp4": [{"start": 0, "end": 2, "label": "moving_lefd"}]}')
-    assert 'Did you mean "moving_left"?' in refused(*words, streamable, "--ground-truth", tmp_path / "segments.json")
+    assert 'Did you mean "moving_left"?' in cli_error(*words, streamable, "--ground-truth", tmp_path / "segments.json")
 
 
 def test_format_time_never_shows_60_seconds():

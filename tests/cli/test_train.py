@@ -17,7 +17,7 @@ from xvit.data.synthetic.motion import CLASSES
 from xvit.inference import Predictor
 
 
-def test_train_eval_and_predict(run, refused, videos, recipe, tmp_path):
+def test_train_eval_and_predict(run, cli_error, videos, recipe, tmp_path):
     output = tmp_path / "run"
     words = ["train", "--config", recipe, "--data.root", videos, "--output", output]
     code, out, err = run(*words, "--train.lr", "0.002", "--json")
@@ -27,8 +27,8 @@ def test_train_eval_and_predict(run, refused, videos, recipe, tmp_path):
     assert from_dict(RunConfig, yaml.safe_load((output / "config.yaml").read_text()), "").train.lr == 0.002
     weights = (output / "last" / "model.safetensors").read_bytes()
 
-    assert "--resume" in refused(*words)  # an existing run is neither overwritten nor resumed silently
-    assert "train.lr was 0.002" in refused(*words, "--resume")
+    assert "--resume" in cli_error(*words)  # an existing run is neither overwritten nor resumed silently
+    assert "train.lr was 0.002" in cli_error(*words, "--resume")
     assert (output / "last" / "model.safetensors").read_bytes() == weights
     code, out, _ = run(*words, "--resume", "--train.lr", "0.002")
     assert code == 0
@@ -40,7 +40,7 @@ def test_train_eval_and_predict(run, refused, videos, recipe, tmp_path):
     assert (code, err) == (0, "")
     assert json.loads(out)["top1"] == pytest.approx(result["metrics"]["top1"])
     assert (results / "confusion.png").stat().st_size > 1000
-    assert "not an empty directory" in refused(*words)
+    assert "not an empty directory" in cli_error(*words)
 
     code, out, err = run("predict", videos / "val" / "moving_left", "--checkpoint", output / "best", "--json")
     assert (code, err) == (0, "")
@@ -50,7 +50,7 @@ def test_train_eval_and_predict(run, refused, videos, recipe, tmp_path):
     assert set(prediction["labels"]) <= set(CLASSES)
 
 
-def test_train_eval_and_predict_with_several_labels_per_video(run, refused, tmp_path):
+def test_train_eval_and_predict_with_several_labels_per_video(run, cli_error, tmp_path):
     """Each video has the class of its bright colour, and two of the three colours also have the class "warm"."""
     lines = []
     for number in range(12):
@@ -83,24 +83,24 @@ def test_train_eval_and_predict_with_several_labels_per_video(run, refused, tmp_
     code, out, err = run(*words)
     assert "average precision" in out
     assert "mAP" in out
-    message = refused("timeline", tmp_path / "videos" / "0.mp4", "--checkpoint", tmp_path / "run" / "best")
+    message = cli_error("timeline", tmp_path / "videos" / "0.mp4", "--checkpoint", tmp_path / "run" / "best")
     assert "a multi-label model" in message
     (tmp_path / "list.txt").write_text("0.mp4 red\n1.mp4 green\n")
-    assert "the model predicts several labels per video: set data.multi_label=true" in refused(*words[:-2])
+    assert "the model predicts several labels per video: set data.multi_label=true" in cli_error(*words[:-2])
 
 
-def test_invalid_data(refused, recipe, videos, tmp_path):
+def test_invalid_data(cli_error, recipe, videos, tmp_path):
     words = ["train", "--config", recipe, "--output", tmp_path / "run", "--data.root"]
-    assert "no such folder" in refused(*words, tmp_path / "none")
+    assert "no such folder" in cli_error(*words, tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    assert "no videos" in refused(*words, tmp_path / "empty")
+    assert "no videos" in cli_error(*words, tmp_path / "empty")
     for name in ("full", "bare"):
         (tmp_path / "half" / name).mkdir(parents=True)
     write_video(tmp_path / "half" / "full" / "a.mp4")
-    assert "bare: a class without videos" in refused(*words, tmp_path / "half")
+    assert "bare: a class without videos" in cli_error(*words, tmp_path / "half")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("years of work")
-    assert "--output" in refused(*words, videos)
+    assert "--output" in cli_error(*words, videos)
     assert (tmp_path / "run" / "thesis.txt").read_text() == "years of work"
 
 

@@ -9,7 +9,7 @@ import torch
 from torchvision.transforms.v2 import functional as F
 
 from helpers.barcode_videos import read_number, write_frames, write_video
-from helpers.color_videos import COLOURS
+from helpers.color_videos import PREPROCESSING
 from xvit.config import AugmentConfig, ClipSpec
 from xvit.data import dataset as dataset_module
 from xvit.data.annotations import Sample
@@ -19,7 +19,7 @@ from xvit.data.loader import make_loader
 from xvit.data.sampling import sample_indices
 from xvit.utils.errors import VideoError, XViTError
 
-SPEC = ClipSpec(num_frames=4, image_size=32, **COLOURS)
+SPEC = ClipSpec(num_frames=4, image_size=32, **PREPROCESSING)
 NO_AUGMENTATION = AugmentConfig(scale_jitter=(1, 1), horizontal_flip=0)
 AUGMENT = AugmentConfig(scale_jitter=(1, 1.5), horizontal_flip=0.5, auto_augment="rand", random_erasing=0.5)
 
@@ -34,7 +34,7 @@ def clip(dataset: VideoDataset, index: int, epoch: int) -> torch.Tensor:
 
 
 def test_test_views_are_all_crops_of_all_clips(samples):
-    spec = ClipSpec(num_frames=4, image_size=32, **COLOURS, sampling="strided", stride=2)
+    spec = ClipSpec(num_frames=4, image_size=32, **PREPROCESSING, sampling="strided", stride=2)
     pixels = VideoDataset(samples=samples, clip_spec=spec, temporal_views=2, spatial_views=3)[5].pixels
     assert pixels.shape == (6, 4, 3, 32, 32)
     for view in range(2):
@@ -56,7 +56,7 @@ def test_training_clips_depend_on_seed_and_epoch(samples):
 
 
 def test_augmentation_depends_on_the_epoch(samples):
-    spec = ClipSpec(num_frames=1, image_size=32, **COLOURS)
+    spec = ClipSpec(num_frames=1, image_size=32, **PREPROCESSING)
     dataset = VideoDataset(samples=samples, clip_spec=spec, augment=AUGMENT)
     rows = set()
     for epoch in range(12):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers.color_videos import COLOURS
+from helpers.color_videos import PREPROCESSING
 from xvit.config import AugmentConfig, ClipSpec
 from xvit.data import loader
 from xvit.data.dataset import Batch, VideoDataset
@@ -14,7 +14,7 @@ from xvit.data.loader import make_loader
 from xvit.data.sampler import EpochSampler
 from xvit.utils.errors import XViTError
 
-SPEC = ClipSpec(num_frames=4, image_size=32, **COLOURS)
+SPEC = ClipSpec(num_frames=4, image_size=32, **PREPROCESSING)
 AUGMENT = AugmentConfig(scale_jitter=(1, 1.5), horizontal_flip=0.5, auto_augment="rand", random_erasing=0.5)
 
 
@@ -57,7 +57,7 @@ def test_too_little_shared_memory_is_an_error(samples, monkeypatch):
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(loader.shutil, "disk_usage", lambda path: usage(1_000_000))
     monkeypatch.setattr(loader, "SHARED_MEMORY", Path("/"))
-    dataset = VideoDataset(samples=samples, clip_spec=ClipSpec(image_size=224, **COLOURS), augment=AUGMENT)
+    dataset = VideoDataset(samples=samples, clip_spec=ClipSpec(image_size=224, **PREPROCESSING), augment=AUGMENT)
     make_loader(dataset, batch_size=16)
     with pytest.raises(XViTError, match=r"1 MB free, but the batches of 2 loader workers need 96 MB.*--shm-size"):
         make_loader(dataset, batch_size=16, num_workers=2)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from helpers.color_videos import COLOURS
+from helpers.color_videos import PREPROCESSING
 from xvit.config import AugmentConfig, ClipSpec
 from xvit.data.transforms import TrainTransform, eval_views, flipped_classes, normalize
 from xvit.utils.errors import XViTError
@@ -37,7 +37,9 @@ def crop_of(pixels: torch.Tensor) -> tuple[float, float, float, float]:
 @pytest.mark.parametrize(("height", "width"), [(128, 200), (200, 128), (160, 160)])
 def test_training_crops_are_squares_spread_over_the_frame(height, width):
     jitter = (1.0, 1.5)
-    transform = TrainTransform(ClipSpec(image_size=S, **COLOURS), AugmentConfig(scale_jitter=jitter, horizontal_flip=0))
+    transform = TrainTransform(
+        ClipSpec(image_size=S, **PREPROCESSING), AugmentConfig(scale_jitter=jitter, horizontal_flip=0)
+    )
     frames = coordinates(height, width)
     torch.manual_seed(1)
     crops = []
@@ -64,7 +66,9 @@ def test_training_crops_are_squares_spread_over_the_frame(height, width):
 
 
 def test_training_crops_can_be_anywhere():
-    transform = TrainTransform(ClipSpec(image_size=4, **COLOURS), AugmentConfig(scale_jitter=(2, 2), horizontal_flip=0))
+    transform = TrainTransform(
+        ClipSpec(image_size=4, **PREPROCESSING), AugmentConfig(scale_jitter=(2, 2), horizontal_flip=0)
+    )
     torch.manual_seed(0)
     corners = [tuple(transform(coordinates(8, 10))[0][0, :2, 0, 0].tolist()) for _ in range(600)]
     assert set(corners) == {(top, left) for top in range(5) for left in range(7)}
@@ -72,7 +76,9 @@ def test_training_crops_can_be_anywhere():
 
 
 def test_training_crop_equals_resizing_the_same_square():
-    transform = TrainTransform(ClipSpec(image_size=S, **COLOURS), AugmentConfig(scale_jitter=(1, 1), horizontal_flip=0))
+    transform = TrainTransform(
+        ClipSpec(image_size=S, **PREPROCESSING), AugmentConfig(scale_jitter=(1, 1), horizontal_flip=0)
+    )
     frames = torch.randint(0, 256, (T, 3, 50, 50), dtype=torch.uint8)
     expected = F.resize(frames, [S, S], antialias=True)
     assert (transform(frames)[0] == expected).all()
@@ -80,7 +86,7 @@ def test_training_crop_equals_resizing_the_same_square():
 
 def test_scales_below_one_take_the_whole_short_side():
     transform = TrainTransform(
-        ClipSpec(image_size=S, **COLOURS), AugmentConfig(scale_jitter=(0.5, 0.9), horizontal_flip=0)
+        ClipSpec(image_size=S, **PREPROCESSING), AugmentConfig(scale_jitter=(0.5, 0.9), horizontal_flip=0)
     )
     _, _, tall, wide = crop_of(transform(coordinates(64, 100))[0])
     assert (round(tall), round(wide)) == (64, 64)
@@ -88,7 +94,7 @@ def test_scales_below_one_take_the_whole_short_side():
 
 @pytest.mark.parametrize(("probability", "low", "high"), [(0.0, 0, 0), (0.5, 70, 130), (1.0, 200, 200)])
 def test_horizontal_flip(probability, low, high):
-    transform = TrainTransform(ClipSpec(image_size=S, **COLOURS), AugmentConfig(horizontal_flip=probability))
+    transform = TrainTransform(ClipSpec(image_size=S, **PREPROCESSING), AugmentConfig(horizontal_flip=probability))
     torch.manual_seed(0)
     clips, reported = zip(*(transform(coordinates(40, 60)) for _ in range(200)), strict=True)
     flipped = [clip[:, 1, :, 0] > clip[:, 1, :, -1] for clip in clips]
@@ -102,7 +108,7 @@ def augmented(seed: int, frames: torch.Tensor, **augment) -> torch.Tensor:
     """A clip augmented with a seed; neither cropped nor flipped by default."""
     settings = {"scale_jitter": (1, 1), "horizontal_flip": 0, **augment}
     torch.manual_seed(seed)
-    return TrainTransform(ClipSpec(image_size=S, **COLOURS), AugmentConfig(**settings))(frames)[0]
+    return TrainTransform(ClipSpec(image_size=S, **PREPROCESSING), AugmentConfig(**settings))(frames)[0]
 
 
 AUGMENTATIONS = {"auto": {"auto_augment": "auto"}, "rand": {"auto_augment": "rand"}, "erase": {"random_erasing": 1.0}}
@@ -183,7 +189,7 @@ def test_flipped_classes_exchange_left_and_right():
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_interpolation_follows_the_clip_spec_and_is_antialiased(interpolation):
-    spec = ClipSpec(image_size=S, **(COLOURS | {"interpolation": interpolation}))
+    spec = ClipSpec(image_size=S, **(PREPROCESSING | {"interpolation": interpolation}))
     frames = torch.randint(0, 256, (1, 3, 4 * S, 4 * S), dtype=torch.uint8)
     # torch's own resizing of the frames as floats
     plain = torch.nn.functional.interpolate(frames.float(), (S, S), mode=interpolation, antialias=True)
@@ -196,7 +202,7 @@ def test_interpolation_follows_the_clip_spec_and_is_antialiased(interpolation):
 @pytest.mark.parametrize("views", [1, 2, 3, 5])
 def test_eval_views_are_spread_along_the_longer_side(height, width, views):
     frames = coordinates(height, width)
-    pixels = eval_views(frames, ClipSpec(image_size=S, **COLOURS), views)
+    pixels = eval_views(frames, ClipSpec(image_size=S, **PREPROCESSING), views)
     assert pixels.shape == (views, T, 3, S, S)
     room = max(height, width) - S
     shares = [0.5] if views == 1 else [view / (views - 1) for view in range(views)]
@@ -207,12 +213,12 @@ def test_eval_views_are_spread_along_the_longer_side(height, width, views):
 
 
 def test_eval_views_resize_the_short_side():
-    pixels = eval_views(coordinates(96, 192), ClipSpec(image_size=S, **COLOURS), 3)
+    pixels = eval_views(coordinates(96, 192), ClipSpec(image_size=S, **PREPROCESSING), 3)
     crops = [tuple(round(value / 16) * 16 for value in crop_of(view)) for view in pixels]
     assert crops == [(0, 0, 96, 96), (0, 48, 96, 96), (0, 96, 96, 96)]
-    assert eval_views(coordinates(8, 10), ClipSpec(image_size=S, **COLOURS)).shape == (1, T, 3, S, S)
+    assert eval_views(coordinates(8, 10), ClipSpec(image_size=S, **PREPROCESSING)).shape == (1, T, 3, S, S)
     with pytest.raises(XViTError, match="spatial_views=0"):
-        eval_views(coordinates(8, 10), ClipSpec(image_size=S, **COLOURS), 0)
+        eval_views(coordinates(8, 10), ClipSpec(image_size=S, **PREPROCESSING), 0)
 
 
 def test_normalize():

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from helpers.color_videos import CLASSES, CLIP, described, make_model, write_video, write_videos
+from helpers.color_videos import CLASSES, CLIP, make_model, with_metadata, write_video, write_videos
 from xvit.config import SINGLE_TASK, DataConfig, EvalConfig
 from xvit.data.annotations.class_folders import read_class_folders
 from xvit.data.annotations.samples import Sample
@@ -114,12 +114,12 @@ def test_with_several_tasks_all_must_be_correct(video):
 
 def test_a_model_with_workers_and_the_files_written(tmp_path):
     data = read_class_folders(write_videos(tmp_path / "videos", train=1, val=2))
-    predictor = Predictor(described(make_model(), data.class_names))
+    predictor = Predictor(with_metadata(make_model(), data.class_names))
     config = EvalConfig(temporal_views=2, spatial_views=3, batch_size=4)
     result = evaluate(predictor, data.val, eval_config=config)
     again = evaluate(predictor, data.val, eval_config=config, num_workers=1)
     assert again.samples == result.samples
-    one_by_one = Predictor(described(make_model(), data.class_names), temporal_views=2, spatial_views=3)
+    one_by_one = Predictor(with_metadata(make_model(), data.class_names), temporal_views=2, spatial_views=3)
     for sample in result.samples:
         prediction = one_by_one(sample.path)
         assert sample.prediction == prediction.labels[0]
@@ -147,7 +147,7 @@ def test_a_model_with_workers_and_the_files_written(tmp_path):
 
 
 def test_invalid_labels_and_unreadable_videos(video, bad):
-    predictor = Predictor(described(make_model(), list(CLASSES)))
+    predictor = Predictor(with_metadata(make_model(), list(CLASSES)))
     for label, message in (
         (None, "no label"),
         (3, "label 3, but the model has the classes 0 to 2"),

@@ -32,7 +32,7 @@ def make_result(model, frames, seconds, *, peak_mb=100) -> ModelResult:
     )
 
 
-def test_the_command_measures_each_group_once(run, refused, tmp_path, monkeypatch):
+def test_the_command_measures_each_group_once(run, cli_error, tmp_path, monkeypatch):
     output = tmp_path / "bench"
     words = ("benchmark", "--output", output, *SMALL, "--models", "image model", "xvit mixing", "VideoMAE")
     code, out, _ = run(*words, "--frames", 2, 4, "--precisions", "fp32", "--modes", "inference")
@@ -59,17 +59,17 @@ def test_the_command_measures_each_group_once(run, refused, tmp_path, monkeypatc
     assert run(*words, "--frames", 2, 4, "--precisions", "fp32", "--modes", "inference", "--json")[0] == 0
     fewer = ("benchmark", "--output", output, *SMALL, "--models", "VideoMAE", "--frames", 2, "--precisions", "fp32")
     assert run(*fewer, "--modes", "inference", "--json")[0] == 0
-    assert "measured with rounds = 2, not 3" in refused(*words, "--frames", 2, "--rounds", 3)
+    assert "measured with rounds = 2, not 3" in cli_error(*words, "--frames", 2, "--rounds", 3)
     for damaged in ("{", '{"groups": {}}'):
         (output / "benchmark.json").write_text(damaged)
-        message = refused(*words, "--frames", 2)
+        message = cli_error(*words, "--frames", 2)
         assert "benchmark.json: damaged (" in message
         assert "choose another --output" in message
 
 
-def test_a_directory_without_a_benchmark_is_an_error(refused, tmp_path):
+def test_a_directory_without_a_benchmark_is_an_error(cli_error, tmp_path):
     (tmp_path / "mine.txt").touch()
-    message = refused("benchmark", "--output", tmp_path, *SMALL, "--frames", 2)
+    message = cli_error("benchmark", "--output", tmp_path, *SMALL, "--frames", 2)
     assert "it has no benchmark.json of a benchmark to resume; choose another --output" in message
 
 
@@ -88,8 +88,8 @@ def test_a_directory_without_a_benchmark_is_an_error(refused, tmp_path):
         (("--backbone", "resnet18"), "not one of timm's VisionTransformer"),
     ],
 )
-def test_invalid_arguments_are_reported_before_the_first_measurement(words, message, refused, tmp_path):
-    assert message in refused("benchmark", "--output", tmp_path / "out", *words)
+def test_invalid_arguments_are_reported_before_the_first_measurement(words, message, cli_error, tmp_path):
+    assert message in cli_error("benchmark", "--output", tmp_path / "out", *words)
     assert not (tmp_path / "out").exists()
 
 

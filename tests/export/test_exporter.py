@@ -15,7 +15,7 @@ from xvit.export.parity import read_clips
 from xvit.utils.errors import XViTError
 
 
-def test_onnx_matches_the_model_in_predict_and_eval(run, refused, checkpoint, videos, tmp_path):
+def test_onnx_matches_the_model_in_predict_and_eval(run, cli_error, checkpoint, videos, tmp_path):
     output = tmp_path / "onnx"
     code, out, _ = run("export", checkpoint, "--output", output, "--videos", videos, "--clips", 5, "--json")
     report = json.loads(out)
@@ -24,7 +24,7 @@ def test_onnx_matches_the_model_in_predict_and_eval(run, refused, checkpoint, vi
     assert report["size_bytes"] == sum(path.stat().st_size for path in output.glob("model.*"))
     manifest = json.loads((output / "export.json").read_text())
     assert manifest["parity"].items() <= report.items()
-    error = refused("export", checkpoint, "--output", output, "--videos", videos)
+    error = cli_error("export", checkpoint, "--output", output, "--videos", videos)
     assert "exists and is not an empty directory" in error
 
     results = []
@@ -49,7 +49,7 @@ def test_onnx_matches_the_model_in_predict_and_eval(run, refused, checkpoint, vi
     assert metadata["xvit.num_frames"] == "4"
     for command in ("stream", "timeline"):
         words = [videos / "val", "--output", tmp_path / "t"] if command == "timeline" else ["-"]
-        assert "an exported model, for xvit predict and eval only" in refused(command, *words, "--checkpoint", output)
+        assert "an exported model, for xvit predict and eval only" in cli_error(command, *words, "--checkpoint", output)
 
 
 def test_openvino_int8_uses_different_videos_for_calibration_and_comparison(video_dir, tmp_path):

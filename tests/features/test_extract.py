@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.color_videos import CLASSES, CLIP, described, make_model, write_video
+from helpers.color_videos import CLASSES, CLIP, make_model, with_metadata, write_video
 from helpers.features import features_one_by_one
 from xvit.features import extract_features, read_features
 from xvit.features.partial import partial_folder
@@ -39,7 +39,7 @@ def labels(paths) -> list[str]:
 
 @pytest.fixture(scope="module")
 def model():
-    return described(make_model(), list(CLASSES))
+    return with_metadata(make_model(), list(CLASSES))
 
 
 @pytest.fixture
@@ -169,10 +169,10 @@ def test_an_unfinished_extraction_with_other_settings_is_refused(model, paths, l
         extract_features(model, paths, output, on_progress=stop_at(4), **options)
     before = {path.name: path.read_bytes() for path in partial_folder(output).iterdir()}
     torch.manual_seed(1)
-    other = described(make_model(), list(CLASSES))
+    other = with_metadata(make_model(), list(CLASSES))
     with torch.no_grad():
         other.backbone.blocks[0].mlp.fc1.bias[0] += 1e-3
-    larger = described(make_model(), list(CLASSES))
+    larger = with_metadata(make_model(), list(CLASSES))
     larger.clip_spec = replace(CLIP, image_size=32)
     for message, arguments in {
         "model_hash was": ((other, paths), options),

@@ -1,4 +1,4 @@
-"""Small videos that a small model learns in a few steps, for the tests of training and what follows it."""
+"""Small synthetic videos, one colour per class, and a small model that learns them in a few steps."""
 
 from pathlib import Path
 
@@ -20,12 +20,12 @@ from xvit.data.synthetic.motion import encode_video
 from xvit.models.pretrained import load_initial_weights
 from xvit.models.xvit import XViT
 
-torch.set_num_threads(1)  # the test processes share the cores: threads that wait for each other cost them ten times
+torch.set_num_threads(1)  # test processes share the cores; more threads make each up to 10 times slower
 
 CLASSES = ("blue", "green", "red")
 SIZE, FRAMES = 16, 4
-COLOURS = {"interpolation": "bilinear", "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-CLIP = ClipSpec(num_frames=FRAMES, image_size=SIZE, **COLOURS)
+PREPROCESSING = {"interpolation": "bilinear", "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+CLIP = ClipSpec(num_frames=FRAMES, image_size=SIZE, **PREPROCESSING)
 MODEL = ModelConfig(
     backbone="vit_tiny_patch16_224",
     num_frames=FRAMES,
@@ -34,7 +34,7 @@ MODEL = ModelConfig(
 
 
 def write_video(path: Path, *, color: int, seed: int) -> Path:
-    """A video of 6 frames whose colour channel `color` is the brightest; noise besides."""
+    """Write a video of 6 frames of noise in which colour channel `color` is the brightest."""
     rng = np.random.default_rng(seed)
     frames = rng.integers(0, 120, (6, 24, 32, 3), dtype=np.uint8)
     frames[..., color] += 110
@@ -44,17 +44,17 @@ def write_video(path: Path, *, color: int, seed: int) -> Path:
 
 
 def write_videos(root: Path, *, train: int = 4, val: int = 2) -> Path:
-    """A data set of the three colours: root/train/<class>/*.mp4 and root/val/<class>/*.mp4."""
-    for split, number in (("train", train), ("val", val)):
+    """Write a data set of `CLASSES`: `train` videos per class in root/train/<class>, `val` in root/val/<class>."""
+    for split, num_videos in (("train", train), ("val", val)):
         for label, name in enumerate(CLASSES):
-            for index in range(number):
+            for index in range(num_videos):
                 seed = 1000 * label + 100 * (split == "val") + index
                 write_video(root / split / name / f"{index}.mp4", color=2 - label, seed=seed)
     return root
 
 
 def make_model(num_classes: int | dict[str, int] = 3, **options) -> XViT:
-    """A model of random weights, the same at each call."""
+    """A model in eval mode, with the same random weights in each call."""
     torch.manual_seed(0)
     init = InitConfig(**{name: options.pop(name) for name in ("pretrained", "checkpoint_path") if name in options})
     model = XViT(model_config(MODEL, num_classes=num_classes, **options))
@@ -63,14 +63,14 @@ def make_model(num_classes: int | dict[str, int] = 3, **options) -> XViT:
     return model.eval()
 
 
-def described(model: XViT, labels) -> XViT:
-    """The model with `CLIP` and these labels."""
-    model.clip_spec, model.class_names = CLIP, labels
+def with_metadata(model: XViT, class_names) -> XViT:
+    """Set the model's clip spec to `CLIP` and its class names; returns the model."""
+    model.clip_spec, model.class_names = CLIP, class_names
     return model
 
 
-def recipe(root: Path, *, model: dict | None = None, num_workers: int = 0, **train) -> RunConfig:
-    """A training of some steps on the colours."""
+def make_config(root: Path, *, model: dict | None = None, num_workers: int = 0, **train) -> RunConfig:
+    """A short training run on these videos. `train` holds fields of `TrainConfig`, and mixup or cutmix."""
     augment = {name: train.pop(name) for name in ("mixup", "cutmix") if name in train}
     settings = {"epochs": 2, "batch_size": 5, "lr": 3e-3, "warmup_epochs": 1.0, **train}
     return RunConfig(

@@ -1,6 +1,6 @@
 """A model to export, and limits that any export passes."""
 
-from helpers.color_videos import described, make_model
+from helpers.color_videos import make_model, with_metadata
 from xvit.export import ParityLimits
 from xvit.models.xvit import XViT
 
@@ -10,4 +10,4 @@ NO_LIMITS = ParityLimits(min_agreement=0)  # for random weights, whose top class
 
 def make_original(**options) -> XViT:
     """A model of random weights with class names."""
-    return described(make_model(**options), CLASS_NAMES)
+    return with_metadata(make_model(**options), CLASS_NAMES)

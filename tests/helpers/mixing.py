@@ -1,4 +1,4 @@
-"""Random mixing patterns for layers of 2 heads and 16 channels."""
+"""Random mixing patterns for attention layers with 2 heads and 16 channels."""
 
 from hypothesis import strategies as st
 
@@ -21,5 +21,6 @@ mixing_options = st.fixed_dictionaries(
 )
 
 
-def pattern_of(**options) -> MixingPattern:
+def make_pattern(**options) -> MixingPattern:
+    """The mixing pattern of a layer with `H` heads and `D` channels."""
     return build_pattern(model_config(ModelConfig(), **options), H, D // H)

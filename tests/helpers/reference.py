@@ -1,14 +1,14 @@
-"""Space-time attention written out in loops, from the equations alone: the reference of the tests."""
+"""Reference implementation of space-time attention, written as loops from the paper's equations."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
 
-def mixed_channels(
+def mix_channels(
     x: Tensor, *, window: int, mix_ratio: float, boundary_only: bool, causal: bool, temporal_padding: str
 ) -> Tensor:
-    """Eq. 9 of the paper, a channel and a frame at a time. x: (T, N, C), sliced over all C channels."""
+    """Eq. 9 of the paper, one frame and channel at a time. x: (T, N, C); the slices cover all C channels."""
     T, N, C = x.shape
     offsets = [o for o in range(-window, window + 1) if o != 0]
     if causal:
@@ -16,12 +16,12 @@ def mixed_channels(
     if boundary_only:
         offsets = [o for o in offsets if abs(o) == window]
     offsets = sorted(offsets, reverse=True)
-    each = int(np.floor(round(mix_ratio * C / len(offsets), 6))) if offsets else 0
+    channels_per_offset = int(np.floor(round(mix_ratio * C / len(offsets), 6))) if offsets else 0
     out = torch.zeros_like(x)
     for t in range(T):
         for c in range(C):
-            owner = c // each if each else len(offsets)
-            source = t + (offsets[owner] if owner < len(offsets) else 0)
+            slice_index = c // channels_per_offset if channels_per_offset else len(offsets)
+            source = t + (offsets[slice_index] if slice_index < len(offsets) else 0)
             if temporal_padding == "replicate":
                 source = min(max(source, 0), T - 1)
             if 0 <= source < T:
@@ -31,7 +31,7 @@ def mixed_channels(
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k' / sqrt(d)) v for one head, a query at a time. q: (M, d), k and v: (M', d)."""
+    """softmax(q k' / sqrt(d)) v for one head, one query at a time. q: (M, d), k and v: (M', d)."""
     rows = []
     for query in q:
         scores = torch.stack([query @ key for key in k]) / q.shape[-1] ** 0.5
@@ -40,6 +40,6 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.stack(rows)
 
 
-def heads(x: Tensor, number: int) -> list[Tensor]:
+def split_heads(x: Tensor, num_heads: int) -> list[Tensor]:
     """Split the last dimension into heads."""
-    return list(x.chunk(number, dim=-1))
+    return list(x.chunk(num_heads, dim=-1))

@@ -1,4 +1,4 @@
-"""A tiny model, and a recipe that trains it on the motion data in about a second."""
+"""Options of a tiny model, and a recipe that trains it on the motion data in about a second."""
 
 from typing import Any
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from helpers.barcode_videos import write_video
-from helpers.color_videos import CLASSES, CLIP, FRAMES, described, make_model
+from helpers.color_videos import CLASSES, CLIP, FRAMES, make_model, with_metadata
 from xvit.data.capture.source import Frame, FrameCounts, Source, SourceEvent
 from xvit.data.decode import decode
 from xvit.data.transforms import eval_views, normalize
@@ -18,7 +18,7 @@ WEIGHT_NOISE = 0.1  # weights that start at zero would hide mistakes
 
 
 def make_stream_model(num_classes=3, class_names=CLASSES, **options):
-    model = described(make_model(num_classes, **{"temporal_position": "head", **options}), class_names)
+    model = with_metadata(make_model(num_classes, **{"temporal_position": "head", **options}), class_names)
     model.clip_spec = replace(CLIP, sampling="strided")
     torch.manual_seed(1)
     with torch.no_grad():

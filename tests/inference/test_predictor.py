@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from helpers.color_videos import CLASSES, CLIP, described, make_model, write_video
+from helpers.color_videos import CLASSES, CLIP, make_model, with_metadata, write_video
 from xvit.config import ClipSpec
 from xvit.data.decode import decode, probe
 from xvit.data.sampling import sample_indices
@@ -23,7 +23,7 @@ def video(tmp_path_factory):
 
 @pytest.fixture
 def predictor():
-    return Predictor(described(make_model(), list(CLASSES)))
+    return Predictor(with_metadata(make_model(), list(CLASSES)))
 
 
 def naive_scores(model, path, clip: ClipSpec, temporal_views: int, spatial_views: int) -> torch.Tensor:
@@ -40,7 +40,7 @@ def naive_scores(model, path, clip: ClipSpec, temporal_views: int, spatial_views
 
 @pytest.mark.parametrize(("temporal_views", "spatial_views"), [(1, 1), (2, 3)])
 def test_a_prediction_is_the_mean_over_the_views(video, temporal_views, spatial_views):
-    model = described(make_model(), list(CLASSES))
+    model = with_metadata(make_model(), list(CLASSES))
     prediction = Predictor(model, temporal_views=temporal_views, spatial_views=spatial_views)(video)
     expected = naive_scores(make_model(), video, CLIP, temporal_views, spatial_views)
     scores = torch.tensor([prediction.scores[prediction.labels.index(name)] for name in CLASSES])
@@ -50,7 +50,7 @@ def test_a_prediction_is_the_mean_over_the_views(video, temporal_views, spatial_
 
 
 def test_views_change_the_scores(video):
-    model = described(make_model(), list(CLASSES))
+    model = with_metadata(make_model(), list(CLASSES))
     assert Predictor(model)(video).scores != Predictor(model, spatial_views=3)(video).scores
 
 
@@ -71,20 +71,20 @@ def test_times_are_those_of_the_sampled_frames(video, predictor):
 
 
 def test_a_checkpoint_directory_predicts_as_its_model(tmp_path, video, predictor):
-    described(make_model(), list(CLASSES)).save_pretrained(tmp_path / "best")
+    with_metadata(make_model(), list(CLASSES)).save_pretrained(tmp_path / "best")
     assert Predictor(tmp_path / "best", device="cpu")(video) == predictor(video)
 
 
 def test_a_model_in_training_mode_is_put_in_eval_mode(video):
     model = make_model(dropout=0.5).train()
-    predictor = Predictor(described(model, list(CLASSES)))
+    predictor = Predictor(with_metadata(model, list(CLASSES)))
     assert predictor(video) == predictor(video)
 
 
 def test_several_tasks(video):
     class_names = {"verb": ["put", "take"], "noun": ["cup", "lid", "pan"]}
     model = make_model({"verb": 2, "noun": 3})
-    prediction = Predictor(described(model, class_names))(video)
+    prediction = Predictor(with_metadata(model, class_names))(video)
     pixels = eval_views(decode(video, [0, 2, 3, 5]).frames, CLIP)
     logits = model(normalize(pixels, CLIP))
     for task, names in class_names.items():
@@ -138,7 +138,7 @@ def test_predictions_are_yielded_before_all_videos_are_read(tmp_path, predictor)
 
 
 def test_numbers_out_of_range_and_wrong_shapes(predictor):
-    model = described(make_model(), list(CLASSES))
+    model = with_metadata(make_model(), list(CLASSES))
     with pytest.raises(XViTError, match="spatial_views=0"):
         Predictor(model, spatial_views=0)
     with pytest.raises(XViTError, match=r"expected 6 dimensions \(B, V, T, C, S, S\)"):

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from timm.layers import Attention, AttentionRope, LayerNorm
 from timm.models.eva import EvaAttention
 
-from helpers.mixing import mixing_options, pattern_of
-from helpers.reference import attention, heads, mixed_channels
+from helpers.mixing import make_pattern, mixing_options
+from helpers.reference import attention, mix_channels, split_heads
 from xvit.config import ModelConfig, model_config
 from xvit.models.attention import EVA_SCHEMES, SCHEMES, MixingAttention
 from xvit.models.backbone import build_pattern
@@ -34,15 +34,15 @@ def project(layer, x):
 def test_mixing_attention_is_softmax_over_keys_and_values_mixed_in_loops(options, T, seed):
     layer = make("mixing")
     try:
-        layer.pattern = pattern_of(**options)
+        layer.pattern = make_pattern(**options)
     except XViTError:
         return
     x = torch.randn(1, T, 3, D, dtype=torch.double, generator=torch.Generator().manual_seed(seed))
     naive = {name: options[name] for name in ("window", "mix_ratio", "boundary_only", "causal", "temporal_padding")}
 
     def mixed(y):
-        parts = heads(y, H) if options["grouping"] == "per_head" else [y]
-        return torch.cat([mixed_channels(part, **naive) for part in parts], dim=-1)
+        parts = split_heads(y, H) if options["grouping"] == "per_head" else [y]
+        return torch.cat([mix_channels(part, **naive) for part in parts], dim=-1)
 
     tokens = mixed(x[0]) if options["mix_inputs"] == "x" else x[0]
     q, k, v = project(layer, tokens)
@@ -50,7 +50,13 @@ def test_mixing_attention_is_softmax_over_keys_and_values_mixed_in_loops(options
     v = mixed(v) if options["mix_inputs"] in ("keys_values", "values") else v
     expected = torch.stack(
         [
-            torch.cat([attention(*qkv) for qkv in zip(heads(q[t], H), heads(k[t], H), heads(v[t], H), strict=True)], -1)
+            torch.cat(
+                [
+                    attention(*qkv)
+                    for qkv in zip(split_heads(q[t], H), split_heads(k[t], H), split_heads(v[t], H), strict=True)
+                ],
+                -1,
+            )
             for t in range(T)
         ]
     )
@@ -85,7 +91,7 @@ def test_local_is_exact_attention_over_the_window(T):
     for t in range(T):
         near = [s for s in (t - 1, t, t + 1) if 0 <= s < T]
         keys, values = torch.cat([k[s] for s in near]), torch.cat([v[s] for s in near])
-        rows = zip(heads(q[t], H), heads(keys, H), heads(values, H), strict=True)
+        rows = zip(split_heads(q[t], H), split_heads(keys, H), split_heads(values, H), strict=True)
         expected = layer.proj(torch.cat([attention(*row) for row in rows], -1))
         torch.testing.assert_close(layer(x)[0, t], expected, atol=1e-10, rtol=0)
 
@@ -106,11 +112,11 @@ def test_divided_attends_through_time_then_space():
     in_time = torch.zeros_like(x)
     for n in range(4):
         q, k, v = layer.temporal.qkv(x[0, :, n]).chunk(3, dim=-1)
-        rows = zip(heads(q, H), heads(k, H), heads(v, H), strict=True)
+        rows = zip(split_heads(q, H), split_heads(k, H), split_heads(v, H), strict=True)
         in_time[0, :, n] = layer.temporal_proj(layer.temporal.proj(torch.cat([attention(*row) for row in rows], -1)))
     q, k, v = project(layer, (x + in_time)[0])
     for t in range(3):
-        rows = zip(heads(q[t], H), heads(k[t], H), heads(v[t], H), strict=True)
+        rows = zip(split_heads(q[t], H), split_heads(k[t], H), split_heads(v[t], H), strict=True)
         expected = in_time[0, t] + layer.proj(torch.cat([attention(*row) for row in rows], -1))
         torch.testing.assert_close(layer(x)[0, t], expected, atol=1e-10, rtol=0)
 
@@ -136,7 +142,7 @@ def test_summaries_are_tokens_of_their_own(scheme, R, grid, qk_norm):
     q, k, v = project(layer, x[0])
     for t in range(T):
         keys, values = torch.cat([k[t], k_summary]), torch.cat([v[t], v_summary])
-        per_head = zip(heads(q[t], H), heads(keys, H), heads(values, H), strict=True)
+        per_head = zip(split_heads(q[t], H), split_heads(keys, H), split_heads(values, H), strict=True)
         out = torch.cat([attention(layer.q_norm(a), layer.k_norm(b), c) for a, b, c in per_head], -1)
         torch.testing.assert_close(layer(x)[0, t], layer.proj(out), atol=1e-10, rtol=0)
 
@@ -144,14 +150,14 @@ def test_summaries_are_tokens_of_their_own(scheme, R, grid, qk_norm):
 def test_keys_are_normalised_before_they_mix():
     """With slices that cut through a head, a mixed key's channels are those of keys normalised in their own frames."""
     layer = make("mixing", qk_norm=True, norm_layer=LayerNorm)
-    layer.pattern = pattern_of(mix_ratio=0.25, mix_inputs="keys", causal=True)
+    layer.pattern = make_pattern(mix_ratio=0.25, mix_inputs="keys", causal=True)
     x = torch.randn(1, 2, 3, D, dtype=torch.double)
     q, k, v = project(layer, x[0])
-    k = torch.cat([layer.k_norm(part) for part in heads(k, H)], -1)
+    k = torch.cat([layer.k_norm(part) for part in split_heads(k, H)], -1)
     k = torch.stack(
         [torch.cat([torch.zeros_like(k[0, :, :4]), k[0, :, 4:]], -1), torch.cat([k[0, :, :4], k[1, :, 4:]], -1)]
     )
-    rows = zip(heads(q[1], H), heads(k[1], H), heads(v[1], H), strict=True)
+    rows = zip(split_heads(q[1], H), split_heads(k[1], H), split_heads(v[1], H), strict=True)
     expected = layer.proj(torch.cat([attention(layer.q_norm(a), b, c) for a, b, c in rows], -1))
     torch.testing.assert_close(layer(x)[0, 1], expected, atol=1e-10, rtol=0)
 
@@ -194,8 +200,8 @@ def test_mixing_in_eva_models(layer, mix_ratio, monkeypatch):
                 "causal": False,
                 "temporal_padding": "zero",
             }
-            k, v = (mixed_channels(torch.stack([seen[t][i] for t in range(3)]), **options)[frame - 3] for i in range(2))
-        parts = zip(*(heads(y, theirs.num_heads) for y in (q, k, v)), strict=True)
+            k, v = (mix_channels(torch.stack([seen[t][i] for t in range(3)]), **options)[frame - 3] for i in range(2))
+        parts = zip(*(split_heads(y, theirs.num_heads) for y in (q, k, v)), strict=True)
         return torch.stack([attention(*part) for part in parts])[None]  # (1, h, N, d)
 
     with monkeypatch.context() as patch, torch.no_grad():

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.mixing import D, H, mixing_options, pattern_of
-from helpers.reference import heads, mixed_channels
+from helpers.mixing import D, H, make_pattern, mixing_options
+from helpers.reference import mix_channels, split_heads
 from xvit.models.attention import ClipReader, MixingAttention
 from xvit.models.mixing import MixingPattern, channel_slices, shift, temporal_offsets
 from xvit.models.streaming import StreamReader
@@ -38,13 +38,13 @@ def test_too_few_channels_are_refused():
 @given(options=mixing_options, T=st.integers(1, 5), seed=st.integers(0, 99))
 def test_mixing_is_equation_9_in_loops(options, T, seed):
     try:
-        pattern = pattern_of(**options)
+        pattern = make_pattern(**options)
     except XViTError:
         return
     x = torch.randn(1, T, 3, D, generator=torch.Generator().manual_seed(seed))
     naive = {name: options[name] for name in ("window", "mix_ratio", "boundary_only", "causal", "temporal_padding")}
-    parts = heads(x[0], H) if options["grouping"] == "per_head" else [x[0]]
-    expected = torch.cat([mixed_channels(part, **naive) for part in parts], dim=-1)
+    parts = split_heads(x[0], H) if options["grouping"] == "per_head" else [x[0]]
+    expected = torch.cat([mix_channels(part, **naive) for part in parts], dim=-1)
     assert torch.equal(pattern.mix(x.unflatten(-1, (H, -1))).flatten(-2)[0], expected)
 
 
@@ -74,7 +74,7 @@ def test_all_forms_of_a_pattern_agree(options, T, class_tokens, data):
     """A clip as a pure function, in place (values and gradients), and as a stream in arbitrary parts; also for a
     pattern that the library does not know."""
     try:
-        pattern = pattern_of(**options)
+        pattern = make_pattern(**options)
     except XViTError:
         return
     if class_tokens:
@@ -115,17 +115,17 @@ def test_segments_are_separate_clips(in_place, grouping, monkeypatch):
         monkeypatch.setattr(MixingAttention, "mixes_in_place", False)
     options = {"window": 1, "mix_ratio": 0.5, "grouping": grouping}
     x = torch.randn(2, 6, 3, D, dtype=torch.double)
-    layer = attention_layer(pattern_of(**options))
+    layer = attention_layer(make_pattern(**options))
     expected = torch.cat([layer(x[:, :3]), layer(x[:, 3:])], dim=1)
-    layer.pattern = pattern_of(**options, segment_frames=3)
+    layer.pattern = make_pattern(**options, segment_frames=3)
     torch.testing.assert_close(layer(x), expected, atol=1e-12, rtol=0)
     with pytest.raises(XViTError, match="expected a multiple of segment_frames=3"):
         layer(x[:, :4])
 
 
 def test_mixing_in_place_is_the_default_where_it_is_possible():
-    layer = attention_layer(pattern_of(window=1))
+    layer = attention_layer(make_pattern(window=1))
     assert isinstance(layer.reader, ClipReader)
     assert layer.mixes_in_place
     for options in ({"window": 0}, {"mix_ratio": 0.0}, {"mix_inputs": "x"}):
-        assert not attention_layer(pattern_of(**options)).mixes_in_place
+        assert not attention_layer(make_pattern(**options)).mixes_in_place

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
 from helpers.backbones import FAMILIES
-from helpers.color_videos import CLASSES, described, make_model
+from helpers.color_videos import CLASSES, make_model, with_metadata
 from xvit import XViT, create_model
 from xvit.utils.errors import XViTError
 
@@ -188,7 +188,7 @@ def test_positions_and_patches_are_resized(tmp_path):
 
 
 def test_another_scheme_number_of_frames_size_and_classes(tmp_path):
-    trained = described(make_model(3, attention="spatial"), list(CLASSES))
+    trained = with_metadata(make_model(3, attention="spatial"), list(CLASSES))
     with torch.no_grad():
         for tensor in trained.parameters():
             tensor.normal_()
@@ -223,7 +223,7 @@ def test_another_scheme_number_of_frames_size_and_classes(tmp_path):
 def test_what_does_not_fit_is_refused(tmp_path):
     image, kwargs = image_model(TINY)
     state = image.state_dict()
-    described(make_model(), list(CLASSES)).save_pretrained(tmp_path / "run")
+    with_metadata(make_model(), list(CLASSES)).save_pretrained(tmp_path / "run")
 
     def start(path, **options):
         return create_model(

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.color_videos import described, make_model, write_video
+from helpers.color_videos import make_model, with_metadata, write_video
 from xvit import create_model
 from xvit.config import SINGLE_TASK
 from xvit.models.profiling import count_macs
@@ -221,7 +221,7 @@ def test_merging_equal_patches_changes_nothing_but_the_number_of_tokens():
 @pytest.mark.parametrize("level", ["frames", "tokens"])
 def test_features_of_tubelets_and_merged_tokens_are_written(level, run, tmp_path):
     path = write_video(tmp_path / "red.mp4", color=0, seed=1)
-    model = described(make_model(tubelet_size=2, tome_r=1), ["blue", "green", "red"])
+    model = with_metadata(make_model(tubelet_size=2, tome_r=1), ["blue", "green", "red"])
     model.save_pretrained(tmp_path / "model")
     output = tmp_path / "features.npy"
     words = ("features", path, "--output", output, "--checkpoint", tmp_path / "model", "--level", level)

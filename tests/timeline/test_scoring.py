@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from helpers.barcode_videos import write_video
-from helpers.color_videos import CLIP, FRAMES, described, make_model
+from helpers.color_videos import CLIP, FRAMES, make_model, with_metadata
 from xvit.data.decode import decode
 from xvit.data.transforms import eval_views, normalize
 from xvit.timeline import ScoreTimeline, iterate_scores, score_video
@@ -30,7 +30,7 @@ def make_noisy_model(**options):
     with torch.no_grad():
         for tensor in model.parameters():
             tensor.add_(0.1 * torch.randn_like(tensor))
-    return described(model, LABELS)
+    return with_metadata(model, LABELS)
 
 
 @pytest.fixture(scope="module")
@@ -115,13 +115,13 @@ def test_an_endless_video_is_scored_as_it_arrives(options):
 
 
 def test_invalid_models_and_values(video):
-    tasks = described(make_model({"verb": 2, "noun": 3}), {"verb": ["x", "y"], "noun": LABELS})
+    tasks = with_metadata(make_model({"verb": 2, "noun": 3}), {"verb": ["x", "y"], "noun": LABELS})
     with pytest.raises(XViTError, match="several tasks"):
         score_video(tasks, video, stride=1)
     with pytest.raises(XViTError, match="training mode"):
         score_video(make_noisy_model().train(), video, stride=1)
     with pytest.raises(XViTError, match="without classes"):
-        iterate_scores(described(make_model(0), []), [])
+        iterate_scores(with_metadata(make_model(0), []), [])
     with pytest.raises(XViTError, match="predict_every=0"):
         score_video(make_noisy_model(), video, stride=1, predict_every=0)
     with pytest.raises(XViTError, match=r"expected \(2, 3\)"):
@@ -140,11 +140,11 @@ def test_invalid_models_and_values(video):
 PEAK_MEMORY = """
 import resource, sys
 sys.path.insert(0, sys.argv[1])
-from helpers.color_videos import described, make_model
+from helpers.color_videos import with_metadata, make_model
 from xvit.timeline import score_video
 for path in sys.argv[2:]:
     for options in ({"causal": True, "temporal_position": "head"}, {"temporal_position": "input"}):
-        model = described(make_model(3, **options), ["a", "b", "c"])
+        model = with_metadata(make_model(3, **options), ["a", "b", "c"])
         print(len(score_video(model, path, stride=2, predict_every=4).times))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """

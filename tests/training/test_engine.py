@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
-from helpers.color_videos import CLASSES, CLIP, recipe
+from helpers.color_videos import CLASSES, CLIP, make_config
 from helpers.training_runs import naive_rate, rows, same, stop_at, weights
 from xvit.config import EvalConfig, RunConfig, from_dict, read_yaml
 from xvit.data.annotations import load_splits, read_class_folders
@@ -61,7 +61,7 @@ def naive_fit(config: RunConfig) -> tuple[dict[str, torch.Tensor], dict[str, tor
 
 def test_training_equals_a_plain_loop(videos, tmp_path):
     settings = {"optimizer": "sgd", "lr": 0.1, "clip_grad": 0.5, "weight_decay": 0.1, "label_smoothing": 0.2}
-    config = recipe(videos, ema_decay=0.8, **settings)
+    config = make_config(videos, ema_decay=0.8, **settings)
     raw, ema = naive_fit(config)
     result = fit(config, tmp_path / "run")
     last = weights(result.last)
@@ -73,7 +73,7 @@ def test_training_equals_a_plain_loop(videos, tmp_path):
 
 
 def test_a_run_learns_and_writes_its_files(videos, tmp_path):
-    config = recipe(videos, epochs=8, ema_decay=0.5, eval_every=3)
+    config = make_config(videos, epochs=8, ema_decay=0.5, eval_every=3)
     output = tmp_path / "run"
     events = []
     result = fit(config, output, on_progress=events.append)
@@ -110,10 +110,10 @@ def test_a_run_learns_and_writes_its_files(videos, tmp_path):
 
 
 def test_resuming_a_finished_run_does_not_train(videos, tmp_path):
-    first = fit(recipe(videos), tmp_path / "run")
+    first = fit(make_config(videos), tmp_path / "run")
     before = weights(first.last)
     events = []
-    again = fit(recipe(videos), tmp_path / "run", resume=True, on_progress=events.append)
+    again = fit(make_config(videos), tmp_path / "run", resume=True, on_progress=events.append)
     assert not events
     assert same(weights(again.last), before)
     assert replace(again, seconds=0) == replace(first, seconds=0)
@@ -124,8 +124,8 @@ def test_gradient_accumulation_equals_one_large_batch(videos, tmp_path, monkeypa
     settings = {"optimizer": "sgd", "lr": 0.05, "epochs": 3, "clip_grad": 0.5}
     with monkeypatch.context() as patch:  # constant: an update uses the rate of its last batch
         patch.setattr(run, "build_schedule", lambda *_, **__: SimpleNamespace(step_update=lambda step: None))
-        one = fit(recipe(videos, batch_size=12, **settings), tmp_path / "one")
-        three = fit(recipe(videos, batch_size=4, grad_accum_steps=3, **settings), tmp_path / "three")
+        one = fit(make_config(videos, batch_size=12, **settings), tmp_path / "one")
+        three = fit(make_config(videos, batch_size=4, grad_accum_steps=3, **settings), tmp_path / "three")
     for name, value in weights(one.last).items():
         torch.testing.assert_close(weights(three.last)[name], value, rtol=1e-4, atol=1e-6)
 
@@ -134,16 +134,16 @@ def test_accumulated_gradients_survive_a_stop(videos, tmp_path):
     settings = {"optimizer": "sgd", "lr": 0.05, "epochs": 3}
     stopped = tmp_path / "stopped"
     with pytest.raises(KeyboardInterrupt):
-        fit(recipe(videos, grad_accum_steps=2, save_minutes=0.0, **settings), stopped, on_progress=stop_at(2, 2))
+        fit(make_config(videos, grad_accum_steps=2, save_minutes=0.0, **settings), stopped, on_progress=stop_at(2, 2))
     states = sorted(path.name for path in (stopped / "state").iterdir())
     assert states[-1] in ("step_0000003", "step_0000005")  # saved after updates only: the 2nd and 3rd of 3 batches
-    unstopped = fit(recipe(videos, grad_accum_steps=2, **settings), tmp_path / "unstopped")
-    resumed = fit(recipe(videos, grad_accum_steps=2, save_minutes=0.0, **settings), stopped, resume=True)
+    unstopped = fit(make_config(videos, grad_accum_steps=2, **settings), tmp_path / "unstopped")
+    resumed = fit(make_config(videos, grad_accum_steps=2, save_minutes=0.0, **settings), stopped, resume=True)
     assert same(weights(unstopped.last), weights(resumed.last))
 
 
 def test_a_frozen_backbone_does_not_change(videos, tmp_path):
-    config = recipe(videos, freeze_backbone=True)
+    config = make_config(videos, freeze_backbone=True)
     result = fit(config, tmp_path / "run")
     torch.manual_seed(config.train.seed)
     initial, trained = XViT(XViT.from_pretrained(result.last).config).state_dict(), weights(result.last)
@@ -152,9 +152,9 @@ def test_a_frozen_backbone_does_not_change(videos, tmp_path):
 
 
 def test_precision_and_grad_checkpointing(videos, tmp_path):
-    fp32 = fit(recipe(videos), tmp_path / "fp32")
-    bf16 = fit(recipe(videos, precision="bf16", grad_checkpointing=True), tmp_path / "bf16")
-    checkpointed = fit(recipe(videos, grad_checkpointing=True), tmp_path / "checkpointed")
+    fp32 = fit(make_config(videos), tmp_path / "fp32")
+    bf16 = fit(make_config(videos, precision="bf16", grad_checkpointing=True), tmp_path / "bf16")
+    checkpointed = fit(make_config(videos, grad_checkpointing=True), tmp_path / "checkpointed")
     assert not same(weights(bf16.last), weights(fp32.last))
     for name, value in weights(fp32.last).items():
         torch.testing.assert_close(weights(checkpointed.last)[name], value, rtol=1e-4, atol=1e-6)
@@ -163,7 +163,7 @@ def test_precision_and_grad_checkpointing(videos, tmp_path):
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="fp16 is valid on a GPU")
 def test_fp16_is_refused_on_a_cpu(videos, tmp_path):
     with pytest.raises(XViTError, match=r"train\.precision='fp16': not supported on a CPU; use fp32 or bf16"):
-        fit(recipe(videos, precision="fp16"), tmp_path / "run")
+        fit(make_config(videos, precision="fp16"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -180,7 +180,7 @@ def test_two_tasks_from_annotation_files(videos, tmp_path):
         (tmp_path / f"{split}.csv").write_text(header + "".join(lines))
     (tmp_path / "verbs.txt").write_text("open\nclose\nwash\n")
     (tmp_path / "nouns.txt").write_text("pan\nlid\n")
-    config = recipe(tmp_path, epochs=2)
+    config = make_config(tmp_path, epochs=2)
     files = {"train": str(tmp_path / "train.csv"), "val": str(tmp_path / "val.csv")}
     names = (str(tmp_path / "verbs.txt"), str(tmp_path / "nouns.txt"))
     config = replace(config, data=replace(config.data, format="epic", label_files=names, **files))

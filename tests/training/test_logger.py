@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from helpers.color_videos import CLASSES, CLIP, recipe, write_videos
+from helpers.color_videos import CLASSES, CLIP, make_config, write_videos
 from helpers.training_runs import rows, weights
 from xvit.data.annotations import read_class_folders
 from xvit.data.dataset import VideoDataset
@@ -22,7 +22,7 @@ def test_unreadable_videos_are_skipped_and_listed(tmp_path):
     for name in ("train/red/x.mp4", "train/blue/y.mp4", "val/red/z.mp4"):
         (root / name).write_text("not a video")
     events = []
-    result = fit(recipe(root, batch_size=4), tmp_path / "run", on_progress=events.append)
+    result = fit(make_config(root, batch_size=4), tmp_path / "run", on_progress=events.append)
     bad = [json.loads(line) for line in (tmp_path / "run" / "bad_videos.jsonl").read_text().splitlines()]
     expected = ["train/blue/y.mp4", "train/red/x.mp4", "val/red/z.mp4"]
     assert sorted(row["path"] for row in bad) == [str(root / name) for name in expected]
@@ -35,7 +35,7 @@ def test_unreadable_videos_are_skipped_and_listed(tmp_path):
 def test_a_step_without_readable_videos_changes_nothing(tmp_path):
     root = write_videos(tmp_path / "videos", train=1)
     (root / "train" / "red" / "0.mp4").write_text("not a video")
-    result = fit(recipe(root, batch_size=1), tmp_path / "run")
+    result = fit(make_config(root, batch_size=1), tmp_path / "run")
     assert rows(tmp_path / "run", "train")[-1]["step"] == 6
     assert result.bad_videos == 1
 
@@ -45,14 +45,14 @@ def test_an_epoch_without_readable_videos_stops_the_training(tmp_path):
     for path in (root / "train").rglob("*.mp4"):
         path.write_text("not a video")
     with pytest.raises(XViTError, match=r"epoch 1: none of 3 videos could be read; the last error: .*\.mp4"):
-        fit(recipe(root), tmp_path / "run")
+        fit(make_config(root), tmp_path / "run")
 
 
 def test_too_many_unreadable_videos_stop_the_training(tmp_path):
     root = write_videos(tmp_path / "videos")
     for name in CLASSES[:2]:
         (root / "train" / name / "0.mp4").write_text("no video")
-    config = recipe(root)
+    config = make_config(root)
     config = replace(config, data=replace(config.data, max_unreadable_fraction=0.1))
     message = r"2 of 12 training videos could not be read, more than .*=0.1; they are listed in .*bad_videos\.jsonl"
     with pytest.raises(XViTError, match=message):
@@ -74,9 +74,11 @@ def test_a_loss_that_is_not_finite_names_the_videos_of_the_step(videos, tmp_path
     monkeypatch.setattr(engine, "classification_loss", loss_with_nan)
     message = r"step 5 \(epoch 2\): the loss is nan, so training stops \(.*last is the checkpoint of the previous epoch"
     with pytest.raises(XViTError, match=message) as caught:
-        fit(recipe(videos), tmp_path / "run")
+        fit(make_config(videos), tmp_path / "run")
     named = str(caught.value).split("Videos of that step: ")[1].split(", ")
-    dataset = VideoDataset(samples=read_class_folders(videos).train, clip_spec=CLIP, augment=recipe(videos).augment)
+    dataset = VideoDataset(
+        samples=read_class_folders(videos).train, clip_spec=CLIP, augment=make_config(videos).augment
+    )
     dataset.set_epoch(1)
     ids = [
         dataset.samples[i].id

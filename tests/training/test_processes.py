@@ -13,7 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from helpers.color_videos import recipe, write_videos
+from helpers.color_videos import make_config, write_videos
 from xvit.config import to_dict
 from xvit.training import fit
 
@@ -24,7 +24,7 @@ TRAIN = [*TORCHRUN, "-m", "xvit", "train"]
 @pytest.fixture(scope="module")
 def config(videos, tmp_path_factory):
     """A recipe with steps of 2 x 3 clips of the 12 videos, and its file."""
-    run_config = recipe(
+    run_config = make_config(
         videos, batch_size=3, epochs=3, ema_decay=0.9, save_minutes=0.0, grad_accum_steps=2, optimizer="sgd", lr=0.1
     )
     path = tmp_path_factory.mktemp("recipe") / "two.yaml"
@@ -86,8 +86,8 @@ def test_two_processes_are_stopped_and_resumed(config, two_processes, tmp_path):
     assert all(torch.equal(two[name], weight) for name, weight in one.items())
 
 
-def test_another_number_of_processes_is_refused(config, two_processes, refused):
-    message = refused("train", "--config", str(config[1]), "--output", str(two_processes), "--resume")
+def test_another_number_of_processes_is_refused(config, two_processes, cli_error):
+    message = cli_error("train", "--config", str(config[1]), "--output", str(two_processes), "--resume")
     assert "a run with 2 processes cannot be resumed with 1; use 2" in message
 
 
@@ -98,7 +98,7 @@ def test_a_process_without_readable_videos_does_not_block(tmp_path):
     for path in broken:
         path.write_bytes(b"no video")
     path = tmp_path / "two.yaml"
-    path.write_text(yaml.safe_dump(to_dict(recipe(root, batch_size=1, epochs=1, save_minutes=0.0))))
+    path.write_text(yaml.safe_dump(to_dict(make_config(root, batch_size=1, epochs=1, save_minutes=0.0))))
     completed = train_with_two(path, tmp_path / "run", "--json")
     assert completed.returncode == 1, completed.stderr
     assert json.loads(completed.stdout)["bad_videos"] == len(broken)

@@ -9,7 +9,7 @@ import time
 import pytest
 from safetensors.torch import load_file
 
-from helpers.color_videos import recipe
+from helpers.color_videos import make_config
 from helpers.training_runs import rows, same, stop_at, weights
 from xvit.data.dataset import VideoDataset
 from xvit.training import fit
@@ -21,14 +21,14 @@ UNSTOPPED = {"model": {"dropout": 0.3}, "mixup": 0.4, "cutmix": 1.0, "epochs": 3
 
 @pytest.fixture(scope="module")
 def unstopped(videos, tmp_path_factory):
-    return fit(recipe(videos, **UNSTOPPED), tmp_path_factory.mktemp("unstopped"))
+    return fit(make_config(videos, **UNSTOPPED), tmp_path_factory.mktemp("unstopped"))
 
 
 @pytest.mark.parametrize(("epoch", "step"), [(1, 2), (2, 3), (3, 1)])
 def test_a_resumed_run_ends_bit_identical(videos, unstopped, tmp_path, epoch, step):
     with pytest.raises(KeyboardInterrupt, match="continue with --resume"):
-        fit(recipe(videos, **UNSTOPPED), tmp_path, on_progress=stop_at(epoch, step))
-    resumed = fit(recipe(videos, num_workers=1, **UNSTOPPED), tmp_path, resume=True)
+        fit(make_config(videos, **UNSTOPPED), tmp_path, on_progress=stop_at(epoch, step))
+    resumed = fit(make_config(videos, num_workers=1, **UNSTOPPED), tmp_path, resume=True)
     assert same(weights(resumed.last), weights(unstopped.last))
     assert same(weights(resumed.best), weights(unstopped.best))
     assert (resumed.metrics, resumed.epoch) == (unstopped.metrics, unstopped.epoch)
@@ -50,7 +50,7 @@ def test_the_state_before_a_corrupt_one_is_used(videos, unstopped, tmp_path, cap
     assert [state.name for state in states] == ["step_0000006", "step_0000009"]
     (states[1] / "model.safetensors").write_bytes(b"cut off")
     shutil.rmtree(tmp_path / "run" / "last")
-    resumed = fit(recipe(videos, **UNSTOPPED), tmp_path / "run", resume=True)
+    resumed = fit(make_config(videos, **UNSTOPPED), tmp_path / "run", resume=True)
     assert "step_0000009: corrupt" in caplog.text
     assert same(weights(resumed.last), weights(unstopped.last))
 
@@ -67,7 +67,7 @@ def test_a_signal_stops_after_the_step_and_saves(videos, unstopped, tmp_path, nu
     with pytest.raises(
         Interrupted, match=r"epoch 2 of 3, after step 4; state saved in .*; continue with --resume"
     ) as stopped:
-        fit(recipe(videos, num_workers=num_workers, **UNSTOPPED), tmp_path, on_progress=send)
+        fit(make_config(videos, num_workers=num_workers, **UNSTOPPED), tmp_path, on_progress=send)
     assert stopped.value.exit_code == 128 + number
     assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
     reads = []
@@ -75,7 +75,7 @@ def test_a_signal_stops_after_the_step_and_saves(videos, unstopped, tmp_path, nu
     monkeypatch.setattr(
         VideoDataset, "__getitem__", lambda self, i: reads.append(self.augment is not None) or item(self, i)
     )
-    resumed = fit(recipe(videos, **UNSTOPPED), tmp_path, resume=True)
+    resumed = fit(make_config(videos, **UNSTOPPED), tmp_path, resume=True)
     assert sum(reads) == 12 * 2 - 5  # two epochs of 12 videos, without the first batch of 5
     assert same(weights(resumed.last), weights(unstopped.last))
     assert same(weights(resumed.best), weights(unstopped.best))
@@ -87,8 +87,8 @@ def test_a_signal_during_a_validation(videos, unstopped, tmp_path):
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(Interrupted, match="after step 6"):
-        fit(recipe(videos, **UNSTOPPED), tmp_path, on_progress=send)
-    resumed = fit(recipe(videos, **UNSTOPPED), tmp_path, resume=True)
+        fit(make_config(videos, **UNSTOPPED), tmp_path, on_progress=send)
+    resumed = fit(make_config(videos, **UNSTOPPED), tmp_path, resume=True)
     assert same(weights(resumed.last), weights(unstopped.last))
     assert (resumed.metrics, resumed.epoch) == (unstopped.metrics, unstopped.epoch)
     assert [row["epoch"] for row in rows(tmp_path, "eval")] == [1, 2, 3]
@@ -97,7 +97,7 @@ def test_a_signal_during_a_validation(videos, unstopped, tmp_path):
 def test_kills_at_random_moments(videos, unstopped, tmp_path):
     """Repeated SIGKILLs, until the run ends. `load_state` would report a corrupt state."""
     moments = random.Random(0)
-    config = recipe(videos, **UNSTOPPED, save_minutes=0.0)
+    config = make_config(videos, **UNSTOPPED, save_minutes=0.0)
     kills = 0
     for _ in range(40):
         child = os.fork()

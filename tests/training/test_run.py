@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from helpers.color_videos import CLIP, recipe
+from helpers.color_videos import CLIP, make_config
 from xvit.config import InitConfig
 from xvit.training import check_recipe, fit
 from xvit.utils.errors import XViTError
 
 
 def test_incompatible_settings_are_refused_before_data_is_read(tmp_path):
-    config = recipe(tmp_path / "nowhere")
+    config = make_config(tmp_path / "nowhere")
     with pytest.raises(XViTError, match=r"model\.num_frames=4 and clip\.num_frames=8: must be equal"):
         fit(replace(config, clip=replace(CLIP, num_frames=8)), tmp_path / "run")
     with pytest.raises(
@@ -26,14 +26,14 @@ def test_incompatible_settings_are_refused_before_data_is_read(tmp_path):
 
 def test_mismatched_data_is_refused_before_the_folder_is_created(videos, tmp_path):
     with pytest.raises(XViTError, match=r"model\.num_classes=5, but .* has 3 classes; leave it at 0"):
-        fit(recipe(videos, model={"num_classes": 5}), tmp_path / "run")
-    config = recipe(videos / "train")
+        fit(make_config(videos, model={"num_classes": 5}), tmp_path / "run")
+    config = make_config(videos / "train")
     with pytest.raises(XViTError, match=r"no validation videos; set data\.val_fraction"):
         fit(replace(config, data=replace(config.data, val_fraction=0.0)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    assert fit(recipe(videos, model={"num_classes": 3}, epochs=1), tmp_path / "run").epoch == 1
+    assert fit(make_config(videos, model={"num_classes": 3}, epochs=1), tmp_path / "run").epoch == 1
 
 
 def test_a_loss_weight_of_an_unknown_task_is_refused(videos, tmp_path):
     with pytest.raises(XViTError, match=r"train\.loss_weights: task='verb': expected one of label"):
-        fit(recipe(videos, loss_weights={"verb": 2.0}), tmp_path)
+        fit(make_config(videos, loss_weights={"verb": 2.0}), tmp_path)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.color_videos import CLASSES, FRAMES, SIZE, described, make_model, write_video
+from helpers.color_videos import CLASSES, FRAMES, SIZE, make_model, with_metadata, write_video
 
 transformers = pytest.importorskip("transformers")
 
@@ -19,7 +19,7 @@ def _no_progress_bars():
 @pytest.fixture(scope="module")
 def model():
     """An XViT in which all tensors are random, so that swapped tensors are noticed."""
-    model = described(make_model(), list(CLASSES))
+    model = with_metadata(make_model(), list(CLASSES))
     torch.manual_seed(1)
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.2)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.color_videos import CLASSES, FRAMES, MODEL, SIZE, described, make_model, recipe, write_videos
+from helpers.color_videos import CLASSES, FRAMES, MODEL, SIZE, make_config, make_model, with_metadata, write_videos
 from xvit.config import ClipSpec
 from xvit.inference.predictor import Predictor
 from xvit.models.factory import create_model
@@ -83,7 +83,7 @@ def test_round_trip_keeps_names_and_values_of_all_tensors(options, clips, tmp_pa
     model = make_model(**options)
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.2)
-    described(model, list(CLASSES)).save_pretrained(tmp_path / "one")
+    with_metadata(model, list(CLASSES)).save_pretrained(tmp_path / "one")
     opened = AUTO.from_pretrained(tmp_path / "one")
     opened.save_pretrained(tmp_path / "two")
     assert equal(opened, model)
@@ -92,7 +92,7 @@ def test_round_trip_keeps_names_and_values_of_all_tensors(options, clips, tmp_pa
 
 
 def test_opens_training_checkpoint(tmp_path, clips):
-    fit(recipe(write_videos(tmp_path / "videos", train=2, val=1), epochs=1), tmp_path / "run")
+    fit(make_config(write_videos(tmp_path / "videos", train=2, val=1), epochs=1), tmp_path / "run")
     opened = AUTO.from_pretrained(tmp_path / "run" / "best")
     assert opened.config.id2label == dict(enumerate(CLASSES))
     assert torch.equal(opened(clips).logits, XViT.from_pretrained(tmp_path / "run" / "best")(clips))
@@ -166,7 +166,7 @@ def test_other_num_frames_raises_on_opening(directory):
 
 
 def test_several_tasks_raise_on_opening(tmp_path):
-    described(make_model({"verb": 2, "noun": 3}), {"verb": ["a", "b"], "noun": ["c", "d", "e"]}).save_pretrained(
+    with_metadata(make_model({"verb": 2, "noun": 3}), {"verb": ["a", "b"], "noun": ["c", "d", "e"]}).save_pretrained(
         tmp_path / "m"
     )
     with pytest.raises(XViTError, match="models of one task with one label per video only"):
@@ -263,7 +263,7 @@ def test_hooks_are_removed(directory, clips):
     ids=["mixing", "summaries", "spatial", "divided", "joint", "causal", "EVA-02"],
 )
 def test_eager_attention(options, shape, clips, tmp_path):
-    model = described(make_model(**options), list(CLASSES))
+    model = with_metadata(make_model(**options), list(CLASSES))
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.3)
     model.save_pretrained(tmp_path / "m")
@@ -280,7 +280,7 @@ def test_eager_attention(options, shape, clips, tmp_path):
 
 
 def test_attention_weights_follow_the_formula(clips, tmp_path):
-    described(make_model(attention="spatial"), list(CLASSES)).save_pretrained(tmp_path / "m")
+    with_metadata(make_model(attention="spatial"), list(CLASSES)).save_pretrained(tmp_path / "m")
     model = AUTO.from_pretrained(tmp_path / "m", attn_implementation="eager")
     output = model(clips, output_attentions=True, output_hidden_states=True)
     block, d = model.backbone.blocks[1], DIM // HEADS
@@ -297,7 +297,7 @@ def test_unavailable_attention_weights(directory, clips, tmp_path):
     with pytest.raises(XViTError, match=r'attn_implementation="sdpa".*set_attn_implementation\("eager"\)'):
         fused(clips, output_hidden_states=True, output_attentions=True)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in fused.modules())
-    described(make_model(attention="local"), list(CLASSES)).save_pretrained(tmp_path / "m")
+    with_metadata(make_model(attention="local"), list(CLASSES)).save_pretrained(tmp_path / "m")
     local = AUTO.from_pretrained(tmp_path / "m", attn_implementation="eager")
     with pytest.raises(XViTError, match="local"):
         local(clips, output_attentions=True)
