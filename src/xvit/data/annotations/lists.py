@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from xvit.data.annotations.finder import VideoFinder, has_video_extension
@@ -69,12 +70,12 @@ def read_multi_label_list(
     lines = {number: line.strip() for number, line in enumerate(read_text(path).splitlines(), start=1) if line.strip()}
     if not lines:
         raise XViTError(f"{path}: no videos in it: expected lines of a path and its labels")
-
-    def num_found(separator: str) -> int:
-        return sum(_split_multi_label_line(line, separator, videos)[0] is not None for line in lines.values())
-
-    separator = max("\t, ", key=num_found)
-    rows = {number: _split_multi_label_line(line, separator, videos) for number, line in lines.items()}
+    splits = {
+        separator: {number: _split_multi_label_line(line, separator, videos) for number, line in lines.items()}
+        for separator in "\t, "
+    }
+    separator = max(splits, key=lambda key: sum(video is not None for video, _, _ in splits[key].values()))
+    rows = splits[separator]
     first = next(iter(rows))
     video, name, labels = rows[first]
     if video is None and labels and _is_header(name, labels[0], set(class_names or ())):
@@ -84,12 +85,10 @@ def read_multi_label_list(
         expected = f"expected lines of a path and its labels, {_SEPARATOR_NAMES[separator]}"
         raise XViTError(f"{path}: no labels in it: {expected}")
     indices, names = _parse_labels(path, all_labels, class_names)
-    classes: dict[int, set[int]] = {number: set() for number in rows}
-    for (number, _), index in zip(all_labels, indices, strict=True):
-        classes[number].add(index)
+    remaining = iter(indices)
     parsed = ParsedAnnotations(names)
-    for number, (video, name, _) in rows.items():
-        parsed.add_row(video, name, tuple(sorted(classes[number])), fps=fps)
+    for video, name, labels in rows.values():
+        parsed.add_row(video, name, tuple(sorted(set(islice(remaining, len(labels))))), fps=fps)
     return parsed
 
 
