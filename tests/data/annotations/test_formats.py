@@ -227,7 +227,7 @@ def test_epic_with_class_names_and_without_frame_numbers(tmp_path):
         (
             ",00:00:04.40,",
             ",00:00:06.20,",
-            "line 3: start_timestamp 00:00:06.20, .* 00:00:06.20: expected start < end",
+            "epic.csv line 3: start_timestamp 00:00:06.20, stop_timestamp 00:00:06.20: expected start < end",
         ),
         (",186200,", ",many,", "epic.csv line 4: stop_frame 'many': expected a number"),
     ],
