@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers.color_videos import MODEL, make_model, write_videos
+from helpers.color_videos import MODEL, make_model, with_metadata, write_video, write_videos
 from helpers.features import features_one_by_one
 from xvit.features import read_features
 
@@ -83,3 +83,15 @@ def test_ctrl_c_prints_how_to_continue(run, checkpoint, root, tmp_path, monkeypa
     assert err.startswith("xvit: stopped. ")
     assert "the same command" in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("level", ["frames", "tokens"])
+def test_features_of_tubelets_and_merged_tokens_are_written(level, run, tmp_path):
+    path = write_video(tmp_path / "red.mp4", color=0, seed=1)
+    model = with_metadata(make_model(tubelet_size=2, tome_r=1), ["blue", "green", "red"])
+    model.save_pretrained(tmp_path / "model")
+    output = tmp_path / "features.npy"
+    arguments = ("features", path, "--output", output, "--checkpoint", tmp_path / "model", "--level", level)
+    assert run(*arguments, "--num-workers", 0)[0] == 0
+    # 2 tubelets; of 4 patches one pair merges after the first of 2 layers; with the class token
+    assert np.load(output).shape == {"frames": (1, 2, 16), "tokens": (1, 2, 4, 16)}[level]

@@ -1,4 +1,7 @@
-"""One backbone of each family that timm builds."""
+"""One backbone of each family that timm builds, and small image models of them."""
+
+import timm
+import torch
 
 FAMILIES = {
     "augreg, patch 16": "vit_base_patch16_224.augreg_in21k",
@@ -17,7 +20,7 @@ FAMILIES = {
     "registers, global average": "vit_little_patch16_reg4_gap_256",
     "shape-optimised, map pooling": "vit_so150m_patch16_reg4_map_256",
     "residual post-norm": "vit_base_patch16_rpn_224",
-    "two branches a block": "vit_small_patch16_18x2_224",
+    "two branches per block": "vit_small_patch16_18x2_224",
     "FlexiViT": "flexivit_small",
     "BEiT-3": "beit3_base_patch16_224",
     "AIMv2, RMSNorm, SwiGLU": "aimv2_large_patch14_224",
@@ -27,10 +30,29 @@ FAMILIES = {
     "qk-norm": "vit_intern300m_patch14_448",
     "hybrid, ResNet stem": "vit_tiny_r_s16_p8_224",
     "Eva: EVA-02, rotary and learned positions": "eva02_tiny_patch14_224",
-    "Eva: EVA-02, projections apart, norms inside": "eva02_base_patch14_224",
+    "Eva: EVA-02, separate projections, inner norms": "eva02_base_patch14_224",
     "Eva: DINOv3": "vit_small_patch16_dinov3",
     "Eva: DINOv3, SwiGLU": "vit_small_plus_patch16_dinov3",
-    "Eva: ViT-RoPE, mixed by layer": "vit_small_patch16_rope_mixed_224",
+    "Eva: ViT-RoPE, mixed, per layer": "vit_small_patch16_rope_mixed_224",
     "Eva: Perception Encoder": "vit_pe_core_tiny_patch16_384",
     "Eva: BEiT-like, post-norm": "eva_giant_patch14_224",
 }
+
+
+def image_model(name, *, patches=2, **options):
+    """A small timm model with a classifier and random weights, for `patches` x `patches` patches; and its options."""
+    with torch.device("meta"):
+        patch = timm.create_model(name, depth=1).patch_embed.feat_ratio()
+    kwargs = {"depth": 2, "embed_dim": 48, "num_heads": 3, "img_size": patches * patch, **options}
+    torch.manual_seed(0)
+    model = timm.create_model(name, **kwargs).eval()
+    with torch.no_grad():
+        for tensor in model.parameters():
+            tensor.add_(0.1 * torch.randn_like(tensor))
+    return model, kwargs
+
+
+@torch.no_grad()
+def frame_features(model, clip):
+    """timm's features of each frame, (B, T, D)."""
+    return model.forward_head(model.forward_features(clip.flatten(0, 1)), pre_logits=True).unflatten(0, clip.shape[:2])

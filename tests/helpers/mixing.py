@@ -1,7 +1,9 @@
 """Random mixing patterns for attention layers with 2 heads and 16 channels."""
 
+import torch
 from hypothesis import strategies as st
 
+from helpers.reference import mix_channels, split_heads
 from xvit.config import ModelConfig, model_config
 from xvit.models.backbone import build_pattern
 from xvit.models.mixing import MixingPattern
@@ -24,3 +26,10 @@ mixing_options = st.fixed_dictionaries(
 def make_pattern(**options) -> MixingPattern:
     """The mixing pattern of a layer with `H` heads and `D` channels."""
     return build_pattern(model_config(ModelConfig(), **options), H, D // H)
+
+
+def mix_reference(x: torch.Tensor, options: dict) -> torch.Tensor:
+    """Reference for the mixing of x, (T, N, D), by `make_pattern(**options)`."""
+    parts = split_heads(x, H) if options["grouping"] == "per_head" else [x]
+    names = ("window", "mix_ratio", "boundary_only", "causal", "temporal_padding")
+    return torch.cat([mix_channels(part, **{name: options[name] for name in names}) for part in parts], dim=-1)

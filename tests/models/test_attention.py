@@ -1,4 +1,4 @@
-"""Each attention scheme against loops over its equation."""
+"""Each attention scheme, compared with loops over its equation."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from timm.layers import Attention, AttentionRope, LayerNorm
 from timm.models.eva import EvaAttention
 
-from helpers.mixing import make_pattern, mixing_options
+from helpers.mixing import make_pattern, mix_reference, mixing_options
 from helpers.reference import attention, mix_channels, split_heads
 from xvit.config import ModelConfig, model_config
 from xvit.models.attention import EVA_SCHEMES, SCHEMES, MixingAttention
@@ -17,7 +17,7 @@ from xvit.utils.errors import XViTError
 H, D = 2, 16  # heads, channels
 
 
-def make(scheme: str, **options) -> torch.nn.Module:
+def make_layer(scheme: str, **options) -> torch.nn.Module:
     torch.manual_seed(0)
     layer = SCHEMES[scheme](D, num_heads=H, qkv_bias=True, **options)
     if scheme == "divided":
@@ -26,78 +26,67 @@ def make(scheme: str, **options) -> torch.nn.Module:
 
 
 def project(layer, x):
+    """Queries, keys and values."""
     return layer.qkv(x).chunk(3, dim=-1)
+
+
+def multi_head_attention(q, k, v):
+    """Reference attention in `H` heads: (N, D)."""
+    qkv_per_head = zip(split_heads(q, H), split_heads(k, H), split_heads(v, H), strict=True)
+    return torch.cat([attention(*qkv) for qkv in qkv_per_head], -1)
 
 
 @settings(max_examples=60, deadline=None)
 @given(options=mixing_options, T=st.integers(1, 5), seed=st.integers(0, 99))
-def test_mixing_attention_is_softmax_over_keys_and_values_mixed_in_loops(options, T, seed):
-    layer = make("mixing")
+def test_mixing_attention_matches_reference(options, T, seed):
+    layer = make_layer("mixing")
     try:
         layer.pattern = make_pattern(**options)
     except XViTError:
         return
     x = torch.randn(1, T, 3, D, dtype=torch.double, generator=torch.Generator().manual_seed(seed))
-    naive = {name: options[name] for name in ("window", "mix_ratio", "boundary_only", "causal", "temporal_padding")}
-
-    def mixed(y):
-        parts = split_heads(y, H) if options["grouping"] == "per_head" else [y]
-        return torch.cat([mix_channels(part, **naive) for part in parts], dim=-1)
-
-    tokens = mixed(x[0]) if options["mix_inputs"] == "x" else x[0]
+    tokens = mix_reference(x[0], options) if options["mix_inputs"] == "x" else x[0]
     q, k, v = project(layer, tokens)
-    k = mixed(k) if options["mix_inputs"] in ("keys_values", "keys") else k
-    v = mixed(v) if options["mix_inputs"] in ("keys_values", "values") else v
-    expected = torch.stack(
-        [
-            torch.cat(
-                [
-                    attention(*qkv)
-                    for qkv in zip(split_heads(q[t], H), split_heads(k[t], H), split_heads(v[t], H), strict=True)
-                ],
-                -1,
-            )
-            for t in range(T)
-        ]
-    )
+    k = mix_reference(k, options) if options["mix_inputs"] in ("keys_values", "keys") else k
+    v = mix_reference(v, options) if options["mix_inputs"] in ("keys_values", "values") else v
+    expected = torch.stack([multi_head_attention(q[t], k[t], v[t]) for t in range(T)])
     torch.testing.assert_close(layer(x)[0], layer.proj(expected), atol=1e-10, rtol=0)
 
 
 @pytest.mark.parametrize("scheme", ["mixing", "spatial"])
 @pytest.mark.parametrize("options", [{}, {"qk_norm": True, "norm_layer": LayerNorm}, {"gated": True}])
-def test_without_neighbours_it_is_timms_attention(scheme, options):
-    layer = make(scheme, **options)
-    theirs = Attention(D, num_heads=H, qkv_bias=True, **options).double().eval()
-    theirs.load_state_dict(layer.state_dict())
+def test_without_mixing_equals_timm_attention(scheme, options):
+    layer = make_layer(scheme, **options)
+    timm_layer = Attention(D, num_heads=H, qkv_bias=True, **options).double().eval()
+    timm_layer.load_state_dict(layer.state_dict())
     x = torch.randn(2, 3, 5, D, dtype=torch.double)
-    expected = torch.stack([theirs(x[:, t]) for t in range(3)], dim=1)
+    expected = torch.stack([timm_layer(x[:, t]) for t in range(3)], dim=1)
     torch.testing.assert_close(layer(x), expected, atol=1e-12, rtol=0)
 
 
-def test_joint_is_timms_attention_over_the_flattened_clip():
-    layer = make("joint")
-    theirs = Attention(D, num_heads=H, qkv_bias=True).double().eval()
-    theirs.load_state_dict(layer.state_dict())
+def test_joint_equals_timm_attention_over_the_flattened_clip():
+    layer = make_layer("joint")
+    timm_layer = Attention(D, num_heads=H, qkv_bias=True).double().eval()
+    timm_layer.load_state_dict(layer.state_dict())
     x = torch.randn(2, 3, 5, D, dtype=torch.double)
-    torch.testing.assert_close(layer(x), theirs(x.flatten(1, 2)).unflatten(1, (3, 5)), atol=1e-12, rtol=0)
+    torch.testing.assert_close(layer(x), timm_layer(x.flatten(1, 2)).unflatten(1, (3, 5)), atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("T", [1, 2, 4])
-def test_local_is_exact_attention_over_the_window(T):
-    layer = make("local")
+def test_local_matches_reference_attention_over_the_window(T):
+    layer = make_layer("local")
     layer.window = 1
     x = torch.randn(1, T, 3, D, dtype=torch.double)
     q, k, v = project(layer, x[0])
     for t in range(T):
-        near = [s for s in (t - 1, t, t + 1) if 0 <= s < T]
-        keys, values = torch.cat([k[s] for s in near]), torch.cat([v[s] for s in near])
-        rows = zip(split_heads(q[t], H), split_heads(keys, H), split_heads(values, H), strict=True)
-        expected = layer.proj(torch.cat([attention(*row) for row in rows], -1))
+        frames = [s for s in (t - 1, t, t + 1) if 0 <= s < T]
+        keys, values = torch.cat([k[s] for s in frames]), torch.cat([v[s] for s in frames])
+        expected = layer.proj(multi_head_attention(q[t], keys, values))
         torch.testing.assert_close(layer(x)[0, t], expected, atol=1e-10, rtol=0)
 
 
-def test_local_with_a_window_over_the_clip_is_joint():
-    local, joint = make("local"), make("joint")
+def test_local_with_a_window_of_the_whole_clip_equals_joint():
+    local, joint = make_layer("local"), make_layer("joint")
     x = torch.randn(2, 4, 5, D, dtype=torch.double)
     local.window = 3
     torch.testing.assert_close(local(x), joint(x), atol=1e-12, rtol=0)
@@ -105,28 +94,26 @@ def test_local_with_a_window_over_the_clip_is_joint():
     assert not torch.allclose(local(x), joint(x), atol=1e-3)
 
 
-def test_divided_attends_through_time_then_space():
-    layer = make("divided")
+def test_divided_matches_temporal_then_spatial_reference():
+    layer = make_layer("divided")
     torch.nn.init.normal_(layer.temporal_proj.weight)
     x = torch.randn(1, 3, 4, D, dtype=torch.double)
-    in_time = torch.zeros_like(x)
+    temporal_output = torch.zeros_like(x)
     for n in range(4):
         q, k, v = layer.temporal.qkv(x[0, :, n]).chunk(3, dim=-1)
-        rows = zip(split_heads(q, H), split_heads(k, H), split_heads(v, H), strict=True)
-        in_time[0, :, n] = layer.temporal_proj(layer.temporal.proj(torch.cat([attention(*row) for row in rows], -1)))
-    q, k, v = project(layer, (x + in_time)[0])
+        temporal_output[0, :, n] = layer.temporal_proj(layer.temporal.proj(multi_head_attention(q, k, v)))
+    q, k, v = project(layer, (x + temporal_output)[0])
     for t in range(3):
-        rows = zip(split_heads(q[t], H), split_heads(k[t], H), split_heads(v[t], H), strict=True)
-        expected = in_time[0, t] + layer.proj(torch.cat([attention(*row) for row in rows], -1))
+        expected = temporal_output[0, t] + layer.proj(multi_head_attention(q[t], k[t], v[t]))
         torch.testing.assert_close(layer(x)[0, t], expected, atol=1e-10, rtol=0)
 
 
 @pytest.mark.parametrize("scheme", ["spatial", "mixing"])
 @pytest.mark.parametrize(("R", "grid"), [(1, (2, 3)), (4, (4, 4)), (9, (3, 6))])
 @pytest.mark.parametrize("qk_norm", [False, True])
-def test_summaries_are_tokens_of_their_own(scheme, R, grid, qk_norm):
-    """Appending the averaged *tokens* and projecting them gives what averaging keys and values gives (section 3.3)."""
-    layer = make(scheme, qk_norm=qk_norm, norm_layer=LayerNorm)
+def test_summary_tokens_match_reference(scheme, R, grid, qk_norm):
+    """Averaging the tokens and then projecting them equals averaging the keys and values (paper, section 3.3)."""
+    layer = make_layer(scheme, qk_norm=qk_norm, norm_layer=LayerNorm)
     layer.summary_tokens, layer.num_prefix_tokens, layer.grid = R, 2, grid
     T, rows, columns = 3, *grid
     x = torch.randn(1, T, 2 + rows * columns, D, dtype=torch.double)
@@ -147,9 +134,9 @@ def test_summaries_are_tokens_of_their_own(scheme, R, grid, qk_norm):
         torch.testing.assert_close(layer(x)[0, t], layer.proj(out), atol=1e-10, rtol=0)
 
 
-def test_keys_are_normalised_before_they_mix():
-    """With slices that cut through a head, a mixed key's channels are those of keys normalised in their own frames."""
-    layer = make("mixing", qk_norm=True, norm_layer=LayerNorm)
+def test_keys_are_normalised_before_mixing():
+    """If a slice ends within a head, each channel of a mixed key was normalised in the frame that it comes from."""
+    layer = make_layer("mixing", qk_norm=True, norm_layer=LayerNorm)
     layer.pattern = make_pattern(mix_ratio=0.25, mix_inputs="keys", causal=True)
     x = torch.randn(1, 2, 3, D, dtype=torch.double)
     q, k, v = project(layer, x[0])
@@ -162,37 +149,37 @@ def test_keys_are_normalised_before_they_mix():
     torch.testing.assert_close(layer(x)[0, 1], expected, atol=1e-10, rtol=0)
 
 
-def test_a_causal_mask_is_refused():
+def test_causal_mask_is_rejected():
     with pytest.raises(XViTError, match="is_causal=True is not supported"):
         MixingAttention(D, num_heads=H)(torch.zeros(1, 1, 2, D), is_causal=True)
 
 
 @pytest.mark.parametrize(
-    "layer",
+    "make_timm_layer",
     [
         lambda: EvaAttention(D, H, qkv_fused=True, norm_layer=LayerNorm, num_prefix_tokens=2),
         lambda: EvaAttention(D, H, qkv_fused=False, norm_layer=LayerNorm, qk_norm=True, num_prefix_tokens=2),
         lambda: AttentionRope(D, 4, qkv_fused=False, num_kv_heads=2, num_prefix_tokens=2, gated=True),
         lambda: AttentionRope(D, H, rotate_half=True, num_prefix_tokens=2),
     ],
-    ids=["separate biases", "separate projections", "shared keys, gate", "rotated halves"],
+    ids=["separate-biases", "separate-projections", "grouped-keys-gated", "rotate-half"],
 )
-@pytest.mark.parametrize("mix_ratio", [0.25, 0.375])  # the second separates two channels that are rotated together
-def test_mixing_in_eva_models(layer, mix_ratio, monkeypatch):
-    """timm's own rotated keys and values of each frame, mixed by loops, attended to by loops."""
+@pytest.mark.parametrize("mix_ratio", [0.25, 0.375])  # 0.375 separates two channels that are rotated together
+def test_eva_mixing_matches_reference(make_timm_layer, mix_ratio, monkeypatch):
+    """The reference mixes the rotated keys and values that timm's layer computes for each frame."""
     torch.manual_seed(0)
-    theirs = layer().double().eval()
+    layer = make_timm_layer().double().eval()
     with torch.no_grad():
-        for tensor in theirs.parameters():
+        for tensor in layer.parameters():
             tensor.add_(0.2 * torch.randn_like(tensor))
-    x, rope = torch.randn(1, 3, 6, D, dtype=torch.double), torch.randn(4, 2 * theirs.head_dim, dtype=torch.double)
-    seen = []
+    x, rope = torch.randn(1, 3, 6, D, dtype=torch.double), torch.randn(4, 2 * layer.head_dim, dtype=torch.double)
+    keys_values = []
 
-    def by_loops(q, k, v, **_):
+    def reference(q, k, v, **_):
         (q, k, v) = (y[0].transpose(0, 1).flatten(1) for y in (q, k, v))  # (N, h d)
-        frame = len(seen)
-        seen.append((k, v))
-        if frame >= 3:  # the second time round all frames are known
+        frame = len(keys_values)
+        keys_values.append((k, v))
+        if frame >= 3:  # in the second pass the keys and values of all frames are recorded
             options = {
                 "window": 1,
                 "mix_ratio": mix_ratio,
@@ -200,16 +187,18 @@ def test_mixing_in_eva_models(layer, mix_ratio, monkeypatch):
                 "causal": False,
                 "temporal_padding": "zero",
             }
-            k, v = (mix_channels(torch.stack([seen[t][i] for t in range(3)]), **options)[frame - 3] for i in range(2))
-        parts = zip(*(split_heads(y, theirs.num_heads) for y in (q, k, v)), strict=True)
+            k, v = (
+                mix_channels(torch.stack([keys_values[t][i] for t in range(3)]), **options)[frame - 3] for i in range(2)
+            )
+        parts = zip(*(split_heads(y, layer.num_heads) for y in (q, k, v)), strict=True)
         return torch.stack([attention(*part) for part in parts])[None]  # (1, h, N, d)
 
     with monkeypatch.context() as patch, torch.no_grad():
-        patch.setattr(torch.nn.functional, "scaled_dot_product_attention", by_loops)
-        expected = [theirs(x[:, t % 3], rope=rope) for t in range(6)][3:]
+        patch.setattr(torch.nn.functional, "scaled_dot_product_attention", reference)
+        expected = [layer(x[:, t % 3], rope=rope) for t in range(6)][3:]
 
-    theirs.__class__ = EVA_SCHEMES["mixing"]
+    layer.__class__ = EVA_SCHEMES["mixing"]
     config = model_config(ModelConfig(), window=1, mix_ratio=mix_ratio)
-    theirs.pattern = build_pattern(config, theirs.num_heads, theirs.head_dim)
+    layer.pattern = build_pattern(config, layer.num_heads, layer.head_dim)
     with torch.no_grad():
-        torch.testing.assert_close(theirs(x, rope=rope), torch.stack(expected, dim=1), atol=1e-10, rtol=0)
+        torch.testing.assert_close(layer(x, rope=rope), torch.stack(expected, dim=1), atol=1e-10, rtol=0)

@@ -1,26 +1,25 @@
-"""Mixing patterns: their slices, and the same numbers from all forms of mixing."""
+"""Mixing patterns: their channel slices, and equal results from all implementations of mixing."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.mixing import D, H, make_pattern, mixing_options
-from helpers.reference import mix_channels, split_heads
+from helpers.mixing import D, H, make_pattern, mix_reference, mixing_options
 from xvit.models.attention import ClipReader, MixingAttention
 from xvit.models.mixing import MixingPattern, channel_slices, shift, temporal_offsets
 from xvit.models.streaming import StreamReader
 from xvit.utils.errors import XViTError
 
 
-def attention_layer(pattern: MixingPattern) -> MixingAttention:
+def make_layer(pattern: MixingPattern) -> MixingAttention:
     torch.manual_seed(0)
     layer = MixingAttention(D, num_heads=H, qkv_bias=True)
     layer.pattern = pattern
     return layer.double().eval()
 
 
-def test_channels_in_the_order_of_the_released_code():
+def test_channel_order_matches_the_released_code():
     slices = channel_slices(24, 0.25, temporal_offsets(1))
     assert slices == ((1, 0, 3), (-1, 3, 6)), "the first rho/2 D channels come from t + 1, the next from t - 1"
     frames = torch.arange(4.0)[None, :, None, None, None].expand(1, 4, 1, 1, 24)
@@ -29,28 +28,25 @@ def test_channels_in_the_order_of_the_released_code():
     assert replicate.mix(frames)[0, :, 0, 0, [0, 3]].T.tolist() == [[1, 2, 3, 3], [0, 0, 1, 2]]
 
 
-def test_too_few_channels_are_refused():
+def test_too_few_channels_are_rejected():
     with pytest.raises(XViTError, match=r"mix_ratio=0.25: gives less than one of 8 channels to each of 4 offsets"):
         channel_slices(8, 0.25, temporal_offsets(2))
 
 
 @settings(max_examples=100, deadline=None)
 @given(options=mixing_options, T=st.integers(1, 5), seed=st.integers(0, 99))
-def test_mixing_is_equation_9_in_loops(options, T, seed):
+def test_mixing_matches_reference(options, T, seed):
     try:
         pattern = make_pattern(**options)
     except XViTError:
         return
     x = torch.randn(1, T, 3, D, generator=torch.Generator().manual_seed(seed))
-    naive = {name: options[name] for name in ("window", "mix_ratio", "boundary_only", "causal", "temporal_padding")}
-    parts = split_heads(x[0], H) if options["grouping"] == "per_head" else [x[0]]
-    expected = torch.cat([mix_channels(part, **naive) for part in parts], dim=-1)
-    assert torch.equal(pattern.mix(x.unflatten(-1, (H, -1))).flatten(-2)[0], expected)
+    assert torch.equal(pattern.mix(x.unflatten(-1, (H, -1))).flatten(-2)[0], mix_reference(x[0], options))
 
 
 @pytest.mark.parametrize("offset", [-5, -1, 1, 5])
 @pytest.mark.parametrize("replicate", [True, False])
-def test_shift_beyond_a_short_clip(offset, replicate):
+def test_shift_beyond_the_end_of_a_short_clip(offset, replicate):
     x = torch.arange(1.0, 4.0)[None, :, None]
     source = [t + offset for t in range(3)]
     nearest = [float(min(max(s, 0), 2) + 1) for s in source]
@@ -59,7 +55,7 @@ def test_shift_beyond_a_short_clip(offset, replicate):
 
 
 class ClassTokenPattern(MixingPattern):
-    """A pattern that the library does not have: only the first token of each frame mixes."""
+    """A user-defined pattern: only the first token of each frame is mixed."""
 
     def split(self, x):
         return super().split(x[:, :, :1])
@@ -70,29 +66,29 @@ class ClassTokenPattern(MixingPattern):
 
 @settings(max_examples=60, deadline=None)
 @given(options=mixing_options, T=st.integers(1, 6), class_tokens=st.booleans(), data=st.data())
-def test_all_forms_of_a_pattern_agree(options, T, class_tokens, data):
-    """A clip as a pure function, in place (values and gradients), and as a stream in arbitrary parts; also for a
-    pattern that the library does not know."""
+def test_all_implementations_of_a_pattern_agree(options, T, class_tokens, data):
+    """Mixing of a clip in place and out of place (values and gradients), and of a stream pushed in arbitrary parts,
+    gives equal results; also with a user-defined pattern."""
     try:
         pattern = make_pattern(**options)
     except XViTError:
         return
     if class_tokens:
         pattern = ClassTokenPattern(**vars(pattern))
-    layer = attention_layer(pattern)
+    layer = make_layer(pattern)
     x = torch.randn(2, T, 3, D, dtype=torch.double, generator=torch.Generator().manual_seed(T))
     results = {}
-    for form in ("in place", "pure"):
+    for form in ("in place", "out of place"):
         with pytest.MonkeyPatch.context() as patch:
-            if form == "pure":
+            if form == "out of place":
                 patch.setattr(MixingAttention, "mixes_in_place", False)
             tokens = x.clone().requires_grad_()
             layer.zero_grad()
             out = layer(tokens)
             out.pow(3).sum().backward()
             results[form] = [out, tokens.grad, layer.qkv.weight.grad.clone(), layer.qkv.bias.grad.clone()]
-    for ours, expected in zip(results["in place"], results["pure"], strict=True):
-        torch.testing.assert_close(ours, expected, atol=1e-9, rtol=1e-9)
+    for result, expected in zip(results["in place"], results["out of place"], strict=True):
+        torch.testing.assert_close(result, expected, atol=1e-9, rtol=1e-9)
 
     layer.reader, outputs, completed, end = StreamReader(layer), [], 0, 0
     while completed < T:
@@ -105,17 +101,17 @@ def test_all_forms_of_a_pattern_agree(options, T, class_tokens, data):
             with torch.no_grad():
                 outputs.append(layer(x[:, completed:ready]))
             completed = ready
-    torch.testing.assert_close(torch.cat(outputs, dim=1), results["pure"][0], atol=1e-10, rtol=0)
+    torch.testing.assert_close(torch.cat(outputs, dim=1), results["out of place"][0], atol=1e-10, rtol=0)
 
 
 @pytest.mark.parametrize("in_place", [True, False])
 @pytest.mark.parametrize("grouping", ["flat", "per_head"])
-def test_segments_are_separate_clips(in_place, grouping, monkeypatch):
+def test_segments_are_mixed_as_separate_clips(in_place, grouping, monkeypatch):
     if not in_place:
         monkeypatch.setattr(MixingAttention, "mixes_in_place", False)
     options = {"window": 1, "mix_ratio": 0.5, "grouping": grouping}
     x = torch.randn(2, 6, 3, D, dtype=torch.double)
-    layer = attention_layer(make_pattern(**options))
+    layer = make_layer(make_pattern(**options))
     expected = torch.cat([layer(x[:, :3]), layer(x[:, 3:])], dim=1)
     layer.pattern = make_pattern(**options, segment_frames=3)
     torch.testing.assert_close(layer(x), expected, atol=1e-12, rtol=0)
@@ -123,9 +119,9 @@ def test_segments_are_separate_clips(in_place, grouping, monkeypatch):
         layer(x[:, :4])
 
 
-def test_mixing_in_place_is_the_default_where_it_is_possible():
-    layer = attention_layer(make_pattern(window=1))
+def test_mixing_in_place_is_the_default_where_possible():
+    layer = make_layer(make_pattern(window=1))
     assert isinstance(layer.reader, ClipReader)
     assert layer.mixes_in_place
     for options in ({"window": 0}, {"mix_ratio": 0.0}, {"mix_inputs": "x"}):
-        assert not attention_layer(make_pattern(**options)).mixes_in_place
+        assert not make_layer(make_pattern(**options)).mixes_in_place

@@ -1,4 +1,4 @@
-"""A stream against the model run on all frames at once."""
+"""`Stream`, compared with the model run on all frames at once."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from xvit.models.streaming import Stream
 from xvit.utils.errors import XViTError
 
 SIZE = 16
-models = st.fixed_dictionaries(
+model_options = st.fixed_dictionaries(
     {
         "window": st.integers(0, 3),
         "mix_ratio": st.sampled_from([0.0, 0.75, 0.875, 1.0]),
@@ -29,8 +29,8 @@ models = st.fixed_dictionaries(
 )
 
 
-def with_noise(model):
-    """What starts at zero would hide mistakes."""
+def add_noise(model):
+    """Add noise to all weights: those that are initially zero could hide errors."""
     torch.manual_seed(1)
     with torch.no_grad():
         for tensor in model.parameters():
@@ -38,32 +38,34 @@ def with_noise(model):
     return model.eval()
 
 
-def made(**options):
+def make_noisy_model(**options):
     options = {"temporal_position": "none" if options.get("temporal_head") == "mean" else "head", **options}
-    return with_noise(make_model(3, **options))
+    return add_noise(make_model(3, **options))
 
 
 @torch.no_grad()
 def offline(model, video):
-    """One clip of all frames through the backbone; at each frame the head over the last num_frames."""
+    """Frame vectors of the video as one clip, and at each frame the logits of the last num_frames of them."""
     frames = model.forward_features(video).frames
     T = model.config.num_frames
     clips = [model.temporal_head(frames[:, max(0, t - T + 1) : t + 1]) for t in range(video.shape[1])]
     return frames, model.classifier(torch.stack(clips, dim=1))[SINGLE_TASK]
 
 
-def streamed(model, video, cuts, **options):
+def stream_parts(model, video, cuts, **options):
+    """Push the video in parts; returns the stream and its outputs."""
     stream = Stream(model, **options)
     outputs, pushed, indices = [], 0, []
     for part in video.tensor_split(cuts, dim=1):
         outputs.append(stream.push(part))
         pushed, indices = pushed + part.shape[1], indices + outputs[-1].indices
-        ready = range(max(0, pushed - stream.latency_frames))  # neither later nor earlier than these
+        ready = range(max(0, pushed - stream.latency_frames))  # each prediction is returned as soon as it can be
         assert indices == [i for i in ready if (i + 1) % options.get("predict_every", 1) == 0]
     return stream, [*outputs, stream.flush()]
 
 
-def joined(outputs):
+def concatenate(outputs):
+    """Indices, frame vectors and logits of several outputs."""
     return (
         [index for output in outputs for index in output.indices],
         torch.cat([output.frames for output in outputs], dim=1),
@@ -72,45 +74,46 @@ def joined(outputs):
 
 
 @settings(max_examples=120, deadline=None)
-@given(options=models, length=st.integers(1, 64), batch=st.integers(1, 3), data=st.data())
-def test_a_stream_is_the_model_on_all_frames_at_once(options, length, batch, data):
+@given(options=model_options, length=st.integers(1, 64), batch=st.integers(1, 3), data=st.data())
+def test_stream_matches_the_model_on_all_frames(options, length, batch, data):
     cuts = sorted(data.draw(st.sets(st.integers(1, length), max_size=6), label="cuts") - {length})
-    every = data.draw(st.sampled_from([1, 1, 3]), label="every")
-    model = made(**options)
+    predict_every = data.draw(st.sampled_from([1, 1, 3]), label="predict_every")
+    model = make_noisy_model(**options)
     torch.manual_seed(length)
     video = torch.randn(batch, length, 3, SIZE, SIZE)
     frames, logits = offline(model, video)
-    stream, outputs = streamed(model, video, cuts, predict_every=every)
-    answered = list(range(every - 1, length, every))
-    indices, found_frames, found_logits = joined(outputs)
-    assert indices == answered
-    torch.testing.assert_close(found_frames, frames[:, answered], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(found_logits, logits[:, answered], atol=1e-5, rtol=1e-5)
-    mixing = 2 if options["mixing_layers"] == "all" else 1
-    reads_ahead = not options["causal"] and options["mix_ratio"] and options["window"]
-    assert stream.latency_frames == (mixing * options["window"] if reads_ahead else 0)
+    stream, outputs = stream_parts(model, video, cuts, predict_every=predict_every)
+    expected_indices = list(range(predict_every - 1, length, predict_every))
+    indices, stream_frames, stream_logits = concatenate(outputs)
+    assert indices == expected_indices
+    torch.testing.assert_close(stream_frames, frames[:, expected_indices], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(stream_logits, logits[:, expected_indices], atol=1e-5, rtol=1e-5)
+    num_mixing_layers = 2 if options["mixing_layers"] == "all" else 1
+    uses_future_frames = not options["causal"] and options["mix_ratio"] and options["window"]
+    assert stream.latency_frames == (num_mixing_layers * options["window"] if uses_future_frames else 0)
 
 
 @pytest.mark.parametrize("summary_tokens", [1, 4])
 @pytest.mark.parametrize("attention", ["keys_values", "x", "spatial"])
-def test_summaries_of_a_causal_model(attention, summary_tokens):
+def test_summary_tokens_of_a_causal_model(attention, summary_tokens):
     options = {"attention": "spatial"} if attention == "spatial" else {"mix_inputs": attention}
-    model = made(**options, causal=True, summary_tokens=summary_tokens, num_frames=3)
+    model = make_noisy_model(**options, causal=True, summary_tokens=summary_tokens, num_frames=3)
     video = torch.randn(2, 11, 3, SIZE, SIZE)
-    _, outputs = streamed(model, video, [1, 2, 7])  # before the model has seen a clip
+    _, outputs = stream_parts(model, video, [1, 2, 7])  # before the model has processed a clip
     frames, logits = offline(model, video)
     loaded = Stream(model)
     loaded.load_state(Stream(model).state())
     assert torch.equal(loaded.push(video[:, :1]).frames, outputs[0].frames)
-    _, found_frames, found_logits = joined(outputs)
-    torch.testing.assert_close(found_frames, frames, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(found_logits, logits, atol=1e-5, rtol=1e-5)
+    _, stream_frames, stream_logits = concatenate(outputs)
+    torch.testing.assert_close(stream_frames, frames, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(stream_logits, logits, atol=1e-5, rtol=1e-5)
     changed = video.clone()
     changed[:, 5] += 1
     with torch.no_grad():
-        other = model.forward_features(changed).frames
-    assert torch.equal(other[:, :5], frames[:, :5])
-    assert (other[:, 5:10] - frames[:, 5:10]).abs().amin(dim=(0, 2)).min() > 0  # two layers, each three frames back
+        changed_frames = model.forward_features(changed).frames
+    assert torch.equal(changed_frames[:, :5], frames[:, :5])
+    # Two layers with a window of 3 frames.
+    assert (changed_frames[:, 5:10] - frames[:, 5:10]).abs().amin(dim=(0, 2)).min() > 0
 
 
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "centered"])
@@ -125,7 +128,7 @@ def test_summaries_of_a_causal_model(attention, summary_tokens):
         "vit_small_patch16_rope_mixed_224",
     ],
 )
-def test_backbones(name, causal):
+def test_stream_matches_the_model_for_each_backbone(name, causal):
     kwargs = {"depth": 2, "embed_dim": 48, "num_heads": 3, "img_size": 32, "patch_size": 16}
     model = create_model(
         name,
@@ -136,53 +139,55 @@ def test_backbones(name, causal):
         backbone_kwargs=kwargs,
     )
     video = torch.randn(1, 9, 3, 32, 32)
-    with_noise(model)
+    add_noise(model)
     with torch.no_grad():
         frames = model.forward_features(video).frames
         first_clip = model(video[:, :4])
-    _, outputs = streamed(model, video, [2, 3, 8])
+    _, outputs = stream_parts(model, video, [2, 3, 8])
     torch.testing.assert_close(torch.cat([o.frames for o in outputs], dim=1), frames, atol=1e-5, rtol=1e-5)
-    if causal:  # the first T frames are a clip as in training
+    if causal:  # the first T frames are a clip as seen in training
         logits = {task: torch.cat([o.logits[task] for o in outputs], dim=1)[:, 3] for task in first_clip}
         torch.testing.assert_close(logits, first_clip, atol=1e-5, rtol=1e-5)
 
 
-def test_two_branches_wait_for_nothing_or_are_refused():
+def test_parallel_branches_stream_only_in_causal_models():
     kwargs = {"depth": 2, "embed_dim": 48, "num_heads": 3, "img_size": 32}
     options = {"num_classes": 2, "num_frames": 4, "temporal_position": "head", "backbone_kwargs": kwargs}
-    model = with_noise(create_model("vit_small_patch16_18x2_224", causal=True, **options))
+    model = add_noise(create_model("vit_small_patch16_18x2_224", causal=True, **options))
     video = torch.randn(1, 6, 3, 32, 32)
-    _, outputs = streamed(model, video, [1, 4])
-    torch.testing.assert_close(joined(outputs)[1], model.forward_features(video).frames.detach(), atol=1e-5, rtol=1e-5)
+    _, outputs = stream_parts(model, video, [1, 4])
+    torch.testing.assert_close(
+        concatenate(outputs)[1], model.forward_features(video).frames.detach(), atol=1e-5, rtol=1e-5
+    )
     with pytest.raises(XViTError, match=r"centered mixing in a ParallelThingsBlock cannot .*causal=True"):
         Stream(create_model("vit_small_patch16_18x2_224", **options).eval())
 
 
 def test_no_drift_and_constant_memory_over_10_000_frames():
-    """A window of 10 009 to 10 016 seen alone, from long enough before that nothing earlier reaches it, is the same."""
-    model = made(causal=True, window=1, num_frames=4)
+    """The last frames equal those of a short clip that starts early enough to contain all frames they depend on."""
+    model = make_noisy_model(causal=True, window=1, num_frames=4)
     stream = Stream(model, predict_every=8)
     torch.manual_seed(0)
-    bytes_seen, last = set(), []
+    sizes, recent_parts = set(), []
     for _ in range(1252):
         part = torch.randn(1, 8, 3, SIZE, SIZE)
-        last = [*last[-2:], part]
+        recent_parts = [*recent_parts[-2:], part]
         output = stream.push(part)
         state = stream.state()
-        bytes_seen.add((sum(t.numel() for t in state.values()), tuple(stream.block_bytes)))
+        sizes.add((sum(t.numel() for t in state.values()), tuple(stream.block_bytes)))
     assert output.indices == [10_015]
-    _, logits = offline(model, torch.cat(last, dim=1))
+    _, logits = offline(model, torch.cat(recent_parts, dim=1))
     torch.testing.assert_close(output.logits[:, -1], logits[:, -1], atol=1e-5, rtol=1e-5)
-    assert len(bytes_seen) == 1
-    # w frames of half the keys' and values' channels of 2 x 2 patches and the class token, 4 bytes each
+    assert len(sizes) == 1
+    # w frames x 2 (keys, values) x 5 tokens (2 x 2 patches, class token) x 8 channels x 4 bytes
     assert stream.block_bytes == [2 * 5 * 8 * 4] * 2
     storage = sum(t.untyped_storage().nbytes() for name, t in stream.tensors().items() if name != "frames")
-    assert storage == sum(stream.block_bytes)  # no views of something larger
+    assert storage == sum(stream.block_bytes)  # no tensor is a view of a larger one
 
 
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "centered"])
-def test_copies_and_saved_states_go_on_by_themselves(causal):
-    model = made(causal=causal, window=2, mix_ratio=0.5)
+def test_copies_and_saved_states_are_independent(causal):
+    model = make_noisy_model(causal=causal, window=2, mix_ratio=0.5)
     video = torch.randn(2, 12, 3, SIZE, SIZE)
     _, logits = offline(model, video)
     stream = Stream(model)
@@ -193,14 +198,14 @@ def test_copies_and_saved_states_go_on_by_themselves(causal):
     loaded = Stream(model)
     loaded.load_state(state)
     for other in (copied, loaded):
-        _, _, found = joined([before, other.push(video[:, 5:]), other.flush()])
-        torch.testing.assert_close(found, logits, atol=1e-5, rtol=1e-5)
-    again = joined([stream.push(video), stream.flush()])[2]  # after reset
-    torch.testing.assert_close(again, logits, atol=1e-5, rtol=1e-5)
+        _, _, resumed = concatenate([before, other.push(video[:, 5:]), other.flush()])
+        torch.testing.assert_close(resumed, logits, atol=1e-5, rtol=1e-5)
+    after_reset = concatenate([stream.push(video), stream.flush()])[2]
+    torch.testing.assert_close(after_reset, logits, atol=1e-5, rtol=1e-5)
 
 
-def test_the_model_is_left_as_it_was():
-    model = made(causal=True)
+def test_streaming_leaves_the_model_unchanged():
+    model = make_noisy_model(causal=True)
     video = torch.randn(1, 4, 3, SIZE, SIZE)
     with torch.no_grad():
         before = model(video)
@@ -212,9 +217,9 @@ def test_the_model_is_left_as_it_was():
 
 
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "centered"])
-def test_each_new_frame_goes_through_the_layers_once(causal):
-    """Rows of the first layer's projection and MLP, counted: as many frames as were pushed, with waiting or without."""
-    model = made(causal=causal)
+def test_each_frame_is_computed_once(causal):
+    """Count the tokens that pass through the projections and MLPs, in causal and centered models."""
+    model = make_noisy_model(causal=causal)
     rows = {"qkv": 0, "fc1": 0}
     for block in model.backbone.blocks:
         block.attn.qkv.register_forward_hook(lambda m, i, o: rows.update(qkv=rows["qkv"] + o[..., 0].numel()))
@@ -223,12 +228,12 @@ def test_each_new_frame_goes_through_the_layers_once(causal):
     for _ in range(10):
         stream.push(torch.randn(1, 1, 3, SIZE, SIZE))
     stream.flush()
-    # layers x frames x tokens; in the last of the two layers only class tokens go on
+    # layers x frames x tokens; in the last of the two layers only class tokens pass through the MLP
     assert rows == {"qkv": 2 * 10 * 5, "fc1": 10 * 5 + 10 * 1}
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"temporal_position": "input"}, "temporal_position='input'.*use temporal_position='head' or 'none'"),
         ({"attention": "joint"}, "attention='joint'.*use attention='mixing'"),
@@ -238,17 +243,17 @@ def test_each_new_frame_goes_through_the_layers_once(causal):
         ({"summary_tokens": 1}, "summary_tokens=1.*use causal=True"),
     ],
 )
-def test_what_cannot_be_streamed_exactly_is_refused(options, said):
-    with pytest.raises(XViTError, match=said):
-        Stream(made(**options))
+def test_models_that_cannot_be_streamed_exactly(options, message):
+    with pytest.raises(XViTError, match=message):
+        Stream(make_noisy_model(**options))
 
 
-def test_wrong_use_is_refused():
-    model = made(causal=True)
+def test_invalid_use():
+    model = make_noisy_model(causal=True)
     with pytest.raises(XViTError, match="predict_every=0"):
         Stream(model, predict_every=0)
     with pytest.raises(XViTError, match="training mode"):
-        Stream(made().train())
+        Stream(make_noisy_model().train())
     stream = Stream(model)
     with pytest.raises(XViTError, match=r"flush\(\) before any push\(\)"):
         stream.flush()
@@ -264,4 +269,4 @@ def test_wrong_use_is_refused():
     with pytest.raises(XViTError, match="not a stream state of this model"):
         stream.load_state({"ring": torch.zeros(1)})
     with pytest.raises(XViTError, match="its settings differ"):
-        Stream(made(causal=True, window=3)).load_state(Stream(model).state())
+        Stream(make_noisy_model(causal=True, window=3)).load_state(Stream(model).state())

@@ -1,15 +1,14 @@
-"""What spares work: the last layer's shortcut, tubelets, merged tokens."""
+"""Ways to reduce the cost: class tokens alone in the last layer, tubelets, token merging."""
 
 import math
 
-import numpy as np
 import pytest
 import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.color_videos import make_model, with_metadata, write_video
+from helpers.tiny import TINY_BACKBONE, random_clip, tiny_model
 from xvit import create_model
 from xvit.config import SINGLE_TASK
 from xvit.models.profiling import count_macs
@@ -17,17 +16,11 @@ from xvit.models.streaming import Stream
 from xvit.models.token_merging import merge_similar_tokens
 from xvit.utils.errors import XViTError
 
-TINY = {"depth": 3, "embed_dim": 24, "num_heads": 3, "img_size": 32, "patch_size": 8}
+BACKBONE_KWARGS = {**TINY_BACKBONE, "patch_size": 8}
 
 
-def tiny(backbone="vit_tiny_patch16_224", **options):
-    torch.manual_seed(0)
-    defaults = {"num_classes": 5, "num_frames": 4, "backbone_kwargs": TINY}
-    return create_model(backbone, **(defaults | options)).eval()
-
-
-def clip(B=2, T=4):
-    return torch.randn(B, T, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+def make_model(backbone="vit_tiny_patch16_224", **options):
+    return tiny_model(backbone, **({"backbone_kwargs": BACKBONE_KWARGS} | options))
 
 
 @pytest.mark.parametrize(
@@ -46,20 +39,20 @@ def clip(B=2, T=4):
     ],
     ids=str,
 )
-def test_the_last_layers_class_tokens_alone_give_the_same_logits_and_gradients(options):
-    model = tiny(**options)
-    if model.config.attention == "divided":  # whose last projection starts at zero
+def test_class_tokens_alone_in_the_last_layer_give_the_same_logits_and_gradients(options):
+    model = make_model(**options)
+    if model.config.attention == "divided":  # its last projection is initially zero
         torch.nn.init.normal_(model.attention_layers[-1].temporal_proj.weight, std=0.1)
     assert model.class_token_only
     results = []
     for model.class_token_only in (True, False):
         model.zero_grad()
-        logits = model(clip())
+        logits = model(random_clip())
         logits.square().sum().backward()
         results.append([logits, *(p.grad for p in model.parameters() if p.grad is not None)])
     assert len(results[0]) == len(results[1]) > 20
-    for short, whole in zip(*results, strict=True):
-        torch.testing.assert_close(short, whole, atol=1e-6, rtol=1e-5)
+    for class_token_only, all_tokens in zip(*results, strict=True):
+        torch.testing.assert_close(class_token_only, all_tokens, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +64,7 @@ def test_the_last_layers_class_tokens_alone_give_the_same_logits_and_gradients(o
         "deit_tiny_distilled_patch16_224",
     ],
 )
-def test_where_other_tokens_are_pooled_all_are_computed(backbone):
+def test_all_tokens_are_computed_unless_only_class_tokens_are_pooled(backbone):
     model = create_model(backbone, num_classes=2, num_frames=2, backbone_kwargs={"depth": 1}).eval()
     assert not model.class_token_only
     clip = torch.zeros(1, 2, 3, *model.backbone.patch_embed.img_size)
@@ -80,13 +73,13 @@ def test_where_other_tokens_are_pooled_all_are_computed(backbone):
     assert count_macs(model) == count_macs(model, all_tokens=True)
 
 
-def test_tubelets_start_as_the_image_model_on_a_still_clip():
-    image = timm.create_model("vit_tiny_patch16_224", num_classes=0, **TINY).eval()
+def test_tubelets_match_the_image_model_on_a_still_clip():
+    image = timm.create_model("vit_tiny_patch16_224", num_classes=0, **BACKBONE_KWARGS).eval()
     model = create_model(
         image, num_classes=5, num_frames=4, tubelet_size=2, temporal_padding="replicate", temporal_position="none"
     ).eval()
     assert model.load_report.resized == {"backbone.patch_embed.proj.weight": ((24, 3, 8, 8), (24, 6, 8, 8))}
-    still = clip(T=1).expand(-1, 4, -1, -1, -1)
+    still = random_clip(T=1).expand(-1, 4, -1, -1, -1)
     with torch.no_grad():
         features = model.forward_features(still)
         assert features.frames.shape == (2, 2, 24)
@@ -94,40 +87,42 @@ def test_tubelets_start_as_the_image_model_on_a_still_clip():
         torch.testing.assert_close(features.tokens, expected, atol=1e-5, rtol=0)
 
 
-def test_a_tubelets_patches_are_convolved_in_three_dimensions():
-    model = tiny(tubelet_size=2)
+def test_tubelet_embedding_is_a_3d_convolution():
+    model = make_model(tubelet_size=2)
     weight = model.backbone.patch_embed.proj.weight  # (D, 2 C, 8, 8)
-    deep = weight.unflatten(1, (2, 3)).transpose(1, 2)  # (D, C, 2, 8, 8)
-    x = clip()
+    weight_3d = weight.unflatten(1, (2, 3)).transpose(1, 2)  # (D, C, 2, 8, 8)
+    x = random_clip()
     bias = model.backbone.patch_embed.proj.bias
-    expected = torch.nn.functional.conv3d(x.transpose(1, 2), deep, bias, stride=(2, 8, 8))  # (B, D, T / 2, 4, 4)
+    expected = torch.nn.functional.conv3d(x.transpose(1, 2), weight_3d, bias, stride=(2, 8, 8))  # (B, D, T / 2, 4, 4)
     model.backbone.pos_embed.data.zero_()
     patches = model.embed(x)[0][:, :, 1:]  # (B, T / 2, 16, D)
     torch.testing.assert_close(patches, expected.flatten(3).permute(0, 2, 3, 1), atol=1e-5, rtol=0)
 
 
-def test_tubelets_start_from_other_numbers_of_colours_and_frames(tmp_path):
-    """Of each colour, what the stem makes of a still clip stays the same."""
-    image = timm.create_model("vit_tiny_patch16_224", num_classes=0, **TINY)
+def test_tubelets_load_weights_for_other_numbers_of_channels_and_frames(tmp_path):
+    """The patch embedding of a still clip stays the same."""
+    image = timm.create_model("vit_tiny_patch16_224", num_classes=0, **BACKBONE_KWARGS)
     torch.save(image.state_dict(), tmp_path / "image.pt")
-    stem = image.patch_embed.proj.weight
-    start = {"checkpoint_path": str(tmp_path / "image.pt")}
-    grey = tiny(tubelet_size=2, backbone_kwargs={**TINY, "in_chans": 1}, **start).backbone.patch_embed.proj.weight
-    torch.testing.assert_close(grey, stem.sum(dim=1, keepdim=True).repeat(1, 2, 1, 1) / 2)
+    image_weight = image.patch_embed.proj.weight
+    backbone_kwargs = {**BACKBONE_KWARGS, "in_chans": 1}
+    grey = make_model(tubelet_size=2, backbone_kwargs=backbone_kwargs, checkpoint_path=str(tmp_path / "image.pt"))
+    torch.testing.assert_close(
+        grey.backbone.patch_embed.proj.weight, image_weight.sum(dim=1, keepdim=True).repeat(1, 2, 1, 1) / 2
+    )
 
-    deep = tiny(tubelet_size=2)
-    torch.nn.init.normal_(deep.backbone.patch_embed.proj.weight)  # trained: its two frames differ
-    deep.save_pretrained(tmp_path / "deep")
-    flat = tiny(checkpoint_path=str(tmp_path / "deep"))
-    first, second = deep.backbone.patch_embed.proj.weight.chunk(2, dim=1)
-    torch.testing.assert_close(flat.backbone.patch_embed.proj.weight, first + second)
-    again = tiny(tubelet_size=2, checkpoint_path=str(tmp_path / "deep"))
-    assert torch.equal(again.backbone.patch_embed.proj.weight, deep.backbone.patch_embed.proj.weight)
+    tubelets = make_model(tubelet_size=2)
+    torch.nn.init.normal_(tubelets.backbone.patch_embed.proj.weight)  # the two frames of a tubelet differ
+    tubelets.save_pretrained(tmp_path / "tubelets")
+    frames = make_model(checkpoint_path=str(tmp_path / "tubelets"))
+    first, second = tubelets.backbone.patch_embed.proj.weight.chunk(2, dim=1)
+    torch.testing.assert_close(frames.backbone.patch_embed.proj.weight, first + second)
+    loaded = make_model(tubelet_size=2, checkpoint_path=str(tmp_path / "tubelets"))
+    assert torch.equal(loaded.backbone.patch_embed.proj.weight, tubelets.backbone.patch_embed.proj.weight)
 
 
-def test_tubelets_halve_the_multiply_adds():
-    plain, tubelets = tiny(temporal_head="mean"), tiny(temporal_head="mean", tubelet_size=2)
-    patches = 4 * 16 * 3 * 64 * 24  # pixels are read once either way
+def test_tubelets_halve_the_macs():
+    plain, tubelets = make_model(temporal_head="mean"), make_model(temporal_head="mean", tubelet_size=2)
+    patches = 4 * 16 * 3 * 64 * 24  # the patch embedding costs the same in both
     head = 24 * 5
     assert count_macs(tubelets) - patches - head == (count_macs(plain) - patches - head) // 2
 
@@ -144,34 +139,34 @@ def test_tubelets_halve_the_multiply_adds():
         ({"tome_r": 1, "backbone": "eva02_tiny_patch14_224", "backbone_kwargs": {}}, "needs standard blocks"),
     ],
 )
-def test_settings_that_do_not_go_together_are_refused(options, message):
+def test_invalid_combinations_of_settings(options, message):
     with pytest.raises(XViTError, match=message):
-        tiny(**options)
+        make_model(**options)
 
 
-def test_a_clip_of_half_a_tubelet_is_refused_and_neither_streams():
+def test_incomplete_tubelets_and_streams_are_rejected():
     with pytest.raises(XViTError, match="multiple of tubelet_size=2"):
-        tiny(tubelet_size=2)(clip(T=3))
+        make_model(tubelet_size=2)(random_clip(T=3))
     for options in ({"tubelet_size": 2}, {"tome_r": 2}):
         with pytest.raises(XViTError, match="use tubelet_size=1 and tome_r=0"):
-            Stream(tiny(causal=True, temporal_position="head", **options))
+            Stream(make_model(causal=True, temporal_position="head", **options))
 
 
-def merged_naively(frames, sizes, number, prefix):
-    """One clip (T, N, D), a loop over the pairs; sizes a list of N numbers."""
+def merge_reference(frames, sizes, r, num_prefix_tokens):
+    """Merging in one clip, (T, N, D), as a loop over pairs of tokens. `sizes` is a list of N numbers."""
     T, N, _ = frames.shape
-    even, odd = list(range(prefix, N, 2)), list(range(prefix + 1, N, 2))
+    even, odd = list(range(num_prefix_tokens, N, 2)), list(range(num_prefix_tokens + 1, N, 2))
 
-    def likeness(a, b):
+    def similarity(a, b):
         return sum(float(torch.cosine_similarity(frames[t, a], frames[t, b], dim=0)) for t in range(T)) / T
 
-    partner = {a: max(odd, key=lambda b: likeness(a, b)) for a in even}
-    leaving = sorted(even, key=lambda a: -likeness(a, partner[a]))[:number]
-    groups = [[place] for place in range(prefix)] + [[a] for a in even if a not in leaving]
-    groups += [[b, *(a for a in leaving if partner[a] == b)] for b in odd]
-    totals = [sum(sizes[place] for place in group) for group in groups]
+    partner = {a: max(odd, key=lambda b: similarity(a, b)) for a in even}
+    merged = sorted(even, key=lambda a: -similarity(a, partner[a]))[:r]
+    groups = [[n] for n in range(num_prefix_tokens)] + [[a] for a in even if a not in merged]
+    groups += [[b, *(a for a in merged if partner[a] == b)] for b in odd]
+    totals = [sum(sizes[n] for n in group) for group in groups]
     tokens = [
-        torch.stack([sum(frames[t, p] * sizes[p] for p in group) / total for t in range(T)])
+        torch.stack([sum(frames[t, n] * sizes[n] for n in group) / total for t in range(T)])
         for group, total in zip(groups, totals, strict=True)
     ]
     return torch.stack(tokens, dim=1), torch.tensor(totals)
@@ -181,58 +176,46 @@ def merged_naively(frames, sizes, number, prefix):
 @given(
     T=st.integers(1, 3),
     patches=st.integers(2, 9),
-    prefix=st.integers(0, 2),
-    number=st.integers(0, 6),
+    num_prefix_tokens=st.integers(0, 2),
+    r=st.integers(0, 6),
     seed=st.integers(0, 99),
 )
-def test_merging_is_what_a_loop_over_pairs_gives(T, patches, prefix, number, seed):
-    random = torch.Generator().manual_seed(seed)
-    x = torch.randn(2, T, prefix + patches, 5, generator=random, dtype=torch.float64)
-    sizes = torch.randint(1, 4, (2, prefix + patches), generator=random).double()
-    tokens, merged = merge_similar_tokens(x, sizes, number, num_prefix_tokens=prefix)
-    assert merged.sum().item() == sizes.sum().item(), "no patch is lost, none counts twice"
+def test_merging_matches_reference(T, patches, num_prefix_tokens, r, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(2, T, num_prefix_tokens + patches, 5, generator=generator, dtype=torch.float64)
+    sizes = torch.randint(1, 4, (2, num_prefix_tokens + patches), generator=generator).double()
+    tokens, merged_sizes = merge_similar_tokens(x, sizes, r, num_prefix_tokens=num_prefix_tokens)
+    assert merged_sizes.sum().item() == sizes.sum().item(), "each patch is counted once"
     for row in range(2):
-        expected, totals = merged_naively(x[row], sizes[row].tolist(), min(number, patches // 2), prefix)
+        expected, totals = merge_reference(x[row], sizes[row].tolist(), min(r, patches // 2), num_prefix_tokens)
         torch.testing.assert_close(tokens[row], expected)
-        torch.testing.assert_close(merged[row], totals.double())
+        torch.testing.assert_close(merged_sizes[row], totals.double())
 
 
-def test_the_last_patch_merges_with_none():
+def test_a_single_patch_is_not_merged():
     x = torch.randn(2, 3, 2, 5)
     tokens, sizes = merge_similar_tokens(x, None, 4, num_prefix_tokens=1)
     assert torch.equal(tokens, x)
     assert sizes.tolist() == [[1, 1], [1, 1]]
-    assert tiny(tome_r=16)(clip()).shape == (2, 5)  # 16 patches, then 8, then 4
+    assert make_model(tome_r=16)(random_clip()).shape == (2, 5)  # 16 patches, then 8, then 4
 
 
 @torch.no_grad()
-def test_merging_equal_patches_changes_nothing_but_the_number_of_tokens():
-    """A token that stands for several equal ones counts as all of them: attention's result is the same."""
-    model = tiny(attention="mixing", tome_r=4)
-    plain = tiny(attention="mixing")
-    plain.load_state_dict(model.state_dict())
-    for each in (model, plain):  # all patches of a frame are alike, but differ from frame to frame
-        each.backbone.pos_embed[:, 1:] = each.backbone.pos_embed[:, 1:2]
+def test_merging_equal_patches_keeps_the_logits():
+    """Attention weights a merged token by its number of patches, so its output does not change."""
+    model = make_model(attention="mixing", tome_r=4)
+    unmerged = make_model(attention="mixing")
+    unmerged.load_state_dict(model.state_dict())
+    for m in (model, unmerged):  # all patches of a frame are equal; the frames differ
+        m.backbone.pos_embed[:, 1:] = m.backbone.pos_embed[:, 1:2]
     x = torch.randn(2, 4, 3, 1, 1).expand(-1, -1, -1, 32, 32)
-    assert model.encode(x).shape[2] == plain.encode(x).shape[2] - 2 * 4
-    torch.testing.assert_close(model(x), plain(x), atol=1e-6, rtol=1e-5)
-
-
-@pytest.mark.parametrize("level", ["frames", "tokens"])
-def test_features_of_tubelets_and_merged_tokens_are_written(level, run, tmp_path):
-    path = write_video(tmp_path / "red.mp4", color=0, seed=1)
-    model = with_metadata(make_model(tubelet_size=2, tome_r=1), ["blue", "green", "red"])
-    model.save_pretrained(tmp_path / "model")
-    output = tmp_path / "features.npy"
-    words = ("features", path, "--output", output, "--checkpoint", tmp_path / "model", "--level", level)
-    assert run(*words, "--num-workers", 0)[0] == 0
-    # of 2 tubelets: 4 patches, of which one pair merges after the first of 2 layers, and the class token
-    assert np.load(output).shape == {"frames": (1, 2, 16), "tokens": (1, 2, 4, 16)}[level]
+    assert model.encode(x).shape[2] == unmerged.encode(x).shape[2] - 2 * 4
+    torch.testing.assert_close(model(x), unmerged(x), atol=1e-6, rtol=1e-5)
 
 
 @torch.no_grad()
-def test_merged_locations_are_the_same_in_all_frames():
-    """Frame t's own patches decide nothing alone: shuffling the frames gives the same groups."""
+def test_the_same_patches_merge_in_all_frames():
+    """The groups depend on all frames alike: shuffling the frames does not change them."""
     x = torch.randn(1, 4, 12, 6, generator=torch.Generator().manual_seed(0))
     order = [2, 0, 3, 1]
     tokens, sizes = merge_similar_tokens(x, None, 3, num_prefix_tokens=1)
