@@ -1,4 +1,4 @@
-"""Checkpoints: what comes back, what is never lost, and what is said of a directory that is none."""
+"""Checkpoint directories: saving and loading, protection of other files, errors for invalid ones."""
 
 import json
 import shutil
@@ -26,7 +26,8 @@ def save(directory, model, *, class_names=CLASSES, provenance):
 
 
 @pytest.fixture
-def saved(tmp_path):
+def directory(tmp_path):
+    """A checkpoint directory."""
     directory = tmp_path / "best"
     save(directory, make_model(), provenance={"seed": 3})
     return directory
@@ -44,7 +45,8 @@ def edit_weights(directory, edit):
     save_file(tensors, directory / "model.safetensors")
 
 
-def one_line(directory) -> str:
+def load_error(directory) -> str:
+    """The message of the error raised by loading, a single line with the path."""
     with pytest.raises(XViTError) as caught:
         load(directory)
     text = str(caught.value)
@@ -53,19 +55,19 @@ def one_line(directory) -> str:
     return text
 
 
-def test_what_comes_back_is_what_was_saved(saved):
-    model, found = make_model(), load(saved)
-    assert found.clip_spec == CLIP
-    assert found.class_names == list(CLASSES)
-    assert found.provenance == {"seed": 3}
-    assert found.config == model.config
-    assert not any(module.training for module in found.modules())
-    state = found.state_dict()
+def test_save_and_load(directory):
+    model, loaded = make_model(), load(directory)
+    assert loaded.clip_spec == CLIP
+    assert loaded.class_names == list(CLASSES)
+    assert loaded.provenance == {"seed": 3}
+    assert loaded.config == model.config
+    assert not any(module.training for module in loaded.modules())
+    state = loaded.state_dict()
     assert state.keys() == model.state_dict().keys()
     assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
-    assert all(parameter.requires_grad for parameter in found.parameters())
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
     pixels = torch.randn(2, 4, 3, 16, 16)
-    assert torch.equal(found(pixels), model(pixels))
+    assert torch.equal(loaded(pixels), model(pixels))
 
 
 def test_several_tasks(tmp_path):
@@ -75,23 +77,23 @@ def test_several_tasks(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "place", [("backbone_kwargs", "cache_dir"), ("backbone_kwargs",), ("num_classes",), ("advanced", "mixing_layers")]
+    "keys", [("backbone_kwargs", "cache_dir"), ("backbone_kwargs",), ("num_classes",), ("advanced", "mixing_layers")]
 )
 @pytest.mark.parametrize("wrap", [lambda spec: spec, json.dumps, lambda spec: [spec], lambda spec: {"a": spec}])
-def test_a_config_runs_nothing(saved, tmp_path, place, wrap, capfd, monkeypatch):
-    """The parser of settings can make objects of any class; a file must not have it do so, nor import a module."""
-    (tmp_path / "module_of_theirs.py").write_text("print('run!')\nclass Thing: pass")
-    for name in ("module_of_theirs.Thing", "subprocess.Popen"):
+def test_config_executes_no_code(directory, tmp_path, keys, wrap, capfd, monkeypatch):
+    """The settings parser can instantiate any class; a config file must neither use this nor import a module."""
+    (tmp_path / "attacker_module.py").write_text("print('run!')\nclass Thing: pass")
+    for name in ("attacker_module.Thing", "subprocess.Popen"):
         spec = {"class_path": name, "init_args": {"args": f"touch {tmp_path}/pwned", "shell": True}}
-        model = json.loads((saved / "config.json").read_text())["model"]
+        model = json.loads((directory / "config.json").read_text())["model"]
         inner = model
-        for key in place[:-1]:
+        for key in keys[:-1]:
             inner = inner[key]
-        inner[place[-1]] = wrap(spec)
-        edit_config(saved, model=model)
+        inner[keys[-1]] = wrap(spec)
+        edit_config(directory, model=model)
         monkeypatch.syspath_prepend(str(tmp_path))
-        with suppress(XViTError):  # a string in a string's place is only a string
-            load(saved)
+        with suppress(XViTError):  # where a string is expected, the config is valid
+            load(directory)
     assert "run!" not in capfd.readouterr().out
     assert not (tmp_path / "pwned").exists()
 
@@ -113,28 +115,30 @@ def test_a_config_runs_nothing(saved, tmp_path, place, wrap, capfd, monkeypatch)
         {"advanced": {"classifier_hidden": 10**18}},
     ],
 )
-def test_settings_that_lead_nowhere_are_one_line(saved, change):
-    edit_config(saved, model=json.loads((saved / "config.json").read_text())["model"] | change)
-    one_line(saved)
+def test_invalid_settings_give_a_one_line_error(directory, change):
+    edit_config(directory, model=json.loads((directory / "config.json").read_text())["model"] | change)
+    load_error(directory)
 
 
-def test_a_deep_config(saved):
-    (saved / "config.json").write_text('{"format": 1, "model": ' + "[" * 100_000 + "]" * 100_000 + "}")
-    assert "not readable as JSON" in one_line(saved)
+def test_deeply_nested_config(directory):
+    (directory / "config.json").write_text('{"format": 1, "model": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    assert "not readable as JSON" in load_error(directory)
 
 
-def test_other_types_of_numbers_in_a_file(saved):
+def test_tensors_of_other_types(directory):
     pixels = torch.randn(1, 4, 3, 16, 16)
-    expected = load(saved)(pixels)
-    edit_weights(saved, lambda tensors: tensors.update({name: t.double() for name, t in tensors.items()}))
-    assert torch.equal(load(saved)(pixels), expected)
-    load(saved).bfloat16().save_pretrained(saved)
-    assert {tensor.dtype for tensor in load(saved).state_dict().values()} == {torch.float32}
-    edit_weights(saved, lambda tensors: tensors.update({"classifier.fc.label.bias": torch.zeros(3, dtype=torch.int8)}))
-    assert "classifier.fc.label.bias is of torch.int8: expected floating point" in one_line(saved)
+    expected = load(directory)(pixels)
+    edit_weights(directory, lambda tensors: tensors.update({name: t.double() for name, t in tensors.items()}))
+    assert torch.equal(load(directory)(pixels), expected)
+    load(directory).bfloat16().save_pretrained(directory)
+    assert {tensor.dtype for tensor in load(directory).state_dict().values()} == {torch.float32}
+    edit_weights(
+        directory, lambda tensors: tensors.update({"classifier.fc.label.bias": torch.zeros(3, dtype=torch.int8)})
+    )
+    assert "classifier.fc.label.bias is of torch.int8: expected floating point" in load_error(directory)
 
 
-def test_nothing_else_in_a_folder_is_lost(tmp_path):
+def test_saving_keeps_other_files(tmp_path):
     model = with_metadata(make_model(), list(CLASSES))
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.txt").write_text("all of it")
@@ -147,27 +151,27 @@ def test_nothing_else_in_a_folder_is_lost(tmp_path):
     (tmp_path / "link").symlink_to("real")
     model.save_pretrained(tmp_path / "link")
     assert (tmp_path / "real" / "config.json").exists()
-    model.save_pretrained(tmp_path / "real")  # a checkpoint is replaced
+    model.save_pretrained(tmp_path / "real")  # replaces the checkpoint
     model.provenance = {"date": object()}
     with pytest.raises(XViTError, match=r"cannot be written to config.json"):
         model.save_pretrained(tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
-def test_what_a_directory_holds(saved):
-    """All of it readable by whoever can read the config, and a card whose head the Hub can read."""
-    assert {p.name for p in saved.iterdir()} == {
+def test_files_of_a_checkpoint(directory):
+    """All files have the same permissions, and the card starts with metadata for the Hub."""
+    assert {p.name for p in directory.iterdir()} == {
         *("README.md", "config.json", "model.safetensors", "preprocessor_config.json")
     }
-    assert len({path.stat().st_mode for path in saved.iterdir()}) == 1
-    _, head, text = (saved / "README.md").read_text().split("---\n", 2)
-    assert yaml.safe_load(head)["pipeline_tag"] == "video-classification"
+    assert len({path.stat().st_mode for path in directory.iterdir()}) == 1
+    _, metadata, text = (directory / "README.md").read_text().split("---\n", 2)
+    assert yaml.safe_load(metadata)["pipeline_tag"] == "video-classification"
     assert "vit_tiny_patch16_224" in text
     assert all(f"`{name}`" in text for name in CLASSES)
     assert "| seed | 3 |" in text
 
 
-def test_upload_and_download(saved, tmp_path, monkeypatch):
+def test_upload_and_download(directory, tmp_path, monkeypatch):
     """push_to_hub uploads a complete directory; a name that is not a local path is looked up on the Hub."""
     uploaded = tmp_path / "hub"
 
@@ -180,7 +184,7 @@ def test_upload_and_download(saved, tmp_path, monkeypatch):
             return SimpleNamespace(commit_url="https://hub/me/colours/commit/1")
 
     monkeypatch.setattr(hub, "HfApi", Api)
-    assert push_to_hub(load(saved), "me/colours", private=True) == "https://hub/me/colours/commit/1"
+    assert push_to_hub(load(directory), "me/colours", private=True) == "https://hub/me/colours/commit/1"
 
     def download(name, *, revision, allow_patterns):
         assert (name, revision) == ("me/colours", "v2")
@@ -188,14 +192,15 @@ def test_upload_and_download(saved, tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(hub, "snapshot_download", download)
-    found = load("me/colours", revision="v2").state_dict()
-    assert all(torch.equal(tensor, found[name]) for name, tensor in make_model().state_dict().items())
+    loaded = load("me/colours", revision="v2").state_dict()
+    assert all(torch.equal(tensor, loaded[name]) for name, tensor in make_model().state_dict().items())
     (tmp_path / "me").mkdir()
-    with pytest.raises(XViTError, match=r"me/colours: no such checkpoint directory$"):  # a path, as its folder exists
+    # The folder "me" exists now, so the name is read as a path.
+    with pytest.raises(XViTError, match=r"me/colours: no such checkpoint directory$"):
         load("me/colours", revision="v2")
 
 
-def test_labels_must_fit_the_classes(tmp_path):
+def test_class_names_must_match_the_classes(tmp_path):
     with pytest.raises(XViTError, match="class_names: names of 2 classes, but the model has 3"):
         save(tmp_path / "run", make_model(), class_names=["a", "b"], provenance={})
     with pytest.raises(XViTError, match="noun"):
@@ -203,41 +208,41 @@ def test_labels_must_fit_the_classes(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_failed_save_leaves_the_older_checkpoint(saved, monkeypatch):
+def test_failed_save_keeps_the_previous_checkpoint(directory, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("disk full")
 
     monkeypatch.setattr(checkpoint, "save_file", fail)
     with pytest.raises(OSError, match="disk full"):
-        save(saved, make_model(), provenance={"seed": 4})
-    assert load(saved).provenance == {"seed": 3}
+        save(directory, make_model(), provenance={"seed": 4})
+    assert load(directory).provenance == {"seed": 3}
     monkeypatch.undo()
-    save(saved, make_model(), provenance={"seed": 5})
-    assert load(saved).provenance == {"seed": 5}
-    assert [path.name for path in saved.parent.iterdir()] == ["best"]
+    save(directory, make_model(), provenance={"seed": 5})
+    assert load(directory).provenance == {"seed": 5}
+    assert [path.name for path in directory.parent.iterdir()] == ["best"]
 
 
-def test_a_process_killed_between_the_renames_loses_nothing(saved):
-    saved.rename(saved.with_name(".best.older"))
-    assert load(saved).provenance == {"seed": 3}
-    save(saved, make_model(), provenance={"seed": 4})
-    assert load(saved).provenance == {"seed": 4}
-    assert [path.name for path in saved.parent.iterdir()] == ["best"]
+def test_process_killed_between_the_renames_loses_no_checkpoint(directory):
+    directory.rename(directory.with_name(".best.older"))
+    assert load(directory).provenance == {"seed": 3}
+    save(directory, make_model(), provenance={"seed": 4})
+    assert load(directory).provenance == {"seed": 4}
+    assert [path.name for path in directory.parent.iterdir()] == ["best"]
 
 
-def test_directories_that_are_no_checkpoints(saved, tmp_path):
-    assert "no such checkpoint directory" in one_line(tmp_path / "nowhere")
-    assert "a file" in one_line(saved / "config.json")
-    assert f'did you mean "{saved}"?' in one_line(tmp_path)
-    (saved / "model.safetensors").unlink()
-    assert "model.safetensors missing" in one_line(saved)
-    shutil.rmtree(saved)
-    saved.mkdir()
-    assert "model.safetensors and config.json missing" in one_line(saved)
+def test_directories_without_a_checkpoint(directory, tmp_path):
+    assert "no such checkpoint directory" in load_error(tmp_path / "nowhere")
+    assert "a file" in load_error(directory / "config.json")
+    assert f'did you mean "{directory}"?' in load_error(tmp_path)
+    (directory / "model.safetensors").unlink()
+    assert "model.safetensors missing" in load_error(directory)
+    shutil.rmtree(directory)
+    directory.mkdir()
+    assert "model.safetensors and config.json missing" in load_error(directory)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"format": 3}, "format 3; this version of xvit reads format 2"),
         (
@@ -259,39 +264,39 @@ def test_directories_that_are_no_checkpoints(saved, tmp_path):
         ({"model": {"backbone": "vit_tiny_patch16_225", "num_classes": 3}}, "vit_tiny_patch16_225"),
     ],
 )
-def test_configs_that_are_not_ours(saved, changes, said):
-    edit_config(saved, **changes)
-    assert said in one_line(saved)
+def test_invalid_configs(directory, changes, message):
+    edit_config(directory, **changes)
+    assert message in load_error(directory)
 
 
-def test_a_config_that_is_no_json(saved):
-    (saved / "config.json").write_text("{")
-    assert "not readable as JSON" in one_line(saved)
+def test_config_that_is_not_json(directory):
+    (directory / "config.json").write_text("{")
+    assert "not readable as JSON" in load_error(directory)
 
 
-def test_tensors_that_do_not_fit(saved):
+def test_missing_unexpected_and_wrongly_shaped_tensors(directory):
     def edit(tensors):
         for name in [name for name in tensors if name.startswith("backbone.blocks.1.")]:
             del tensors[name]
-        tensors["stray"] = torch.zeros(1)
+        tensors["unused"] = torch.zeros(1)
         tensors["classifier.fc.label.bias"] = torch.zeros(7)
 
-    edit_weights(saved, edit)
-    text = one_line(saved)
+    edit_weights(directory, edit)
+    text = load_error(directory)
     assert "12 missing (backbone.blocks.1.norm1.weight, " in text
-    assert "1 unexpected (stray)" in text
+    assert "1 unexpected (unused)" in text
     assert "1 of a wrong shape (classifier.fc.label.bias: (7,), expected (3,))" in text
 
 
 @pytest.mark.parametrize("size", [0, 5, 1000, -1])
-def test_a_file_cut_off(saved, size):
-    path = saved / "model.safetensors"
+def test_truncated_file(directory, size):
+    path = directory / "model.safetensors"
     path.write_bytes(path.read_bytes()[:size])
-    assert "not readable as safetensors" in one_line(saved)
+    assert "not readable as safetensors" in load_error(directory)
 
 
-def test_a_device_that_is_not_there(saved):
+def test_unavailable_device(directory):
     with pytest.raises(XViTError, match="device='cuda:99' is not available"):
-        load(saved, device="cuda:99")
+        load(directory, device="cuda:99")
     with pytest.raises(XViTError, match="device='gpu'"):
-        load(saved, device="gpu")
+        load(directory, device="gpu")

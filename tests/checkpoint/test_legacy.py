@@ -1,4 +1,4 @@
-"""Checkpoints and recipes written before the settings got their present names.
+"""Checkpoints and recipes of format 1, whose settings had other names.
 
 assets/format1 was written by the last version of format 1: two models with random weights, each with the logits of one
 clip as that version computed them, and a recipe.
@@ -22,7 +22,7 @@ ASSETS = Path(__file__).parents[1] / "assets" / "format1"
 
 
 @pytest.mark.parametrize("name", ["single", "tasks"])
-def test_a_converted_checkpoint_has_the_logits_of_the_old_version(name, tmp_path):
+def test_converted_checkpoint_keeps_its_logits(name, tmp_path):
     with pytest.raises(XViTError, match=r"format 1, written by an earlier version.*xvit convert DIRECTORY --output"):
         XViT.from_pretrained(ASSETS / name)
     upgrade_checkpoint(ASSETS / name, tmp_path / "new")
@@ -42,7 +42,7 @@ def test_a_converted_checkpoint_has_the_logits_of_the_old_version(name, tmp_path
     }
 
 
-def test_what_is_not_a_checkpoint_of_format_1_is_refused(tmp_path):
+def test_invalid_source_or_output(tmp_path):
     upgrade_checkpoint(ASSETS / "single", tmp_path / "new")
     with pytest.raises(XViTError, match="format 2; only format 1 needs to be converted"):
         upgrade_checkpoint(tmp_path / "new", tmp_path / "other")
@@ -50,15 +50,15 @@ def test_what_is_not_a_checkpoint_of_format_1_is_refused(tmp_path):
         upgrade_checkpoint(ASSETS / "single", tmp_path / "new")
     with pytest.raises(XViTError, match=r"config.json: not the config of a checkpoint of format 1"):
         upgrade_checkpoint(tmp_path / "nowhere", tmp_path / "other")
-    shutil.copytree(ASSETS / "single", tmp_path / "cut")
-    path = tmp_path / "cut" / "model.safetensors"
+    shutil.copytree(ASSETS / "single", tmp_path / "truncated")
+    path = tmp_path / "truncated" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(XViTError, match="not readable as safetensors"):
-        upgrade_checkpoint(tmp_path / "cut", tmp_path / "other")
+        upgrade_checkpoint(tmp_path / "truncated", tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 
-def test_an_old_recipe_is_refused_with_the_new_name_and_can_be_converted():
+def test_old_recipe_error_gives_the_new_name_and_conversion_works():
     path = ASSETS / "recipe.yaml"
     values = read_yaml(path)
     with pytest.raises(XViTError, match=r'"direction" in ModelConfig is now model.causal. Convert.*xvit convert'):
@@ -67,4 +67,4 @@ def test_an_old_recipe_is_refused_with_the_new_name_and_can_be_converted():
     assert config.model.causal
     assert config.model.advanced.spatial_position == "sincos"
     assert (config.data.num_workers, config.augment.horizontal_flip) == (2, 0.0)
-    assert values == read_yaml(path), "the argument is not changed"
+    assert values == read_yaml(path), "upgrade_recipe does not modify its argument"
