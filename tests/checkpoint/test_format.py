@@ -3,7 +3,6 @@
 import json
 import shutil
 from contextlib import suppress
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +12,6 @@ from safetensors.torch import load_file, save_file
 from helpers.color_videos import CLASSES, CLIP, make_model, with_metadata
 from xvit import XViT
 from xvit.checkpoint import format as checkpoint
-from xvit.checkpoint import hub, push_to_hub
 from xvit.utils.errors import XViTError
 
 load = XViT.from_pretrained
@@ -169,35 +167,6 @@ def test_files_of_a_checkpoint(directory):
     assert "vit_tiny_patch16_224" in text
     assert all(f"`{name}`" in text for name in CLASSES)
     assert "| seed | 3 |" in text
-
-
-def test_upload_and_download(directory, tmp_path, monkeypatch):
-    """push_to_hub uploads a complete directory; a name that is not a local path is looked up on the Hub."""
-    uploaded = tmp_path / "hub"
-
-    class Api:
-        def create_repo(self, repo_id, **options):
-            assert (repo_id, options) == ("me/colours", {"private": True, "exist_ok": True})
-
-        def upload_folder(self, *, repo_id, folder_path, commit_message):
-            shutil.copytree(folder_path, uploaded)
-            return SimpleNamespace(commit_url="https://hub/me/colours/commit/1")
-
-    monkeypatch.setattr(hub, "HfApi", Api)
-    assert push_to_hub(load(directory), "me/colours", private=True) == "https://hub/me/colours/commit/1"
-
-    def download(name, *, revision, allow_patterns):
-        assert (name, revision) == ("me/colours", "v2")
-        return str(uploaded)
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(hub, "snapshot_download", download)
-    loaded = load("me/colours", revision="v2").state_dict()
-    assert all(torch.equal(tensor, loaded[name]) for name, tensor in make_model().state_dict().items())
-    (tmp_path / "me").mkdir()
-    # The folder "me" exists now, so the name is read as a path.
-    with pytest.raises(XViTError, match=r"me/colours: no such checkpoint directory$"):
-        load("me/colours", revision="v2")
 
 
 def test_class_names_must_match_the_classes(tmp_path):
