@@ -137,6 +137,11 @@ def test_predictions_are_yielded_before_all_videos_are_read(tmp_path, predictor)
     assert [isinstance(result, VideoError) for result in results] == [False] * 7 + [True] * 2
 
 
+def test_a_model_without_classes_is_refused():
+    with pytest.raises(XViTError, match=r"no classes \(num_classes=0\).* train it first"):
+        Predictor(make_model(num_classes=0))
+
+
 def test_numbers_out_of_range_and_wrong_shapes(predictor):
     model = with_metadata(make_model(), list(CLASSES))
     with pytest.raises(XViTError, match="spatial_views=0"):

@@ -86,7 +86,7 @@ class Predictor:
         trust_code: load exported torch.export programs, which can contain arbitrary code.
 
     Raises:
-        XViTError: the model cannot be loaded, the device is not available, or a number is out of range.
+        XViTError: the model cannot be loaded or has no classes, the device is not available, a number is out of range.
     """
 
     def __init__(
@@ -106,6 +106,8 @@ class Predictor:
             model.to(resolve_device(device))
         elif device is not None and resolve_device(device) != model.device:
             raise XViTError(f"device={str(device)!r}: the exported model was loaded on {str(model.device)!r}")
+        if not all(as_task_dict(model.class_names).values()):
+            raise XViTError("the model has no classes (num_classes=0), so there is nothing to predict; train it first")
         self.model = model.eval() if isinstance(model, XViT) else model
         self.clip_spec, self.class_names = model.clip_spec, model.class_names
         self.multi_label = model.config.multi_label
@@ -140,9 +142,8 @@ class Predictor:
         if shortage:
             _logger.warning("%s. Videos are read in the main process, one at a time", shortage)
             num_workers = 0
-        results: dict[int, Prediction | VideoError] = {}
         for batch in make_loader(dataset, batch_size=batch_size, num_workers=num_workers):
-            results |= batch["errors"]
+            results: dict[int, Prediction | VideoError] = dict(batch["errors"])
             if len(batch["indices"]):
                 scores = as_task_dict(self.predict_probabilities(batch["pixels"]))
                 scores = {task: values.cpu() for task, values in scores.items()}
@@ -151,7 +152,7 @@ class Predictor:
                     labels, ordered = rank_classes(video_scores, self.class_names)
                     results[index] = Prediction(path=str(paths[index]), labels=labels, scores=ordered, times=times)
             for index in sorted(results):
-                yield results.pop(index)
+                yield results[index]
 
     def model_hash(self) -> str:
         """Hash of the model's settings and weights, or of an exported model's files: 16 hexadecimal digits."""
