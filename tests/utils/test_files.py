@@ -29,6 +29,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
         with pytest.raises(OSError, match="disk full"):
             atomic_write_text(path, "new\n")
     assert path.read_text() == "old\n"
+    assert list(tmp_path.iterdir()) == [path]
     atomic_write_text(path, "new\n")
     assert path.read_bytes() == b"new\n"
     assert list(tmp_path.iterdir()) == [path]
