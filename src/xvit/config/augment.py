@@ -17,7 +17,7 @@ class AugmentConfig:
         flip_pairs: a mirrored clip gets the class whose name has left and right exchanged, such as "Pulling
             [something] from right to left"; a class without such a counterpart keeps its own label.
         auto_augment: none, auto (AutoAugment's ImageNet policy) or rand (RandAugment: 2 operations of magnitude 9).
-        random_erasing: probability of erasing a box of 2 % to a third of the picture, in all frames.
+        random_erasing: probability of erasing a box of 2 % to a third of the frame, in all frames.
         mixup: alpha of mixup, which blends pairs of clips and their labels; 0 for none.
         cutmix: alpha of cutmix, which pastes a box of one clip into another; 0 for none. If both are set, each batch
             gets one of them at random.

@@ -33,19 +33,19 @@ def open_directory(path: Path, experiment: str, parse: Callable[[Any], State]) -
     Args:
         path: the JSON file with the state; its directory is the experiment's output.
         experiment: such as "a demo", for the message.
-        parse: see `read_json`.
+        parse: see `load_state`.
 
     Raises:
         XViTError: the directory holds something else, or the file is damaged.
     """
     if path.is_file():
-        return read_json(path, parse)
+        return load_state(path, parse)
     check_new_directory(path.parent, f"it has no {path.name} of {experiment} to resume; choose another --output")
     path.parent.mkdir(parents=True, exist_ok=True)
     return None
 
 
-def read_json(path: Path, parse: Callable[[Any], State], advice: str = "choose another --output") -> State:
+def load_state(path: Path, parse: Callable[[Any], State], advice: str = "choose another --output") -> State:
     """What `parse` makes of the contents of a JSON file; an error of both is reported as a damaged file."""
     try:
         return parse(json.loads(path.read_text(encoding="utf-8")))

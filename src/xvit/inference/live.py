@@ -3,7 +3,7 @@
     source: frames ──▶ each stride-th ──▶ centre view ──▶ Stream.push ──▶ LivePrediction, `latency_frames` later
 
 At the frame spacing that the model was trained with, the scores equal those of the model on all frames at once. Where
-frames were dropped, the spacing is wider; drops are reported and counted. A change of the picture size has no effect,
+frames were dropped, the spacing is wider; drops are reported and counted. A change of the frame size has no effect,
 because each frame is resized to the same view. After a reconnection the stream starts anew, because an unknown number
 of frames was missed.
 """

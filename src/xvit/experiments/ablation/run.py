@@ -173,7 +173,7 @@ def _train_models(
     }
     # All saved results are read before the first training starts, so that a damaged one is reported at once.
     results = {
-        key: common.read_json(path, lambda values: TrainingResult(**values), f"delete {directory} to train it again")
+        key: common.load_state(path, lambda values: TrainingResult(**values), f"delete {directory} to train it again")
         for key, (directory, _) in planned.items()
         if (path := directory / _RESULT_FILE).is_file()
     }
