@@ -18,11 +18,11 @@ Three forms compute the same numbers:
 
     mix                  a clip, as a pure function: for torch.compile, export, and if the unmixed tensor is needed too
     mix with `history`   a stream: the channels that later frames need are kept
-    mix_in_place         a clip, inside the output of the projections: half the time and memory
+    mix_in_place         a clip, inside the output of the projections: faster, and no second copy of keys and values
 
 All of them ask the pattern what moves (`split`: one view per slice, none overlapping) and, out of place, how to put it
 back (`join`). A new pattern overrides these two, and `xvit.models.backbone.build_pattern` builds it from the config.
-tests/models/test_mixing.py holds the three forms of such a pattern against each other.
+tests/models/test_mixing.py compares the three forms of such a pattern.
 """
 
 from collections.abc import MutableMapping
