@@ -270,3 +270,6 @@ def test_invalid_use():
         stream.load_state({"ring": torch.zeros(1)})
     with pytest.raises(XViTError, match="its settings differ"):
         Stream(make_noisy_model(causal=True, window=3)).load_state(Stream(model).state())
+    for name in ("blocks.9.pending", "blocks.x.0.past_k0", "blocks.0.0"):
+        with pytest.raises(XViTError, match="not a stream state of this model: damaged"):
+            Stream(model).load_state(Stream(model).state() | {name: torch.zeros(1)})

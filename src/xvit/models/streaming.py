@@ -33,7 +33,7 @@ from xvit.config import as_task_dict, to_dict, unwrap_single_task
 from xvit.models.attention import AttentionInputs, SpatialAttention
 from xvit.models.backbone import ClassTokenBlock
 from xvit.models.xvit import XViT
-from xvit.utils.errors import XViTError, check_range
+from xvit.utils.errors import XViTError, check_range, one_line
 
 # The input of a block's attention, from the block's input: a centered model projects frames when they arrive. When the
 # block later runs on them, its attention takes these projections, and uses its own input for a gate only.
@@ -261,8 +261,11 @@ class Stream:
         self.reset()
         if "config" not in state or not torch.equal(state["config"].cpu(), _config_hash(self.model)):
             raise XViTError("not a stream state of this model: its settings differ, or it is no state at all")
-        completed, ended, *shape = state["counters"].tolist()
-        self.load_tensors(state)
+        try:
+            completed, ended, *shape = state["counters"].tolist()
+            self.load_tensors(state)
+        except (KeyError, IndexError, ValueError) as error:
+            raise XViTError(f"not a stream state of this model: damaged ({one_line(error, name=True)})") from None
         self._num_completed, self._ended, self._shape = completed, bool(ended), tuple(shape) or None
 
     def load_tensors(self, named: Mapping[str, Tensor]) -> None:
