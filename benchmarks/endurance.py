@@ -65,7 +65,9 @@ def measure_memory(root: Path, num_videos: int, epochs: int) -> Iterator[tuple[i
         path.parent.mkdir(exist_ok=True)
         os.link(files[number % len(files)], path)
         samples.append(Sample(path=str(path), label=number % 12, id=path.name))
-    spec = ClipSpec(num_frames=8, image_size=48, interpolation="bilinear", mean=(0.5,) * 3, std=(0.5,) * 3)
+    spec = ClipSpec(
+        num_frames=8, frame_rate=None, image_size=48, interpolation="bilinear", mean=(0.5,) * 3, std=(0.5,) * 3
+    )
     augment = AugmentConfig(auto_augment="auto", random_erasing=0.5)
     dataset = VideoDataset(samples=samples, clip_spec=spec, augment=augment)
     loader = make_loader(dataset, batch_size=16, num_workers=2, sampler=EpochSampler(dataset))

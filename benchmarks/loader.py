@@ -49,6 +49,7 @@ SPEC = ClipSpec(
     num_frames=T,
     sampling="strided",
     stride=STRIDE,
+    frame_rate=None,
     image_size=SIZE,
     interpolation="bilinear",
     mean=(0.5,) * 3,

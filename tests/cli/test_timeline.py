@@ -31,7 +31,7 @@ def long_videos(tmp_path_factory):
 def streamable(tmp_path_factory):
     """A checkpoint of a model that can be streamed, with a stride of 2."""
     model = XViT(ModelConfig(**TINY_MODEL, num_classes=12, causal=True, temporal_position="head"))
-    clip = ClipSpec(**TINY_RECIPE["clip"], sampling="strided", stride=2)
+    clip = ClipSpec(**TINY_RECIPE["clip"], frame_rate=None, sampling="strided", stride=2)
     model.clip_spec, model.class_names = resolve_clip_spec(clip, model.backbone), sorted(CLASSES)
     model.save_pretrained(tmp_path_factory.mktemp("streamable") / "best")
     return tmp_path_factory.getbasetemp() / "streamable0" / "best"

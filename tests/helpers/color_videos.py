@@ -24,7 +24,7 @@ torch.set_num_threads(1)  # test processes share the cores; more threads make ea
 
 CLASSES = ("blue", "green", "red")
 SIZE, FRAMES = 16, 4
-PREPROCESSING = {"interpolation": "bilinear", "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+PREPROCESSING = {"frame_rate": None, "interpolation": "bilinear", "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 CLIP = ClipSpec(num_frames=FRAMES, image_size=SIZE, **PREPROCESSING)
 MODEL = ModelConfig(
     backbone="vit_tiny_patch16_224",

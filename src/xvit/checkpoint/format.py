@@ -18,7 +18,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from xvit.checkpoint.model_card import model_card
-from xvit.config import ClassNames, ClipSpec, ModelConfig, as_task_dict, from_dict, to_dict, unwrap_single_task
+from xvit.config import (
+    ClassNames,
+    ClipSpec,
+    ModelConfig,
+    as_task_dict,
+    from_dict,
+    stored_clip_spec,
+    to_dict,
+    unwrap_single_task,
+)
 from xvit.utils.errors import XViTError, did_you_mean
 from xvit.utils.files import atomic_directory, read_json, write_json
 
@@ -143,7 +152,7 @@ def read_metadata(directory: Path) -> CheckpointMetadata:
             form = "a list of class names, or a mapping of tasks to lists" if key == "class_names" else "a mapping"
             raise XViTError(f'{path}: key "{key}": expected {form}, got {values[key]!r:.200}')
     model = from_dict(ModelConfig, values["model"], path)
-    clip_spec = from_dict(ClipSpec, values["clip_spec"], path)
+    clip_spec = stored_clip_spec(values["clip_spec"], path)
     try:
         return CheckpointMetadata(
             model=model, clip_spec=clip_spec, class_names=values["class_names"], provenance=values["provenance"]

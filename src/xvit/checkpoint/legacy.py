@@ -6,7 +6,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from xvit.checkpoint.format import CONFIG, WEIGHTS, CheckpointMetadata, tensor_shapes, write_checkpoint
-from xvit.config import SINGLE_TASK, ClipSpec, ModelConfig, from_dict
+from xvit.config import SINGLE_TASK, ModelConfig, from_dict, stored_clip_spec
 from xvit.config.legacy import upgrade_recipe
 from xvit.utils.errors import XViTError, one_line
 from xvit.utils.files import check_new_directory
@@ -37,7 +37,7 @@ def upgrade_checkpoint(source: Path, output: Path) -> None:
         provenance["recipe"] = upgrade_recipe(provenance["recipe"])
     metadata = CheckpointMetadata(
         model=from_dict(ModelConfig, upgraded, path),
-        clip_spec=from_dict(ClipSpec, clip_spec, path),
+        clip_spec=stored_clip_spec(clip_spec, path),
         class_names=class_names,
         provenance=provenance,
     )

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from xvit.config import SINGLE_TASK, ClassNames, as_task_dict
+from xvit.config import SINGLE_TASK, ClassNames, as_task_dict, stored_clip_spec
 
 _SHOWN_CLASSES = 200
 _PROVENANCE = ("source", "data", "metrics", "epoch", "seed", "versions")
@@ -48,12 +48,12 @@ def model_card(config: Mapping[str, Any]) -> str:
         config: the values of the checkpoint's config.json.
     """
     model, clip_spec, provenance = config["model"], config["clip_spec"], config["provenance"]
-    stride = f", stride {clip_spec['stride']}" if clip_spec["sampling"] == "strided" else ""
+    sampling = stored_clip_spec(clip_spec, "").sampling_text
     facts = {
         "backbone": model["backbone"],
         "attention": model["attention"],
         "temporal head": model["temporal_head"],
-        "input": f"{clip_spec['num_frames']} frames ({clip_spec['sampling']}{stride}), {clip_spec['image_size']} px",
+        "input": f"{clip_spec['num_frames']} frames ({sampling}), {clip_spec['image_size']} px",
         "normalisation": f"mean {clip_spec['mean']}, std {clip_spec['std']}",
         **{name: _one_line(provenance[name]) for name in _PROVENANCE if provenance.get(name)},
     }

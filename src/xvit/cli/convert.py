@@ -122,7 +122,6 @@ def _official_facts(model: "XViT", source: str) -> dict[str, Any]:
     config, advanced, clip, report = model.config, model.config.advanced, model.clip_spec, model.load_report
     assert report is not None
     kwargs = config.backbone_kwargs
-    stride = f", stride {clip.stride}" if clip.sampling == "strided" else ""
     segments = f"within segments of {advanced.segment_frames} frames" if advanced.segment_frames else "over all frames"
     return {
         "file": source,
@@ -134,5 +133,5 @@ def _official_facts(model: "XViT", source: str) -> dict[str, Any]:
         "mixing": f"{100 * config.mix_ratio:g} % of the channels, {segments}",
         "temporal_head": f"{advanced.temporal_layers} layers, hidden width {advanced.classifier_hidden}",
         "classes": config.num_classes,
-        "clip": f"{clip.num_frames} frames, {clip.sampling}{stride}",
+        "clip": f"{clip.num_frames} frames, {clip.sampling_text}",
     }

@@ -18,7 +18,7 @@ from jsonargparse import Namespace
 
 from xvit.cli import terminal
 from xvit.cli.parsing import CommandParser, build, parse_args
-from xvit.config import SINGLE_TASK, ModelConfig, as_task_dict
+from xvit.config import SINGLE_TASK, ModelConfig, as_task_dict, stored_clip_spec
 from xvit.utils.errors import XViTError
 
 if TYPE_CHECKING:
@@ -151,8 +151,8 @@ def _describe(facts: dict[str, Any]) -> dict[str, object]:
         "MACs, 1x3 views": _format_count(facts["macs_1x3_views"]) + comparison,
     }
     if clip := facts.get("clip_spec"):
-        stride = f", stride {clip['stride']}" if clip["sampling"] == "strided" else ""
-        rows["clip"] = f"{clip['num_frames']} frames, {clip['sampling']}{stride}, {clip['image_size']} px"
+        sampling = stored_clip_spec(clip, "").sampling_text
+        rows["clip"] = f"{clip['num_frames']} frames, {sampling}, {clip['image_size']} px"
         for task, names in as_task_dict(facts["class_names"]).items():
             more = f", ... ({len(names)})" if len(names) > 6 else ""
             rows["class names" if task == SINGLE_TASK else task] = ", ".join(names[:6]) + more

@@ -11,13 +11,19 @@ class ClipSpec:
     """How a video becomes `pixel_values`. Training, evaluation, prediction, streaming and export all use the one that
     is stored in the checkpoint.
 
-    Fields that are left open (0, "backbone" or empty) are taken from the image model's data config. `XViT.clip_spec`
-    and that of a checkpoint are always complete.
+    A video is read as if it had `frame_rate` frames per second, whatever its own rate: frame k of it is the one on
+    display k / frame_rate seconds after its first frame. So a clip has the same frames at every rate of the video.
+
+    Fields that are left open (0, "backbone" or empty) are taken from the image model's data config, and `frame_rate`
+    from the training videos. `XViT.clip_spec` and that of a checkpoint are always complete.
 
     Args:
         num_frames: T, frames per clip.
         sampling: segments (one frame from each of T equal parts of the video) or strided (T frames, `stride` apart).
-        stride: frames from one sampled frame to the next, for strided sampling.
+        stride: frames from one sampled frame to the next, for strided sampling. For segments it is learnt: the spacing
+            in the median training video, at which the model sees endless videos.
+        frame_rate: frames per second in which `stride` and all lengths count; 0 for the median rate of the training
+            videos, None to count the frames of each video as they are, however far apart.
         image_size: height and width of a view, in pixels; 0 for the backbone's.
         interpolation: bilinear, bicubic, or backbone for the backbone's.
         mean: mean of each colour channel, of RGB in [0, 1]; empty for the backbone's.
@@ -30,6 +36,7 @@ class ClipSpec:
     num_frames: int = 8
     sampling: Literal["segments", "strided"] = "segments"
     stride: int = 1
+    frame_rate: float | None = 0.0
     image_size: int = 0
     interpolation: Literal["backbone", "bilinear", "bicubic"] = "backbone"
     mean: tuple[float, ...] = ()
@@ -40,6 +47,10 @@ class ClipSpec:
         check_range("num_frames", self.num_frames, 1)
         check_range("stride", self.stride, 1)
         check_range("image_size", self.image_size, 0)
+        if self.frame_rate:
+            check_range("frame_rate", self.frame_rate, 0.001, 1000)
+        elif self.frame_rate is not None:
+            check_range("frame_rate", self.frame_rate, 0)
         for name in ("mean", "std"):
             values = tuple(getattr(self, name))
             object.__setattr__(self, name, values)
@@ -50,7 +61,13 @@ class ClipSpec:
 
     @property
     def open_fields(self) -> list[str]:
-        """Names of the fields that are still to be taken from the backbone."""
-        interpolation = self.interpolation != "backbone"
-        given = {"image_size": self.image_size, "interpolation": interpolation, "mean": self.mean, "std": self.std}
+        """Names of the fields that are still to be taken from the backbone or from the training videos."""
+        given: dict[str, object] = {"frame_rate": self.frame_rate != 0, "image_size": self.image_size}
+        given |= {"interpolation": self.interpolation != "backbone", "mean": self.mean, "std": self.std}
         return [name for name, value in given.items() if not value]
+
+    @property
+    def sampling_text(self) -> str:
+        """The sampling in words, such as "strided, every 16th frame at 30 frames per second"."""
+        rate = "" if not self.frame_rate else f" at {self.frame_rate:g} frames per second"
+        return f"segments{rate}" if self.sampling == "segments" else f"strided, stride {self.stride}{rate}"

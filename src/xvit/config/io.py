@@ -2,15 +2,15 @@
 
 import dataclasses
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
+from xvit.config.clip import ClipSpec
 from xvit.config.legacy import new_name
-from xvit.utils.errors import XViTError, did_you_mean, one_line
+from xvit.config.values import WrongValue, convert, describe
+from xvit.config.yaml_file import locate, read_yaml
+from xvit.utils.errors import XViTError, did_you_mean
 
 C = TypeVar("C")
 
@@ -32,55 +32,47 @@ def from_dict(cls: type[C], values: Mapping[str, Any], source: str | Path) -> C:
     Raises:
         XViTError: an unknown key (with its new name or the nearest known one), a wrong type, a value out of range.
     """
-    import jsonargparse  # here: it takes 0.2 s, and `import xvit` should not wait for it
-
-    _check_keys(cls, values, str(source))
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_argument("--config", type=cls, default=cls())
     try:
-        config: C = parser.instantiate(parser.parse_object({"config": dict(values)})).config
-    except (XViTError, jsonargparse.ArgumentError) as error:
-        reason = " ".join(str(error).replace('Parser key "config.', 'key "').split())
-        reason = re.sub(r"Does not validate against any of .* Given value: ", "unexpected value: ", reason)
-        raise XViTError(f"{source}: {reason}") from None
-    return config
+        return _build(cls, values, ())
+    except XViTError as error:
+        raise XViTError(f"{source}: {error}") from None
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Read the mapping in a YAML file.
-
-    Raises:
-        XViTError: no such file, not YAML, not a mapping.
-    """
-    path = Path(path)
+def read_config(cls: type[C], path: str | Path) -> C:
+    """Read a config from a YAML file. Raises as `read_yaml` and `from_dict` do, with the line of a wrong value."""
+    values = read_yaml(path)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise XViTError(f"{path}: no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise XViTError(f"{path}: not readable as YAML: {one_line(error)}") from None
-    if not isinstance(values, dict):
-        raise XViTError(f"{path}: expected a mapping of settings, got {type(values).__name__}")
-    return values
+        return _build(cls, values, ())
+    except WrongValue as error:
+        line, written = locate(path, error.keys)
+        raise XViTError(f"{path} line {line}: {error.explain(written)}") from None
+    except XViTError as error:
+        raise XViTError(f"{path}: {error}") from None
 
 
-def _check_keys(cls: type, values: Any, source: str) -> None:
+def stored_clip_spec(values: Mapping[str, Any], source: str | Path) -> ClipSpec:
+    """The clip spec in a stored file, as `from_dict`. Without a `frame_rate`, from before that field: frames count."""
+    return from_dict(ClipSpec, {"frame_rate": None, **values}, source)
+
+
+def _build(cls: type[C], values: Any, keys: tuple[str | int, ...]) -> C:
     if not isinstance(values, Mapping):
-        raise XViTError(f"{source}: expected a mapping of {cls.__name__} settings, got {values!r}")
-    fields = {field.name: field for field in dataclasses.fields(cls)}
+        raise WrongValue(keys, values, describe(cls))
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    arguments = {}
     for key, value in values.items():
-        if key not in fields and (renamed := new_name(cls.__name__, key)):
-            raise XViTError(
-                f'{source}: written for an earlier version of xvit: "{key}" in {cls.__name__} is now {renamed}. '
-                "Convert the recipe or checkpoint: xvit convert SOURCE --output NEW"
-            )
         if key not in fields:
-            raise XViTError(
-                f'{source}: unknown key "{key}" in {cls.__name__}.{did_you_mean(key, fields)} '
-                f"Known: {', '.join(sorted(fields))}"
-            )
-        inner = fields[key].type
-        if value is None:  # jsonargparse accepts null for every type
-            raise XViTError(f'{source}: key "{key}" in {cls.__name__}: expected a value, got null')
-        if isinstance(inner, type) and dataclasses.is_dataclass(inner):
-            _check_keys(inner, value, source)
+            raise XViTError(_explain_unknown(cls, key, fields))
+        kind: Any = fields[key].type
+        inner = (*keys, key)
+        arguments[key] = _build(kind, value, inner) if dataclasses.is_dataclass(kind) else convert(kind, value, inner)
+    return cls(**arguments)
+
+
+def _explain_unknown(cls: type, key: str, known: Mapping[str, Any]) -> str:
+    if renamed := new_name(cls.__name__, key):
+        return (
+            f'written for an earlier version of xvit: "{key}" in {cls.__name__} is now {renamed}. '
+            "Convert the recipe or checkpoint: xvit convert SOURCE --output NEW"
+        )
+    return f'unknown key "{key}" in {cls.__name__}.{did_you_mean(key, known)} Known: {", ".join(sorted(known))}'

@@ -7,7 +7,7 @@ Shapes: B videos, V = temporal_views x spatial_views test views, T frames, C = 3
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypedDict
 
@@ -18,10 +18,12 @@ from torch.utils.data import Dataset, default_collate
 from xvit.config import SINGLE_TASK, AugmentConfig, ClassNames, ClipSpec, DataConfig, as_task_dict, unwrap_single_task
 from xvit.data.annotations import Label, Sample, class_indices, remap_label
 from xvit.data.decode import Clip, VideoInfo, read_clip
-from xvit.data.sampling import sample_indices
-from xvit.data.timeout import read_with_timeout
+from xvit.data.sampling import sample_frames, sampling_warning
+from xvit.data.timeout import call_with_timeout
 from xvit.data.transforms import TrainTransform, eval_views, flipped_classes
 from xvit.utils.errors import VideoError, XViTError, check_range
+
+FrameChooser = Callable[[np.ndarray, float], np.ndarray]  # times of frames and their mean rate -> indices of frames
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,12 +34,14 @@ class Item:
         label: label of the sample; for a flipped clip, that of its mirror image if the data set has left-right pairs.
         pixels: uint8, (T, C, S, S) for training or (V, T, C, S, S) for testing; None for an unreadable video.
         times: for testing: times of the sampled frames in seconds, ascending.
+        warnings: what is wrong with a video that was read, such as damaged or repeated frames.
     """
 
     index: int
     label: Label | None
     pixels: torch.Tensor | None = None
     times: tuple[float, ...] = ()
+    warnings: tuple[str, ...] = ()
     error: VideoError | None = None
 
 
@@ -49,6 +53,7 @@ class Batch(TypedDict):
         tasks a dict of one (B,) tensor per task.
     indices: (B,) int64, indices of the samples.
     times: `Item.times` of each video.
+    warnings: `Item.warnings` of the readable videos that have any, by sample index.
     errors: the errors of the unreadable videos, by sample index.
     """
 
@@ -56,6 +61,7 @@ class Batch(TypedDict):
     labels: torch.Tensor | dict[str, torch.Tensor]
     indices: torch.Tensor
     times: list[tuple[float, ...]]
+    warnings: dict[int, tuple[str, ...]]
     errors: dict[int, VideoError]
 
 
@@ -142,52 +148,58 @@ class VideoDataset(Dataset[Item]):
         label = sample.label
         try:
             if self._transform is None:
-                pixels, times = self._read_test_views(sample)
-                return Item(index=index, label=label, pixels=pixels, times=times)
+                pixels, clip = self._read_test_views(sample)
+                times = tuple(np.unique(clip.times).tolist())
+                return Item(index=index, label=label, pixels=pixels, times=times, warnings=clip.warnings)
             rng = np.random.default_rng([self.seed, self.epoch, index, repetition])
-            pixels, flipped = self._read_training_clip(sample, self._transform, rng)
+            pixels, flipped, warnings = self._read_training_clip(sample, self._transform, rng)
         except VideoError as error:
             # A new error: the traceback of the original would keep the stack and its video frames in memory.
             return Item(index=index, label=label, error=VideoError(error.path, error.reason))
         if flipped and self._flipped_classes:
             label = remap_label(label, self._flipped_classes)
-        return Item(index=index, label=label, pixels=pixels)
+        return Item(index=index, label=label, pixels=pixels, warnings=warnings)
 
     def _read_training_clip(
         self, sample: Sample, transform: TrainTransform, rng: np.random.Generator
-    ) -> tuple[torch.Tensor, bool]:
-        """Pixels (T, C, S, S), and whether they were flipped."""
+    ) -> tuple[torch.Tensor, bool, tuple[str, ...]]:
+        """Pixels (T, C, S, S), whether they were flipped, and the warnings about the video."""
         torch_seed = int(rng.integers(2**63))
         short_side = math.ceil(self.clip_spec.image_size * max(transform.augment.scale_jitter[1], 1))
-        clip = self._read(sample, lambda count: sample_indices(self.clip_spec, count, rng=rng), short_side)
+        clip = self._read(sample, partial(sample_frames, self.clip_spec, rng=rng), short_side)
         with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's global generator
             torch.default_generator.manual_seed(torch_seed)
-            return transform(clip.frames)
+            return *transform(clip.frames), clip.warnings
 
-    def _read_test_views(self, sample: Sample) -> tuple[torch.Tensor, tuple[float, ...]]:
-        """Pixels (V, T, C, S, S), and the times of the frames in seconds."""
+    def _read_test_views(self, sample: Sample) -> tuple[torch.Tensor, Clip]:
+        """Pixels (V, T, C, S, S), and the frames they are made of."""
 
-        def choose_frames(count: int) -> np.ndarray:
+        def choose_frames(times: np.ndarray, fps: float) -> np.ndarray:
             views, spec = range(self.temporal_views), self.clip_spec
-            return np.concatenate([sample_indices(spec, count, view=view, num_views=len(views)) for view in views])
+            return np.concatenate([sample_frames(spec, times, fps, view=view, num_views=len(views)) for view in views])
 
         clip = self._read(sample, choose_frames, self.clip_spec.image_size)
         clips = clip.frames.split(self.clip_spec.num_frames)  # (temporal_views T, C, H, W) -> (T, C, H, W) each
         views = torch.cat([eval_views(frames, self.clip_spec, self.spatial_views) for frames in clips])
-        return views, tuple(np.unique(clip.times).tolist())
+        return views, clip
 
-    def _read(self, sample: Sample, choose_frames: Callable[[int], np.ndarray], short_side: int) -> Clip:
-        """Read the frames that are chosen from a number of frames: those of the sample's segment, at least one."""
+    def _read(self, sample: Sample, choose_frames: FrameChooser, short_side: int) -> Clip:
+        """Read the frames that are chosen from those of the sample's segment, of which there is at least one."""
+        warning = ""
 
         def choose_indices(info: VideoInfo) -> np.ndarray:
+            nonlocal warning
             frames = sample.frames(info.times)
             if frames.start >= info.num_frames:
                 reason = f"starts at {sample.start:g} s, but the video ends at {info.duration:g} s"
                 raise VideoError(sample.path, reason)
-            return frames.start + choose_frames(max(len(frames), 1))
+            times = info.times[frames.start : max(frames.stop, frames.start + 1)]
+            warning = sampling_warning(self.clip_spec, len(times), info.fps)
+            return frames.start + choose_frames(times, info.fps)
 
         read = partial(read_clip, sample.path, choose_indices, short_side=short_side, fps=sample.fps)
-        return read_with_timeout(read, sample.path, self.decode_timeout) if self.decode_timeout else read()
+        clip = call_with_timeout(read, sample.path, self.decode_timeout)
+        return replace(clip, warnings=(*clip.warnings, warning)) if warning else clip
 
     def collate(self, items: list[Item]) -> Batch:
         """Collate the readable items and list the errors of the others."""
@@ -198,6 +210,7 @@ class VideoDataset(Dataset[Item]):
             labels=self._collate_labels([item.label for item in readable]),
             indices=torch.tensor([item.index for item in readable], dtype=torch.int64),
             times=[item.times for item in readable],
+            warnings={item.index: item.warnings for item in readable if item.warnings},
             errors={item.index: item.error for item in items if item.error is not None},
         )
 

@@ -14,12 +14,88 @@ strided, T = 4, stride = 3: frames 3 apart, spanning (T - 1) 3 + 1 = 10 frames
     test                  x        x        x        x                one view: centred
     2 views   x        x        x        x                            several views: the first starts at the first
                                       x        x        x        x    frame, the last ends at the last frame
+
+These are frames at the clip spec's frame rate. A video of another rate, or a varying one, is read as if it had that
+rate: frame k is the one on display k / frame_rate seconds after the first frame, here for 4 frames per second
+
+    seconds   0        0.25      0.5      0.75       1       1.25
+    frames    |  |  |  |  |  |  |  |  |  |  |  |  |  |  |  |  |  |    of a video of 12.5 frames per second
+    read      0        3          6        9         13       16
 """
 
 import numpy as np
 
 from xvit.config import ClipSpec
 from xvit.utils.errors import check_range
+
+_TIME_TOLERANCE = 1e-3  # seconds: Matroska rounds timestamps to milliseconds
+_MIN_RATE = 0.9  # a slower video, relative to the rate of a clip's frames, is reported
+
+
+def sample_frames(
+    clip_spec: ClipSpec,
+    times: np.ndarray,
+    fps: float,
+    *,
+    rng: np.random.Generator | None = None,
+    view: int = 0,
+    num_views: int = 1,
+) -> np.ndarray:
+    """The frame indices of one clip of a video, by the times of its frames.
+
+    Args:
+        clip_spec, rng, view, num_views: as in `sample_indices`.
+        times: (N,) seconds, ascending: of all frames of the video or of its segment.
+        fps: mean frame rate of the video.
+
+    Returns:
+        (T,) int64, ascending, within [0, N). Without `clip_spec.frame_rate`, those of `sample_indices`.
+
+    Raises:
+        XViTError: a number out of its range.
+    """
+    rate, total_frames = clip_spec.frame_rate, len(times)
+    if rate:
+        total_frames = count_frames(times[-1] - times[0] + 1 / fps, rate)
+        if clip_spec.sampling == "segments" and total_frames < clip_spec.num_frames:
+            factor = -(-clip_spec.num_frames // total_frames)  # a short video is read at a multiple of the rate
+            rate, total_frames = factor * rate, factor * total_frames
+    indices = sample_indices(clip_spec, total_frames, rng=rng, view=view, num_views=num_views)
+    return frames_at(times, times[0] + indices / rate, rate) if rate else indices
+
+
+def count_frames(duration: float, frame_rate: float) -> int:
+    """Number of frames of a video of `duration` seconds that is read at a frame rate; at least 1."""
+    return max(round(duration * frame_rate), 1)
+
+
+def frames_at(times: np.ndarray, seconds: np.ndarray, frame_rate: float) -> np.ndarray:
+    """The frames on display at some moments of a video that is read at a frame rate.
+
+    A frame is on display from half a frame before its time: half of the interval since the frame before, but at most
+    half of 1 / frame_rate. So it is the nearest frame where frames are close, and the latest one where they are not.
+
+    Args:
+        times: (N,) seconds, ascending: of the frames of the video.
+        seconds: (n,) the moments, on the same clock.
+        frame_rate: frames per second at which the video is read.
+
+    Returns:
+        (n,) int64 indices within [0, N).
+    """
+    starts = times[1:] - np.minimum(np.diff(times), 1 / frame_rate) / 2
+    return np.searchsorted(starts, seconds + _TIME_TOLERANCE, side="right")
+
+
+def sampling_warning(clip_spec: ClipSpec, num_frames: int, fps: float) -> str:
+    """Why frames of a video (or segment) of `num_frames` frames are repeated in a clip; empty if none has to be."""
+    T, rate = clip_spec.num_frames, clip_spec.frame_rate
+    if num_frames < T:
+        return f"{num_frames} frames, fewer than the {T} of a clip: frames are repeated"
+    if rate and clip_spec.sampling == "strided" and fps < _MIN_RATE * rate / clip_spec.stride:
+        needed = rate / clip_spec.stride
+        return f"{fps:.3g} frames per second, but the model was trained on {needed:.3g}: frames are repeated"
+    return ""
 
 
 def sample_indices(

@@ -1,12 +1,14 @@
-"""Reading a video with a time limit."""
+"""Calling a function that reads a video with a time limit."""
 
 import os
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from threading import Thread
+from typing import Any, TypeVar
 
-from xvit.data.decode import Clip
 from xvit.utils.errors import VideoError
+
+Result = TypeVar("Result")
 
 
 class _ReaderThread:
@@ -14,8 +16,8 @@ class _ReaderThread:
 
     def __init__(self) -> None:
         self.pid = os.getpid()
-        self.requests: SimpleQueue[Callable[[], Clip]] = SimpleQueue()
-        self.results: SimpleQueue[Clip | BaseException] = SimpleQueue()
+        self.requests: SimpleQueue[Callable[[], Any]] = SimpleQueue()
+        self.results: SimpleQueue[Any] = SimpleQueue()
         Thread(target=self._work, daemon=True).start()
 
     def _work(self) -> None:
@@ -29,18 +31,20 @@ class _ReaderThread:
 _idle_threads: list[_ReaderThread] = []
 
 
-def read_with_timeout(read: Callable[[], Clip], path: str, timeout: float) -> Clip:
-    """Call `read`, but raise `VideoError` if it takes longer than `timeout` seconds.
+def call_with_timeout(read: Callable[[], Result], path: str, timeout: float) -> Result:
+    """Call `read`, but raise `VideoError` if it takes longer than `timeout` seconds; 0 for no limit.
 
     A call that hangs in a library or in a file system cannot be interrupted: its thread is abandoned and ends with the
     process.
     """
+    if not timeout:
+        return read()
     thread = _idle_threads.pop() if _idle_threads else _ReaderThread()
     if thread.pid != os.getpid():  # inherited through a fork, which does not copy threads
         thread = _ReaderThread()
     thread.requests.put(read)
     try:
-        result = thread.results.get(timeout=timeout)
+        result: Result | BaseException = thread.results.get(timeout=timeout)
     except Empty:
         raise VideoError(path, f"not read within {timeout:g} s (data.decode_timeout)") from None
     _idle_threads.append(thread)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from safetensors import safe_open
 
-from xvit.config import ClipSpec, from_dict
+from xvit.config import ClipSpec, stored_clip_spec
 from xvit.utils.errors import XViTError, check_choice, did_you_mean, import_optional, one_line
 
 Level = Literal["clip", "frames", "tokens"]
@@ -86,7 +86,7 @@ def read_features(path: str | Path) -> VideoFeatures:
     if not all(label is None or isinstance(label, str) for label in fields["labels"]):
         raise XViTError(f"{path}: damaged: labels are not all strings")
     fields |= {"paths": tuple(fields["paths"]), "labels": tuple(fields["labels"])}
-    fields["clip_spec"] = from_dict(ClipSpec, fields["clip_spec"], path)
+    fields["clip_spec"] = stored_clip_spec(fields["clip_spec"], path)
     try:
         return VideoFeatures(values=values, **fields)
     except XViTError as error:

@@ -199,11 +199,15 @@ def _find_attention_layers(model: Backbone) -> list[nn.Module]:
 
 
 def resolve_clip_spec(clip_spec: ClipSpec, backbone: Backbone) -> ClipSpec:
-    """Fill the open fields of a clip spec from the image model's data config: size, interpolation, mean and std."""
+    """Fill the open fields of a clip spec from the image model's data config: size, interpolation, mean and std.
+
+    A frame rate that was to be learnt is unknown without training videos: the frames of each video are counted.
+    """
     known: dict[str, Any] = resolve_model_data_config(backbone)
     interpolation: Any = known["interpolation"] if known["interpolation"] in ("bilinear", "bicubic") else "bicubic"
     return replace(
         clip_spec,
+        frame_rate=clip_spec.frame_rate or None,
         image_size=clip_spec.image_size or min(backbone.patch_embed.img_size),
         interpolation=interpolation if clip_spec.interpolation == "backbone" else clip_spec.interpolation,
         mean=clip_spec.mean or known["mean"],

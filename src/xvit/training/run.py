@@ -17,6 +17,7 @@ from xvit.data.annotations import DatasetSplits, load_splits
 from xvit.data.dataset import Item, VideoDataset
 from xvit.data.loader import make_loader
 from xvit.data.sampler import EpochSampler
+from xvit.data.statistics import learn_sampling
 from xvit.models.backbone import resolve_clip_spec
 from xvit.models.pretrained import load_initial_weights
 from xvit.models.xvit import XViT
@@ -110,7 +111,9 @@ class TrainingRun:
         if config.init and not self.run_dir.saved_states():
             load_initial_weights(model, config.init)
         model.to(self.accelerator.device)
-        model.clip_spec, model.class_names = resolve_clip_spec(config.clip, model.backbone), self.data.class_names
+        clip_spec = learn_sampling(config.clip, self.data.train, timeout=config.data.decode_timeout)
+        clip_spec = distributed.all_gather(clip_spec)[0]  # a video may time out in one process only
+        model.clip_spec, model.class_names = resolve_clip_spec(clip_spec, model.backbone), self.data.class_names
         model.set_grad_checkpointing(config.train.grad_checkpointing)
         model.backbone.requires_grad_(not config.train.freeze_backbone)
         return model

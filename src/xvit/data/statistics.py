@@ -1,0 +1,53 @@
+"""What a clip spec learns from the training videos: their frame rate, and the spacing of the frames of a clip."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from xvit.config import ClipSpec
+from xvit.data.annotations import Sample
+from xvit.data.decode import probe
+from xvit.data.sampling import count_frames
+from xvit.data.timeout import call_with_timeout
+from xvit.utils.errors import VideoError, XViTError
+
+_MAX_VIDEOS = 64  # a scan of all packets of all videos would take as long as an epoch on a network disk
+
+
+def learn_sampling(clip_spec: ClipSpec, samples: Sequence[Sample], *, timeout: float = 0.0) -> ClipSpec:
+    """Fill in what `clip_spec` is to learn: the frame rate if it is open, the stride for segments sampling.
+
+    The frame rate is the median of up to 64 videos, evenly spaced in `samples`. For segments, the stride is the median
+    distance of two frames of a clip. Both stay as they are if `clip_spec.frame_rate` is None.
+
+    Args:
+        samples: the training samples.
+        timeout: seconds after which a video is left out; 0 for no limit.
+
+    Raises:
+        XViTError: none of these videos can be read.
+    """
+    if clip_spec.frame_rate is None or (clip_spec.frame_rate and clip_spec.sampling == "strided"):
+        return clip_spec
+    chosen = np.unique(np.linspace(0, len(samples) - 1, min(len(samples), _MAX_VIDEOS)).round().astype(int))
+    rates, durations, first_error = [], [], None
+    for sample in (samples[index] for index in chosen):
+        try:
+            info = call_with_timeout(partial(probe, sample.path, fps=sample.fps), sample.path, timeout)
+        except VideoError as error:
+            first_error = first_error or error
+            continue
+        rates.append(info.fps)
+        durations.append(len(sample.frames(info.times)) / info.fps)
+    if not rates:
+        advice = "set clip.frame_rate, or check the data: xvit data check"
+        raise XViTError(
+            f"the frame rate cannot be learnt: no video of {len(chosen)} can be read; {first_error}; {advice}"
+        )
+    frame_rate = clip_spec.frame_rate or round(float(np.median(rates)), 3)
+    if clip_spec.sampling == "strided":
+        return replace(clip_spec, frame_rate=frame_rate)
+    total_frames = count_frames(float(np.median(durations)), frame_rate)
+    return replace(clip_spec, frame_rate=frame_rate, stride=max(round(total_frames / clip_spec.num_frames), 1))
