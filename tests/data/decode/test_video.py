@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.barcode_videos import FORMATS, barcode_frame, corrupt, read_number, read_numbers, write_video
-from xvit.data.decode import Clip, decode, read_clip, video
+from helpers.barcode_videos import FORMATS, barcode_frame, corrupt, read_number, read_numbers, truncate, write_video
+from xvit.data.decode import Clip, decode, probe, read_clip, video
 from xvit.utils.errors import VideoError, XViTError
 
 FRAMES = 60
@@ -174,7 +174,48 @@ def test_damage_in_the_middle(make_video, folder):
         decode(path, range(FRAMES))
     clip = decode(path, range(FRAMES), strict=False)
     assert clip.num_damaged > 5
+    assert clip.warnings[-1] == f"{clip.num_damaged} damaged frames"
     assert 30 < clip.info.num_frames < FRAMES
+    assert clip.warnings[0] == f"only {clip.info.num_frames} of its {FRAMES} frames can be decoded"
+
+
+@pytest.fixture
+def flagged(make_video, folder) -> tuple[Path, list[int], list[int]]:
+    """A video of which the decoder decodes, but flags, some frames; these frames, and the keyframes."""
+    data = bytearray(make_video().read_bytes())
+    with av.open(str(make_video())) as container:
+        packets = {packet.pts: packet for packet in container.demux(video=0) if packet.size}
+    packet = packets[sorted(packets)[30]]
+    for position in range(packet.pos + packet.size // 2, packet.pos + packet.size):
+        data[position] ^= 0x5A
+    path = folder / "flagged.mp4"
+    path.write_bytes(data)
+    with av.open(str(path)) as container:
+        frames = list(container.decode(video=0))
+    assert len(frames) == FRAMES
+    numbers = range(FRAMES)
+    return path, [n for n in numbers if frames[n].is_corrupt], [n for n in numbers if frames[n].key_frame]
+
+
+def test_damaged_frames_count_where_the_clip_depends_on_them(flagged, monkeypatch):
+    path, damaged, keyframes = flagged
+    assert damaged
+    assert 0 < damaged[0] < FRAMES - 1
+    monkeypatch.setattr(video, "_SKIPPABLE", set())  # skipped frames are not decoded, so nobody knows their flags
+    for indices in ([0], [damaged[0]], [damaged[-1] + 1], [FRAMES - 1], [3, 31, 33], range(FRAMES), [2, 500]):
+        clip = decode(path, indices)
+        needed = {n for index in clip.indices for n in range(max(k for k in keyframes if k <= index), index + 1)}
+        count = len(needed & set(damaged))
+        assert clip.num_damaged == count
+        assert clip.warnings == ((f"{count} damaged frame{'s' if count > 1 else ''}",) if count else ())
+        assert (clip.warnings == ()) == ("damaged" not in repr(clip))
+
+
+def test_a_file_that_is_cut_short_is_a_warning_of_the_clip(make_video, folder):
+    path = truncate(folder / "short.mp4", make_video("h264-faststart"), fraction=0.6)
+    clip = decode(path, [0, 1], strict=False)
+    assert clip.warnings[0] == probe(path).damage
+    assert clip.warnings[0].startswith("cut short: ")
 
 
 def test_packets_without_a_frame(make_video, monkeypatch):
@@ -193,7 +234,10 @@ def test_packets_without_a_frame(make_video, monkeypatch):
     announce(FRAMES + 2)
     clip = read_clip(path, lambda info: [0, info.num_frames - 1])
     assert read_numbers(clip.frames) == [0, FRAMES - 1]
-    assert (clip.info.num_frames, clip.num_repeated) == (FRAMES, 0)
+    assert (clip.info.num_frames, clip.num_repeated, clip.warnings) == (FRAMES, 0, ())
+    announce(FRAMES + 5)
+    clip = read_clip(path, lambda info: [0, info.num_frames - 1])
+    assert clip.warnings == ("only 60 of its 65 frames can be decoded",)
     announce(2 * FRAMES)
     with pytest.raises(VideoError, match="only 60 of its 120 frames can be decoded"):
         decode(path, [100])

@@ -32,6 +32,7 @@ VIDEO_EXTENSIONS = frozenset({".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", "
 }
 
 _SKIPPABLE = {"h264", "hevc"}  # codecs whose FFmpeg decoders skip unreferenced frames exactly (measured)
+_MAX_EMPTY_PACKETS = 2  # a few packets without a frame are usual in AVI and MPEG files
 _MIN_SEEK_GAIN = 4  # frames: to skip fewer, decoding on is as fast as seeking
 
 IndexChooser = Callable[[VideoInfo], Sequence[int] | np.ndarray]
@@ -48,8 +49,11 @@ class Clip:
         indices: (T,) index of each frame in the video.
         info: the video that the frames come from.
         num_repeated: how many requested indices were beyond the end; the last frame is used for them.
-        num_damaged: frames that the decoder flags as damaged (it does not detect all damage), and, with strict=False,
-            packets that it rejected.
+        num_damaged: damaged frames that the clip depends on: those that the decoder flags (it does not detect all
+            damage) among the frames read and the frames between each of them and the keyframe before it; with
+            strict=False also packets that it rejected, which shift the frames after them.
+        warnings: what to tell whoever uses the frames, in words, such as "2 damaged frames"; empty if all is well.
+            Indices beyond the end are no warning.
 
     Raises:
         XViTError: wrong type, or shapes that do not match.
@@ -62,6 +66,7 @@ class Clip:
     info: VideoInfo
     num_repeated: int = 0
     num_damaged: int = 0
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         shape = tuple(self.frames.shape)
@@ -73,8 +78,8 @@ class Clip:
 
     def __repr__(self) -> str:
         frames, _, height, width = self.frames.shape
-        counts = {"repeated": self.num_repeated, "damaged": self.num_damaged}
-        notes = "".join(f", {count} {name}" for name, count in counts.items() if count)
+        repeated = (f"{self.num_repeated} repeated",) if self.num_repeated else ()
+        notes = "".join(f", {note}" for note in (*repeated, *self.warnings))
         return (
             f"Clip({self.path}: {frames} frames of {width}x{height}, {self.indices.min()} to {self.indices.max()} "
             f"of {self.info.num_frames}, {self.times.min():.2f} to {self.times.max():.2f} s{notes})"
@@ -146,9 +151,11 @@ def read_clip(
             info, num_decoded = buffer.info, buffer.num_decoded
             if num_decoded == 0:
                 raise VideoError(path, "none of its frames can be decoded")
+            shortage = f"only {num_decoded} of its {info.num_frames} frames can be decoded"
             if strict and num_decoded < 0.9 * info.num_frames:
-                raise VideoError(path, f"only {num_decoded} of its {info.num_frames} frames can be decoded")
-            info = replace(info, num_frames=num_decoded, times=info.times[:num_decoded])
+                raise VideoError(path, shortage)
+            damage = info.damage or (shortage if num_decoded < info.num_frames - _MAX_EMPTY_PACKETS else "")
+            info = replace(info, num_frames=num_decoded, times=info.times[:num_decoded], damage=damage)
             buffer = FrameBuffer(info, choose_indices, short_side)
     return buffer.to_clip()
 
@@ -189,6 +196,7 @@ class FrameBuffer:
         """Remove all frames, so that decoding can start again."""
         self.array = np.empty(0, np.uint8)  # (T, H, W, C), from the first frame on
         self.num_filled = self.num_decoded = self.num_damaged = 0
+        self._damaged_since_keyframe = 0  # not counted yet, because no requested frame depends on them so far
         self.size: tuple[int, int] | None = None
 
     @property
@@ -200,6 +208,9 @@ class FrameBuffer:
         """Count a decoded frame and check its size; convert and keep it if it was requested."""
         self.size = check_frame_size(self.info.path, frame, self.size)
         self.num_decoded += 1
+        if frame.key_frame:
+            self._damaged_since_keyframe = 0
+        self._damaged_since_keyframe += bool(frame.is_corrupt)
         if not requested:
             return
         rgb = frame_to_rgb(frame, self.short_side)
@@ -207,12 +218,14 @@ class FrameBuffer:
             self.array = np.empty((len(self.unique), *rgb.shape), np.uint8)
         self.array[self.num_filled] = rgb
         self.num_filled += 1
-        self.num_damaged += bool(frame.is_corrupt)
+        self.num_damaged += self._damaged_since_keyframe
+        self._damaged_since_keyframe = 0
 
     def to_clip(self) -> Clip:
         """Return the frames in the order in which they were requested."""
         in_order = np.array_equal(self.indices, self.unique)
         array = self.array if in_order else self.array[np.searchsorted(self.unique, self.indices)]
+        damaged = f"{self.num_damaged} damaged frame{'s' * (self.num_damaged != 1)}" if self.num_damaged else ""
         return Clip(
             path=self.info.path,
             frames=torch.from_numpy(array).permute(0, 3, 1, 2),  # (T, H, W, C) -> (T, C, H, W), a view
@@ -221,6 +234,7 @@ class FrameBuffer:
             info=self.info,
             num_repeated=self.num_repeated,
             num_damaged=self.num_damaged,
+            warnings=tuple(filter(None, (self.info.damage, damaged))),
         )
 
 
