@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import jsonargparse
 from jsonargparse import ArgumentParser, Namespace
 
-from xvit.config import DataConfig, InitConfig, ModelConfig, RunConfig, from_dict, read_yaml
+from xvit.config import DataConfig, InitConfig, ModelConfig, RunConfig, read_config
 from xvit.utils.errors import XViTError, check_range, did_you_mean
 
 Config = TypeVar("Config", ModelConfig, InitConfig, RunConfig)
@@ -128,7 +128,7 @@ def parse_data_args(parser: CommandParser, argv: list[str]) -> Namespace:
 
 def read_recipe(path: str) -> RunConfig:
     """Read a recipe file. Raises `XViTError` if it does not exist, is not YAML, has an unknown key or a wrong value."""
-    return from_dict(RunConfig, read_yaml(path), path)
+    return read_config(RunConfig, path)
 
 
 def build(config_class: type[Config], args: Namespace) -> Config:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from xvit.config.clip import ClipSpec
 from xvit.config.legacy import new_name
-from xvit.config.values import WrongValue, convert, describe
+from xvit.config.values import ValueTypeError, convert, describe
 from xvit.config.yaml_file import locate, read_yaml
 from xvit.utils.errors import XViTError, did_you_mean
 
@@ -33,21 +33,23 @@ def from_dict(cls: type[C], values: Mapping[str, Any], source: str | Path) -> C:
         XViTError: an unknown key (with its new name or the nearest known one), a wrong type, a value out of range.
     """
     try:
-        return _build(cls, values, ())
+        config: C = _build(cls, values, ())
     except XViTError as error:
         raise XViTError(f"{source}: {error}") from None
+    return config
 
 
 def read_config(cls: type[C], path: str | Path) -> C:
     """Read a config from a YAML file. Raises as `read_yaml` and `from_dict` do, with the line of a wrong value."""
     values = read_yaml(path)
     try:
-        return _build(cls, values, ())
-    except WrongValue as error:
+        config: C = _build(cls, values, ())
+    except ValueTypeError as error:
         line, written = locate(path, error.keys)
         raise XViTError(f"{path} line {line}: {error.explain(written)}") from None
     except XViTError as error:
         raise XViTError(f"{path}: {error}") from None
+    return config
 
 
 def stored_clip_spec(values: Mapping[str, Any], source: str | Path) -> ClipSpec:
@@ -55,10 +57,10 @@ def stored_clip_spec(values: Mapping[str, Any], source: str | Path) -> ClipSpec:
     return from_dict(ClipSpec, {"frame_rate": None, **values}, source)
 
 
-def _build(cls: type[C], values: Any, keys: tuple[str | int, ...]) -> C:
+def _build(cls: Any, values: Any, keys: tuple[str | int, ...]) -> Any:
     if not isinstance(values, Mapping):
-        raise WrongValue(keys, values, describe(cls))
-    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        raise ValueTypeError(keys, values, describe(cls))
+    fields = {field.name: field for field in dataclasses.fields(cls)}
     arguments = {}
     for key, value in values.items():
         if key not in fields:
