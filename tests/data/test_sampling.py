@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from xvit.config import ClipSpec
-from xvit.data.sampling import sample_indices
+from xvit.data.sampling import count_frames, frames_at, sample_frames, sample_indices, sampling_warning
 from xvit.utils.errors import XViTError
 
 totals = st.integers(1, 2000)
@@ -134,3 +135,137 @@ def test_numbers_out_of_range(values, text):
     if "stride" not in values:
         with pytest.raises(XViTError, match=text):
             segment_indices(**{"total_frames": 10, "num_frames": 4} | values)
+
+
+RATES = (8.0, 12.5, 24.0, 25.0, 30000 / 1001, 30.0, 50.0, 60000 / 1001, 120.0)
+KINDS = ("segments", "strided", "pyslowfast_segments", "pyslowfast_strided")
+rates = st.sampled_from(RATES)
+
+
+def clip_spec(sampling: str, frame_rate: float | None, num_frames: int = 8, stride: int = 1) -> ClipSpec:
+    return ClipSpec(num_frames=num_frames, sampling=sampling, stride=stride, frame_rate=frame_rate)
+
+
+def frame_on_display(times: np.ndarray, second: float, frame_rate: float) -> int:
+    """A frame is on display from half an interval, at most half of 1 / frame_rate, before its time."""
+    shown = 0
+    for index in range(1, len(times)):
+        lead = min(times[index] - times[index - 1], 1 / frame_rate) / 2
+        if second >= times[index] - lead - 1e-3:
+            shown = index
+    return shown
+
+
+@given(st.lists(st.floats(0.003, 3), min_size=1, max_size=40), rates, seeds)
+def test_frames_at_varying_intervals_equal_a_naive_loop(intervals, frame_rate, seed):
+    times = np.cumsum([0, *intervals])
+    seconds = np.random.default_rng(seed).uniform(0, times[-1] + 0.5, size=20)
+    expected = [frame_on_display(times, second, frame_rate) for second in seconds]
+    assert frames_at(times, seconds, frame_rate).tolist() == expected
+
+
+@given(st.integers(1, 500), st.sampled_from(KINDS), rates, lengths, strides, st.one_of(st.none(), seeds))
+def test_equal_rates_give_the_same_indices(total, kind, rate, num_frames, stride, seed):
+    times = np.arange(total) / rate
+    timed, counted = (clip_spec(kind, frame_rate, num_frames, stride) for frame_rate in (rate, None))
+    if timed.spans_video and total < num_frames:
+        return  # such a video is read at a multiple of its rate
+    first, second = (np.random.default_rng(seed) if seed is not None else None for _ in range(2))
+    expected = sample_indices(counted, total, rng=second)
+    assert sample_frames(timed, times, total / rate, rng=first).tolist() == expected.tolist()
+    assert sample_frames(counted, times, total / rate).tolist() == sample_indices(counted, total).tolist()
+
+
+def repeat_frames(num_frames: int, rate: float, new_rate: float) -> np.ndarray:
+    """Which frame each frame of a video shows whose rate was changed by repeating or dropping the nearest frames."""
+    starts = [int(np.floor(index * new_rate / rate + 0.5)) for index in range(num_frames + 1)]
+    return np.repeat(np.arange(num_frames), np.diff(starts))
+
+
+@given(st.integers(16, 80), st.sampled_from(KINDS), st.integers(1, 2), rates, st.integers(0, 2))
+def test_a_video_of_any_rate_gives_the_same_frames(total, kind, stride, rate, view):
+    spec = clip_spec(kind, 8.0, stride=stride)
+    expected = sample_frames(spec, np.arange(total) / 8, total / 8, view=view, num_views=3)
+    shown = repeat_frames(total, 8.0, rate)
+    times, end = np.arange(len(shown)) / rate, len(shown) / rate
+    assert shown[sample_frames(spec, times, end, view=view, num_views=3)].tolist() == expected.tolist()
+    keep = np.flatnonzero(np.diff(shown, prepend=-1))  # a varying rate: repeated frames are left out, some at random
+    keep = np.union1d(keep, np.random.default_rng(total).integers(0, len(shown), size=len(shown) // 3))
+    indices = sample_frames(spec, times[keep], end, view=view, num_views=3)
+    assert shown[keep][indices].tolist() == expected.tolist()
+
+
+@given(st.sampled_from(RATES[1:]), st.integers(1, 3))
+def test_frames_of_a_moving_scene_are_the_nearest_in_time(rate, stride):
+    spec = clip_spec("strided", 8.0, stride=stride)
+    times = np.arange(round(6 * rate)) / rate
+    start = (count_frames(6, 8.0) - 7 * stride - 1) // 2 / 8
+    wanted = start + np.arange(8) * stride / 8
+    assert np.abs(times[sample_frames(spec, times, 6.0)] - wanted).max() <= 0.5 / rate + 1e-3
+
+
+def test_a_still_picture_stays_on_display():
+    times = np.array([0.0, 0.1, 0.2, 5.0, 5.1])  # a screen recording: no frames while nothing changes
+    assert frames_at(times, np.array([0.0, 0.12, 0.3, 2.7, 4.9, 4.99, 6.0]), 8.0).tolist() == [0, 1, 2, 2, 2, 3, 4]
+
+
+def test_a_short_video_keeps_its_frames():
+    spec = clip_spec("segments", 8.0)  # 0.5 s hold 4 frames at 8 per second, but 12 at 24
+    indices = sample_frames(spec, np.arange(12) / 24, 0.5)
+    assert len(set(indices.tolist())) == 8
+    assert sample_frames(spec, np.zeros(1), 0.04).tolist() == [0] * 8
+
+
+@given(st.integers(1, 700), lengths, strides, st.integers(1, 5), seeds)
+def test_strided_indices_of_pyslowfast(total, num_frames, stride, num_views, seed):
+    spec, clip_size = clip_spec("pyslowfast_strided", None, num_frames, stride), num_frames * stride
+    latest = max(total - clip_size, 0)
+    starts = {view: latest * view / num_views for view in range(num_views)}
+    drawn = np.random.default_rng(seed).uniform(0, latest)
+    found = {view: sample_indices(spec, total, view=view, num_views=num_views) for view in starts}
+    starts[-1], found[-1] = drawn, sample_indices(spec, total, rng=np.random.default_rng(seed))
+    for view, start in starts.items():
+        spread = torch.linspace(start, start + clip_size - 1, num_frames)
+        assert found[view].tolist() == spread.clamp(0, total - 1).long().tolist()
+
+
+@given(totals, lengths, seeds)
+def test_segment_indices_of_pyslowfast(total, num_frames, seed):
+    spec, size = clip_spec("pyslowfast_segments", None, num_frames), (total - 1) / num_frames
+    bounds = [(round(size * i), round(size * (i + 1))) for i in range(num_frames)]
+    views = [sample_indices(spec, total, view=view, num_views=3).tolist() for view in range(3)]
+    assert views == [[(a + b) // 2 for a, b in bounds], [a for a, _ in bounds], [b for _, b in bounds]]
+    drawn = sample_indices(spec, total, rng=np.random.default_rng(seed))
+    assert all(a <= index <= b for (a, b), index in zip(bounds, drawn, strict=True))
+    with pytest.raises(XViTError, match="num_views=4: expected"):
+        sample_indices(spec, total, num_views=4)
+
+
+def test_pyslowfast_reaches_every_frame_of_a_segment():
+    spec = clip_spec("pyslowfast_segments", None, 2)
+    draws = np.stack([sample_indices(spec, 9, rng=np.random.default_rng(seed)) for seed in range(100)])
+    assert [sorted(set(column.tolist())) for column in draws.T] == [[0, 1, 2, 3, 4], [4, 5, 6, 7, 8]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "stride", "frame_rate", "num_frames", "fps", "text"),
+    [
+        ("strided", 1, 8.0, 40, 4.0, "4 frames per second, but the model was trained on 8: frames are repeated"),
+        ("strided", 2, 8.0, 40, 4.0, ""),
+        ("strided", 1, 30.0, 40, 29.97, ""),
+        ("strided", 1, None, 40, 4.0, ""),
+        ("segments", 1, 8.0, 40, 4.0, ""),
+        ("segments", 1, 8.0, 7, 25.0, "7 frames, fewer than the 8 of a clip: frames are repeated"),
+        ("pyslowfast_strided", 7, 64.0, 400, 7.0, "7 frames per second, but the model was trained on 8:"),
+    ],
+)
+def test_repeated_frames_are_reported(kind, stride, frame_rate, num_frames, fps, text):
+    warning = sampling_warning(clip_spec(kind, frame_rate, stride=stride), num_frames, fps)
+    assert warning.startswith(text)
+    assert bool(warning) == bool(text)
+
+
+@pytest.mark.parametrize("frame_rate", [-1.0, 1e-4, 1e4, float("nan"), True])
+def test_frame_rates_out_of_range(frame_rate):
+    with pytest.raises(XViTError, match="frame_rate="):
+        ClipSpec(frame_rate=frame_rate)

@@ -19,9 +19,10 @@ class ClipSpec:
 
     Args:
         num_frames: T, frames per clip.
-        sampling: segments (one frame from each of T equal parts of the video) or strided (T frames, `stride` apart).
-        stride: frames from one sampled frame to the next, for strided sampling. For segments it is learnt: the spacing
-            in the median training video, at which the model sees endless videos.
+        sampling: segments (one frame from each of T equal parts of the video) or strided (T frames, `stride` apart);
+            pyslowfast_segments and pyslowfast_strided take the indices of PySlowFast and of the authors' code.
+        stride: frames from one sampled frame to the next, for strided sampling. If clips span whole videos, it is
+            learnt: the spacing in the median training video, at which the model sees endless videos.
         frame_rate: frames per second in which `stride` and all lengths count; 0 for the median rate of the training
             videos, None to count the frames of each video as they are, however far apart.
         image_size: height and width of a view, in pixels; 0 for the backbone's.
@@ -34,7 +35,7 @@ class ClipSpec:
     """
 
     num_frames: int = 8
-    sampling: Literal["segments", "strided"] = "segments"
+    sampling: Literal["segments", "strided", "pyslowfast_segments", "pyslowfast_strided"] = "segments"
     stride: int = 1
     frame_rate: float | None = 0.0
     image_size: int = 0
@@ -49,8 +50,6 @@ class ClipSpec:
         check_range("image_size", self.image_size, 0)
         if self.frame_rate:
             check_range("frame_rate", self.frame_rate, 0.001, 1000)
-        elif self.frame_rate is not None:
-            check_range("frame_rate", self.frame_rate, 0)
         for name in ("mean", "std"):
             values = tuple(getattr(self, name))
             object.__setattr__(self, name, values)
@@ -67,7 +66,20 @@ class ClipSpec:
         return [name for name, value in given.items() if not value]
 
     @property
+    def spans_video(self) -> bool:
+        """Whether a clip spans the whole video, whatever its length."""
+        return self.sampling.endswith("segments")
+
+    @property
+    def spacing(self) -> int:
+        """Frames from one frame of a clip to the next, rounded: the stride at which the model sees endless videos."""
+        if self.sampling == "pyslowfast_strided" and self.num_frames > 1:  # `num_frames` frames, end to end
+            return round((self.num_frames * self.stride - 1) / (self.num_frames - 1))
+        return self.stride
+
+    @property
     def sampling_text(self) -> str:
-        """The sampling in words, such as "strided, every 16th frame at 30 frames per second"."""
-        rate = "" if not self.frame_rate else f" at {self.frame_rate:g} frames per second"
-        return f"segments{rate}" if self.sampling == "segments" else f"strided, stride {self.stride}{rate}"
+        """The sampling in words, such as "strided, stride 16, at 30 frames per second"."""
+        stride = "" if self.spans_video else f", stride {self.stride}"
+        rate = f", at {self.frame_rate:g} frames per second" if self.frame_rate else ""
+        return f"{self.sampling}{stride}{rate}"

@@ -23,7 +23,7 @@ from xvit.data.timeout import call_with_timeout
 from xvit.data.transforms import TrainTransform, eval_views, flipped_classes
 from xvit.utils.errors import VideoError, XViTError, check_range
 
-FrameChooser = Callable[[np.ndarray, float], np.ndarray]  # times of frames and their mean rate -> indices of frames
+FrameChooser = Callable[[np.ndarray, float], np.ndarray]  # times of frames, and when the last ends -> chosen indices
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -174,9 +174,9 @@ class VideoDataset(Dataset[Item]):
     def _read_test_views(self, sample: Sample) -> tuple[torch.Tensor, Clip]:
         """Pixels (V, T, C, S, S), and the frames they are made of."""
 
-        def choose_frames(times: np.ndarray, fps: float) -> np.ndarray:
+        def choose_frames(times: np.ndarray, end: float) -> np.ndarray:
             views, spec = range(self.temporal_views), self.clip_spec
-            return np.concatenate([sample_frames(spec, times, fps, view=view, num_views=len(views)) for view in views])
+            return np.concatenate([sample_frames(spec, times, end, view=view, num_views=len(views)) for view in views])
 
         clip = self._read(sample, choose_frames, self.clip_spec.image_size)
         clips = clip.frames.split(self.clip_spec.num_frames)  # (temporal_views T, C, H, W) -> (T, C, H, W) each
@@ -193,9 +193,10 @@ class VideoDataset(Dataset[Item]):
             if frames.start >= info.num_frames:
                 reason = f"starts at {sample.start:g} s, but the video ends at {info.duration:g} s"
                 raise VideoError(sample.path, reason)
-            times = info.times[frames.start : max(frames.stop, frames.start + 1)]
-            warning = sampling_warning(self.clip_spec, len(times), info.fps)
-            return frames.start + choose_frames(times, info.fps)
+            stop = max(frames.stop, frames.start + 1)
+            end = info.duration if stop == info.num_frames else info.times[stop]
+            warning = sampling_warning(self.clip_spec, stop - frames.start, info.fps)
+            return frames.start + choose_frames(info.times[frames.start : stop], end)
 
         read = partial(read_clip, sample.path, choose_indices, short_side=short_side, fps=sample.fps)
         clip = call_with_timeout(read, sample.path, self.decode_timeout)

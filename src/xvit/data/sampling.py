@@ -35,7 +35,7 @@ _MIN_RATE = 0.9  # a slower video, relative to the rate of a clip's frames, is r
 def sample_frames(
     clip_spec: ClipSpec,
     times: np.ndarray,
-    fps: float,
+    end: float,
     *,
     rng: np.random.Generator | None = None,
     view: int = 0,
@@ -46,7 +46,7 @@ def sample_frames(
     Args:
         clip_spec, rng, view, num_views: as in `sample_indices`.
         times: (N,) seconds, ascending: of all frames of the video or of its segment.
-        fps: mean frame rate of the video.
+        end: seconds at which the last of these frames ends.
 
     Returns:
         (T,) int64, ascending, within [0, N). Without `clip_spec.frame_rate`, those of `sample_indices`.
@@ -56,8 +56,8 @@ def sample_frames(
     """
     rate, total_frames = clip_spec.frame_rate, len(times)
     if rate:
-        total_frames = count_frames(times[-1] - times[0] + 1 / fps, rate)
-        if clip_spec.sampling == "segments" and total_frames < clip_spec.num_frames:
+        total_frames = count_frames(end - times[0], rate)
+        if clip_spec.spans_video and total_frames < clip_spec.num_frames:
             factor = -(-clip_spec.num_frames // total_frames)  # a short video is read at a multiple of the rate
             rate, total_frames = factor * rate, factor * total_frames
     indices = sample_indices(clip_spec, total_frames, rng=rng, view=view, num_views=num_views)
@@ -92,8 +92,8 @@ def sampling_warning(clip_spec: ClipSpec, num_frames: int, fps: float) -> str:
     T, rate = clip_spec.num_frames, clip_spec.frame_rate
     if num_frames < T:
         return f"{num_frames} frames, fewer than the {T} of a clip: frames are repeated"
-    if rate and clip_spec.sampling == "strided" and fps < _MIN_RATE * rate / clip_spec.stride:
-        needed = rate / clip_spec.stride
+    if rate and not clip_spec.spans_video and fps < _MIN_RATE * rate / clip_spec.spacing:
+        needed = rate / clip_spec.spacing
         return f"{fps:.3g} frames per second, but the model was trained on {needed:.3g}: frames are repeated"
     return ""
 
@@ -109,6 +109,10 @@ def sample_indices(
 
     Strided: T frames, `stride` apart. `rng` draws the start. Without it, the start is that of `view_start`. If the
     video ends before the clip does, its last frame is repeated.
+
+    The two PySlowFast kinds differ by a frame or so. Its segments are bounded by round(i (total - 1) / T), both bounds
+    included; test views 0, 1, 2 take the middle, the first and the last frame. Its strided clip is T frames evenly over
+    T stride frames, the first and the last included; view v of V starts v / V of the way to the last start.
 
     Args:
         clip_spec: the kind of sampling, the number of frames T and the stride.
@@ -127,6 +131,15 @@ def sample_indices(
     check_range("num_views", num_views, 1)
     check_range("view", view, 0, num_views - 1)
     T, stride = clip_spec.num_frames, clip_spec.stride
+    if clip_spec.sampling == "pyslowfast_segments":
+        check_range("num_views", num_views, 1, 3)
+        bounds = np.rint(np.arange(T + 1) * ((total_frames - 1) / T)).astype(np.int64)
+        first, last = bounds[:-1], bounds[1:]
+        return ((first + last) // 2, first, last)[view] if rng is None else rng.integers(first, last + 1)
+    if clip_spec.sampling == "pyslowfast_strided":
+        last = max(total_frames - T * stride, 0)
+        offset = last * view / num_views if rng is None else rng.uniform(0, last)
+        return _float32_linspace(offset, offset + T * stride - 1, T).clip(0, total_frames - 1).astype(np.int64)
     if clip_spec.sampling == "segments":
         bounds = np.arange(T + 1, dtype=np.int64) * total_frames // T
         lengths = np.maximum(np.diff(bounds), 1)
@@ -140,3 +153,11 @@ def sample_indices(
 def view_start(last_start: int, view: int, num_views: int) -> int:
     """The start of view v of V, v / (V - 1) of the way from 0 to `last_start`; the middle for a single view."""
     return last_start // 2 if num_views == 1 else last_start * view // (num_views - 1)
+
+
+def _float32_linspace(start: float, stop: float, num: int) -> np.ndarray:
+    """As torch.linspace, bit for bit: PySlowFast truncates its values, and some of them are close to an integer."""
+    first, last = np.float32(start), np.float32(stop)
+    step, index = float((last - first) / np.float32(max(num - 1, 1))), np.arange(num)
+    from_first, from_last = float(first) + step * index, float(last) - step * (num - 1 - index)
+    return np.where(index < max(num // 2, 1), from_first, from_last).astype(np.float32)

@@ -17,10 +17,10 @@ _MAX_VIDEOS = 64  # a scan of all packets of all videos would take as long as an
 
 
 def learn_sampling(clip_spec: ClipSpec, samples: Sequence[Sample], *, timeout: float = 0.0) -> ClipSpec:
-    """Fill in what `clip_spec` is to learn: the frame rate if it is open, the stride for segments sampling.
+    """Fill in what `clip_spec` is to learn: the frame rate if it is open, the stride if clips span whole videos.
 
-    The frame rate is the median of up to 64 videos, evenly spaced in `samples`. For segments, the stride is the median
-    distance of two frames of a clip. Both stay as they are if `clip_spec.frame_rate` is None.
+    The frame rate is the median of up to 64 videos, evenly spaced in `samples`. If clips span whole videos, the stride
+    is the distance of two frames of a clip of the median length. Both stay as they are if `frame_rate` is None.
 
     Args:
         samples: the training samples.
@@ -29,7 +29,7 @@ def learn_sampling(clip_spec: ClipSpec, samples: Sequence[Sample], *, timeout: f
     Raises:
         XViTError: none of these videos can be read.
     """
-    if clip_spec.frame_rate is None or (clip_spec.frame_rate and clip_spec.sampling == "strided"):
+    if clip_spec.frame_rate is None or (clip_spec.frame_rate and not clip_spec.spans_video):
         return clip_spec
     chosen = np.unique(np.linspace(0, len(samples) - 1, min(len(samples), _MAX_VIDEOS)).round().astype(int))
     rates, durations, first_error = [], [], None
@@ -42,12 +42,10 @@ def learn_sampling(clip_spec: ClipSpec, samples: Sequence[Sample], *, timeout: f
         rates.append(info.fps)
         durations.append(len(sample.frames(info.times)) / info.fps)
     if not rates:
-        advice = "set clip.frame_rate, or check the data: xvit data check"
-        raise XViTError(
-            f"the frame rate cannot be learnt: no video of {len(chosen)} can be read; {first_error}; {advice}"
-        )
+        advice = "check the data (xvit data check), or set clip.frame_rate"
+        raise XViTError(f"the frame rate cannot be learnt from {len(chosen)} videos: {first_error}; {advice}")
     frame_rate = clip_spec.frame_rate or round(float(np.median(rates)), 3)
-    if clip_spec.sampling == "strided":
+    if not clip_spec.spans_video:
         return replace(clip_spec, frame_rate=frame_rate)
     total_frames = count_frames(float(np.median(durations)), frame_rate)
     return replace(clip_spec, frame_rate=frame_rate, stride=max(round(total_frames / clip_spec.num_frames), 1))
