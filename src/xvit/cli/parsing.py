@@ -1,17 +1,18 @@
 """Parsers of all commands: options in one line each, and errors in one line."""
 
 import argparse
-import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import jsonargparse
 from jsonargparse import ArgumentParser, Namespace
 
+from xvit.cli.explain import explain
 from xvit.config import DataConfig, InitConfig, ModelConfig, RunConfig, read_config
-from xvit.utils.errors import XViTError, check_range, did_you_mean
+from xvit.config.values import ValueTypeError, convert
+from xvit.utils.errors import XViTError, check_range
 
 Config = TypeVar("Config", ModelConfig, InitConfig, RunConfig)
 
@@ -108,11 +109,11 @@ def parse_command(name: str, module: ModuleType, argv: list[str]) -> Namespace:
 
 def parse_args(parser: CommandParser, argv: list[str]) -> Namespace:
     """Parse and check the options; `-` and `_` in their names are the same. Raises `XViTError`."""
-    known = [option for action in parser._actions for option in action.option_strings]
+    words = list(_normalize(argv, parser._actions))
     try:
-        args = parser.parse_args(list(_normalize(argv, known)))
+        args = parser.parse_args(words)
     except jsonargparse.ArgumentError as error:
-        raise XViTError(_explain(str(error), known, parser.prog)) from None
+        raise XViTError(explain(str(error), words, parser._actions, parser.prog)) from None
     for name, (low, high) in parser.ranges.items():
         if args[name] is not None:
             check_range(name, args[name], low, high)
@@ -155,44 +156,30 @@ def require(value: object, option: str, meaning: str, prog: str) -> None:
         raise XViTError(f"{option}: missing: {meaning}. See `{prog} --help`")
 
 
-def _normalize(argv: list[str], known: list[str]) -> Iterator[str]:
-    """The arguments with each option in its known spelling: --num-frames and --num_frames are the same."""
-    spellings = {option.replace("-", "_"): option for option in known}
+def _normalize(argv: list[str], actions: Sequence[argparse.Action]) -> Iterator[str]:
+    """The arguments as the parser takes them.
+
+    Each option gets its known spelling: --num-frames and --num_frames are the same. A whole number may be written as
+    1e2, as in a recipe.
+    """
+    spellings = {option.replace("-", "_"): (option, action) for action in actions for option in action.option_strings}
+    whole = False  # whether the next word is a whole number
     for position, word in enumerate(argv):
         if word == "--":
             yield from argv[position:]
             return
+        if not word.startswith("--"):
+            yield _plain_integer(word) if whole else word
+            continue
         name, equals, value = word.partition("=")
-        yield spellings.get(name.replace("-", "_"), name) + equals + value if word.startswith("--") else word
+        option, action = spellings.get(name.replace("-", "_"), (name, None))
+        kind = getattr(action, "_typehint", None)
+        whole = int in (kind, *get_args(kind))
+        yield option + equals + (_plain_integer(value) if whole else value)
 
 
-# Patterns of jsonargparse's messages, and what replaces them.
-_REPLACEMENTS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
-    (r'Parser key "([\w.]+)": ', r"--\1: "),
-    (r"<class '(\w+)'>", r"\1"),
-    (r"Expected an? typing\.Literal\[(.*?)\]\. Got value: (.*)", lambda match: _explain_choice(match[1], match[2])),
-    (r"Expected an? (.+?)\. Got value: (.*)", r"expected \1, got \2"),
-    (r"Does not validate against any of the Union .*?\[(.+?), NoneType\].* Given value: (.*)", r"expected \1, got \2"),
-]
-
-
-def _explain_choice(choices: str, value: str) -> str:
-    known = re.findall(r"'([^']*)'", choices)
-    return f"expected one of {', '.join(known)}, got {value}.{did_you_mean(value, known)}"
-
-
-def _explain(message: str, known: list[str], prog: str) -> str:
-    """An error message of jsonargparse in one plain line."""
-    message = " ".join(message.split())
-    if message.startswith("unrecognized arguments: "):
-        first = message.removeprefix("unrecognized arguments: ").split()[0]
-        if not first.startswith("-"):
-            return f'unexpected argument "{first}". See `{prog} --help`'
-        return f"unknown option {first}.{did_you_mean(first.split('=')[0], known)} `{prog} --help` lists the options"
-    if message.startswith("the following arguments are required: "):
-        missing = message.removeprefix("the following arguments are required: ").split(", ")
-        options = {option.lstrip("-").replace("-", "_"): option for option in known}
-        return f"{', '.join(options.get(name, name.upper()) for name in missing)}: missing. See `{prog} --help`"
-    for pattern, replacement in _REPLACEMENTS:
-        message = re.sub(pattern, replacement, message)
-    return message
+def _plain_integer(text: str) -> str:
+    try:
+        return str(convert(int, text))
+    except ValueTypeError:
+        return text

@@ -39,7 +39,7 @@ class ValueTypeError(XViTError):
 
     def explain(self, written: str) -> str:
         """The message, with the value as it was written."""
-        name = str(self.keys[-1]) if self.keys else ""
+        name = str(self.keys[-1]).rpartition(".")[2] if self.keys else ""
         hint = f"; {_HINTS[name]}" if name in _HINTS else ""
         where = f"{'.'.join(map(str, self.keys))}: " if self.keys else ""
         return f"{where}{shorten(written)}: expected {self.expected}{hint}"

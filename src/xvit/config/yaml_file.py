@@ -39,6 +39,11 @@ for _tag, _pattern, _first in _SCALARS:
 _Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))
 
 
+def parse_yaml(text: str) -> Any:
+    """The plain values in a text. Raises `yaml.YAMLError`."""
+    return yaml.load(text, _Loader)
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read the mapping in a YAML file.
 
@@ -47,7 +52,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        values = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
+        values = parse_yaml(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise XViTError(f"{path}: no such file") from None
     except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:

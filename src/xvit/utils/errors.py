@@ -1,11 +1,15 @@
 """Errors for invalid input, each with a one-line message, and helpers for their messages."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import fields
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
+
+_MIN_SIMILARITY = 0.7  # of names that may be meant for each other, as difflib measures it
+_MIN_LETTERS = 2  # of a name that is the start or the initials of another one
 
 
 class XViTError(ValueError):
@@ -44,8 +48,39 @@ class Interrupted(KeyboardInterrupt):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """` Did you mean "x"?` for the known name nearest to `name`, or an empty text. To be appended to a message."""
-    near = get_close_matches(str(name), list(known), n=1)
-    return f' Did you mean "{near[0]}"?' if near else ""
+    near = find_nearest(str(name), known)
+    return f' Did you mean "{near}"?' if near else ""
+
+
+def find_nearest(name: str, known: Iterable[str]) -> str:
+    """The known name that is probably meant; empty if none is.
+
+    It is spelt like `name`, or begins with it (out, output), or has all of its words (views, temporal_views), or one is
+    the initials of the other (learning_rate, lr).
+    """
+    known = list(known)
+    if close := get_close_matches(name, known, n=1, cutoff=_MIN_SIMILARITY):
+        return close[0]
+    if len(name) < _MIN_LETTERS:
+        return ""
+    related = [
+        other
+        for other in known
+        if other.startswith(name)
+        or _words(name) <= _words(other)
+        or name == _initials(other)
+        or other == _initials(name)
+    ]
+    return max(related, key=lambda other: SequenceMatcher(None, name, other).ratio(), default="")
+
+
+def _words(name: str) -> set[str]:
+    return set(re.findall(r"[^\W_]+", name.lower())) or {""}
+
+
+def _initials(name: str) -> str:
+    words = re.findall(r"[^\W_]+", name.lower())
+    return "".join(word[0] for word in words) if len(words) > 1 else ""
 
 
 def one_line(error: BaseException, *, name: bool = False, length: int = 200) -> str:
