@@ -10,9 +10,9 @@ Convert one of three kinds of SOURCE:
 SOURCE is not changed, and OUT must not exist yet.
 
 examples:
-  xvit convert k600_16f.pyth --output k600 --num-frames 16 --segment-frames 8 --mix-ratio 0.25 \
+  xvit convert k600_16f.pyth --output k600 --num-frames 16 --segment-frames 8 --mix-ratio 0.25 \\
     --clip.sampling pyslowfast_strided --clip.stride 16 --clip.frame_rate 30
-  xvit convert ssv2_16f.pyth --output ssv2 --num-frames 16 --class-names something-something-v2-labels.json \
+  xvit convert ssv2_16f.pyth --output ssv2 --num-frames 16 --class-names something-something-v2-labels.json \\
     --clip.sampling pyslowfast_segments --clip.frame_rate 12
   xvit convert run/best --output converted
   xvit convert old.yaml --output new.yaml
