@@ -83,8 +83,13 @@ def frames_at(times: np.ndarray, seconds: np.ndarray, frame_rate: float) -> np.n
     Returns:
         (n,) int64 indices within [0, N).
     """
-    starts = times[1:] - np.minimum(np.diff(times), 1 / frame_rate) / 2
-    return np.searchsorted(starts, seconds + _TIME_TOLERANCE, side="right")
+    return np.searchsorted(display_starts(times, frame_rate), seconds, side="right")
+
+
+def display_starts(times: np.ndarray, frame_rate: float) -> np.ndarray:
+    """The moments (N - 1,) from which each frame but the first is on display, as `frames_at` says."""
+    steps = np.minimum(np.diff(times), 1 / frame_rate)
+    return times[1:] - steps / 2 - np.minimum(_TIME_TOLERANCE, steps / 3)  # always after the frame before
 
 
 def sampling_warning(clip_spec: ClipSpec, num_frames: int, fps: float) -> str:
@@ -92,10 +97,14 @@ def sampling_warning(clip_spec: ClipSpec, num_frames: int, fps: float) -> str:
     T, rate = clip_spec.num_frames, clip_spec.frame_rate
     if num_frames < T:
         return f"{num_frames} frames, fewer than the {T} of a clip: frames are repeated"
-    if rate and not clip_spec.spans_video and fps < _MIN_RATE * rate / clip_spec.spacing:
-        needed = rate / clip_spec.spacing
-        return f"{fps:.3g} frames per second, but the model was trained on {needed:.3g}: frames are repeated"
-    return ""
+    return slow_warning(fps, rate / clip_spec.spacing) if rate and not clip_spec.spans_video else ""
+
+
+def slow_warning(fps: float, needed: float) -> str:
+    """Why frames of a video of `fps` frames per second are repeated where `needed` are read; empty if none is."""
+    if fps >= _MIN_RATE * needed:
+        return ""
+    return f"{fps:.3g} frames per second, but the model was trained on {needed:.3g}: frames are repeated"
 
 
 def sample_indices(
