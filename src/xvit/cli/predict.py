@@ -1,6 +1,7 @@
 """xvit predict VIDEO_OR_FOLDER ... --checkpoint DIR [--top-k K] [--temporal-views N] [--spatial-views M]
 
-Classify videos with a trained model. Prints the best classes of each video with their scores.
+Classify videos with a trained model. Prints the best classes of each video with their scores, and below them what
+is wrong with the video, such as damaged frames.
 Files that cannot be read are skipped and listed at the end; the exit code is then 1.
 
 examples:
@@ -72,6 +73,8 @@ def _table(predictions: "list[Prediction]", top_k: int) -> Table:
                 name = label if task == SINGLE_TASK else f"{task}: {label}"
                 table.add_row(Text(path), Text(name, style=style), Text(f"{100 * score:.1f} %", style=style))
                 path = ""  # shown in the first row only
+        for warning in prediction.warnings:
+            table.add_row("", Text(f"warning: {warning}", style="yellow"), "")
         if top_k > 1:
             table.add_section()
     return table

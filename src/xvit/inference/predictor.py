@@ -37,6 +37,7 @@ class Prediction:
         labels: all class names, in order of descending score.
         scores: their scores, in [0, 1]; they sum to 1 unless the model is multi-label.
         times: timestamps of the frames used, in seconds, ascending.
+        warnings: what is wrong with the video, such as "3 damaged frames"; empty if nothing is.
 
     Raises:
         XViTError: labels and scores differ in number or in tasks, or the scores ascend.
@@ -46,6 +47,7 @@ class Prediction:
     labels: Labels
     scores: Scores
     times: tuple[float, ...]
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         labels, scores = as_task_dict(self.labels), as_task_dict(self.scores)
@@ -66,6 +68,7 @@ class Prediction:
             width = max(map(len, labels[:_MAX_PRINTED]))
             for label, score in list(zip(labels, scores[task], strict=True))[:_MAX_PRINTED]:
                 lines.append(f"  {label:<{width}}  {100 * score:5.1f} %")
+        lines += [f"  warning: {warning}" for warning in self.warnings]
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -150,7 +153,13 @@ class Predictor:
                 for row, (index, times) in enumerate(zip(batch["indices"].tolist(), batch["times"], strict=True)):
                     video_scores = {task: values[row] for task, values in scores.items()}
                     labels, ordered = rank_classes(video_scores, self.class_names)
-                    results[index] = Prediction(path=str(paths[index]), labels=labels, scores=ordered, times=times)
+                    results[index] = Prediction(
+                        path=str(paths[index]),
+                        labels=labels,
+                        scores=ordered,
+                        times=times,
+                        warnings=batch["warnings"].get(index, ()),
+                    )
             for index in sorted(results):
                 yield results[index]
 
