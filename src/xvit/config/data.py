@@ -11,13 +11,14 @@ class DataConfig:
     """Where the videos are and how they are read. `xvit.data.annotations.load_splits` reads them.
 
     Args:
-        root: folder with train/<class>/*.mp4 and val/<class>/*.mp4, or <class>/*.mp4, which `val_fraction` splits;
-            for other formats, the folder that holds the videos. A folder of frames (frame_0001.jpg, ...) counts as
-            a video.
+        root: folder with train/<class>/*.mp4, val/<class>/*.mp4 and perhaps test/<class>/*.mp4, or <class>/*.mp4,
+            which `val_fraction` and `test_fraction` split; for other formats, the folder that holds the videos. A
+            folder of frames (frame_0001.jpg, ...) counts as a video.
         format: folders (as above), or the format of the annotation files: list (`path label` lines), kinetics (its
             CSV), ssv2 (Something-Something's JSON), epic (EPIC-KITCHENS-100's CSV).
         train: annotation file of the training videos; not for folders.
         val: annotation file of the validation videos; not for folders.
+        test: annotation file of the test videos, which training never reads; not for folders.
         multi_label: a video may have any number of classes; only for the format list, whose lines are then
             `path label label ...` or `path label;label`.
         label_files: files of class names, in the order of the class indices: one file, or for epic one of verbs and
@@ -25,7 +26,8 @@ class DataConfig:
         fps: frame rate of folders of frames, in frames per second, unless the annotations give it.
         max_missing_fraction: fraction of the annotated videos that may be missing; they are left out.
         val_fraction: fraction of each class held out for validation, if the folder has no train and val of its own.
-        split_seed: seed of that split.
+        test_fraction: fraction of each class held out as test videos, in the same way; only for folders.
+        split_seed: seed of these splits.
         num_workers: loader processes; 0 decodes in the main process.
         max_unreadable_fraction: fraction of the training videos that may be unreadable; beyond it, training stops.
         decode_timeout: seconds after which a video that is still being decoded counts as unreadable; 0 for no limit.
@@ -39,11 +41,13 @@ class DataConfig:
     format: Literal["folders", "list", "kinetics", "ssv2", "epic"] = "folders"
     train: str = ""
     val: str = ""
+    test: str = ""
     multi_label: bool = False
     label_files: tuple[str, ...] | str = ()
     fps: float = 30.0
     max_missing_fraction: float = 0.0
     val_fraction: float = 0.2
+    test_fraction: float = 0.0
     split_seed: int = 0
     num_workers: int = 2
     max_unreadable_fraction: float = 0.1
@@ -61,6 +65,12 @@ class DataConfig:
         files = (self.label_files,) if isinstance(self.label_files, str) else tuple(self.label_files)
         object.__setattr__(self, "label_files", tuple(file for file in files if file))
         check_range("val_fraction", self.val_fraction, 0, 1)
+        check_range("test_fraction", self.test_fraction, 0, 1 - self.val_fraction)
+        if self.test_fraction and self.format != "folders":
+            raise XViTError(
+                f"test_fraction={self.test_fraction:g} with format={self.format!r}: only for the format folders; give "
+                "the annotation file of the test videos as data.test"
+            )
         check_range("num_workers", self.num_workers, 0)
         check_range("max_unreadable_fraction", self.max_unreadable_fraction, 0, 1)
         check_range("decode_timeout", self.decode_timeout, 0)

@@ -1,5 +1,6 @@
 """Class folders: train and val folders, and reproducible splits."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,58 @@ def test_a_class_may_be_named_train(tmp_path):
 def test_folders_of_frames_are_videos(tmp_path):
     touch(tmp_path, "a/1/frame_1.jpg", "a/2.mp4", "b/1/img_1.PNG", "b/3/notes.txt", "b/cover.jpg")
     assert ids(read_class_folders(tmp_path, val_fraction=0).train) == ["a/1", "a/2.mp4", "b/1"]
+
+
+@pytest.mark.parametrize(
+    ("number", "val", "test", "sizes"),
+    [
+        (10, 0.2, 0.2, (6, 2, 2)),
+        (10, 0.2, 0.0, (8, 2, 0)),
+        (10, 0.0, 0.3, (7, 0, 3)),
+        (10, 0.01, 0.01, (8, 1, 1)),
+        (3, 0.3, 0.3, (1, 1, 1)),
+        (2, 0.5, 0.5, (1, 1, 0)),
+        (1, 0.2, 0.2, (1, 0, 0)),
+    ],
+)
+def test_three_splits_share_no_video_and_the_test_split_changes_no_validation_video(number, val, test, sizes, tmp_path):
+    names = [f"{name}/{video}.mp4" for name in "ab" for video in range(number)]
+    touch(tmp_path, *names)
+    splits = read_class_folders(tmp_path, val_fraction=val, test_fraction=test, seed=1)
+    assert sorted(ids(splits.train) + ids(splits.val) + ids(splits.test)) == sorted(names)
+    assert {name: len(samples) for name, samples in splits.by_name.items()} == {
+        "train": 2 * sizes[0],
+        "val": 2 * sizes[1],
+        "test": 2 * sizes[2],
+    }
+    without_test = read_class_folders(tmp_path, val_fraction=val, seed=1)
+    assert without_test.val == splits.val
+    assert without_test.test == []
+
+
+def test_the_split_of_flat_class_folders_stays_as_it_was(tmp_path):
+    """The order is a hash of seed, class and file name: stored runs and published results depend on it."""
+    touch(tmp_path, *(f"{name}/{video}.mp4" for name in ("a", "b c") for video in range(8)))
+    expected = []
+    for name in ("a", "b c"):
+        videos = [f"{video}.mp4" for video in range(8)]
+        videos.sort(key=lambda video: hashlib.sha256(f"5/{name}/{video}".encode()).hexdigest())
+        expected += [f"{name}/{video}" for video in videos[:3]]
+    assert ids(read_class_folders(tmp_path, val_fraction=0.4, seed=5).val) == sorted(expected)
+
+
+def test_a_test_folder_beside_train_and_val(tmp_path):
+    touch(tmp_path, *(f"{split}/{name}/1.mp4" for split in ("train", "val", "test") for name in "ab"))
+    assert ids(read_class_folders(tmp_path).test) == ["test/a/1.mp4", "test/b/1.mp4"]
+    with pytest.raises(XViTError, match=r"test_fraction=0.1: .* has its own splits"):
+        read_class_folders(tmp_path, test_fraction=0.1)
+    touch(tmp_path, "test/c/1.mp4")
+    with pytest.raises(XViTError, match=r'test: class "c" is not in .*train'):
+        read_class_folders(tmp_path)
+
+
+def test_an_unlabelled_test_folder_is_left_out_and_said(tmp_path):
+    touch(tmp_path, *(f"{split}/{name}/1.mp4" for split in ("train", "val") for name in "ab"), "test/1.mp4")
+    splits = read_class_folders(tmp_path)
+    assert (len(splits.train), len(splits.val), splits.test) == (2, 2, [])
+    assert splits.left_out == {"in no class folder": [str(tmp_path / "test")]}

@@ -10,11 +10,9 @@ from xvit.utils.errors import XViTError
 
 
 def test_find_videos(tmp_path):
-    touch(tmp_path, "b/2.mp4", "b/deep/1.MKV", "b/notes.txt", "b/.hidden.mp4", "text.txt", "empty/notes.txt")
-    paths = [tmp_path / "text.txt", tmp_path / "missing.mp4", tmp_path / "b", str(tmp_path / "empty")]
-    assert find_videos(paths) == [
-        str(tmp_path / name) for name in ("text.txt", "missing.mp4", "b/2.mp4", "b/deep/1.MKV", "empty")
-    ]
+    touch(tmp_path, "b/2.mp4", "b/deep/1.MKV", "b/notes.txt", "b/.hidden.mp4", "text.md", "empty/notes.txt")
+    paths = [tmp_path / "text.md", tmp_path / "b", str(tmp_path / "empty")]
+    assert find_videos(paths) == [str(tmp_path / name) for name in ("text.md", "b/2.mp4", "b/deep/1.MKV", "empty")]
 
 
 def test_finder_walks_the_root_once_and_follows_no_cycles(tmp_path, monkeypatch):

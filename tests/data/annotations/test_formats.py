@@ -285,7 +285,10 @@ def test_missing_videos_are_counted_and_limited(tmp_path):
         ({"root": "."}, None),
         ({"root": ".", "train": "x"}, "data.train='x': not used with data.format='folders': set another data.format"),
         ({"root": ".", "label_files": "x"}, "data.label_files="),
-        ({"root": ".", "format": "list"}, "data.train, data.val: missing: data.format='list' needs annotation files"),
+        (
+            {"root": ".", "format": "list"},
+            "data.train, data.val, data.test: missing: data.format='list' needs annotation files",
+        ),
         ({"root": ".", "format": "list", "train": "t", "label_files": ("a", "b")}, "expected one file for data.format"),
         ({"root": "nowhere", "format": "list", "train": "t"}, "nowhere: no such folder"),
         ({"root": ".", "format": "epic", "train": "no.csv"}, "no.csv: no such file"),
@@ -341,3 +344,19 @@ def test_damaged_files_are_read_or_give_a_one_line_error(name, tmp_path):
             messages.append(str(error))
     assert messages
     assert all("damaged" in text and "\n" not in text for text in messages)
+
+
+def test_three_annotation_files(tmp_path):
+    touch(tmp_path, *(f"{number}.mp4" for number in range(6)))
+    paths = {}
+    for split, numbers in {"train": (0, 1, 2), "val": (3, 4), "test": (5,)}.items():
+        paths[split] = write(tmp_path / f"{split}.txt", "".join(f"{i}.mp4 {'ab'[i % 2]}\n" for i in numbers))
+    splits = load_splits(DataConfig(root=str(tmp_path), format="list", **paths))
+    assert {name: ids(samples) for name, samples in splits.by_name.items()} == {
+        "train": ["0.mp4", "1.mp4", "2.mp4"],
+        "val": ["3.mp4", "4.mp4"],
+        "test": ["5.mp4"],
+    }
+    assert splits.test[0].label == splits.class_names.index("b")
+    with pytest.raises(XViTError, match=r"test_fraction=0.1 with format='list': .*data.test"):
+        DataConfig(root=str(tmp_path), format="list", **paths, test_fraction=0.1)

@@ -8,8 +8,9 @@ finder          find the videos on disk
 """
 
 from xvit.data.annotations.class_folders import read_class_folders
-from xvit.data.annotations.finder import VideoFinder, find_videos
+from xvit.data.annotations.finder import VideoFinder
 from xvit.data.annotations.formats import load_splits, read_epic, read_kinetics, read_ssv2
+from xvit.data.annotations.inputs import find_videos
 from xvit.data.annotations.lists import read_list, read_multi_label_list, write_list
 from xvit.data.annotations.samples import (
     DatasetSplits,

@@ -1,14 +1,87 @@
-"""Find video files and folders of frames on disk."""
+"""Find videos on disk. This is the one rule for what a folder of videos holds, for all commands.
 
+- A video file counts by its extension, at any depth. Symbolic links to files and folders are followed, except those to
+  a folder above.
+- A folder with numbered pictures is one video (a folder of frames), unless there are videos in it or below it. Pictures
+  that are all named after files of the folder above are thumbnails.
+- Hidden files and folders are skipped, and the folders that a file server or an operating system adds.
+
+What is left out is returned by kind, so that the commands can report it.
+"""
+
+import logging
 import os
+import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from xvit.data.decode import VIDEO_EXTENSIONS
 from xvit.data.decode.frame_folder import is_image_file
 from xvit.utils.errors import XViTError
+
+NOT_A_VIDEO, HIDDEN = "not a video", "hidden or system"
+BROKEN_LINK, LOOP, UNREADABLE = "broken link", "link to a folder above", "unreadable folder"
+_SYSTEM_FOLDERS = {"@eadir", "#recycle", "#snapshot", "__macosx", "$recycle.bin", "system volume information"}
+_SYSTEM_FOLDERS |= {"lost+found", "__pycache__"}
+_SYSTEM_FILES = {"thumbs.db", "desktop.ini"}  # like hidden files, nobody means them as videos: not reported
+_MAX_NAMED = 3  # of each kind in a message
+
+LeftOut = dict[str, list[str]]  # paths by kind
+
+log = logging.getLogger("xvit")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderContents:
+    """What lies below a folder.
+
+    Args:
+        videos: the real path of each video by its path, sorted. A video with two names is there twice.
+        left_out: what is left out.
+    """
+
+    videos: dict[str, str]
+    left_out: LeftOut
+
+
+def scan_folder(root: str | Path) -> FolderContents:
+    """Find the videos below a folder; the folder itself may be a folder of frames.
+
+    Raises:
+        XViTError: no such folder.
+    """
+    check_folder(root)
+    scan = _Scan()
+    scan.visit(os.fspath(root), above=frozenset(), stems_above=frozenset())
+    left_out = {kind: sorted(paths) for kind, paths in scan.left_out.items()}
+    return FolderContents(videos=dict(sorted(scan.videos.items())), left_out=left_out)
+
+
+def describe_left_out(left_out: Mapping[str, Sequence[str]]) -> str:
+    """What was left out, in one line: the number of each kind and some names."""
+    parts = []
+    for kind, paths in left_out.items():
+        more = ", ..." * (len(paths) > _MAX_NAMED)
+        parts.append(f"{kind}: {len(paths)} ({', '.join(paths[:_MAX_NAMED])}{more})")
+    return "; ".join(parts)
+
+
+def report_left_out(left_out: Mapping[str, Sequence[str]]) -> None:
+    """Log what was left out, if anything was, in one line."""
+    if left_out:
+        log.warning("left out: %s", describe_left_out(left_out))
+
+
+def merge_left_out(*parts: Mapping[str, Sequence[str]]) -> LeftOut:
+    """Join what was left out of several folders."""
+    merged: LeftOut = {}
+    for part in parts:
+        for kind, paths in part.items():
+            merged.setdefault(kind, []).extend(paths)
+    return merged
 
 
 class VideoFinder:
@@ -50,38 +123,8 @@ class VideoFinder:
 
     @cached_property
     def _by_name(self) -> dict[str, list[str]]:
-        files, frame_folders, visited = [], [], set()
-        for folder, subfolders, names in os.walk(self.root, followlinks=True):
-            real_path = os.path.realpath(folder)
-            if real_path in visited:  # a symbolic link to a folder that was visited
-                subfolders.clear()
-                continue
-            visited.add(real_path)
-            subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-            videos = [os.path.join(folder, name) for name in names if has_video_extension(name)]
-            files += videos
-            if not videos and any(map(is_image_file, names)):
-                frame_folders.append(folder)
-        return _group_by_stem([*sorted(files), *sorted(frame_folders)])
-
-
-def find_videos(paths: Iterable[str | Path]) -> list[str]:
-    """Expand folders to all videos in them, at any depth, sorted. Files stay as they are, whether they exist or not.
-
-    A folder that holds images and no video file counts as one video. A folder with neither is returned itself, so that
-    decoding it reports the error.
-    """
-    found: list[str] = []
-    for path in paths:
-        videos: list[str] = []
-        for folder, _, names in os.walk(path):
-            files = [os.path.join(folder, name) for name in names if is_video_file(os.path.join(folder, name))]
-            if files:
-                videos += files
-            elif any(map(is_image_file, names)):
-                videos.append(folder)
-        found += sorted(videos) or [os.fspath(path)]
-    return found
+        videos = scan_folder(self.root).videos
+        return _group_by_stem(sorted(videos, key=lambda path: not has_video_extension(path)))
 
 
 def check_folder(path: str | Path) -> None:
@@ -98,6 +141,79 @@ def has_video_extension(name: str) -> bool:
 def is_video_file(path: str | Path) -> bool:
     """Whether there is a file with the extension of a video at this path."""
     return has_video_extension(os.fspath(path)) and os.path.isfile(path)
+
+
+def is_skipped_folder(name: str) -> bool:
+    """Whether a folder of this name is left out: hidden, or added by a system."""
+    return name.startswith(".") or name.lower() in _SYSTEM_FOLDERS
+
+
+class _Scan:
+    """One walk through a folder."""
+
+    def __init__(self) -> None:
+        self.videos: dict[str, str] = {}
+        self.left_out: LeftOut = defaultdict(list)
+
+    def visit(self, folder: str, *, above: frozenset[str], stems_above: frozenset[str]) -> bool:
+        """Add what a folder holds; return whether there is a video in it.
+
+        Args:
+            folder: the folder.
+            above: the real paths of the folders above: a folder may be reached by two names, but not from itself.
+            stems_above: the names of the files of the folder above, without extensions.
+        """
+        real_folder = os.path.realpath(folder)
+        folders, files = self._list(folder, real_folder)
+        videos = {name for name in files if has_video_extension(name)}
+        pictures = {name for name in files if is_image_file(name)}
+        self.videos |= {os.path.join(folder, name): files[name] for name in videos}
+        stems, found = frozenset(map(_stem, files)), bool(videos)
+        for path in folders:
+            if is_skipped_folder(os.path.basename(path)):
+                self.left_out[HIDDEN].append(path)
+            elif os.path.realpath(path) in {real_folder, *above}:
+                self.left_out[LOOP].append(path)
+            else:
+                found = self.visit(path, above=above | {real_folder}, stems_above=stems) or found
+        if not found and _are_frames({*map(_stem, pictures)}, stems_above):
+            self.videos[folder], found = real_folder, True
+            videos = pictures
+        for name in files.keys() - videos:
+            if name.startswith("."):
+                if has_video_extension(name.lstrip("._")):
+                    self.left_out[HIDDEN].append(os.path.join(folder, name))
+            elif name.lower() not in _SYSTEM_FILES:
+                self.left_out[NOT_A_VIDEO].append(os.path.join(folder, name))
+        return found
+
+    def _list(self, folder: str, real_folder: str) -> tuple[list[str], dict[str, str]]:
+        """The paths of the folders in a folder, and the real path of each file by its name."""
+        folders, files = [], {}
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    is_link = entry.is_symlink()
+                    if os.path.isdir(entry) if is_link else entry.is_dir():
+                        folders.append(entry.path)
+                    elif os.path.isfile(entry) if is_link else entry.is_file():
+                        real_path = os.path.realpath(entry) if is_link else os.path.join(real_folder, entry.name)
+                        files[entry.name] = real_path
+                    else:
+                        self.left_out[BROKEN_LINK if is_link else NOT_A_VIDEO].append(entry.path)
+        except OSError:
+            self.left_out[UNREADABLE].append(folder)
+        return folders, files
+
+
+def _are_frames(stems: set[str], stems_above: frozenset[str]) -> bool:
+    """Whether the pictures of these names are the frames of a video: numbered, and not thumbnails of files above."""
+    thumbnails = len(stems) > 1 and stems <= stems_above
+    return any(re.search("[0-9]", stem) for stem in stems) and not thumbnails
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(name)[0]
 
 
 def _group_by_stem(paths: list[str]) -> dict[str, list[str]]:

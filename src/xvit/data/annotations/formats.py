@@ -19,7 +19,7 @@ from pathlib import Path
 
 from xvit.config import ClassNames, DataConfig
 from xvit.data.annotations.class_folders import read_class_folders
-from xvit.data.annotations.finder import VideoFinder
+from xvit.data.annotations.finder import VideoFinder, report_left_out
 from xvit.data.annotations.lists import read_list, read_multi_label_list
 from xvit.data.annotations.samples import (
     DatasetSplits,
@@ -39,11 +39,15 @@ _EPIC_TIMES = (_EPIC_COLUMNS[3:], r"[0-9]{1,3}:[0-5]?[0-9]:[0-5]?[0-9](\.[0-9]+)
 Row = tuple[str, dict[str, str]]  # file and line, for error messages; values by column
 
 
-def load_splits(config: DataConfig) -> DatasetSplits:
-    """Read the annotations of a data set and find its videos.
+def load_splits(config: DataConfig, *, strict: bool = True) -> DatasetSplits:
+    """Read the annotations of a data set and find its videos. What a folder holds besides videos is logged.
 
     The class names are those of the label files, else those in the training annotations, else those in the validation
     annotations.
+
+    Args:
+        config: the data settings.
+        strict: raise an error if a class of class folders cannot be used; otherwise, describe it in `problems`.
 
     Raises:
         XViTError: no such folder or file, settings that the format does not have, an invalid row (with file and line),
@@ -52,23 +56,31 @@ def load_splits(config: DataConfig) -> DatasetSplits:
     if not config.root:
         raise XViTError("data.root: missing: expected the folder of the videos")
     if config.format == "folders":
-        for name in ("train", "val", "label_files"):
+        for name in ("train", "val", "test", "label_files"):
             if value := getattr(config, name):
                 raise XViTError(f"data.{name}={value!r}: not used with data.format='folders': set another data.format")
-        return read_class_folders(config.root, val_fraction=config.val_fraction, seed=config.split_seed, fps=config.fps)
-    if not config.train and not config.val:
-        raise XViTError(f"data.train, data.val: missing: data.format={config.format!r} needs annotation files")
+        fractions = {"val_fraction": config.val_fraction, "test_fraction": config.test_fraction}
+        folders = read_class_folders(config.root, **fractions, seed=config.split_seed, fps=config.fps, strict=strict)
+        report_left_out(folders.left_out)
+        return folders
+    if not (config.train or config.val or config.test):
+        raise XViTError(
+            f"data.train, data.val, data.test: missing: data.format={config.format!r} needs annotation files"
+        )
     videos = VideoFinder(config.root)
     class_names = _read_label_files(config)
-    splits: dict[str, list[Sample]] = {"train": [], "val": []}
+    splits: dict[str, list[Sample]] = {}
     missing: list[str] = []
-    for split, path in (("train", config.train), ("val", config.val)):
+    for split, path in (("train", config.train), ("val", config.val), ("test", config.test)):
+        splits[split] = []
         if path:
             parsed = _read_annotations(config, split, path, videos, class_names)
             _check_missing(path, parsed, config)
             class_names, splits[split] = parsed.class_names, parsed.samples
             missing += parsed.missing
-    return DatasetSplits(**splits, class_names=class_names or [], missing=list(dict.fromkeys(missing)))
+    train, val, test = splits.values()
+    missing = list(dict.fromkeys(missing))
+    return DatasetSplits(train=train, val=val, test=test, class_names=class_names or [], missing=missing)
 
 
 def read_kinetics(
@@ -86,7 +98,7 @@ def read_kinetics(
     with spaces or underscores.
 
     Args:
-        split: train or val: if the file has rows of this split, rows of other splits are left out.
+        split: train, val or test: if the file has rows of this split, rows of other splits are left out.
         class_names: class names; None takes those in the file, sorted.
         fps: frames per second of folders of frames.
 
@@ -94,7 +106,7 @@ def read_kinetics(
         XViTError: no such file, missing columns, an invalid row, an unknown class.
     """
     rows = list(_read_csv(path, ("youtube_id", "time_start", "time_end"), label_columns=("label",)))
-    spellings = {"train": {"train"}, "val": {"val", "validate", "validation"}}.get(split, set())
+    spellings = {"train": {"train"}, "val": {"val", "validate", "validation"}, "test": {"test"}}.get(split, set())
     if any(row.get("split") in spellings for _, row in rows):
         rows = [(where, row) for where, row in rows if row.get("split") in spellings]
     names = class_names or sorted({row["label"] for _, row in rows if "label" in row})

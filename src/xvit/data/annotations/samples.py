@@ -53,19 +53,30 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSplits:
-    """The training and validation samples of a data set.
+    """The training, validation and test samples of a data set.
 
     Args:
         train: training samples; empty without training annotations.
         val: validation samples; empty without validation annotations.
+        test: test samples, which training never reads; empty without test annotations.
         class_names: class names, indexed by the labels; for several tasks a dict of lists.
         missing: annotated videos that were not found, as named in the annotations.
+        problems: classes and splits that cannot be used: path of the folder, and reason; none if read strictly.
+        left_out: what the folders hold besides videos: paths by kind.
     """
 
     train: list[Sample]
     val: list[Sample]
+    test: list[Sample] = field(default_factory=list)
     class_names: ClassNames
     missing: list[str] = field(default_factory=list)
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def by_name(self) -> dict[str, list[Sample]]:
+        """The samples of the splits "train", "val" and "test"."""
+        return {"train": self.train, "val": self.val, "test": self.test}
 
 
 @dataclass

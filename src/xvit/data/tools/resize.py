@@ -1,6 +1,7 @@
 """Re-encode videos at a smaller size, so that training decodes them much faster."""
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -15,12 +16,15 @@ from av.container import OutputContainer
 from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
-from xvit.data.annotations.finder import check_folder, find_videos
+from xvit.data.annotations.finder import check_folder, merge_left_out, report_left_out, scan_folder
 from xvit.data.decode.demux import VideoInfo, open_video, probe_file, video_errors
+from xvit.data.decode.orientation import ODD_MATRIX, Orientation, read_orientation
 from xvit.data.decode.video import check_frame_size, frame_to_rgb
 from xvit.utils.errors import VideoError, XViTError, check_range
 from xvit.utils.files import atomic_write_text, check_new_directory
 from xvit.utils.parallel import check_stop, parallel_map
+
+_log = logging.getLogger("xvit")
 
 TimedFrame = tuple[float | Fraction, av.VideoFrame]  # time in seconds from the first frame
 
@@ -51,7 +55,7 @@ def resize_videos(
     """Write each video below root as H.264 in MP4 without sound to the same relative path below output.
 
     A video appears only once it is complete. Existing ones are skipped, so a second call continues an interrupted one.
-    Smaller videos keep their size. Folders of frames are left out.
+    Smaller videos keep their size. Folders of frames are left out. What is left out is logged.
 
     Args:
         root: folder of the videos, which is only read.
@@ -127,23 +131,27 @@ def _target(source: Path, root: Path, output: Path) -> Path:
 
 def _read_frames(frames: Iterable[av.VideoFrame], info: VideoInfo, short_side: int) -> Iterator[TimedFrame]:
     """Yield the resized frames with their times, the same times as in `read_clip`."""
-    time, num_decoded, size = 0.0, 0, None
+    time, num_decoded, size, orientation = 0.0, 0, None, Orientation()
     for frame in frames:
         check_stop()
-        size = check_frame_size(info.path, frame, size)
+        orientation = read_orientation(frame, orientation)
+        size = check_frame_size(info.path, orientation.displayed_size(frame), size)
         time = float(info.times[num_decoded]) if num_decoded < info.num_frames else time + 1 / info.fps
+        if num_decoded == 0 and not orientation.exact:
+            _log.warning("%s: %s", info.path, ODD_MATRIX)
         num_decoded += 1
-        yield time, _resize_frame(frame, short_side)
+        yield time, _resize_frame(frame, orientation, short_side)
     if num_decoded == 0:
         raise VideoError(info.path, "none of its frames can be decoded")
     if num_decoded < 0.9 * info.num_frames:  # as in `read_clip`
         raise VideoError(info.path, f"only {num_decoded} of its {info.num_frames} frames can be decoded")
 
 
-def _resize_frame(frame: av.VideoFrame, short_side: int) -> av.VideoFrame:
+def _resize_frame(frame: av.VideoFrame, orientation: Orientation, short_side: int) -> av.VideoFrame:
     """The frame as it is displayed, shrunk to even side lengths, which the encoder requires."""
-    if round(frame.rotation / 90) % 4:
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_to_rgb(frame, None)), format="rgb24")
+    if orientation[:4] != Orientation()[:4]:
+        rgb = np.ascontiguousarray(frame_to_rgb(frame, orientation, None))
+        frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
     scale = min(1.0, short_side / min(frame.width, frame.height))
     width, height = (max(2, 2 * round(side * scale / 2)) for side in (frame.width, frame.height))
     resized = frame.reformat(width, height, format="yuv420p", interpolation="AREA", threads=1)
@@ -199,7 +207,10 @@ def _find_targets(root: Path, output: Path) -> dict[Path, Path]:
     one, other = root.resolve(), output.resolve()
     if one.is_relative_to(other) or other.is_relative_to(one):
         raise XViTError(f"{output}: one of this folder and {root} contains the other: choose a folder elsewhere")
-    sources = [Path(path) for path in find_videos([root]) if os.path.isfile(path)]
+    contents = scan_folder(root)
+    frame_folders = [path for path in contents.videos if os.path.isdir(path)]
+    report_left_out(merge_left_out(contents.left_out, {"folder of frames": frame_folders} if frame_folders else {}))
+    sources = [Path(path) for path in contents.videos if os.path.isfile(path)]
     if not sources:
         raise XViTError(f"{root}: no video files in it")
     targets: dict[Path, Path] = {}
