@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-_MIN_SIMILARITY = 0.7  # of names that may be meant for each other, as difflib measures it
+_MIN_SIMILARITY = 0.65  # of names that may be meant for each other, as difflib measures it
 _MIN_LETTERS = 2  # of a name that is the start or the initials of another one
 
 
