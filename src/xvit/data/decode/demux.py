@@ -12,6 +12,7 @@ import numpy as np
 from av.container import InputContainer
 from av.stream import Stream
 
+from xvit.data.decode.clock import Timing, display_order, split_sections
 from xvit.utils.errors import VideoError, XViTError
 
 # Only formats that are a video in themselves. FFmpeg also opens playlists and scripts that refer to other files and
@@ -41,7 +42,8 @@ class VideoInfo:
         codec: FFmpeg's name, such as h264.
         container: FFmpeg's name, such as matroska,webm; "folder" for a folder of frames.
         damage: how the file is cut short; empty if it seems complete.
-        times: (num_frames,) seconds from the first frame to each frame.
+        warnings: what had to be assumed about the video, in words.
+        times: (num_frames,) seconds from the first frame to each frame, in the order in which they are shown.
     """
 
     path: str
@@ -53,12 +55,13 @@ class VideoInfo:
     codec: str
     container: str
     damage: str = ""
+    warnings: tuple[str, ...] = ()
     times: np.ndarray = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PacketScan:
-    """The result of `scan_video`. The timestamps are those that are known, ascending."""
+    """The result of `scan_video`. The timestamps are those that are known; they ascend if the video is seekable."""
 
     info: VideoInfo
     pts: list[int]
@@ -123,6 +126,7 @@ def open_video(path: str | Path) -> Iterator[tuple[InputContainer, av.VideoStrea
 def scan_video(path: str | Path, container: InputContainer, stream: av.VideoStream) -> PacketScan:
     """Read all packets of an open video, without decoding them; raise `VideoError` if it has no frames."""
     frame_pts: list[int | None] = []
+    frame_dts: list[int | None] = []
     keyframe_pts: list[int | None] = []
     num_corrupt = 0
     end_time = 0.0  # of the last packet, in seconds
@@ -135,21 +139,24 @@ def scan_video(path: str | Path, container: InputContainer, stream: av.VideoStre
                 keyframe_pts.append(packet.pts)
             if not packet.is_discard:  # an edit list hides frames that other frames refer to
                 frame_pts.append(packet.pts)
+                frame_dts.append(packet.dts)
             end_time = max(end_time, _end_time(packet))
     context, num_frames = stream.codec_context, len(frame_pts)
     if not frame_pts or not context.width or not context.height:
         raise VideoError(path, "the file has no frames")
     check_aspect_ratio(path, context.width, context.height)
-    pts = sorted(value for value in frame_pts if value is not None)
+    timing = Timing.of(container, stream)
+    sections = split_sections(frame_dts, timing.max_step / float(stream.time_base or 1))
+    in_order = [value for section in sections for value in display_order(frame_pts[section])]
+    clock = timing.clock()
+    times = np.array([clock.tick(timing.seconds(value)) for value in in_order])
+    fps = (num_frames - 1) / float(times[-1]) if num_frames > 1 else timing.rate
+    pts = [value for value in in_order if value is not None]
     keys = sorted(value for value in keyframe_pts if value is not None)
-    fps = float(stream.average_rate or stream.guessed_rate or 25)
-    times = np.arange(num_frames) / fps
-    if len(pts) == num_frames and pts[-1] > pts[0]:
-        times = (np.array(pts) - pts[0]) * float(stream.time_base or 1)
-        fps = (num_frames - 1) / float(times[-1])
     container_name, codec = container.format.name, context.codec.canonical_name
     indexed = container_name in _INDEXED_CONTAINERS and codec in _ONE_FRAME_PER_PACKET
-    seekable = indexed and len(set(pts)) == num_frames and bool(keys) and keys[0] <= pts[0]
+    one_clock = len(sections) == 1 and len(set(pts)) == num_frames
+    seekable = indexed and one_clock and bool(keys) and keys[0] <= pts[0]
     info = VideoInfo(
         path=str(path),
         num_frames=num_frames,
@@ -160,6 +167,7 @@ def scan_video(path: str | Path, container: InputContainer, stream: av.VideoStre
         codec=codec,
         container=container_name,
         damage=_describe_damage(container, stream, num_frames - num_corrupt, end_time),
+        warnings=(timing.warning,) if timing.warning else (),
         times=times,
     )
     return PacketScan(info=info, pts=pts, keyframe_pts=keys, seekable=seekable)
