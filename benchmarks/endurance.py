@@ -37,7 +37,7 @@ from xvit.data.annotations import Sample
 from xvit.data.dataset import VideoDataset
 from xvit.data.loader import make_loader
 from xvit.data.sampler import EpochSampler
-from xvit.data.synthetic.motion import write_motion_dataset
+from xvit.data.synthetic.dataset import write_motion_dataset
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from helpers.barcode_videos import corrupt, truncate, write_audio

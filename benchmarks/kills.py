@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 
 from common import log_progress
 from xvit.cli.main import main as xvit
-from xvit.data.synthetic.motion import write_motion_dataset
+from xvit.data.synthetic.dataset import write_motion_dataset
 
 KILLS_PER_RUN = 6
 RECIPE = {

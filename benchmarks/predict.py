@@ -23,7 +23,7 @@ from common import log_progress
 from xvit import Predictor, create_model
 from xvit.data.decode import VideoInfo, read_clip
 from xvit.data.sampling import sample_indices
-from xvit.data.synthetic.motion import encode_video
+from xvit.data.synthetic.dataset import encode_video
 from xvit.data.transforms import eval_views
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import transformers
 
-from xvit.data.synthetic.motion import write_motion_dataset
+from xvit.data.synthetic.dataset import write_motion_dataset
 from xvit.transformers import XViTConfig, XViTForVideoClassification, XViTVideoProcessor
 
 

@@ -11,7 +11,8 @@ import yaml
 from helpers.tiny import TINY_MODEL, TINY_RECIPE
 from xvit.cli.main import main
 from xvit.config import ClipSpec, model_config
-from xvit.data.synthetic.motion import CLASSES, write_motion_dataset
+from xvit.data.synthetic.dataset import write_motion_dataset
+from xvit.data.synthetic.motion import CLASSES
 from xvit.models.backbone import resolve_clip_spec
 from xvit.models.xvit import XViT
 

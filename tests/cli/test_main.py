@@ -94,7 +94,7 @@ def test_ctrl_c_prints_how_to_continue(run, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("xvit.data.synthetic.motion.write_motion_dataset", interrupt)
+    monkeypatch.setattr("xvit.data.synthetic.dataset.write_motion_dataset", interrupt)
     code, out, err = run("data", "motion", "--output", "x")
     assert (code, out, err) == (130, "", "xvit: stopped. Run the same command to start again.\n")
 

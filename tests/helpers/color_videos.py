@@ -16,7 +16,7 @@ from xvit.config import (
     TrainConfig,
     model_config,
 )
-from xvit.data.synthetic.motion import encode_video
+from xvit.data.synthetic.dataset import encode_video
 from xvit.models.pretrained import load_initial_weights
 from xvit.models.xvit import XViT
 

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from xvit.config import RunConfig, from_dict, read_yaml
+from xvit.config import RunConfig, find_recipe, read_config
 from xvit.data.annotations import load_splits
-from xvit.data.synthetic.motion import write_motion_dataset
+from xvit.data.synthetic.dataset import write_motion_dataset
 from xvit.evaluation import Evaluation, evaluate, match_labels
 from xvit.inference.predictor import Predictor
 from xvit.utils.errors import XViTError, one_line
@@ -23,8 +23,7 @@ State = TypeVar("State")
 
 def default_recipe() -> RunConfig:
     """The recipe of the demo and the ablation study: recipes/motion.yaml, which is installed with the package."""
-    path = Path(__file__).parents[1] / "recipes" / "motion.yaml"
-    return from_dict(RunConfig, read_yaml(path), "recipes/motion.yaml")
+    return read_config(RunConfig, find_recipe("motion"))
 
 
 def open_directory(path: Path, experiment: str, parse: Callable[[Any], State]) -> State | None:

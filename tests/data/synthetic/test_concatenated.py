@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from helpers.files import file_bytes, read_frames
-from xvit.data.synthetic.concatenated import write_concatenated_videos
-from xvit.data.synthetic.motion import CLASSES, FPS, FRAMES, encode_video, render_clip, write_motion_dataset
+from xvit.data.synthetic.background import render_background
+from xvit.data.synthetic.concatenated import _draw_stretches, write_concatenated_videos
+from xvit.data.synthetic.dataset import encode_video, write_motion_dataset
+from xvit.data.synthetic.motion import CLASSES, FPS, FRAMES, SECONDS, render_clip
 from xvit.utils.errors import XViTError
 
 
@@ -35,6 +37,48 @@ def test_videos_are_concatenated_clips(tmp_path: Path) -> None:
     np.testing.assert_allclose(times, np.arange(6 * T) / FPS)
 
 
+@pytest.mark.parametrize("fps", [8, 12.5, 29.97])
+def test_background_between_the_clips(tmp_path: Path, fps: float) -> None:
+    """The segments are frame-accurate: the frames of each one are those of its clip, all others are background."""
+    write_concatenated_videos(tmp_path / "long", num_videos=2, clips_per_video=11, seed=5, fps=fps, background=True)
+    write_concatenated_videos(tmp_path / "plain", num_videos=2, clips_per_video=11, seed=5)
+    segments_of, plain = (json.loads((tmp_path / name / "segments.json").read_text()) for name in ("long", "plain"))
+    pauses = []
+    for video, (name, segments) in enumerate(segments_of.items()):
+        assert [segment["label"] for segment in segments] == [segment["label"] for segment in plain[name]]
+        frames = read_frames(tmp_path / "long" / name)
+        with av.open(str(tmp_path / "long" / name)) as container:
+            times = np.array([frame.time for frame in container.decode(video=0)])
+        np.testing.assert_allclose(times, np.arange(len(frames)) / fps, atol=1e-3)
+        inside = np.zeros(len(frames), dtype=bool)
+        for index, segment in enumerate(segments, start=1):
+            chosen = (times > segment["start"] - 1e-3) & (times < segment["end"] - 1e-3)
+            clip = render_clip(segment["label"], np.random.default_rng([5, 2, video, index]), fps=fps)
+            encode_video(clip, tmp_path / "clip.mp4", fps=fps)
+            assert np.array_equal(frames[chosen], read_frames(tmp_path / "clip.mp4"))
+            assert not (inside & chosen).any()
+            inside |= chosen
+        assert abs((~inside).sum() - 22 * fps) <= 1, "as much background as clips"
+        bounds = np.flatnonzero(np.diff(inside, prepend=True, append=True))
+        pauses += [(times[start], end - start) for start, end in bounds.reshape(-1, 2)]
+        rng = np.random.default_rng([5, 3, video, 1 + int(inside[: bounds[0]].sum() / len(clip))])
+        encode_video(
+            render_background(rng, seconds=(bounds[1] - bounds[0]) / fps, fps=fps), tmp_path / "pause.mp4", fps=fps
+        )
+        assert np.array_equal(frames[bounds[0] : bounds[1]], read_frames(tmp_path / "pause.mp4"))
+    assert len(set(pauses)) == len(pauses) >= 2, "at different times, or of different lengths"
+
+
+def test_stretches_of_background_differ_in_length() -> None:
+    for num_clips in (1, 9, 10, 150):
+        stretches = _draw_stretches(0, 0, num_clips)
+        assert len(stretches) == max(num_clips // 10, 1)
+        assert set(stretches) <= set(range(1, num_clips + 2))
+        assert min(stretches.values()) >= SECONDS
+        assert sum(stretches.values()) == pytest.approx(num_clips * SECONDS)
+    assert max(stretches.values()) > 4 * min(stretches.values())
+
+
 def test_videos_depend_on_seed_and_index_only(tmp_path: Path) -> None:
     for name, num_videos, seed in (("a", 1, 0), ("b", 3, 0), ("c", 1, 1)):
         write_concatenated_videos(tmp_path / name, num_videos=num_videos, clips_per_video=3, seed=seed)
@@ -50,7 +94,7 @@ def test_videos_depend_on_seed_and_index_only(tmp_path: Path) -> None:
 
 
 def test_values_out_of_range_and_existing_output(tmp_path: Path) -> None:
-    for wrong in ({"num_videos": 0}, {"clips_per_video": 0}, {"seed": -1}):
+    for wrong in ({"num_videos": 0}, {"clips_per_video": 0}, {"seed": -1}, {"fps": 0.5}):
         with pytest.raises(XViTError, match=f"{next(iter(wrong))}="):
             write_concatenated_videos(tmp_path / "out", **({"num_videos": 1} | wrong))
     write_concatenated_videos(tmp_path / "out", num_videos=1, clips_per_video=1)

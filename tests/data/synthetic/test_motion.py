@@ -1,13 +1,14 @@
-"""The built-in data set: exact time reversal, files, and pairs that differ only in the order of frames."""
+"""The classes of the built-in data set: exact time reversal, and pairs that differ only in the order of frames."""
 
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 
-from helpers.files import file_bytes, read_frames
-from xvit.data.synthetic.motion import CLASSES, FRAMES, PAIRS, SIZE, encode_video, render_clip, write_motion_dataset
+from helpers.files import read_frames
+from xvit.data.synthetic.dataset import write_motion_dataset
+from xvit.data.synthetic.motion import CLASSES, FPS, FRAMES, PAIRS, SECONDS, render_clip
+from xvit.data.synthetic.shapes import SIZE
 from xvit.utils.errors import XViTError
 
 
@@ -47,86 +48,20 @@ def test_classes_come_in_reversed_pairs() -> None:
         assert not np.array_equal(forwards, backwards), f"{first} looks the same in both directions"
 
 
-def test_encoding_does_not_depend_on_the_direction(tmp_path: Path) -> None:
-    for number, label in enumerate(CLASSES[::2]):
-        frames = render_clip(label, np.random.default_rng(number))
-        encode_video(frames, tmp_path / "forwards.mp4")
-        encode_video(frames[::-1], tmp_path / "backwards.mp4")
-        forwards, backwards = read_frames(tmp_path / "forwards.mp4"), read_frames(tmp_path / "backwards.mp4")
-        assert np.array_equal(forwards, backwards[::-1])
-        assert abs((tmp_path / "forwards.mp4").stat().st_size - (tmp_path / "backwards.mp4").stat().st_size) < 100
-        assert np.abs(forwards.astype(float) - frames).mean() < 12
-
-
-def test_encoding_error_does_not_depend_on_the_position_in_the_clip(tmp_path: Path) -> None:
-    still = np.repeat(render_clip(CLASSES[0], np.random.default_rng(0))[:1], FRAMES, axis=0)
-    encode_video(still, tmp_path / "still.mp4")
-    decoded = read_frames(tmp_path / "still.mp4")
-    assert np.array_equal(decoded, np.broadcast_to(decoded[0], decoded.shape))
-
-
-def test_file_layout_and_keyframes(dataset: Path) -> None:
-    assert sorted(path.name for path in dataset.iterdir()) == ["train", "val"]
-    for split, number in (("train", 40), ("val", 20)):
-        assert {path.name for path in (dataset / split).iterdir()} == set(CLASSES)
-        for label in CLASSES:
-            names = sorted(path.name for path in (dataset / split / label).iterdir())
-            assert names == [f"{index:04d}.mp4" for index in range(number)]
-    with av.open(str(dataset / "val" / CLASSES[0] / "0000.mp4")) as container:
-        packets = [packet for packet in container.demux(video=0) if packet.size]
-        assert len(packets) == FRAMES
-        assert all(packet.is_keyframe for packet in packets)
-
-
-def test_clips_depend_on_seed_split_class_and_index_only(tmp_path: Path) -> None:
-    progress: list[tuple[int, int]] = []
-
-    def record(done: int, total: int) -> None:
-        progress.append((done, total))
-
-    write_motion_dataset(
-        tmp_path / "a", clips_per_class=2, val_fraction=0.5, on_progress=lambda *args: progress.append(args)
-    )
-    write_motion_dataset(tmp_path / "b", clips_per_class=4, val_fraction=0.5)
-    write_motion_dataset(tmp_path / "c", clips_per_class=2, val_fraction=0.5, seed=1)
-    a, b, c = (file_bytes(tmp_path / name) for name in "abc")
-    assert progress == [(done, len(a)) for done in range(1, len(a) + 1)]
-    assert len(set(a.values())) == len(a) == 2 * len(CLASSES)
-    assert a.items() <= b.items()
-    assert a.keys() == c.keys()
-    assert not set(a.values()) & set(c.values())
-
-
-def test_an_interrupted_data_set_leaves_no_files(tmp_path: Path) -> None:
-    def interrupt(done: int, total: int) -> None:
-        if done == 5:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_motion_dataset(tmp_path / "out", clips_per_class=2, on_progress=interrupt)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_existing_output_must_be_an_empty_directory(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    write_motion_dataset(tmp_path / "empty", clips_per_class=1)
-    assert len(file_bytes(tmp_path / "empty")) == len(CLASSES)
-    before = file_bytes(tmp_path / "empty")
-    with pytest.raises(XViTError, match="not an empty directory; choose another one or remove it"):
-        write_motion_dataset(tmp_path / "empty", clips_per_class=1, seed=1)
-    assert file_bytes(tmp_path / "empty") == before
-    (tmp_path / "file").touch()
-    with pytest.raises(XViTError, match="not an empty directory; choose another one or remove it"):
-        write_motion_dataset(tmp_path / "file", clips_per_class=1)
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"clips_per_class": 0}, {"val_fraction": 1.5}, {"val_fraction": -0.1}, {"seed": -1}], ids=str
-)
-def test_values_out_of_range(tmp_path: Path, wrong: dict[str, float]) -> None:
-    with pytest.raises(XViTError, match=f"{next(iter(wrong))}="):
-        write_motion_dataset(tmp_path / "out", **({"clips_per_class": 1} | wrong))
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize("label", CLASSES)
+def test_another_frame_rate_draws_the_same_motion(label: str) -> None:
+    """A frame depends on its time only; a second class of a pair is its first class backwards at any frame rate."""
+    original = render_clip(label, np.random.default_rng(9))
+    first = CLASSES.index(label) % 2 == 0
+    for factor in (2, 3):
+        frames = render_clip(label, np.random.default_rng(9), fps=factor * FPS)
+        assert len(frames) == factor * FRAMES
+        assert np.array_equal(frames[::factor] if first else frames[::-1][::factor][::-1], original)
+    for fps in (12.5, 25, 59.94):
+        frames = render_clip(label, np.random.default_rng(9), fps=fps)
+        assert len(frames) == round(fps * SECONDS)
+        start, start_of_original = (frames[0], original[0]) if first else (frames[-1], original[-1])
+        assert np.array_equal(start, start_of_original)
 
 
 def test_unknown_class() -> None:
