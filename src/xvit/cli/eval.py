@@ -1,9 +1,12 @@
-"""xvit eval --checkpoint DIR --data.root DIR [--output DIR] [--eval.temporal_views N] [--eval.spatial_views M]
-                 [--submission FILE]
+"""xvit eval --checkpoint DIR --data.root DIR [--split val|test] [--output DIR] [--eval.temporal_views N]
+                 [--eval.spatial_views M] [--submission FILE]
 
 Measure a trained model on the videos DIR/val/<class>/*.mp4 (or on the held-out part of DIR/<class>/*.mp4; for
-annotation files, see --data.format). Prints the accuracy of each class and of all videos. Writes to the
-output folder, if given: evaluation.json, predictions.jsonl and plots.
+annotation files, see --data.format). Prints the accuracy of each class and of all videos, with its 95 %
+interval. Writes to the output folder, if given: evaluation.json, predictions.jsonl and plots.
+The validation videos chose the checkpoint "best" of a training, so its accuracy on them tends to be too high.
+With --split test it is measured on videos that training does not read: DIR/test/<class>/*.mp4, --data.test FILE,
+or a part of the class folders, --data.test_fraction. Videos that the model knows from its training are counted.
 Videos that cannot be read are listed, never replaced; the exit code is then 1. Under torchrun, each process
 scores a part of the videos; the result is the same. Videos without labels can be scored for a challenge with
 --submission.
@@ -11,12 +14,13 @@ scores a part of the videos; the result is the same. Videos without labels can b
 examples:
   xvit eval --checkpoint run/best --data.root videos --output result
   xvit eval --checkpoint run/best --data.root videos --eval.temporal_views 2 --eval.spatial_views 3 --json
+  xvit eval --checkpoint run/best --data.root videos --split test
   torchrun --nproc-per-node 8 -m xvit eval --checkpoint run/best --data.root videos
   xvit eval --checkpoint run/best --data.root epic --data.format epic --data.val EPIC_100_test_timestamps.csv --submission test.json --supervision 2 3 4
 """  # noqa: E501
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import Namespace
 from rich.console import RenderableType
@@ -38,6 +42,7 @@ if TYPE_CHECKING:
 def add_options(parser: CommandParser) -> None:
     parser.add("--checkpoint DIR", str, "a trained or an exported model", required=True)
     parser.add("--output DIR", str | None, "folder for the result, to be created")
+    parser.add("--split", Literal["val", "test"], "validation videos, or those held out from training", default="val")
     text = "write scores for a challenge: .json for EPIC-KITCHENS-100, .csv for the five best classes per video"
     parser.add("--submission FILE", str | None, text)
     text = "for EPIC-KITCHENS: the supervision levels of pretraining, training labels and training data"
@@ -53,13 +58,14 @@ parse = parse_data_args
 
 def run(args: Namespace) -> int:
     """Evaluate the model and print its metrics."""
-    from xvit.evaluation import compute_metrics, run_metadata, score_videos
+    from xvit.evaluation import compute_metrics, count_seen, run_metadata, score_videos
     from xvit.evaluation.submissions import write_submission
     from xvit.inference.predictor import Predictor
 
     output = check_new_directory(args.output) if args.output else None
     predictor = Predictor(args.checkpoint, device=args.device, trust_code=args.trust_code)
     samples, labelled = _read_samples(args, predictor)
+    seen = count_seen(getattr(predictor.model, "provenance", {}), samples)
     with terminal.progress_bar("evaluating", quiet=args.json) as update:
         options = {"num_workers": args.data.num_workers, "decode_timeout": args.data.decode_timeout}
         scored = score_videos(predictor, samples, eval_config=args.eval, **options, on_progress=update)
@@ -68,16 +74,19 @@ def run(args: Namespace) -> int:
         if args.submission:
             write_submission(args.submission, scored, supervision=tuple(args.supervision))
         if output:
-            result.save(output, metadata=run_metadata(predictor, args.data, checkpoint=args.checkpoint))
-    values = result.to_dict() | ({"submission": args.submission} if args.submission else {})
+            metadata = run_metadata(predictor, args.data, checkpoint=args.checkpoint)
+            result.save(output, metadata=metadata | {"split": args.split, "seen_in_training": seen})
+    values = result.to_dict() | {"split": args.split, "seen_in_training": seen}
+    values |= {"submission": args.submission} if args.submission else {}
     written = [f"written to {path}" for path in (output, args.submission) if path]
     failures = [VideoError(path, reason) for _, path, reason in scored.failures]
-    texts: list[RenderableType] = [*_tables(result), str(result), *written]
+    texts: list[RenderableType] = [*_tables(result), str(result), *_describe_seen(seen, len(samples)), *written]
+    terminal.print_warnings([(path, texts) for _, path, texts in scored.warnings], total=len(samples))
     return terminal.finish(args, values, *texts, failures=failures, total=len(samples))
 
 
 def _read_samples(args: Namespace, predictor: "Predictor") -> "tuple[list[Sample], bool]":
-    """The validation videos, and whether they have labels.
+    """The videos of the split, and whether they have labels.
 
     Raises:
         XViTError: there are none, their labels do not suit the model, or nothing is asked of unlabelled videos.
@@ -88,19 +97,34 @@ def _read_samples(args: Namespace, predictor: "Predictor") -> "tuple[list[Sample
     from xvit.evaluation.submissions import check_submission
 
     data = load_splits(args.data)
-    require(data.val, "--data.val", "the annotation file of the validation videos", "xvit eval")
-    samples = match_labels(data.val, data.class_names, predictor.class_names)
+    if args.split == "test" and not data.test:
+        held_out = "a folder test beside train and val, --data.test FILE or --data.test_fraction"
+        raise XViTError(f"{args.data.root}: no test videos; hold some out: {held_out}")
+    if args.split == "val":
+        require(data.val, "--data.val", "the annotation file of the validation videos", "xvit eval")
+    samples = match_labels(getattr(data, args.split), data.class_names, predictor.class_names)
     labelled = any(sample.label is not None for sample in samples)
     if labelled:
         check_labels(samples, predictor.class_names, multi_label=predictor.multi_label)
     elif not args.submission and not args.output:
         raise XViTError(
-            f"{args.data.val}: the videos have no labels, so there is nothing to measure; give --submission FILE or "
-            "--output DIR to write their scores"
+            f"{getattr(args.data, args.split)}: the videos have no labels, so there is nothing to measure; give "
+            "--submission FILE or --output DIR to write their scores"
         )
     if args.submission:
         check_submission(args.submission, predictor.class_names, supervision=tuple(args.supervision))
     return samples, labelled
+
+
+def _describe_seen(seen: dict[str, int], total: int) -> Iterator[str]:
+    """What it means for the result that the model knows some of the videos."""
+    if number := seen.get("train"):
+        yield f"{number} of these {total} videos were trained on: the result says little about new videos"
+    if number := seen.get("val"):
+        yield (
+            f"{number} of these {total} videos chose this checkpoint as the best of its training, so the result tends "
+            "to be too high: measure it on other videos (--split test, or another --data.root)"
+        )
 
 
 def _tables(result: "Evaluation | MultiLabelEvaluation | ScoredVideos") -> Iterator[Table]:
@@ -116,7 +140,8 @@ def _tables(result: "Evaluation | MultiLabelEvaluation | ScoredVideos") -> Itera
 
 
 def _task_table(task: str, result: "TaskResult") -> Table:
-    accuracies = f"top-1 {100 * result.top1:.1f} %, top-5 {100 * result.top5:.1f} %"
+    top5 = "" if result.top5 is None else f", top-5 {100 * result.top5:.1f} %"
+    accuracies = f"top-1 {100 * result.top1:.1f} %{top5}"
     title = None if task == SINGLE_TASK else f"{task}: {accuracies}"
     table = terminal.table("class", "top-1", "most often confused with", title=title, numeric=[1])
     for row, (name, accuracy) in enumerate(result.per_class.items()):

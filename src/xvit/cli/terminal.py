@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from xvit.inference.predictor import Prediction
     from xvit.training import Progress as TrainingEvent
 
+_MAX_WARNINGS = 20  # videos that were read with warnings, in a list for people
 _UNLIMITED_WIDTH = 10_000  # columns; nothing is cut or wrapped in a file or a pipe
 
 
@@ -83,6 +84,16 @@ def finish(
     return SOME_FAILED if failures else SUCCESS
 
 
+def print_warnings(warnings: Sequence[tuple[str, Sequence[str]]], *, total: int) -> None:
+    """Print the videos that were read with warnings, as pairs of path and warnings, to standard error."""
+    if warnings and distributed.is_main():
+        print(f"xvit: {len(warnings)} of {total} videos were read with warnings:", file=sys.stderr)
+        for path, texts in warnings[:_MAX_WARNINGS]:
+            print(f"  {path}: {'; '.join(texts)}", file=sys.stderr)
+        if len(warnings) > _MAX_WARNINGS:
+            print(f"  and {len(warnings) - _MAX_WARNINGS} more; --json lists all", file=sys.stderr)
+
+
 def failures_to_json(failures: Sequence[VideoError]) -> list[dict[str, str]]:
     """The videos that could not be used, as plain values."""
     return [{"path": error.path, "reason": error.reason} for error in failures]
@@ -135,7 +146,6 @@ class TrainingProgress:
     def __init__(self, display: Progress, name: str, *, quiet: bool = False) -> None:
         self.display, self.name, self.quiet = display, name, quiet
         self.task = display.add_task(name, total=None)
-        self.metrics: dict[str, float] = {}
 
     def __call__(self, event: "TrainingEvent") -> None:
         """Show an event of `fit(on_progress=...)`."""
@@ -145,13 +155,10 @@ class TrainingProgress:
             text = f"{self.name}: epoch {event.epoch} of {event.epochs}{loss}{speed}"
             done = (event.epoch - 1) * event.steps + event.step
             self.display.update(self.task, description=text, completed=done, total=event.steps * event.epochs)
-        if event.metrics != self.metrics:  # the first event after a validation
-            self.metrics = event.metrics
-            loss = "" if event.loss is None else f", training loss {event.loss:.3f}"
-            if not self.quiet and distributed.is_main():
-                name, value = next(iter(format_metrics(event.metrics).items()))
-                epoch = f"epoch {event.epoch - 1} of {event.epochs}"
-                self.display.console.print(f"{self.name}: {epoch}: {name} {value} on held-out videos{loss}")
+        if event.validation is not None and not self.quiet and distributed.is_main():
+            loss = "" if event.loss is None else f"training loss {event.loss:.3f}, "
+            epoch = f"epoch {event.epoch} of {event.epochs}"
+            self.display.console.print(f"{self.name}: {epoch}: {loss}validation {event.validation}")
 
 
 def best_classes(prediction: "Prediction | LivePrediction", k: int | None = None) -> dict[str, list[tuple[str, float]]]:
@@ -169,6 +176,12 @@ def prediction_to_dict(prediction: "Prediction | LivePrediction", k: int) -> dic
 
 
 def format_metrics(metrics: Mapping[str, float]) -> dict[str, str]:
-    """The accuracies among the metrics of a validation as text, such as {"top-1": "81.0 %"}; the main one first."""
-    names = {"top1": "top-1", "top5": "top-5", "map": "mAP"}
-    return {names[key]: f"{100 * value:.1f} %" for key, value in metrics.items() if key in names}
+    """The accuracies among the metrics of a validation as text, such as {"top-5": "81.0 %"}; the main one first."""
+    from xvit.evaluation import wilson_interval
+
+    names, videos = {"top1": "top-1", "top5": "top-5", "map": "mAP"}, round(metrics.get("videos", 0))
+    texts = {names[key]: f"{100 * value:.1f} %" for key, value in metrics.items() if key in names}
+    if "top1" in metrics and videos:
+        low, high = wilson_interval(round(metrics["top1"] * videos), videos)
+        texts["top-1"] += f" (95 % interval {100 * low:.1f} to {100 * high:.1f} %) of {videos} validation videos"
+    return texts

@@ -3,13 +3,24 @@
 samples ─▶ score_videos ─▶ ScoredVideos ─▶ compute_metrics ─▶ Evaluation or MultiLabelEvaluation      (`evaluate`)
                                └─────────▶ write_submission                         also for videos without labels
 
-Each video counts once. Videos that cannot be read are listed, never replaced.
+Each video counts once. Videos that cannot be read are listed, never replaced; those that were read with warnings, such
+as damaged frames, are listed too. `count_seen` tells whether videos were used in the model's own training.
 """
 
-from xvit.evaluation.metrics import Evaluation, SampleResult, TaskResult, compute_metrics, evaluate, run_metadata
+from xvit.evaluation.metrics import (
+    Evaluation,
+    SampleResult,
+    TaskResult,
+    compute_metrics,
+    evaluate,
+    run_metadata,
+    wilson_interval,
+)
 from xvit.evaluation.multi_label import MultiLabelEvaluation
-from xvit.evaluation.scoring import ScoredVideos, VideoResults, match_labels, score_videos
+from xvit.evaluation.scoring import ScoredVideos, VideoResults, describe_views, match_labels, score_videos
+from xvit.evaluation.seen import count_seen, fingerprint_splits
 from xvit.evaluation.submissions import write_submission
 
 __all__ = ["Evaluation", "MultiLabelEvaluation", "SampleResult", "ScoredVideos", "TaskResult", "VideoResults"]
-__all__ += ["compute_metrics", "evaluate", "match_labels", "run_metadata", "score_videos", "write_submission"]
+__all__ += ["compute_metrics", "count_seen", "describe_views", "evaluate", "fingerprint_splits", "match_labels"]
+__all__ += ["run_metadata", "score_videos", "wilson_interval", "write_submission"]

@@ -1,7 +1,9 @@
 """Accuracy metrics of labelled videos, and the files of an evaluation."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +44,14 @@ class TaskResult:
     Args:
         class_names: the K class names.
         top1: share of videos whose class has the highest score.
-        top5: share of videos whose class is among the five highest scores.
+        top5: share of videos whose class is among the five highest scores; None for 5 or fewer classes, where it is 1.
         per_class: accuracy of each class; None for a class without videos.
         confusion: (K, K) counts; rows are true classes, columns predicted classes.
     """
 
     class_names: list[str]
     top1: float
-    top5: float
+    top5: float | None
     per_class: dict[str, float | None]
     confusion: list[list[int]]
 
@@ -67,36 +69,49 @@ class Evaluation(VideoResults):
     Args:
         top1: share of the videos read whose class has the highest score; with several tasks, in all tasks at once.
         top5: share whose class is among the five highest scores; with several tasks, whose combination of classes is
-            among the five highest products of scores.
+            among the five highest products of scores. None for 5 or fewer classes (combinations), where it is 1.
         top1_of_all: top-1 if the videos that could not be read count as wrong.
         loss: mean of -log(score of the true class), natural logarithm, summed over tasks.
         tasks: accuracy in each task; a single task is named `SINGLE_TASK`.
     """
 
     top1: float
-    top5: float
+    top5: float | None
     top1_of_all: float
     loss: float
     tasks: dict[str, TaskResult]
     samples: list[SampleResult]
 
     def __str__(self) -> str:
+        low, high = self.top1_interval
+        top1 = f"top-1 {100 * self.top1:.2f} % (95 % interval {100 * low:.1f} to {100 * high:.1f} %)"
+        top5 = "" if self.top5 is None else f", top-5 {100 * self.top5:.2f} %"
         return self.describe(
-            f"top-1 {100 * self.top1:.2f} %, top-5 {100 * self.top5:.2f} % of {self.videos} videos",
+            f"{top1}{top5} of {self.videos} videos",
             failed=f": counted as wrong, top-1 {100 * self.top1_of_all:.2f} %",
         )
 
     @property
+    def top1_interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of top-1: where it would be on very many videos of this kind."""
+        return wilson_interval(round(self.top1 * self.videos), self.videos)
+
+    @property
     def metrics(self) -> dict[str, float]:
         """The values that training logs; the first one selects the best checkpoint."""
-        return {"top1": self.top1, "top5": self.top5, "val_loss": self.loss}
+        top5 = {} if self.top5 is None else {"top5": self.top5}
+        return {"top1": self.top1, **top5, "val_loss": self.loss, "videos": self.videos}
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the samples, as plain values for JSON."""
+        """Everything but the samples, as plain values for JSON. Without top-5 where there is none."""
         tasks = {}
         for task, result in self.tasks.items():
             tasks[task] = asdict(result) | {"mean_class_accuracy": result.mean_class_accuracy}
-        return super().to_dict() | {"tasks": tasks}
+        values = super().to_dict() | {"top1_interval": list(self.top1_interval), "tasks": tasks}
+        for accuracies in (values, *tasks.values()):
+            if accuracies["top5"] is None:
+                del accuracies["top5"]
+        return values
 
     def rows(self) -> Iterable[dict[str, Any]]:
         """The samples, as plain values for JSON."""
@@ -173,13 +188,26 @@ def compute_metrics(scored: ScoredVideos) -> Evaluation | MultiLabelEvaluation:
         results.append(SampleResult(ground_truth=unwrap_single_task(labels), **row))
     return Evaluation(
         top1=(ranks < 1).float().mean().item(),
-        top5=(ranks < 5).float().mean().item(),
+        top5=(ranks < 5).float().mean().item() if math.prod(map(len, names.values())) > 5 else None,
         top1_of_all=int((ranks < 1).sum()) / scored.expected,
         loss=torch.stack(losses).sum(dim=0).mean().item(),
         tasks={task: _task_result(scores[task], targets[task], names[task]) for task in scores},
         samples=results,
         **scored.shared_fields(),
     )
+
+
+def wilson_interval(successes: int, total: int) -> tuple[float, float]:
+    """Wilson's score interval: the shares that the observed one does not exclude at a level of 95 %.
+
+    Unlike the normal approximation, it stays within 0 and 1, and is wider than a point where all or none succeed
+    (Wilson, Probable inference, the law of succession, and statistical inference, 1927).
+    """
+    z = 1.959963984540054  # of the standard normal distribution, 95 % lie within -z and z
+    share, spread = successes / total, z**2 / total
+    centre = (share + spread / 2) / (1 + spread)
+    half = z * math.sqrt(share * (1 - share) / total + spread / (4 * total)) / (1 + spread)
+    return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
 def _target_ranks(scores: dict[str, Tensor], targets: dict[str, Tensor]) -> Tensor:
@@ -202,15 +230,19 @@ def _target_ranks(scores: dict[str, Tensor], targets: dict[str, Tensor]) -> Tens
 
 def _task_result(scores: Tensor, targets: Tensor, class_names: list[str]) -> TaskResult:
     K = len(class_names)
-    top1, top5 = (
-        multiclass_accuracy(scores, targets, num_classes=K, top_k=min(k, K), average="micro").item() for k in (1, 5)
-    )
+    accuracy = partial(multiclass_accuracy, scores, targets, num_classes=K, average="micro")
     confusion = multiclass_confusion_matrix(scores, targets, num_classes=K)  # (K, K)
     per_class = {
         name: confusion[row, row].item() / total if (total := int(confusion[row].sum())) else None
         for row, name in enumerate(class_names)
     }
-    return TaskResult(class_names=class_names, top1=top1, top5=top5, per_class=per_class, confusion=confusion.tolist())
+    return TaskResult(
+        class_names=class_names,
+        top1=accuracy().item(),
+        top5=accuracy(top_k=5).item() if K > 5 else None,
+        per_class=per_class,
+        confusion=confusion.tolist(),
+    )
 
 
 def check_labels(samples: Sequence[Sample], class_names: ClassNames, *, multi_label: bool) -> None:

@@ -34,7 +34,7 @@ class MultiLabelEvaluation(VideoResults):
     @property
     def metrics(self) -> dict[str, float]:
         """The values that training logs; the first one selects the best checkpoint."""
-        return {"map": self.mean_average_precision, "val_loss": self.loss}
+        return {"map": self.mean_average_precision, "val_loss": self.loss, "videos": self.videos}
 
     def plot(self, directory: Path) -> None:
         """Write per_class.png."""

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class VideoResults:
     Args:
         samples: the videos that could be read, or the results for them, in the order in which they were given.
         failures: id, path and reason of each video that could not be read.
+        warnings: id, path and warnings of each video that was read, but with damaged or repeated frames.
         temporal_views: clips along each video.
         spatial_views: crops of each clip.
         seconds: wall time.
@@ -35,6 +36,7 @@ class VideoResults:
 
     samples: Sequence[Any]
     failures: list[tuple[str, str, str]]
+    warnings: list[tuple[str, str, tuple[str, ...]]] = field(default_factory=list)
     temporal_views: int
     spatial_views: int
     seconds: float
@@ -49,19 +51,25 @@ class VideoResults:
         """Number of videos given: read and failed."""
         return len(self.samples) + len(self.failures)
 
+    @property
+    def views(self) -> str:
+        """The views per video, in words."""
+        return describe_views(self.temporal_views, self.spatial_views)
+
     def describe(self, metrics: str, *, failed: str = "") -> str:
-        """One line: the metrics, the views, the number of failures and what was done with them, the time."""
-        views = f"{self.temporal_views}x{self.spatial_views} views"
+        """One line: the metrics, the views, the numbers of failures and of warnings, the time."""
         failures = f"; {len(self.failures)} could not be read{failed}" if self.failures else ""
-        return f"{metrics}, {views}{failures}, {self.seconds:.1f} s"
+        warnings = f"; {len(self.warnings)} were read with warnings" if self.warnings else ""
+        return f"{metrics}, {self.views}{failures}{warnings}, {self.seconds:.1f} s"
 
     def shared_fields(self) -> dict[str, Any]:
         """The fields of this class, without the samples."""
-        return {name: getattr(self, name) for name in ("failures", "temporal_views", "spatial_views", "seconds")}
+        names = ("failures", "warnings", "temporal_views", "spatial_views", "seconds")
+        return {name: getattr(self, name) for name in names}
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but samples, scores and class names, as plain values for JSON."""
-        names = [field.name for field in fields(self) if field.name not in ("samples", "scores", "class_names")]
+        names = [f.name for f in fields(self) if f.name not in ("samples", "scores", "class_names")]
         return {"expected": self.expected, "videos": self.videos} | {name: getattr(self, name) for name in names}
 
     def rows(self) -> Iterable[dict[str, Any]]:
@@ -136,6 +144,7 @@ def score_videos(
     mine = range(distributed.rank(), len(samples), distributed.world_size())  # each video in exactly one process
     rows: dict[int, dict[str, np.ndarray]] = {}  # for each task, the scores (classes,) of a sample
     errors: dict[int, VideoError] = {}
+    warnings: dict[int, tuple[str, ...]] = {}
     if mine:
         dataset = VideoDataset(
             samples=[replace(samples[index], label=None) for index in mine],
@@ -145,7 +154,8 @@ def score_videos(
             decode_timeout=decode_timeout,
         )
         for batch in make_loader(dataset, batch_size=eval_config.batch_size, num_workers=num_workers):
-            errors |= {mine[row]: error for row, error in batch["errors"].items()}
+            errors |= {mine[index]: error for index, error in batch["errors"].items()}
+            warnings |= {mine[index]: texts for index, texts in batch["warnings"].items()}
             if len(batch["indices"]):
                 scores = as_task_dict(predictor.predict_probabilities(batch["pixels"]))
                 arrays = {task: values.cpu().numpy() for task, values in scores.items()}
@@ -154,8 +164,8 @@ def score_videos(
             if on_progress is not None:
                 done = (len(rows) + len(errors)) * distributed.world_size()
                 on_progress(min(done, len(samples)), len(samples))
-    for other_rows, other_errors in distributed.all_gather((rows, errors)):
-        rows, errors = rows | other_rows, errors | other_errors
+    for other_rows, other_errors, other_warnings in distributed.all_gather((rows, errors, warnings)):
+        rows, errors, warnings = rows | other_rows, errors | other_errors, warnings | other_warnings
     if not rows:
         raise XViTError(f"none of {len(samples)} videos could be read; the first: {errors[min(errors)]}")
     indices = sorted(rows)
@@ -165,10 +175,16 @@ def score_videos(
         scores={task: torch.from_numpy(values) for task, values in stacked.items()},
         class_names=predictor.class_names,
         failures=[(samples[index].id, errors[index].path, errors[index].reason) for index in sorted(errors)],
+        warnings=[(samples[index].id, samples[index].path, warnings[index]) for index in sorted(warnings)],
         temporal_views=eval_config.temporal_views,
         spatial_views=eval_config.spatial_views,
         seconds=time.perf_counter() - started,
     )
+
+
+def describe_views(temporal_views: int, spatial_views: int) -> str:
+    """The views per video, in words: `2 x 3 views (temporal x spatial)`."""
+    return f"{temporal_views} x {spatial_views} views (temporal x spatial)"
 
 
 def match_labels(samples: Sequence[Sample], class_names: ClassNames, model_class_names: ClassNames) -> list[Sample]:

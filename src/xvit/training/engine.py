@@ -1,11 +1,12 @@
 """The training loop: `fit`."""
 
+import logging
 import math
 import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -20,7 +21,7 @@ from xvit.config import EvalConfig, RunConfig, as_task_dict, to_dict, unwrap_sin
 from xvit.data.annotations import DatasetSplits, class_indices
 from xvit.data.dataset import Batch
 from xvit.data.transforms import normalize
-from xvit.evaluation import evaluate
+from xvit.evaluation import describe_views, evaluate
 from xvit.inference.predictor import Predictor
 from xvit.training.logger import Progress
 from xvit.training.losses import classification_loss, mix_batch
@@ -28,6 +29,9 @@ from xvit.training.run import TrainingRun
 from xvit.utils import distributed
 from xvit.utils.errors import Interrupted
 from xvit.utils.version import __version__
+
+_logger = logging.getLogger("xvit")
+VALIDATION = EvalConfig(temporal_views=1, spatial_views=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +41,14 @@ class FitResult:
     Args:
         best: the checkpoint with the highest validation top-1, or mean average precision for multi-label models.
         last: the checkpoint after the last epoch.
-        metrics: validation metrics of `best`: top1, top5, val_loss; for multi-label models map, val_loss.
+        metrics: validation metrics of `best`: top1, top5 (with more than 5 classes), val_loss, videos (their number);
+            for multi-label models map, val_loss, videos. They chose the checkpoint, so they tend to be too good.
         epoch: the epoch of `best`, counted from 1.
         seconds: wall time, including the time before the run was resumed.
         bad_videos: number of different videos that could not be read; bad_videos.jsonl lists them.
+        warned_videos: number of different videos that were used although something is wrong with them, such as damaged
+            frames; bad_videos.jsonl lists them too.
+        test_videos: number of videos held out from training and validation, for a final test.
     """
 
     best: Path
@@ -49,6 +57,8 @@ class FitResult:
     epoch: int
     seconds: float
     bad_videos: int
+    warned_videos: int
+    test_videos: int
 
 
 def fit(
@@ -77,6 +87,9 @@ def fit(
             how to resume.
     """
     run = TrainingRun(config, output, resume=resume, on_progress=on_progress)
+    views = describe_views(config.eval.temporal_views, config.eval.spatial_views)
+    if views != describe_views(VALIDATION.temporal_views, VALIDATION.spatial_views):
+        _logger.info("validation uses one view per video, for speed; those of the recipe, %s, are for xvit eval", views)
     state, epochs, run_dir = run.state, run.config.train.epochs, run.run_dir
     with run.signals:
         try:
@@ -100,7 +113,9 @@ def fit(
         metrics=state.best_metrics,
         epoch=state.best_epoch,
         seconds=state.seconds,
-        bad_videos=len(run_dir.bad_videos),
+        bad_videos=len(run_dir.bad_videos["skipped"]),
+        warned_videos=len(run_dir.bad_videos["used"]),
+        test_videos=len(run.data.test),
     )
 
 
@@ -177,7 +192,7 @@ def validate(run: TrainingRun) -> dict[str, float]:
         result = evaluate(
             Predictor(run.eval_model),
             run.data.val,
-            eval_config=EvalConfig(batch_size=run.config.eval.batch_size),
+            eval_config=replace(VALIDATION, batch_size=run.config.eval.batch_size),
             num_workers=run.config.data.num_workers,
             decode_timeout=run.config.data.decode_timeout,
             on_progress=partial(_on_validation_progress, run),
@@ -198,24 +213,25 @@ def finish_epoch(run: TrainingRun, metrics: dict[str, float]) -> None:
         monitor = "map" if run.config.model.multi_label else "top1"
         if not state.best_metrics or metrics[monitor] > state.best_metrics[monitor]:
             state.best_metrics, state.best_epoch = metrics, epoch
-            save_checkpoint(run, run.run_dir.best, metrics)
-    save_checkpoint(run, run.run_dir.last, metrics)
+            save_checkpoint(run, run.run_dir.best, {"metrics": metrics, "chosen_by": f"validation {monitor}"})
+    save_checkpoint(run, run.run_dir.last, {"metrics": metrics})
     state.epoch = epoch
     run.save_state()
 
 
-def save_checkpoint(run: TrainingRun, directory: Path, metrics: dict[str, float]) -> None:
-    """Write the model of the current epoch and the description of its training, in the main process."""
+def save_checkpoint(run: TrainingRun, directory: Path, result: dict[str, Any]) -> None:
+    """Write the model of the current epoch, the description of its training and its result, in the main process."""
     if distributed.is_main():
-        result = {"metrics": metrics, "epoch": run.state.epoch + 1}
-        run.eval_model.provenance = _provenance(run.config, run.data) | result
+        provenance = _provenance(run.config, run.data) | {"epoch": run.state.epoch + 1} | result
+        provenance["data"]["fingerprints"] = run.fingerprints
+        run.eval_model.provenance = provenance
         run.eval_model.save_pretrained(directory)
 
 
 def _provenance(config: RunConfig, data: DatasetSplits) -> dict[str, Any]:
     """Where a model comes from. Paths are cut to names: the checkpoint may be given to others."""
     recipe, name = to_dict(config), Path(config.data.root).resolve().name
-    for section, key in (("data", "train"), ("data", "val"), ("init", "checkpoint_path")):
+    for section, key in (("data", "train"), ("data", "val"), ("data", "test"), ("init", "checkpoint_path")):
         recipe[section][key] = Path(recipe[section][key]).name
     recipe["data"] |= {"root": name, "label_files": [Path(file).name for file in config.data.label_files]}
     videos_per_class = {}

@@ -1,4 +1,4 @@
-"""What a training reports: metric rows, progress and unreadable videos. It stops a run whose loss is not finite."""
+"""What a training reports: metric rows, progress and bad videos. It stops a run whose loss is not finite."""
 
 import math
 import time
@@ -17,7 +17,7 @@ from xvit.data.dataset import Batch
 from xvit.evaluation import Evaluation, MultiLabelEvaluation
 from xvit.training.run_dir import BAD_VIDEOS, METRICS, RunDirectory, TrainState
 from xvit.utils import distributed
-from xvit.utils.errors import VideoError, XViTError
+from xvit.utils.errors import XViTError
 
 _MAX_STEPS_PER_ROW = 20  # writing a row waits for the device, so not every step has one
 
@@ -38,7 +38,9 @@ class Progress:
         lr: learning rate.
         clips_per_second: of the latest metric row; None before the first row.
         bad_videos: number of different videos that could not be read so far.
-        metrics: of the latest validation: top1, top5, val_loss, or map, val_loss; empty before the first validation.
+        metrics: of the latest validation: top1, top5 (with more than 5 classes), val_loss, videos (number of videos),
+            or map, val_loss, videos; empty before the first validation.
+        validation: the result of a validation, once, when it has ended; else None.
     """
 
     stage: Stage
@@ -51,6 +53,7 @@ class Progress:
     clips_per_second: float | None = None
     bad_videos: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
+    validation: Evaluation | MultiLabelEvaluation | None = None
 
 
 class TrainingLogger:
@@ -73,13 +76,14 @@ class TrainingLogger:
         self._steps_per_row = math.ceil(steps_per_epoch / math.ceil(steps_per_epoch / _MAX_STEPS_PER_ROW))
         self._latest: dict[str, Any] = {}  # the fields of `Progress` that are known so far from steps and validations
         self._unreadable_paths: set[str] = set()
-        self._unshared_errors: list[VideoError] = []  # of this process, not yet known to the others
+        # Of this process, not yet known to the others: path, reason, and whether the video was skipped or used.
+        self._unshared_videos: list[tuple[str, str, Literal["skipped", "used"]]] = []
         self._tensorboard: SummaryWriter | None = None
         if distributed.is_main():
             self._tensorboard = SummaryWriter(str(run_dir.path / "tensorboard"), purge_step=state.step + 1)
 
     def track_epoch(self, loader: Iterable[Batch], steps_done: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch. Measures the wait for each and collects unreadable videos.
+        """Yield the batches of an epoch. Measures the wait for each and collects bad videos.
 
         The loader leaves out the first `steps_done` batches, which were trained on before the run was resumed.
 
@@ -93,7 +97,9 @@ class TrainingLogger:
             step += 1
             self._data_seconds += time.perf_counter() - wait_start
             for error in batch["errors"].values():
-                self._unshared_errors.append(error)
+                self._unshared_videos.append((error.path, error.reason, "skipped"))
+            for index, warnings in batch["warnings"].items():
+                self._unshared_videos.append((self.samples[index].path, "; ".join(warnings), "used"))
             num_read += len(batch["indices"])
             yield batch
             if step % self._steps_per_row == 0 or step == self.steps_per_epoch:
@@ -114,32 +120,45 @@ class TrainingLogger:
         self._grad_norms.append(grad_norm)
 
     def log_validation(self, result: Evaluation | MultiLabelEvaluation) -> dict[str, float]:
-        """Write the row of a validation. Returns its metrics."""
+        """Write the row of a validation and report it. Returns its metrics."""
         for _, path, reason in result.failures:
-            self.run_dir.add_bad_video(VideoError(path, reason))
+            self.run_dir.add_bad_video(path, reason, "skipped")
+        for _, path, warnings in result.warnings:
+            self.run_dir.add_bad_video(path, "; ".join(warnings), "used")
         self._latest["metrics"] = metrics = result.metrics
-        self._write_row("eval", self.state.epoch + 1, {**metrics, "failed": len(result.failures)})
+        views = {"temporal_views": result.temporal_views, "spatial_views": result.spatial_views}
+        counts = {"failed": len(result.failures), "with_warnings": len(result.warnings)}
+        self._write_row("eval", self.state.epoch + 1, {**metrics, **views, **counts})
+        self.report_progress("eval", result.expected, result.expected, result)
         return metrics
 
-    def report_progress(self, stage: Stage, step: int, steps: int) -> None:
-        """Call `on_progress`."""
+    def report_progress(
+        self, stage: Stage, step: int, steps: int, validation: Evaluation | MultiLabelEvaluation | None = None
+    ) -> None:
+        """Call `on_progress`, with the result of a validation that has just ended."""
         if self.on_progress is not None:
-            epoch, epochs, bad_videos = self.state.epoch + 1, self.config.train.epochs, len(self.run_dir.bad_videos)
+            epoch, epochs, bad_videos = self.state.epoch + 1, self.config.train.epochs, self.num_skipped
             position = Progress(stage=stage, epoch=epoch, epochs=epochs, step=step, steps=steps, bad_videos=bad_videos)
-            self.on_progress(replace(position, **self._latest))
+            self.on_progress(replace(position, validation=validation, **self._latest))
 
     def share_bad_videos(self) -> None:
-        """Write the unreadable videos of all processes to bad_videos.jsonl. Raises `XViTError` if they are too many."""
-        errors, self._unshared_errors = self._unshared_errors, []
-        for error in chain.from_iterable(distributed.all_gather(errors)):
-            self.run_dir.add_bad_video(error)
-            self._unreadable_paths.add(error.path)
+        """Write the bad videos of all processes to bad_videos.jsonl. Raises `XViTError` if too many are unreadable."""
+        videos, self._unshared_videos = self._unshared_videos, []
+        for path, reason, outcome in chain.from_iterable(distributed.all_gather(videos)):
+            self.run_dir.add_bad_video(path, reason, outcome)
+            if outcome == "skipped":
+                self._unreadable_paths.add(path)
         number, total, limit = len(self._unreadable_paths), len(self.samples), self.config.data.max_unreadable_fraction
         if number > limit * total:
             raise XViTError(
                 f"{number} of {total} training videos could not be read, more than data.max_unreadable_fraction="
                 f"{limit:g}; they are listed in {self.run_dir.path / BAD_VIDEOS}"
             )
+
+    @property
+    def num_skipped(self) -> int:
+        """Number of different videos that could not be read so far."""
+        return len(self.run_dir.bad_videos["skipped"])
 
     def close(self) -> None:
         """Close TensorBoard's file."""
@@ -170,7 +189,7 @@ class TrainingLogger:
                 "clips_per_second": round(clips_per_second, 3),
                 "data_seconds": round(self._data_seconds, 4),
                 "compute_seconds": round(seconds - self._data_seconds, 4),
-                "bad_videos": len(self.run_dir.bad_videos),
+                "bad_videos": self.num_skipped,
             }
             self._write_row("train", round(self.state.epoch + step / self.steps_per_epoch, 4), row)
         self._start_row()

@@ -1,0 +1,61 @@
+"""Recognising the videos that a model was trained or chosen with, wherever they lie and whatever they are called."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from xvit.data.annotations import DatasetSplits, Sample
+
+_MAX_FINGERPRINTS = 256  # of a larger split a sample is kept: enough to notice a video in fifty
+_HASHED_BYTES = 65_536  # the beginning of a file
+
+
+def fingerprint_splits(data: DatasetSplits) -> dict[str, str]:
+    """Fingerprints of the training and validation videos, for a checkpoint's provenance.
+
+    A split of more than 256 videos is represented by some of them, evenly spaced.
+    """
+    return {
+        name: " ".join(map(_fingerprint, samples[:: -(-len(samples) // _MAX_FINGERPRINTS) or 1]))
+        for name, samples in (("train", data.train), ("val", data.val))
+    }
+
+
+def count_seen(provenance: Mapping[str, Any], samples: Sequence[Sample]) -> dict[str, int]:
+    """How many of these videos the model with this provenance was trained on (train) or chosen by (val).
+
+    Of a large data set the numbers are estimates, since only a sample of it is recorded. Splits without a match are
+    left out. The validation videos have chosen the best checkpoint of a run, not its last one.
+    """
+    data = provenance.get("data", {})
+    recorded = data.get("fingerprints", {})
+    if not recorded:
+        return {}
+    given = [_fingerprint(sample) for sample in samples]
+    numbers = {}
+    for name in ("train", "val") if provenance.get("chosen_by") else ("train",):
+        known = recorded[name].split()
+        number = sum(fingerprint in known for fingerprint in given)
+        numbers[name] = min(number * data[name] // len(known), len(given)) if number else 0
+    return {name: number for name, number in numbers.items() if number}
+
+
+def _fingerprint(sample: Sample) -> str:
+    """Hash of the size and the beginning of the file (of a folder of frames: of its names), and of the segment."""
+    path = Path(sample.path)
+    try:
+        if path.is_dir():
+            content = "\0".join(sorted(entry.name for entry in path.iterdir())).encode(errors="surrogateescape")
+            content += _beginning(min(file for file in path.iterdir() if file.is_file()))
+        else:
+            content = f"{path.stat().st_size} ".encode() + _beginning(path)
+    except (OSError, ValueError):  # gone, or an empty folder: reading the video will tell
+        content = str(path).encode(errors="surrogateescape")
+    segment = f"{sample.start} {sample.stop} ".encode()
+    return hashlib.sha256(segment + content).hexdigest()[:12]
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_HASHED_BYTES)
