@@ -10,7 +10,7 @@ import jsonargparse
 from jsonargparse import ArgumentParser, Namespace
 
 from xvit.cli.explain import explain
-from xvit.config import DataConfig, InitConfig, ModelConfig, RunConfig, read_config
+from xvit.config import DataConfig, InitConfig, ModelConfig, RunConfig, find_recipe, read_config
 from xvit.config.values import ValueTypeError, convert
 from xvit.utils.errors import XViTError, check_range
 
@@ -127,9 +127,15 @@ def parse_data_args(parser: CommandParser, argv: list[str]) -> Namespace:
     return args
 
 
-def read_recipe(path: str) -> RunConfig:
-    """Read a recipe file. Raises `XViTError` if it does not exist, is not YAML, has an unknown key or a wrong value."""
-    return read_config(RunConfig, path)
+def given_settings(parser: CommandParser, argv: list[str]) -> dict[str, Any]:
+    """The settings that are on the command line, without the defaults: {"model": {"num_frames": 16}}."""
+    given: dict[str, Any] = parser.parse_args(list(_normalize(argv, parser._actions)), defaults=False).as_dict()
+    return given
+
+
+def read_recipe(name: str) -> RunConfig:
+    """Read a recipe file, or the packaged recipe of that name. Raises as `find_recipe` and `read_config` do."""
+    return read_config(RunConfig, find_recipe(name))
 
 
 def build(config_class: type[Config], args: Namespace) -> Config:

@@ -3,34 +3,51 @@
 Train a model on the videos DIR/train/<class>/*.mp4 and validate it on DIR/val/<class>/*.mp4. Without these
 two folders, DIR/<class>/*.mp4 is split. For annotation files, see --data.format.
 Writes to the output folder: best/ and last/ (checkpoints), metrics.jsonl, tensorboard/, config.yaml.
-Settings come from the recipe file; options on the command line override them. Videos that cannot be read are
-skipped and listed in bad_videos.jsonl; the exit code is then 1.
+Settings come from the recipe; options on the command line override them. A recipe is a YAML file, or the name
+of one that is installed with xvit: epic100, finetune, kinetics400, kinetics600, motion, motion-streaming, ssv2.
+With --init.checkpoint_path and a trained model, the model and clip settings come from it, except those that the
+recipe or the command line states. finetune states none.
+Videos that cannot be read are skipped and listed in bad_videos.jsonl; the exit code is then 1. Videos that were read
+with warnings, such as damaged frames, are used and listed there too.
 
 examples:
-  xvit train --config recipes/motion.yaml --data.root videos --output run
-  xvit train --config recipes/motion.yaml --data.root videos --output run --resume
-  xvit train --config recipes/motion.yaml --data.root videos --output slower --train.lr 0.0003
-  xvit train --config recipes/motion.yaml --train.epochs 60 --print-config > longer.yaml
+  xvit train --config motion --data.root videos --output run
+  xvit train --config motion --data.root videos --output run --resume
+  xvit train --config motion --data.root videos --output slower --train.lr 0.0003
+  xvit train --config motion --train.epochs 60 --print-config > longer.yaml
+  xvit train --config finetune --data.root videos --output tuned                               # from image weights
+  xvit train --config finetune --init.checkpoint_path run/best --data.root videos --output tuned
 """
 
+import json
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from jsonargparse import Namespace
 
 from xvit.cli import terminal
 from xvit.cli.exit_codes import SOME_FAILED, SUCCESS
-from xvit.cli.parsing import CommandParser, build, parse_args, read_recipe, require
-from xvit.config import RunConfig, to_dict
+from xvit.cli.parsing import CommandParser, build, given_settings, parse_args, read_recipe, require
+from xvit.config import RunConfig, find_recipe, flatten, read_config, read_yaml, to_dict, unflatten
 from xvit.utils import distributed
+from xvit.utils.errors import XViTError
+
+if TYPE_CHECKING:
+    from xvit.training import FitResult
+
+# The settings that `xvit eval` needs to find the same videos and classes, and to measure as the recipe says.
+_SPLIT_SETTINGS = ["format", "test", "multi_label", "label_files", "val_fraction", "test_fraction", "split_seed"]
+_VIEW_SETTINGS = ["temporal_views", "spatial_views"]
 
 
 def add_options(parser: CommandParser) -> None:
     parser.add("--output DIR", str | None, "folder of the run, to be created")
     parser.add_switch("--resume", "continue the run in the output folder")
-    parser.add("--config RECIPE", str | None, "recipe (YAML); other options override its settings")
+    parser.add("--config RECIPE", str | None, "recipe (a YAML file, or a name); other options override its settings")
     parser.add_switch("--print-config", "print all settings as a recipe, then exit")
     parser.add_class_arguments(RunConfig)
 
@@ -43,17 +60,47 @@ def parse(parser: CommandParser, argv: list[str]) -> Namespace:
         SystemExit: after --print-config.
     """
     args = parse_args(parser, argv)
+    stated: dict[str, dict[str, Any]] = {}
     if args.config is not None:
         settings = to_dict(read_recipe(args.config))
         parser.set_defaults({f"{group}.{name}": v for group, values in settings.items() for name, v in values.items()})
         args = parse_args(parser, argv)
+        written = flatten(read_yaml(find_recipe(args.config)))
+        stated[args.config] = unflatten({key: value for key, value in flatten(settings).items() if key in written})
+    stated["the command line"] = given = given_settings(parser, argv)
+    for name, other, off in (("pretrained", "checkpoint_path", ""), ("checkpoint_path", "pretrained", False)):
+        if given.get("init", {}).get(name) and other not in given["init"]:
+            args.init[other] = off  # of the recipe's two sources of weights, the other one
     args.recipe = build(RunConfig, parser.instantiate(args))
+    args.recipe = _inherit(args, stated)
     if args.print_config:
         print(yaml.safe_dump(to_dict(args.recipe), sort_keys=False), end="")
         sys.exit(0)
     require(args.output, "--output", "the folder of the run", parser.prog)
     require(args.recipe.data.root, "--data.root", "the folder of the videos", parser.prog)
     return args
+
+
+def _inherit(args: Namespace, stated: dict[str, dict[str, Any]]) -> RunConfig:
+    """The recipe; if it starts from a trained model, with the settings of that model where none are stated.
+
+    A run that is resumed keeps the settings that it started with: the trained model may be gone or another one by now.
+    """
+    recipe: RunConfig = args.recipe
+    source, started = recipe.init.checkpoint_path, Path(args.output or "", "config.yaml")
+    if not source:
+        return recipe
+    if args.resume and started.is_file():
+        from xvit.training.inherit import resume_settings
+
+        return resume_settings(recipe, read_config(RunConfig, started), stated)
+    if not Path(source).exists():
+        raise XViTError(f"--init.checkpoint_path: {source}: no such file or directory")
+    if Path(source).is_dir():
+        from xvit.training.inherit import inherit_settings
+
+        return inherit_settings(recipe, stated)
+    return recipe
 
 
 def run(args: Namespace) -> int:
@@ -70,8 +117,29 @@ def run(args: Namespace) -> int:
         "time": f"{result.seconds:.0f} s",
         "checkpoint": result.best,
     }
-    terminal.finish(args, values, terminal.key_values(rows))
-    if result.bad_videos and distributed.is_main():
-        path = Path(args.output, "bad_videos.jsonl")
-        print(f"xvit: {result.bad_videos} videos could not be read; see {path}", file=sys.stderr)
+    terminal.finish(args, values, terminal.key_values(rows), _describe_choice(args.recipe, result))
+    counts = {"could not be read": result.bad_videos, "were read with warnings": result.warned_videos}
+    for what, number in counts.items():
+        if number and distributed.is_main():
+            print(f"xvit: {number} videos {what}; see {Path(args.output, 'bad_videos.jsonl')}", file=sys.stderr)
     return SOME_FAILED if result.bad_videos else SUCCESS
+
+
+def _describe_choice(recipe: RunConfig, result: "FitResult") -> str:
+    """That the best checkpoint was chosen by the validation videos, and how to measure it on others."""
+    words = ["xvit", "eval", "--checkpoint", str(result.best), "--data.root"]
+    if result.test_videos:
+        videos = f"the {result.test_videos} test videos"
+        words += [recipe.data.root, "--split", "test"]
+    else:
+        videos = "videos that training did not read (to hold some out: a folder test, data.test or data.test_fraction)"
+        words += ["OTHER_VIDEOS"]
+    defaults, settings = flatten(to_dict(RunConfig())), flatten(to_dict(recipe))
+    names = [f"data.{name}" for name in _SPLIT_SETTINGS if result.test_videos]
+    for name in [*names, *(f"eval.{name}" for name in _VIEW_SETTINGS)]:
+        if (value := settings[name]) != defaults[name]:
+            words += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
+    return (
+        "The checkpoint was chosen by its result on the validation videos, so that result tends to be too high. "
+        f"Measure it on {videos}:\n  {shlex.join(words)}"
+    )

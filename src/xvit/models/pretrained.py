@@ -14,7 +14,7 @@ from torch import Tensor
 
 from xvit.checkpoint import WEIGHTS, find_checkpoint, read_metadata
 from xvit.checkpoint.format import tensor_shapes
-from xvit.config import InitConfig
+from xvit.config import ClassNames, InitConfig, ModelConfig, as_task_dict
 from xvit.models.load_report import LoadReport, group_names
 from xvit.models.temporal import resize_positions
 from xvit.models.xvit import XViT
@@ -25,12 +25,14 @@ _logger = logging.getLogger("xvit")
 _NO_WARNING = ("backbone.head", "backbone.attn_pool", "backbone.blocks")
 
 
-def load_initial_weights(model: XViT, init: InitConfig) -> LoadReport:
+def load_initial_weights(model: XViT, init: InitConfig, class_names: ClassNames | None = None) -> LoadReport:
     """Load the weights that `init` names into a new XViT, and log the report, which `model.load_report` keeps.
 
     Args:
         model: its tensors are overwritten in place; those that the source does not have stay as they are.
         init: with `pretrained` or `checkpoint_path`.
+        class_names: of the new model. The last layer of a task stays new unless a trained XViT has the same names in
+            the same order. If None, their number decides.
 
     Raises:
         XViTError: no such source, a damaged or hostile file, one that lacks a tensor of the backbone's blocks or has
@@ -40,7 +42,7 @@ def load_initial_weights(model: XViT, init: InitConfig) -> LoadReport:
         raise XViTError("spatial_position='sincos' with pretrained=True: pretrained weights have positions already")
     rest: dict[str, Tensor] = {}
     if init.checkpoint_path and Path(init.checkpoint_path).is_dir():
-        source, state = init.checkpoint_path, _read_xvit(Path(init.checkpoint_path), model)
+        source, state = init.checkpoint_path, _read_xvit(Path(init.checkpoint_path), model, class_names)
         image = {name.removeprefix("backbone."): t for name, t in state.items() if name.startswith("backbone.")}
         rest = {name: tensor for name, tensor in state.items() if not name.startswith("backbone.")}
     elif init.checkpoint_path:
@@ -166,20 +168,41 @@ def _download_hub(name: str) -> tuple[str, dict[str, Tensor]]:
         ) from None
 
 
-def _read_xvit(path: Path, model: XViT) -> dict[str, Tensor]:
+def explain_misfit(model: XViT, trained: ModelConfig) -> str:
+    """Why the weights of a trained XViT cannot be those of the blocks of another model; empty if they can."""
+    if trained.backbone.split(".")[0] != model.config.backbone.split(".")[0]:
+        return f"its backbone is {trained.backbone}, expected {model.config.backbone}"
+    with torch.device("meta"):
+        other = XViT(trained)
+    theirs, ours = ([attention.num_heads for attention in m.attention_layers] for m in (other, model))
+    if theirs != ours:  # the tensors have the same shapes for other numbers of heads
+        return f"it has {theirs[:1]} heads in {len(theirs)} layers, expected {ours[:1]} in {len(ours)}"
+    shapes = other.state_dict()
+    for key, tensor in model.state_dict().items():
+        if key.startswith("backbone.blocks.") and ".temporal" not in key:
+            if key not in shapes:
+                return f"it lacks {key}"
+            if shapes[key].shape != tensor.shape:
+                return f"its {key} has the shape {tuple(shapes[key].shape)}, expected {tuple(tensor.shape)}"
+    return ""
+
+
+def _read_xvit(path: Path, model: XViT, class_names: ClassNames | None) -> dict[str, Tensor]:
     directory, config = find_checkpoint(path), model.config
     tensor_shapes(directory / WEIGHTS)  # tells what is wrong with a damaged file
-    other = read_metadata(directory).model
-    if other.backbone.split(".")[0] != config.backbone.split(".")[0]:
-        raise XViTError(f"{path}: its backbone is {other.backbone}, expected {config.backbone}")
-    with torch.device("meta"):
-        theirs = [attention.num_heads for attention in XViT(other).attention_layers]
-    ours = [attention.num_heads for attention in model.attention_layers]
-    if theirs != ours:  # the tensors have the same shapes for other numbers of heads
-        raise XViTError(
-            f"{path}: it has {theirs[:1]} heads in {len(theirs)} layers, expected {ours[:1]} in {len(ours)}"
-        )
+    metadata = read_metadata(directory)
+    other = metadata.model
+    if reason := explain_misfit(model, other):
+        raise XViTError(f"{path}: {reason}")
     state: dict[str, Tensor] = load_file(directory / WEIGHTS)
+    if class_names is not None:
+        theirs = as_task_dict(metadata.class_names)
+        known = {task for task, names in as_task_dict(class_names).items() if theirs.get(task) == names}
+        state = {
+            key: tensor
+            for key, tensor in state.items()
+            if not key.startswith("classifier.fc.") or key.split(".")[2] in known
+        }
     if other.tubelet_size > config.tubelet_size:  # patches of one frame: sums over the tubelet, as a still clip has it
         stem = state["backbone.patch_embed.proj.weight"]
         state["backbone.patch_embed.proj.weight"] = stem.unflatten(1, (other.tubelet_size, -1)).sum(dim=1)
