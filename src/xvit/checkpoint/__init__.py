@@ -1,10 +1,6 @@
 """Trained models on disk: directories of weights, settings and a model card, read and written atomically."""
 
 from xvit.checkpoint.format import (
-    CARD,
-    CONFIG,
-    EXPORTED,
-    WEIGHTS,
     CheckpointMetadata,
     preprocessor_config,
     read_metadata,
@@ -13,6 +9,7 @@ from xvit.checkpoint.format import (
 )
 from xvit.checkpoint.hub import find_checkpoint, push_to_hub
 from xvit.checkpoint.model_card import model_card
+from xvit.utils.checkpoint_path import CARD, CONFIG, EXPORTED, WEIGHTS
 
 __all__ = ["CARD", "CONFIG", "EXPORTED", "WEIGHTS", "CheckpointMetadata", "find_checkpoint", "model_card"]
 __all__ += ["preprocessor_config", "push_to_hub", "read_metadata", "read_tensors", "write_checkpoint"]

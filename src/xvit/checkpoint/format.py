@@ -28,13 +28,12 @@ from xvit.config import (
     to_dict,
     unwrap_single_task,
 )
+from xvit.utils.checkpoint_path import CARD, CONFIG, WEIGHTS
 from xvit.utils.errors import XViTError, did_you_mean
 from xvit.utils.files import atomic_directory, read_json, write_json
 
 FORMAT = 2
-WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 PREPROCESSOR = "preprocessor_config.json"
-EXPORTED = "export.json"  # replaces the weights in the directory of an exported model (`xvit.export.runtime`)
 RESAMPLE = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers, which transformers stores
 TRANSFORMERS_KEYS = ("architectures", "dtype", "model_type", "transformers_version")  # which it adds to config.json
 

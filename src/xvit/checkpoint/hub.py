@@ -7,9 +7,8 @@ from typing import Protocol
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from xvit.checkpoint.format import CONFIG, EXPORTED, WEIGHTS
+from xvit.utils.checkpoint_path import CONFIG, WEIGHTS, check_checkpoint_directory, find_local_checkpoint
 from xvit.utils.errors import XViTError, one_line
-from xvit.utils.files import previous_version
 
 
 class Saveable(Protocol):
@@ -19,9 +18,7 @@ class Saveable(Protocol):
 
 
 def find_checkpoint(source: str | Path, revision: str | None = None) -> Path:
-    """The checkpoint directory at a path, or else of that name on the Hugging Face Hub.
-
-    A path below an existing folder is never looked up on the Hub.
+    """The checkpoint directory at a path, or else of that name on the Hugging Face Hub; see `find_local_checkpoint`.
 
     Args:
         source: a directory, or an `owner/name` on the Hub; its local cache needs no network.
@@ -30,22 +27,10 @@ def find_checkpoint(source: str | Path, revision: str | None = None) -> Path:
     Raises:
         XViTError: there is none, or it is not a checkpoint directory.
     """
-    path = Path(source)
-    if not path.exists() and previous_version(path).is_dir():
-        return previous_version(path)  # its writer was killed between two renames
-    if not path.exists():
+    path = find_local_checkpoint(source)
+    if path is None:
         path = _download(str(source), revision)
-    if not path.is_dir():
-        raise XViTError(f"{path}: a file; expected a checkpoint directory holding {WEIGHTS} and {CONFIG}")
-    missing = [name for name in (WEIGHTS, CONFIG) if not (path / name).is_file()]
-    if WEIGHTS in missing and (path / EXPORTED).is_file():
-        raise XViTError(f"{path}: an exported model, for xvit predict and eval only; expected the checkpoint itself")
-    if missing:
-        inner = next((name for name in ("best", "last") if (path / name / CONFIG).is_file()), None)
-        hint = f'. It is a training run: did you mean "{path / inner}"?' if inner else ""
-        if not inner and (path / "state").is_dir():
-            hint = ". It is a training run that stopped before its first checkpoint: continue it with --resume"
-        raise XViTError(f"{path}: not a checkpoint directory, {' and '.join(missing)} missing{hint}")
+        check_checkpoint_directory(path)
     return path
 
 
@@ -70,9 +55,7 @@ def push_to_hub(model: Saveable, repo_id: str, *, private: bool | None = None, m
 
 
 def _download(name: str, revision: str | None) -> Path:
-    not_found, parts = f"{name}: no such checkpoint directory", Path(name).parts
-    if len(parts) != 2 or Path(parts[0]).exists():
-        raise XViTError(not_found)
+    not_found = f"{name}: no such checkpoint directory"
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=[WEIGHTS, CONFIG]))
     except HFValidationError:  # not a name of a repository

@@ -5,9 +5,10 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from xvit.checkpoint.format import CONFIG, WEIGHTS, CheckpointMetadata, tensor_shapes, write_checkpoint
+from xvit.checkpoint.format import CheckpointMetadata, tensor_shapes, write_checkpoint
 from xvit.config import SINGLE_TASK, ModelConfig, from_dict, stored_clip_spec
 from xvit.config.legacy import upgrade_recipe
+from xvit.utils.checkpoint_path import CONFIG, WEIGHTS
 from xvit.utils.errors import XViTError, one_line
 from xvit.utils.files import check_new_directory
 
