@@ -1,5 +1,6 @@
 """Test videos in which every frame shows its own number as a barcode, so that a test can tell which frame it got."""
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -97,6 +98,7 @@ def write_video(
     kind: str = "h264-mp4",
     pts: Sequence[int] | None = None,
     rotation: int = 0,
+    matrix: Sequence[int] | None = None,
     audio_seconds: float = 0.0,
 ) -> Path:
     """Write barcode frames 0 ... frames - 1; `pts` are their times in units of 1 / (4 fps) seconds."""
@@ -107,6 +109,8 @@ def write_video(
         stream.thread_count = 1
         if rotation:
             stream.set_display_rotation(rotation)
+        if matrix:
+            stream.set_display_matrix(matrix)
         if pts is not None:
             stream.codec_context.time_base = Fraction(1, 4 * fps)
         if audio_seconds:
@@ -169,6 +173,17 @@ def write_edit_list(path: Path | str, source: Path | str, *, skip: int) -> Path:
             packet.pts, packet.dts = packet.pts - times[skip], packet.dts - times[skip]
             packet.stream = copy
             new.mux(packet)
+    return Path(path)
+
+
+def write_display_matrix(path: Path | str, source: Path | str, matrix: Sequence[float]) -> Path:
+    """Copy an mp4 and give its only track the display matrix (a, b, c, d): x' = a x + c y, y' = b x + d y."""
+    data = bytearray(Path(source).read_bytes())
+    header = data.index(b"tkhd")
+    start = header + (56 if data[header + 4] == 1 else 44)  # version 1 has times of 8 bytes
+    a, b, c, d = (round(value * 2**16) for value in matrix)
+    data[start : start + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 2**30)
+    Path(path).write_bytes(data)
     return Path(path)
 
 

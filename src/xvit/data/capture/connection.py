@@ -1,5 +1,6 @@
 """One opening of a source: the thread that decodes it, and the frame buffer that its consumer reads."""
 
+import logging
 import os
 import select
 import sys
@@ -17,8 +18,11 @@ import torch
 from av.container import InputContainer
 
 from xvit.data.decode.demux import READ_ERRORS, check_aspect_ratio, error_reason, open_video, video_errors
+from xvit.data.decode.orientation import ODD_MATRIX, Orientation, read_orientation
 from xvit.data.decode.video import frame_to_rgb
 from xvit.utils.errors import VideoError
+
+_logger = logging.getLogger("xvit")
 
 SCHEMES = ("http", "https", "rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "tcp")
 # As for files: no format that refers to other files or addresses, and no address that is a file of this machine.
@@ -194,17 +198,21 @@ class Connection:
         size, codec = f"{context.width}x{context.height}", context.codec.canonical_name
         self.description = f"{size}, {codec}, {rate:.4g} frames/s, {policy}"
         self._last_activity = time.monotonic()
+        orientation = Orientation()
         for frame_time, image in _with_times(self._decoded_frames(container, stream), start, step):
+            orientation = read_orientation(image, orientation)
             index = self.first_index + self.counts.read
             if self.start_time is None:
                 self.start_time = time.monotonic()
+                if not orientation.exact:
+                    _logger.warning("%s: %s", spec.display_name, ODD_MATRIX)
             if index % self.stride:
                 self._put(None)
             else:
                 due_time = self.start_time + frame_time if spec.real_time and not endless else time.monotonic()
                 self._wait_until(due_time)
                 check_aspect_ratio("", image.width, image.height)
-                rgb = np.ascontiguousarray(frame_to_rgb(image, self.short_side))
+                rgb = np.ascontiguousarray(frame_to_rgb(image, orientation, self.short_side))
                 pixels, shape = torch.from_numpy(rgb).permute(2, 0, 1), (image.width, image.height)
                 self._put(Frame(index=index, time=frame_time, due_time=due_time, size=shape, pixels=pixels))
             if self.closed:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from xvit.data.decode.demux import READ_ERRORS, error_reason, open_video, probe_file
+from xvit.data.decode.orientation import ODD_MATRIX, Orientation, read_orientation
 from xvit.data.decode.video import check_frame_size, frame_to_rgb
 from xvit.utils.errors import VideoError, check_range
 
@@ -71,6 +72,7 @@ class FrameReader:
     def _decode(self) -> Iterator[tuple[float, np.ndarray]]:
         """Yield the time of every `stride`-th frame, and the frame as (H, W, C) uint8 RGB."""
         size, start, time, num_damaged = None, 0.0, 0.0, 0
+        orientation = Orientation()
         with open_video(self.path) as (container, stream):
             has_pts = container.format.name != "avi"  # PyAV reports AVI's decoding times, which are in another order
             packets = container.demux(stream)
@@ -88,16 +90,19 @@ class FrameReader:
                     num_damaged += 1
                     continue
                 for frame in frames:
-                    size = check_frame_size(self.path, frame, size)
+                    orientation = read_orientation(frame, orientation)
+                    size = check_frame_size(self.path, orientation.displayed_size(frame), size)
                     num_damaged += bool(frame.is_corrupt)
                     pts = frame.time if has_pts else None
                     if self.num_decoded == 0:
+                        if not orientation.exact:
+                            self._add_damage(ODD_MATRIX)
                         start = pts or 0.0
                     else:
                         time = self.end_time if pts is None or pts - start <= time else pts - start
                     self.num_decoded, self.end_time = self.num_decoded + 1, time + 1 / self.info.fps
                     if (self.num_decoded - 1) % self.stride == 0:
-                        yield time, frame_to_rgb(frame, self.short_side)
+                        yield time, frame_to_rgb(frame, orientation, self.short_side)
         if 0 < self.num_decoded < 0.9 * self.info.num_frames:  # a few packets without a frame are usual
             self._add_damage(f"only {self.num_decoded} of its {self.info.num_frames} frames can be decoded")
         if num_damaged:

@@ -9,6 +9,7 @@ timestamp of its own (mp4, mov, mkv, webm), only the necessary frames are decode
 frames that no other frame refers to. In all other cases, and after any inconsistency, frames are decoded in order and
 counted. A folder of extracted frames can take the place of a video file: see `xvit.data.decode.frame_folder`.
 
+Frames are turned and mirrored as players show them: see `xvit.data.decode.orientation`.
 Not supported: non-square pixels are not stretched (sample aspect ratio), and interlaced fields are not separated.
 """
 
@@ -25,6 +26,7 @@ from av.container import InputContainer
 
 from xvit.data.decode.demux import READ_ERRORS, PacketScan, VideoInfo, open_video, probe_file, scan_video, video_errors
 from xvit.data.decode.frame_folder import decode_image, scan_frame_folder
+from xvit.data.decode.orientation import ODD_MATRIX, Orientation, read_orientation
 from xvit.utils.errors import VideoError, XViTError
 
 VIDEO_EXTENSIONS = frozenset({".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov"}) | {
@@ -135,6 +137,7 @@ def read_clip(
         info, images = scan_frame_folder(path, fps)
         buffer = FrameBuffer(info, choose_indices, short_side)
         for index in buffer.unique:
+            buffer.orientation = Orientation()  # each image has its own
             buffer.add(decode_image(images[index]), requested=True)
         return buffer.to_clip()
     with open_video(path) as (container, stream):
@@ -160,19 +163,18 @@ def read_clip(
     return buffer.to_clip()
 
 
-def frame_to_rgb(frame: av.VideoFrame, short_side: int | None) -> np.ndarray:
-    """Convert a decoded frame to (H, W, C) uint8 RGB, rotated for display and shrunk as `read_clip` describes."""
+def frame_to_rgb(frame: av.VideoFrame, orientation: Orientation, short_side: int | None) -> np.ndarray:
+    """Convert a decoded frame to (H, W, C) uint8 RGB, turned for display and shrunk as `read_clip` describes."""
     width, height = frame.width, frame.height
     if short_side is not None and min(width, height) > 2 * short_side:
         scale = short_side / min(width, height)
         width, height = round(width * scale), round(height * scale)
     rgb = frame.reformat(width, height, format="rgb24", interpolation="BILINEAR", threads=1).to_ndarray()
-    return np.rot90(rgb, round(frame.rotation / 90))  # FFmpeg leaves the rotation to the player
+    return orientation.apply(rgb)
 
 
-def check_frame_size(path: str | Path, frame: av.VideoFrame, expected: tuple[int, int] | None) -> tuple[int, int]:
-    """Return the width and height of a frame; raise `VideoError` if they differ from the expected ones."""
-    size = frame.width, frame.height
+def check_frame_size(path: str | Path, size: tuple[int, int], expected: tuple[int, int] | None) -> tuple[int, int]:
+    """Return the displayed width and height of a frame; raise `VideoError` if they differ from the expected ones."""
     if expected is not None and expected != size:
         before, after = (f"{width}x{height}" for width, height in (expected, size))
         raise VideoError(path, f"the frame size changes within the video, from {before} to {after}")
@@ -197,7 +199,9 @@ class FrameBuffer:
         self.array = np.empty(0, np.uint8)  # (T, H, W, C), from the first frame on
         self.num_filled = self.num_decoded = self.num_damaged = 0
         self._damaged_since_keyframe = 0  # not counted yet, because no requested frame depends on them so far
-        self.size: tuple[int, int] | None = None
+        self.size: tuple[int, int] | None = None  # as displayed
+        self.orientation = Orientation()  # of the latest frame
+        self._all_exact = True
 
     @property
     def is_full(self) -> bool:
@@ -206,18 +210,20 @@ class FrameBuffer:
 
     def add(self, frame: av.VideoFrame, *, requested: bool) -> None:
         """Count a decoded frame and check its size; convert and keep it if it was requested."""
-        self.size = check_frame_size(self.info.path, frame, self.size)
+        self.orientation = read_orientation(frame, self.orientation)
+        self.size = check_frame_size(self.info.path, self.orientation.displayed_size(frame), self.size)
         self.num_decoded += 1
         if frame.key_frame:
             self._damaged_since_keyframe = 0
         self._damaged_since_keyframe += bool(frame.is_corrupt)
         if not requested:
             return
-        rgb = frame_to_rgb(frame, self.short_side)
+        rgb = frame_to_rgb(frame, self.orientation, self.short_side)
         if self.num_filled == 0:
             self.array = np.empty((len(self.unique), *rgb.shape), np.uint8)
         self.array[self.num_filled] = rgb
         self.num_filled += 1
+        self._all_exact &= self.orientation.exact
         self.num_damaged += self._damaged_since_keyframe
         self._damaged_since_keyframe = 0
 
@@ -234,7 +240,7 @@ class FrameBuffer:
             info=self.info,
             num_repeated=self.num_repeated,
             num_damaged=self.num_damaged,
-            warnings=tuple(filter(None, (self.info.damage, damaged))),
+            warnings=tuple(filter(None, (self.info.damage, damaged, "" if self._all_exact else ODD_MATRIX))),
         )
 
 

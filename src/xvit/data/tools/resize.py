@@ -24,7 +24,7 @@ from xvit.utils.errors import VideoError, XViTError, check_range
 from xvit.utils.files import atomic_write_text, check_new_directory
 from xvit.utils.parallel import check_stop, parallel_map
 
-_log = logging.getLogger("xvit")
+_logger = logging.getLogger("xvit")
 
 TimedFrame = tuple[float | Fraction, av.VideoFrame]  # time in seconds from the first frame
 
@@ -138,7 +138,7 @@ def _read_frames(frames: Iterable[av.VideoFrame], info: VideoInfo, short_side: i
         size = check_frame_size(info.path, orientation.displayed_size(frame), size)
         time = float(info.times[num_decoded]) if num_decoded < info.num_frames else time + 1 / info.fps
         if num_decoded == 0 and not orientation.exact:
-            _log.warning("%s: %s", info.path, ODD_MATRIX)
+            _logger.warning("%s: %s", info.path, ODD_MATRIX)
         num_decoded += 1
         yield time, _resize_frame(frame, orientation, short_side)
     if num_decoded == 0:
