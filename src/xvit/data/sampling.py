@@ -18,9 +18,9 @@ strided, T = 4, stride = 3: frames 3 apart, spanning (T - 1) 3 + 1 = 10 frames
 These are frames at the clip spec's frame rate. A video of another rate, or a varying one, is read as if it had that
 rate: frame k is the one on display k / frame_rate seconds after the first frame, here for 4 frames per second
 
-    seconds   0        0.25      0.5      0.75       1       1.25
-    frames    |  |  |  |  |  |  |  |  |  |  |  |  |  |  |  |  |  |    of a video of 12.5 frames per second
-    read      0        3          6        9         13       16
+    seconds   0          0.25         0.5         0.75          1
+    frames    0  1  2  3  4  5  6  7  8  9  10 11 12 13 14 15 16 17    of a video of 16 frames per second
+    read      0           4           8           12          16
 """
 
 import numpy as np
@@ -61,7 +61,9 @@ def sample_frames(
             factor = -(-clip_spec.num_frames // total_frames)  # a short video is read at a multiple of the rate
             rate, total_frames = factor * rate, factor * total_frames
     indices = sample_indices(clip_spec, total_frames, rng=rng, view=view, num_views=num_views)
-    return frames_at(times, times[0] + indices / rate, rate) if rate else indices
+    if not rate:
+        return indices
+    return frames_at(times, times[0] + indices / rate, rate, interval=(end - times[0]) / len(times))
 
 
 def count_frames(duration: float, frame_rate: float) -> int:
@@ -69,27 +71,34 @@ def count_frames(duration: float, frame_rate: float) -> int:
     return max(round(duration * frame_rate), 1)
 
 
-def frames_at(times: np.ndarray, seconds: np.ndarray, frame_rate: float) -> np.ndarray:
+def frames_at(times: np.ndarray, seconds: np.ndarray, frame_rate: float, *, interval: float) -> np.ndarray:
     """The frames on display at some moments of a video that is read at a frame rate.
 
-    A frame is on display from half a frame before its time: half of the interval since the frame before, but at most
-    half of 1 / frame_rate. So it is the nearest frame where frames are close, and the latest one where they are not.
+    Where frames are close, this is the first frame at or after the moment: a video whose rate was raised by repeating
+    frames shows a frame of the original up to one of its own intervals late. At about the same rate it is the nearest
+    frame, so that unsteady times do no harm. Where the video is slower, the latest frame stays on display until half of
+    1 / frame_rate before the next one.
 
     Args:
         times: (N,) seconds, ascending: of the frames of the video.
         seconds: (n,) the moments, on the same clock.
         frame_rate: frames per second at which the video is read.
+        interval: mean time from one frame of the video to the next, in seconds.
 
     Returns:
         (n,) int64 indices within [0, N).
     """
-    return np.searchsorted(display_starts(times, frame_rate), seconds, side="right")
+    return np.searchsorted(display_starts(times, frame_rate, interval=interval), seconds, side="right")
 
 
-def display_starts(times: np.ndarray, frame_rate: float) -> np.ndarray:
+def display_starts(times: np.ndarray, frame_rate: float, *, interval: float) -> np.ndarray:
     """The moments (N - 1,) from which each frame but the first is on display, as `frames_at` says."""
-    steps = np.minimum(np.diff(times), 1 / frame_rate)
-    return times[1:] - steps / 2 - np.minimum(_TIME_TOLERANCE, steps / 3)  # always after the frame before
+    gaps = np.diff(times)
+    tolerance = np.minimum(_TIME_TOLERANCE, gaps / 3)
+    # Times that were rounded when frames were repeated are up to half an interval early, and the frame for the moment
+    # before, 1 / frame_rate ago, must still be on display then.
+    longest = max(1 / frame_rate - interval / 2, 0.5 / frame_rate)
+    return times[1:] - np.minimum(gaps - tolerance, longest + tolerance)
 
 
 def sampling_warning(clip_spec: ClipSpec, num_frames: int, fps: float) -> str:

@@ -177,7 +177,7 @@ def _frames_on_display(
         if not held:
             first, tick = time, math.ceil(time / spacing - _EPSILON)
         else:
-            start = float(display_starts(np.array([previous, time]), frame_rate)[0])
+            start = float(display_starts(np.array([previous, time]), frame_rate, interval=interval)[0])
             while tick * spacing < start:
                 if tick * spacing <= previous + max_gap:
                     yield held[0], tick * spacing
