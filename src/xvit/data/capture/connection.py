@@ -1,7 +1,9 @@
 """One opening of a source: the thread that decodes it, and the frame buffer that its consumer reads."""
 
 import logging
+import math
 import os
+import re
 import select
 import sys
 import threading
@@ -17,8 +19,10 @@ import numpy as np
 import torch
 from av.container import InputContainer
 
+from xvit.data.decode.clock import MAX_TIME_STEP, Clock, Timing, choose_frames
 from xvit.data.decode.demux import READ_ERRORS, check_aspect_ratio, error_reason, open_video, video_errors
 from xvit.data.decode.orientation import ODD_MATRIX, Orientation, read_orientation
+from xvit.data.decode.streams import best_stream, video_streams
 from xvit.data.decode.video import frame_to_rgb
 from xvit.utils.errors import VideoError
 
@@ -28,12 +32,14 @@ SCHEMES = ("http", "https", "rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "tcp
 # As for files: no format that refers to other files or addresses, and no address that is a file of this machine.
 _OPTIONS = {
     "format_whitelist": "rtsp,mpegts,matroska,mov,flv,live_flv,avi,ogg,nut,ivf,gif,h264,hevc,m4v,mpeg,mpegvideo,mjpeg,"
-    "mpjpeg,yuv4mpegpipe",
+    "mpjpeg,jpeg_pipe,yuv4mpegpipe",
     "protocol_whitelist": ",".join((*SCHEMES, "httpproxy", "tls", "rtp", "srtp")),
     "rtsp_transport": "tcp",  # over UDP each lost packet damages a frame
 }
+# Frames that are read to recognise a stream without timestamps arrive all at once. The fewer, the better the times.
+_LIVE_OPTIONS = _OPTIONS | {"max_ts_probe": "1", "fpsprobesize": "1"}
 _BUFFER_FRAMES = 4  # enough for the frames that a decoder returns at once, few enough to keep the lag small
-_MAX_TIME_STEP = 10.0  # seconds between two timestamps; larger steps are ignored
+_ARRIVAL_STEP = 1e-3  # seconds between two frames that arrive at once
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,8 +47,9 @@ class Frame:
     """One frame of a source.
 
     Args:
-        index: index among all frames of the source, from 0; dropped and skipped frames count.
-        time: seconds from the source's first frame.
+        index: index among all frames of the source, from 0; dropped and skipped frames count. A repeated frame has the
+            same index.
+        time: seconds from the source's first frame; at a frame rate, the moment at which the frame is on display.
         due_time: when the frame arrived, or in real time should have arrived, in seconds of `time.monotonic()`.
         size: width and height of the stored frame, in pixels.
         pixels: (3, H, W) uint8 RGB.
@@ -57,9 +64,13 @@ class Frame:
 
 @dataclass(kw_only=True)
 class FrameCounts:
-    """Frames read = delivered + skipped + dropped + undelivered; `damaged` counts packets and frames."""
+    """Frames read + repeated = delivered + skipped + dropped + undelivered; `damaged` counts packets and frames.
+
+    `repeated` counts how often a frame came again, because the source is slower than the frame rate.
+    """
 
     read: int = 0
+    repeated: int = 0
     delivered: int = 0
     skipped: int = 0
     dropped: int = 0
@@ -87,6 +98,14 @@ class SourceSpec:
         """The reason to report when no frame came within the timeout."""
         return f"no frame for {self.timeout:g} s"
 
+    def _hint(self) -> str:
+        """What to do if the source cannot be opened."""
+        if self.kind == "pipe":
+            return ": a pipe needs a container that can be read without seeking, such as mpegts or matroska"
+        if re.fullmatch(r"https?://[^?#]*\.(m3u8|mpd)([?#].*)?", self.name, re.IGNORECASE):
+            return ": a playlist refers to other addresses: pipe it, with ffmpeg -i ADDRESS -c copy -f mpegts - | ..."
+        return ""
+
     @contextmanager
     def open(self, connection: "Connection") -> Iterator[tuple[InputContainer, av.VideoStream]]:
         """Open the source and yield its container and its video stream; raise `VideoError` if that is not possible."""
@@ -94,7 +113,7 @@ class SourceSpec:
             with open_video(self.name) as opened:
                 yield opened
             return
-        options: dict[str, Any] = {"options": _OPTIONS, "timeout": (self.timeout, self.timeout)}
+        options: dict[str, Any] = {"options": _LIVE_OPTIONS, "timeout": (self.timeout, self.timeout)}
         target: Any = self.name
         if self.kind == "camera":
             target = f"/dev/video{self.name}" if self.name.isdigit() else self.name
@@ -104,17 +123,16 @@ class SourceSpec:
         if self.kind == "pipe":
             target = _StandardInput(connection)
             options = {"format": "rawvideo" if self.raw_options else None, "options": self.raw_options or _OPTIONS}
-        hint = ": a pipe needs a container that can be read without seeking, such as mpegts or matroska"
-        with video_errors(self.display_name, "cannot be opened" + hint * (self.kind == "pipe")):
+        with video_errors(self.display_name, "cannot be opened" + self._hint()):
             try:
                 container: InputContainer = av.open(target, "r", **options)
             except (av.error.ExitError, TimeoutError):
                 raise VideoError(self.display_name, self.timeout_message) from None
         with container:
-            if not container.streams.video or container.streams.video[0].codec_context is None:
-                raise VideoError(self.display_name, "it has no video that can be decoded")
-            container.streams.video[0].codec_context.thread_count = 1
-            yield container, container.streams.video[0]
+            streams = video_streams(self.display_name, container)
+            stream = best_stream(streams, {stream.index: stream.frames for stream in streams})
+            stream.codec_context.thread_count = 1
+            yield container, stream
 
 
 class Connection:
@@ -125,15 +143,26 @@ class Connection:
     """
 
     def __init__(
-        self, spec: SourceSpec, *, stride: int, short_side: int | None, first_index: int, previous: "Connection | None"
+        self,
+        spec: SourceSpec,
+        *,
+        stride: int,
+        frame_rate: float | None,
+        short_side: int | None,
+        first_index: int,
+        previous: "Connection | None",
     ) -> None:
-        self.spec, self.stride, self.short_side, self.first_index = spec, stride, short_side, first_index
+        self.spec, self.stride, self.frame_rate, self.short_side = spec, stride, frame_rate, short_side
+        self.first_index = first_index
         self.start_time: float | None = previous.start_time if previous else None  # when the first frame arrived
         self.time: float = previous.time if previous else 0.0  # seconds from the first frame to the latest one
         self.counts = FrameCounts()  # of this connection
         self.description = ""  # size, codec, rate and dropping policy, once the source is open
+        self.rate_warning = ""  # that its frame rate is assumed
+        self.num_timed, self.seconds = 0, 0.0  # frames of this connection, and the time from the first to the latest
         self.error: str | None = None  # why the source ended too early
-        self.closed = self._finished = self._drop_oldest = False
+        self.closed = self._finished = self._endless = self._drop_oldest = False
+        self._fault: Exception | None = None  # to be raised after the frames before it
         self._frames: deque[Frame] = deque()
         self._condition = threading.Condition()
         self._last_activity = time.monotonic()  # when the source was opened, or a frame came
@@ -186,40 +215,71 @@ class Connection:
             self._condition.notify_all()
 
     def _decode(self, container: InputContainer, stream: av.VideoStream) -> None:
-        spec, context = self.spec, stream.codec_context
-        endless = spec.kind in ("camera", "live")
-        self._drop_oldest = spec.real_time or endless or (spec.kind == "http" and container.size <= 0)
+        spec, context, timing = self.spec, stream.codec_context, Timing.of(container, stream)
+        self._endless = spec.kind in ("camera", "live") or (spec.kind == "http" and container.size <= 0)
+        self._drop_oldest = spec.real_time or self._endless
         policy = "the oldest frames are dropped if necessary" if self._drop_oldest else "no frame is dropped"
-        rate = float(stream.average_rate or stream.guessed_rate or 25)
-        step = min(max(1 / rate, 1e-3), 1.0) if rate > 0 else 0.04
-        start = 0.0
-        if self.start_time is not None:  # time has passed since the previous connection was lost
-            start = max(time.monotonic() - self.start_time, self.time + step)
-        size, codec = f"{context.width}x{context.height}", context.codec.canonical_name
-        self.description = f"{size}, {codec}, {rate:.4g} frames/s, {policy}"
+        rate = "" if self._endless else f" {timing.rate:.4g} frames/s,"  # stated in the headers, not measured
+        self.rate_warning = "" if self._endless else timing.warning
+        self.description = f"{context.width}x{context.height}, {context.codec.canonical_name},{rate} {policy}"
         self._last_activity = time.monotonic()
-        orientation = Orientation()
-        for frame_time, image in _with_times(self._decoded_frames(container, stream), start, step):
-            orientation = read_orientation(image, orientation)
-            index = self.first_index + self.counts.read
-            if self.start_time is None:
-                self.start_time = time.monotonic()
-                if not orientation.exact:
-                    _logger.warning("%s: %s", spec.display_name, ODD_MATRIX)
-            if index % self.stride:
+        chosen = choose_frames(
+            self._timed_frames(self._decoded_frames(container, stream), timing),
+            stride=self.stride,
+            frame_rate=self.frame_rate,
+            interval=1 / timing.rate,
+            first_index=self.first_index,
+            max_gap=MAX_TIME_STEP if self._drop_oldest else math.inf,
+        )
+        converted, pixels = None, torch.empty(0)
+        for decoded, frame_time in chosen:
+            if frame_time is None:
                 self._put(None)
             else:
-                due_time = self.start_time + frame_time if spec.real_time and not endless else time.monotonic()
+                index, image, orientation = decoded
+                due_time = time.monotonic()
+                if spec.real_time and not self._endless and self.start_time is not None:
+                    due_time = self.start_time + frame_time
                 self._wait_until(due_time)
-                check_aspect_ratio("", image.width, image.height)
-                rgb = np.ascontiguousarray(frame_to_rgb(image, orientation, self.short_side))
-                pixels, shape = torch.from_numpy(rgb).permute(2, 0, 1), (image.width, image.height)
-                self._put(Frame(index=index, time=frame_time, due_time=due_time, size=shape, pixels=pixels))
+                repeated = decoded is converted
+                if not repeated:
+                    check_aspect_ratio("", image.width, image.height)
+                    rgb = np.ascontiguousarray(frame_to_rgb(image, orientation, self.short_side))
+                    converted, pixels = decoded, torch.from_numpy(rgb).permute(2, 0, 1)
+                size = image.width, image.height
+                frame = Frame(index=index, time=frame_time, due_time=due_time, size=size, pixels=pixels)
+                self._put(frame, repeated=repeated)
             if self.closed:
                 return
-            self.time = frame_time
-            if index + 1 == spec.max_frames:
-                return
+        if self._fault is not None:
+            raise self._fault
+
+    def _timed_frames(
+        self, frames: Iterator[av.VideoFrame], timing: Timing
+    ) -> Iterator[tuple[float, tuple[int, av.VideoFrame, Orientation]]]:
+        """Yield the time of each frame, its index, the frame and how it is shown, up to the last one or a fault."""
+        start, orientation = 0.0, Orientation()
+        if self.start_time is not None:  # time has passed since the previous connection was lost
+            start = max(time.monotonic() - self.start_time, self.time + 1 / timing.rate)
+        clock = timing.clock(start=start, max_step=MAX_TIME_STEP if self._drop_oldest else math.inf)
+        by_arrival = timing.raw and self._endless
+        if by_arrival:
+            clock = Clock(_ARRIVAL_STEP, start=start)
+        try:
+            for index, image in enumerate(frames, self.first_index):
+                self._last_activity = now = time.monotonic()
+                orientation = read_orientation(image, orientation)
+                if self.start_time is None:
+                    self.start_time = now
+                    if not orientation.exact:
+                        _logger.warning("%s: %s", self.spec.display_name, ODD_MATRIX)
+                self.time = clock.tick(now if by_arrival else timing.seconds(image.pts))
+                self.num_timed, self.seconds = self.num_timed + 1, self.time - start
+                yield self.time, (index, image, orientation)
+                if self.closed or index + 1 == self.spec.max_frames:
+                    return
+        except Exception as error:
+            self._fault = error
 
     def _decoded_frames(self, container: InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
         """Yield the decoded frames; packets that cannot be decoded are counted and left out."""
@@ -246,36 +306,25 @@ class Connection:
                 self._last_activity = time.monotonic()  # this wait is intended: it is no timeout
                 self._condition.wait(min(remaining, 0.1))
 
-    def _put(self, frame: Frame | None) -> None:
-        """Count a frame as read and put it into the buffer; None for a skipped one."""
+    def _put(self, frame: Frame | None, *, repeated: bool = False) -> None:
+        """Count a frame as read, or as repeated, and put it into the buffer; None for a skipped one."""
         with self._condition:
             while frame and len(self._frames) >= _BUFFER_FRAMES and not self._drop_oldest and not self.closed:
                 self._condition.wait()
             if self.closed:
                 return
-            self.counts.read += 1
+            self.counts.read += not repeated
+            self.counts.repeated += repeated
             self._last_activity = time.monotonic()
             if frame is None:
                 self.counts.skipped += 1
                 return
-            if len(self._frames) >= _BUFFER_FRAMES:
+            self._frames.append(frame)
+            # A frame that is repeated counts once here: its repetitions come all at once, with the next frame.
+            while self._drop_oldest and len({buffered.index for buffered in self._frames}) > _BUFFER_FRAMES:
                 self._frames.popleft()
                 self.counts.dropped += 1
-            self._frames.append(frame)
             self._condition.notify_all()
-
-
-def _with_times(frames: Iterator[av.VideoFrame], start: float, step: float) -> Iterator[tuple[float, av.VideoFrame]]:
-    """Yield increasing seconds with each frame: a missing, falling or jumping timestamp advances by one frame."""
-    seconds, previous = start - step, None
-    for frame in frames:
-        timestamp = frame.time
-        if timestamp is None and previous is not None:
-            timestamp = previous + step
-        elapsed = step if timestamp is None or previous is None else timestamp - previous
-        seconds += elapsed if 0 < elapsed <= _MAX_TIME_STEP else step
-        previous = timestamp
-        yield seconds, frame
 
 
 class _StandardInput:

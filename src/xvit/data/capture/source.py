@@ -6,8 +6,12 @@
     the same with real_time                        each frame at its time; a full buffer drops its oldest frame
     camera, any other address                      each frame as it arrives; a full buffer drops its oldest frame
 
-Each frame read is counted once: as delivered, skipped (by the stride), dropped, or undelivered (in the buffer when the
-source was stopped).
+Each frame read is counted once: as delivered, skipped (by the stride or the frame rate), dropped, or undelivered (in
+the buffer when the source was stopped). At a frame rate, a frame that comes again is counted as repeated, and again as
+delivered, dropped or undelivered.
+
+Times come from the timestamps: see `xvit.data.decode.clock`. Live streams in formats without timestamps (MJPEG, raw
+H.264) are timed by the arrival of their frames.
 
 Not supported: playlists (HLS, DASH), because they refer to other addresses. Non-square pixels are not stretched.
 """
@@ -21,11 +25,13 @@ from collections.abc import Generator
 from dataclasses import dataclass
 
 from xvit.data.capture.connection import SCHEMES, Connection, Frame, FrameCounts, SourceSpec
+from xvit.data.sampling import slow_warning
 from xvit.utils.errors import VideoError, XViTError, check_range, did_you_mean
 
 FIRST_RECONNECT_WAIT = 0.5  # seconds before the first attempt to reconnect; doubled for each further one
 _MAX_RECONNECT_WAIT = 30.0  # seconds
 _EVENT_INTERVAL = 1.0  # minimum seconds between two events about the same kind of loss
+_MIN_MEASURED_SECONDS = 2.0  # of frames, before a source is called slow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +39,8 @@ class SourceEvent:
     """Something that happened to a source, reported between its frames.
 
     Args:
-        kind: opened, size (it changed), damaged, dropped, reconnecting, reconnected, failed (the end), stride.
+        kind: opened, size (it changed), damaged, dropped, reconnecting, reconnected, failed (the end), stride, rate
+            (it is assumed), slow (the source is slower than what is read from it).
         message: one line for the user.
         count: packets or frames that this event reports; the counts of all events add up to those of the source.
     """
@@ -92,6 +99,7 @@ class Source:
         self._past_counts = FrameCounts()  # of the closed connections
         self._connection: Connection | None = None
         self._size: tuple[int, int] | None = None  # of the latest frame
+        self._needed_rate = 0.0  # frames per second that are read from the source; 0 if it may have any rate
         self._reported: dict[str, tuple[int, float]] = {}  # kind of loss -> number reported, and when
 
     @property
@@ -103,21 +111,37 @@ class Source:
         """End `frames` soon; may be called from another thread or from a signal handler."""
         self.stopped = True  # not behind a lock, which the code that the signal interrupts may hold
 
-    def frames(self, *, stride: int = 1, short_side: int | None = None) -> Generator[Frame | SourceEvent, None, None]:
+    def frames(
+        self, *, stride: int = 1, frame_rate: float | None = None, short_side: int | None = None
+    ) -> Generator[Frame | SourceEvent, None, None]:
         """Yield frames as they arrive, and events about all faults. Never waits longer than the timeouts.
 
         Args:
             stride: yield every stride-th frame.
+            frame_rate: frames per second that `stride` counts in: the frame on display each stride / frame_rate seconds
+                is yielded, with that time, again if it is on display for longer. A moment after the latest frame is
+                settled once the next frame is there. A pause of a source that drops frames is filled for 10 s at most.
+                None counts the frames of the source.
             short_side: target size in pixels; frames more than twice as large are shrunk to it.
 
         Raises:
             VideoError: the source delivers no frame at all.
+            XViTError: stride or frame_rate is out of range.
         """
+        check_range("stride", stride, 1)
+        if frame_rate is not None:
+            check_range("frame_rate", frame_rate, 0.001, 1000)
+            self._needed_rate = frame_rate / stride
         spec, attempts = self.spec, 0
         connection: Connection | None = None
         while True:
             connection = self._connection = Connection(
-                spec, stride=stride, short_side=short_side, first_index=self._past_counts.read, previous=connection
+                spec,
+                stride=stride,
+                frame_rate=frame_rate,
+                short_side=short_side,
+                first_index=self._past_counts.read,
+                previous=connection,
             )
             yield from self._read(connection)
             yield from self._loss_events(min_interval=0)
@@ -151,15 +175,28 @@ class Source:
                 if connection.counts.delivered == 1:
                     kind = "reconnected" if self.reconnects else "opened"
                     yield SourceEvent(kind=kind, message=f"{self.spec.display_name}: {connection.description}")
+                    if connection.rate_warning:
+                        yield SourceEvent(kind="rate", message=connection.rate_warning)
                 if self._size is not None and self._size != frame.size:
                     before, after = (f"{width}x{height}" for width, height in (self._size, frame.size))
                     yield SourceEvent(kind="size", message=f"the frame size changes from {before} to {after}")
                 self._size = frame.size
+                if connection.seconds >= _MIN_MEASURED_SECONDS:
+                    yield from self._slow_event(connection)
                 yield from self._loss_events(min_interval=_EVENT_INTERVAL)
                 yield frame
+            yield from self._slow_event(connection)
         finally:
             connection.close()
             self._past_counts, self._connection = self._past_counts + connection.counts, None
+
+    def _slow_event(self, connection: Connection) -> Generator[SourceEvent, None, None]:
+        """Report once that frames are repeated, because the source is slower than what is read from it."""
+        if self._needed_rate and connection.num_timed > 1:
+            warning = slow_warning((connection.num_timed - 1) / connection.seconds, self._needed_rate)
+            if warning:
+                self._needed_rate = 0.0
+                yield SourceEvent(kind="slow", message=warning)
 
     def _loss_events(self, *, min_interval: float) -> Generator[SourceEvent, None, None]:
         """Report losses since the last events, at most one event per kind of loss in `min_interval` seconds."""

@@ -8,45 +8,59 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+import av
 import numpy as np
 import torch
 from torch import Tensor
 
+from xvit.data.decode.clock import Timing, choose_frames
 from xvit.data.decode.demux import READ_ERRORS, error_reason, open_video, probe_file
 from xvit.data.decode.orientation import ODD_MATRIX, Orientation, read_orientation
 from xvit.data.decode.video import check_frame_size, frame_to_rgb
+from xvit.data.sampling import slow_warning
 from xvit.utils.errors import VideoError, check_range
 
 _CHUNK_FRAMES = 8
 
 
 class FrameReader:
-    """An iterable over every `stride`-th frame of a video file, in order.
+    """An iterable over every `stride`-th frame of a video file, or of the video at another frame rate, in order.
 
     A damaged file yields the frames that can be decoded: packets that fail are left out, and a file that is cut short
     ends early. `damage` then says so. Memory holds one chunk, the decoder's frames, and 8 bytes per frame for `info`.
 
-    A frame's time comes from its own timestamp, so that frames lost to damage do not shift the later ones. Where the
-    timestamp is missing (as in AVI) or goes back, the frame follows the previous one by 1 / fps.
+    A frame's time comes from its own timestamp, so that frames lost to damage do not shift the later ones; where that
+    is no guide, `xvit.data.decode.clock` says what counts. These are the times of `info`.
 
     Args:
         stride: distance between yielded frames; the first frame is always yielded.
+        frame_rate: frames per second that `stride` counts in: the frame on display each stride / frame_rate seconds is
+            yielded, with that time, and a frame that is on display for longer is repeated. None counts the frames of
+            the file.
         short_side: target size in pixels; frames more than twice as large are shrunk to it during colour conversion.
 
     Attributes:
         info: the result of a scan of the packets.
         num_decoded: frames decoded so far.
         end_time: seconds at which the last decoded frame ends.
+        warnings: what to tell whoever uses the frames, in words: nothing about damage.
         damage: what is wrong with the file, as far as it has been read; empty if nothing.
 
     Raises:
         VideoError: no such file, not a video, no frames.
+        XViTError: stride or frame_rate is out of range.
     """
 
-    def __init__(self, path: str | Path, *, stride: int = 1, short_side: int | None = None) -> None:
+    def __init__(
+        self, path: str | Path, *, stride: int = 1, frame_rate: float | None = None, short_side: int | None = None
+    ) -> None:
         check_range("stride", stride, 1)
-        self.path, self.stride, self.short_side = path, stride, short_side
+        if frame_rate is not None:
+            check_range("frame_rate", frame_rate, 0.001, 1000)
+        self.path, self.stride, self.frame_rate, self.short_side = path, stride, frame_rate, short_side
         self.info = probe_file(path)
+        slow = slow_warning(self.info.fps, frame_rate / stride) if frame_rate is not None else ""
+        self.warnings = (*self.info.warnings, slow) if slow else self.info.warnings
         self._reset()
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, Tensor]]:
@@ -59,7 +73,7 @@ class FrameReader:
             VideoError: none of its frames can be decoded, or their size changes.
         """
         self._reset()
-        images = self._decode()
+        images = self._images()
         while chunk := list(islice(images, _CHUNK_FRAMES)):
             times, arrays = zip(*chunk, strict=True)
             yield np.array(times), torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)  # NHWC -> NCHW
@@ -69,12 +83,25 @@ class FrameReader:
     def _reset(self) -> None:
         self.num_decoded, self.end_time, self.damage = 0, 0.0, self.info.damage
 
-    def _decode(self) -> Iterator[tuple[float, np.ndarray]]:
-        """Yield the time of every `stride`-th frame, and the frame as (H, W, C) uint8 RGB."""
-        size, start, time, num_damaged = None, 0.0, 0.0, 0
-        orientation = Orientation()
+    def _images(self) -> Iterator[tuple[float, np.ndarray]]:
+        """Yield the times of the chosen frames, and the frames as (H, W, C) uint8 RGB."""
+        converted, rgb = None, np.empty(0)
+        chosen = choose_frames(
+            self._decode(), stride=self.stride, frame_rate=self.frame_rate, interval=1 / self.info.fps
+        )
+        for decoded, time in chosen:
+            if time is None:
+                continue
+            if decoded is not converted:  # a repeated frame is converted once
+                converted, rgb = decoded, frame_to_rgb(*decoded, self.short_side)
+            yield time, rgb
+
+    def _decode(self) -> Iterator[tuple[float, tuple[av.VideoFrame, Orientation]]]:
+        """Yield the time of every frame, the frame and how it is shown."""
+        size, num_damaged, orientation = None, 0, Orientation()
         with open_video(self.path) as (container, stream):
-            has_pts = container.format.name != "avi"  # PyAV reports AVI's decoding times, which are in another order
+            timing = Timing.of(container, stream)
+            clock = timing.clock()
             packets = container.demux(stream)
             while True:
                 try:
@@ -93,16 +120,11 @@ class FrameReader:
                     orientation = read_orientation(frame, orientation)
                     size = check_frame_size(self.path, orientation.displayed_size(frame), size)
                     num_damaged += bool(frame.is_corrupt)
-                    pts = frame.time if has_pts else None
-                    if self.num_decoded == 0:
-                        if not orientation.exact:
-                            self._add_damage(ODD_MATRIX)
-                        start = pts or 0.0
-                    else:
-                        time = self.end_time if pts is None or pts - start <= time else pts - start
+                    if not orientation.exact and ODD_MATRIX not in self.warnings:
+                        self.warnings = (*self.warnings, ODD_MATRIX)
+                    time = clock.tick(timing.seconds(frame.pts))
                     self.num_decoded, self.end_time = self.num_decoded + 1, time + 1 / self.info.fps
-                    if (self.num_decoded - 1) % self.stride == 0:
-                        yield time, frame_to_rgb(frame, orientation, self.short_side)
+                    yield time, (frame, orientation)
         if 0 < self.num_decoded < 0.9 * self.info.num_frames:  # a few packets without a frame are usual
             self._add_damage(f"only {self.num_decoded} of its {self.info.num_frames} frames can be decoded")
         if num_damaged:
