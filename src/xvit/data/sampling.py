@@ -68,7 +68,7 @@ def sample_frames(
 
 def count_frames(duration: float, frame_rate: float) -> int:
     """Number of frames of a video of `duration` seconds that is read at a frame rate; at least 1."""
-    return max(round(duration * frame_rate), 1)
+    return max(round((duration - _TIME_TOLERANCE) * frame_rate), 1)  # half a frame is none, however it is rounded
 
 
 def frames_at(times: np.ndarray, seconds: np.ndarray, frame_rate: float, *, interval: float) -> np.ndarray:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
-from itertools import chain, pairwise
 from pathlib import Path
 
 import av
@@ -17,6 +16,7 @@ from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
 from xvit.data.annotations.finder import check_folder, merge_left_out, report_left_out, scan_folder
+from xvit.data.decode.clock import choose_frames
 from xvit.data.decode.demux import VideoInfo, open_video, probe_file, video_errors
 from xvit.data.decode.orientation import ODD_MATRIX, Orientation, read_orientation
 from xvit.data.decode.video import check_frame_size, frame_to_rgb
@@ -26,7 +26,7 @@ from xvit.utils.parallel import check_stop, parallel_map
 
 _logger = logging.getLogger("xvit")
 
-TimedFrame = tuple[float | Fraction, av.VideoFrame]  # time in seconds from the first frame
+TimedFrame = tuple[float, av.VideoFrame]  # time in seconds from the first frame
 
 _SETTINGS = ".resize.json"
 # "g" is the distance between keyframes. It is short because training seeks: it decodes from the last keyframe before
@@ -61,8 +61,8 @@ def resize_videos(
         root: folder of the videos, which is only read.
         output: folder of the results.
         short_side: length of the shorter side, in pixels.
-        fps: frames per second: each output frame is the latest source frame at its time; None keeps all frames and
-            their times.
+        fps: frames per second: each output frame is the source frame on display at its time, as models read videos at
+            a frame rate; None keeps all frames and their times.
         num_workers: worker processes; 0 encodes in this process.
         on_progress: called with (videos done, total videos) after each video.
 
@@ -99,6 +99,8 @@ def resize_video(source: str | Path, target: str | Path, *, short_side: int, fps
     info = probe_file(source)
     if info.damage:
         raise VideoError(source, info.damage)
+    for warning in info.warnings:
+        _logger.warning("%s: %s", source, warning)
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     tmp_path = target.with_name(f".{target.name}.part")
@@ -109,7 +111,9 @@ def resize_video(source: str | Path, target: str | Path, *, short_side: int, fps
             av.open(f"file:{tmp_path}", "w", format="mp4", options={"movflags": "faststart"}) as output,
         ):
             frames = (frame for packet in container.demux(stream) for frame in packet.decode())
-            _encode(_read_frames(frames, info, short_side), output, info, fps)
+            chosen = choose_frames(_read_frames(frames, info), stride=1, frame_rate=fps, interval=1 / info.fps)
+            resized = ((time, _resize_frame(*shown, short_side)) for shown, time in chosen if time is not None)
+            _encode(resized, output, info, fps)
         tmp_path.replace(target)
     finally:
         tmp_path.unlink(missing_ok=True)
@@ -129,8 +133,10 @@ def _target(source: Path, root: Path, output: Path) -> Path:
     return output / source.relative_to(root).with_suffix(".mp4")
 
 
-def _read_frames(frames: Iterable[av.VideoFrame], info: VideoInfo, short_side: int) -> Iterator[TimedFrame]:
-    """Yield the resized frames with their times, the same times as in `read_clip`."""
+def _read_frames(
+    frames: Iterable[av.VideoFrame], info: VideoInfo
+) -> Iterator[tuple[float, tuple[av.VideoFrame, Orientation]]]:
+    """Yield the time of each frame, the same as in `read_clip`, the frame and how it is shown."""
     time, num_decoded, size, orientation = 0.0, 0, None, Orientation()
     for frame in frames:
         check_stop()
@@ -140,7 +146,7 @@ def _read_frames(frames: Iterable[av.VideoFrame], info: VideoInfo, short_side: i
         if num_decoded == 0 and not orientation.exact:
             _logger.warning("%s: %s", info.path, ODD_MATRIX)
         num_decoded += 1
-        yield time, _resize_frame(frame, orientation, short_side)
+        yield time, (frame, orientation)
     if num_decoded == 0:
         raise VideoError(info.path, "none of its frames can be decoded")
     if num_decoded < 0.9 * info.num_frames:  # as in `read_clip`
@@ -163,8 +169,6 @@ def _encode(frames: Iterable[TimedFrame], output: OutputContainer, info: VideoIn
     """Encode at least one frame, at the frame rate `fps` or, if it is None, at the times of the frames."""
     rate = Fraction(info.fps if fps is None else fps).limit_denominator(1001)
     time_base = Fraction(1, 90_000) if fps is None else 1 / rate
-    if fps is not None:
-        frames = _at_constant_rate(frames, rate, info)
     stream: VideoStream | None = None
     pts = 0
     for time, frame in frames:
@@ -176,18 +180,6 @@ def _encode(frames: Iterable[TimedFrame], output: OutputContainer, info: VideoIn
         pts += 1
     assert stream is not None
     output.mux(stream.encode(None))
-
-
-def _at_constant_rate(frames: Iterable[TimedFrame], rate: Fraction, info: VideoInfo) -> Iterator[TimedFrame]:
-    """Repeat or leave out frames: at each time, the latest one is shown."""
-    count = 0
-    for current, following in pairwise(chain(frames, [None])):
-        assert current is not None  # only the last item is
-        time, frame = current
-        end = following[0] if following else time + 1 / info.fps
-        while count / rate < end - 1e-6:
-            yield count / rate, frame
-            count += 1
 
 
 def _add_stream(output: OutputContainer, frame: av.VideoFrame, rate: Fraction, time_base: Fraction) -> VideoStream:
