@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from xvit.data.dataset import Item, VideoDataset
 from xvit.data.loader import make_loader
 from xvit.data.sampler import EpochSampler
 from xvit.data.statistics import learn_sampling
+from xvit.evaluation import fingerprint_splits
 from xvit.models.backbone import resolve_clip_spec
 from xvit.models.pretrained import load_initial_weights
 from xvit.models.xvit import XViT
@@ -70,7 +72,7 @@ class TrainingRun:
         train, self.data = config.train, load_splits(config.data)
         self.config = replace(config, model=_resolve_model_config(config, self.data))
         self.accelerator = _make_accelerator(train)
-        self.run_dir = RunDirectory(output, config, resume=resume)
+        self.run_dir = RunDirectory(output, config, self.data, resume=resume)
 
         set_seed(train.seed)  # all processes start from the same weights
         self.raw_model = self._build_model()
@@ -83,11 +85,17 @@ class TrainingRun:
         self.schedule = build_schedule(
             self.optimizer, steps=steps * train.epochs, warmup_steps=warmup_steps, lr=scaled_lr(train)
         )
-        self.state = self.run_dir.load_state(self.accelerator, self.ema_model)
+        self.state = self.run_dir.load_state(self.accelerator, self.raw_model, self.ema_model)
+        self.run_dir.create(config, self.raw_model.clip_spec)
         self.logger = TrainingLogger(self.run_dir, config, self.data.train, self.state, steps, on_progress)
         self.signals = StopSignals()
         self.last_saved = time.monotonic()
         self._start_time = self.last_saved - self.state.seconds  # including the time before the run was resumed
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """By which `xvit.evaluation.count_seen` recognises the training and validation videos."""
+        return fingerprint_splits(self.data)
 
     @property
     def eval_model(self) -> XViT:
@@ -109,9 +117,11 @@ class TrainingRun:
     def _build_model(self) -> XViT:
         config, model = self.config, XViT(self.config.model)
         if config.init and not self.run_dir.saved_states():
-            load_initial_weights(model, config.init)
+            load_initial_weights(model, config.init, self.data.class_names)
         model.to(self.accelerator.device)
-        clip_spec = learn_sampling(config.clip, self.data.train, timeout=config.data.decode_timeout)
+        clip_spec = self.run_dir.clip_spec or learn_sampling(
+            config.clip, self.data.train, timeout=config.data.decode_timeout
+        )
         clip_spec = distributed.all_gather(clip_spec)[0]  # a video may time out in one process only
         model.clip_spec, model.class_names = resolve_clip_spec(clip_spec, model.backbone), self.data.class_names
         model.set_grad_checkpointing(config.train.grad_checkpointing)

@@ -1,8 +1,10 @@
 """The run folder: its files, and the states from which a stopped run is resumed.
 
 config.yaml          the recipe as given
+data.json            the videos and classes that the run is trained on, the library versions, the device
 metrics.jsonl        one row every few steps, and one per validation
-bad_videos.jsonl     the videos that could not be read, each once
+bad_videos.jsonl     the videos that were skipped because they could not be read, and those that were used although
+                     something is wrong with them, each once
 tensorboard/         the same metrics for TensorBoard
 best/ last/          checkpoints, for `XViT.from_pretrained`
 state/step_0000120/  everything needed to resume after step 120; the newest two states are kept
@@ -14,24 +16,30 @@ import math
 import shutil
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from xvit.config import RunConfig, from_dict, read_yaml, to_dict
+from xvit.checkpoint.format import tensor_shapes
+from xvit.config import ClipSpec, RunConfig, flatten, from_dict, read_yaml, to_dict
+from xvit.data.annotations import DatasetSplits
+from xvit.data.record import compare_splits, record_hash, record_splits
 from xvit.utils import distributed
-from xvit.utils.errors import VideoError, XViTError, one_line
-from xvit.utils.files import atomic_directory, atomic_write_text, holds_something
+from xvit.utils.devices import default_device
+from xvit.utils.errors import XViTError, one_line
+from xvit.utils.files import atomic_directory, atomic_write_text, holds_something, read_json
+from xvit.utils.version import library_versions
 
 _logger = logging.getLogger("xvit")
 _MAY_CHANGE = {"data.num_workers", "train.save_minutes"}  # settings that do not influence the result
 METRICS, BAD_VIDEOS = "metrics.jsonl", "bad_videos.jsonl"
-_EMA_MODEL, _TRAIN_STATE = "ema_model.safetensors", "train_state.json"
+_DATA, _VERSIONS, _CLIP_SPEC = "data.json", "versions", "clip_spec"
+_MODEL, _EMA_MODEL, _TRAIN_STATE = "model.safetensors", "ema_model.safetensors", "train_state.json"
 
 
 @dataclass
@@ -44,27 +52,51 @@ class TrainState:
     seconds: float = 0.0  # wall time spent
     best_epoch: int = 0  # epoch of the best validation, counted from 1; 0 before the first
     best_metrics: dict[str, float] = field(default_factory=dict)  # its metrics
+    data_hash: str = ""  # of what it was trained on; empty in a state of an earlier version
 
 
 class RunDirectory:
-    """The run folder `path`, opened for a new run of the recipe `config` or, with `resume`, for the run that is in it.
+    """The run folder `path`, opened for a new run or, with `resume`, for the run that is in it.
+
+    A new folder appears with `create`, when the run is ready to start: nothing is left of one that could not. Nothing
+    is changed in the folder of a run that cannot be resumed.
+
+    Everything on which the result depends has to be the same when a run is resumed: the recipe, the classes, and the
+    training and validation videos (`xvit.data.record` says what is compared); `load_state` compares the number of
+    processes. Other library versions or another device change the last digits of a result, and are logged. The initial
+    weights are read only as long as no state is saved, so they may be gone.
+
+    Args:
+        path: the run folder.
+        config: the recipe.
+        data: what the run is trained on.
+        resume: continue the run that is in the folder.
+
+    Attributes:
+        clip_spec: that of the run which is resumed, in the main process; None for a new run.
 
     Raises:
-        XViTError: the folder contains a run and `resume` is false, or other files; the run has a different recipe.
+        XViTError: the folder contains a run and `resume` is false, or other files; the run has a different recipe, or
+            is trained on other data.
     """
 
-    def __init__(self, path: str | Path, config: RunConfig, *, resume: bool) -> None:
+    def __init__(self, path: str | Path, config: RunConfig, data: DatasetSplits, *, resume: bool) -> None:
         self.path = Path(path)
         self.best, self.last, self._state_dir = self.path / "best", self.path / "last", self.path / "state"
-        self._config_path = self.path / "config.yaml"
-        self.bad_videos: set[str] = set()  # the paths in BAD_VIDEOS
-        message = ""
+        self._config_path, self._data_path = self.path / "config.yaml", self.path / _DATA
+        self._record: dict[str, Any] = {}  # of the data, in the main process
+        self.clip_spec: ClipSpec | None = None
+        self.bad_videos: dict[str, set[str]] = {"skipped": set(), "used": set()}  # the paths in BAD_VIDEOS
+        message, self._data_hash = "", ""
         if distributed.is_main():
             try:
+                self._record = record_splits(data)
+                self._data_hash = record_hash({name: self._record[name] for name in ("class_names", "train", "val")})
                 self._open(config, resume=resume)
             except (XViTError, OSError) as error:
                 message = str(error)
-        if message := distributed.all_gather(message)[0]:
+        message, self._data_hash = distributed.all_gather((message, self._data_hash))[0]
+        if message:
             raise XViTError(message)
 
     def _open(self, config: RunConfig, *, resume: bool) -> None:
@@ -72,14 +104,10 @@ class RunDirectory:
             raise XViTError(f"{self.path}: is a file; expected a folder for the run, or a new path")
         if holds_something(self.path):
             self._check_same_run(config, resume=resume)
-        else:
-            if resume:
-                _logger.info("%s: no run to resume; starting a new one", self.path)
-            self.path.mkdir(parents=True, exist_ok=True)
-            atomic_write_text(self._config_path, yaml.safe_dump(to_dict(config), sort_keys=False))
-        for unfinished in self._state_dir.glob(".step_*"):  # left by a process that was killed
-            shutil.rmtree(unfinished)
-        self.bad_videos = {row["path"] for row in _truncate_rows(self.path / BAD_VIDEOS)}
+        elif resume:
+            _logger.info("%s: no run to resume; starting a new one", self.path)
+        for row in _read_rows(self.path / BAD_VIDEOS):
+            self.bad_videos[row.get("outcome", "skipped")].add(row["path"])
 
     def _check_same_run(self, config: RunConfig, *, resume: bool) -> None:
         if not self._config_path.is_file():
@@ -87,15 +115,61 @@ class RunDirectory:
         if not resume:
             advice = "continue it with --resume, or choose another --output"
             raise XViTError(f"{self.path}: contains a training run; {advice}")
-        before = _flatten(to_dict(from_dict(RunConfig, read_yaml(self._config_path), self._config_path)))
-        now = _flatten(to_dict(config))
+        self._check_recipe(config)
+        self._check_data()
+
+    def _check_recipe(self, config: RunConfig) -> None:
+        values = read_yaml(self._config_path)
+        recipe = from_dict(RunConfig, values, self._config_path)
+        if "frame_rate" not in values.get("clip", {}):  # of an earlier version, which counted frames
+            recipe = replace(recipe, clip=replace(recipe.clip, frame_rate=None))
+        before, now = flatten(to_dict(recipe)), flatten(to_dict(config))
         for key in sorted(before.keys() | now.keys()):
             if before.get(key) != now.get(key) and key not in _MAY_CHANGE:
+                values_text = f"{key} was {json.dumps(before.get(key))} and is now {json.dumps(now.get(key))}"
                 raise XViTError(
-                    f"{self.path}: cannot be resumed with a different recipe: {key} was {before.get(key)!r} and is now "
-                    f"{now.get(key)!r}; use the same value, or start a new run from these weights: --output OTHER "
-                    f"--init.checkpoint_path {self.last}"
+                    f"{self.path}: cannot be resumed with a different recipe: {values_text}; use the same value, or "
+                    f"{self._new_run_advice()}"
                 )
+
+    def _check_data(self) -> None:
+        if not self._data_path.is_file():
+            return  # `load_state` compares the hash
+        before = read_json(self._data_path)
+        try:
+            changes = compare_splits(before, self._record, ("train", "val"))
+            test_changes = compare_splits(before, self._record, ("test",))
+            versions = {name: value for name, value in before[_VERSIONS].items() if _versions().get(name) != value}
+            self.clip_spec = from_dict(ClipSpec, before[_CLIP_SPEC], self._data_path)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            reason = one_line(error, name=True)
+            raise XViTError(f"{self._data_path}: damaged ({reason}); {self._new_run_advice()}") from None
+        if changes:
+            raise XViTError(
+                f"{self.path}: the data changed since the run was started: {changes}; undo these changes, or "
+                f"{self._new_run_advice()}"
+            )
+        if test_changes:
+            _logger.warning("%s: the data changed, but not what is trained on: %s", self.path, test_changes)
+        if versions:
+            was = ", ".join(f"{name} {value} (now {_versions().get(name)})" for name, value in versions.items())
+            _logger.warning("%s: was started with %s; the result may differ from an uninterrupted run", self.path, was)
+
+    def _new_run_advice(self) -> str:
+        if self.last.is_dir():
+            return f"start a new run from these weights: --output OTHER --init.checkpoint_path {self.last}"
+        return "start a new run: --output OTHER"
+
+    def create(self, config: RunConfig, clip_spec: ClipSpec) -> None:
+        """Create the folder of a new run, with its recipe and the record of its data. `clip_spec` is complete."""
+        if not distributed.is_main():
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not self._data_path.exists():
+            record = {_VERSIONS: _versions(), _CLIP_SPEC: to_dict(clip_spec)} | self._record
+            atomic_write_text(self._data_path, json.dumps(record) + "\n")
+        if not self._config_path.exists():
+            atomic_write_text(self._config_path, yaml.safe_dump(to_dict(config), sort_keys=False))
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
         """Add a row to METRICS or BAD_VIDEOS, in the main process."""
@@ -103,11 +177,11 @@ class RunDirectory:
             with (self.path / name).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
 
-    def add_bad_video(self, error: VideoError) -> None:
-        """Add a video to BAD_VIDEOS, unless it is there already."""
-        if error.path not in self.bad_videos:
-            self.bad_videos.add(error.path)
-            self.append(BAD_VIDEOS, {"path": error.path, "reason": error.reason})
+    def add_bad_video(self, path: str, reason: str, outcome: Literal["skipped", "used"]) -> None:
+        """Add a video to BAD_VIDEOS, unless it is there already with this outcome."""
+        if path not in self.bad_videos[outcome]:
+            self.bad_videos[outcome].add(path)
+            self.append(BAD_VIDEOS, {"path": path, "reason": reason, "outcome": outcome})
 
     def save_state(self, accelerator: Accelerator, ema_model: nn.Module | None, state: TrainState) -> None:
         """Save everything needed to resume, then delete all states but the newest two."""
@@ -124,26 +198,18 @@ class RunDirectory:
             for older in self.saved_states()[:-2]:
                 shutil.rmtree(older)
 
-    def load_state(self, accelerator: Accelerator, ema_model: nn.Module | None) -> TrainState:
+    def load_state(self, accelerator: Accelerator, model: nn.Module, ema_model: nn.Module | None) -> TrainState:
         """Restore the newest state that is not corrupt and delete later metric rows. If none was saved, a new state.
 
+        `model` is the model as it was built, before it was wrapped.
+
         Raises:
-            XViTError: all saved states are corrupt; the run had another number of processes.
+            XViTError: all saved states are corrupt; the run had another number of processes, other data, or a model of
+                other shapes.
         """
         state, message = TrainState(), ""
         for path in reversed(self.saved_states()):
-            state, message = TrainState(), ""
-            try:
-                state = TrainState(**json.loads((path / _TRAIN_STATE).read_text(encoding="utf-8")))
-                accelerator.load_state(str(path), load_kwargs={"weights_only": True})
-                if ema_model is not None:
-                    ema_model.load_state_dict(load_file(path / _EMA_MODEL))
-            except Exception as error:  # three libraries read these files, and each fails in its own ways
-                message = f"{path}: corrupt ({one_line(error)})"
-            if state.world_size != distributed.world_size():
-                before, now = state.world_size, distributed.world_size()
-                message = f"a run with {before} processes cannot be resumed with {now}"
-                raise XViTError(f"{self.path}: {message}; use {before}, or choose another --output")
+            state, message = self._load_one(path, accelerator, model, ema_model)
             message = max(distributed.all_gather(message))
             if not message:
                 break
@@ -151,29 +217,74 @@ class RunDirectory:
         if message:
             advice = "all saved states are corrupt, so the run cannot be resumed: choose another --output"
             raise XViTError(f"{message}; {advice}")
+        state.data_hash = self._data_hash
         if distributed.is_main():
+            for unfinished in self._state_dir.glob(".step_*"):  # left by a process that was killed
+                shutil.rmtree(unfinished)
             _truncate_rows(self.path / METRICS, last_step=state.step)
+            _truncate_rows(self.path / BAD_VIDEOS)
         return state
+
+    def _load_one(
+        self, path: Path, accelerator: Accelerator, model: nn.Module, ema_model: nn.Module | None
+    ) -> tuple[TrainState, str]:
+        """The state in a folder, or what is corrupt in it. What the state does not fit is found before it is loaded."""
+        try:
+            state = TrainState(**json.loads((path / _TRAIN_STATE).read_text(encoding="utf-8")))
+            shapes = tensor_shapes(path / _MODEL)
+        except Exception as error:  # three libraries read these files, and each fails in its own ways
+            return TrainState(), f"{path}: corrupt ({one_line(error)})"
+        self._check_state(path, state, shapes, model)
+        try:
+            accelerator.load_state(str(path), load_kwargs={"weights_only": True})
+            if ema_model is not None:
+                ema_model.load_state_dict(load_file(path / _EMA_MODEL))
+        except Exception as error:
+            return TrainState(), f"{path}: corrupt ({one_line(error)})"
+        return state, ""
+
+    def _check_state(
+        self, path: Path, state: TrainState, shapes: Mapping[str, tuple[int, ...]], model: nn.Module
+    ) -> None:
+        if state.world_size != distributed.world_size():
+            before, now = state.world_size, distributed.world_size()
+            message = f"a run with {before} processes cannot be resumed with {now}"
+            raise XViTError(f"{self.path}: {message}; use {before}, or choose another --output")
+        if state.data_hash and state.data_hash != self._data_hash:
+            raise XViTError(
+                f"{self.path}: its saved state {path.name} was trained on other data than this, and its {_DATA} "
+                f"does not say what changed; {self._new_run_advice()}"
+            )
+        if not state.data_hash and distributed.is_main():
+            _logger.warning("%s: of an earlier version: whether its data has changed is not known", self.path)
+        # The names in a state are those of a model that may be wrapped.
+        saved = {name.replace("_orig_mod.", "").removeprefix("module."): shape for name, shape in shapes.items()}
+        for name, tensor in model.state_dict().items():
+            if saved.get(name) != tuple(tensor.shape):
+                shape = f"{saved[name]} in it" if name in saved else "not in it"
+                raise XViTError(
+                    f"{path}: is of another model: {name} is {shape} and {tuple(tensor.shape)} in this model; use the "
+                    f"classes and the xvit of its run, or {self._new_run_advice()}"
+                )
 
     def saved_states(self) -> list[Path]:
         """The complete states, oldest first. The names of incomplete ones begin with a dot."""
         return sorted(self._state_dir.glob("step_*"))
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat
+def _versions() -> dict[str, str]:
+    """The libraries and the device, with which the last digits of a result change."""
+    return {**library_versions(), "device": default_device().type}
 
 
-def _truncate_rows(path: Path, last_step: float = math.inf) -> list[dict[str, Any]]:
-    """Delete the rows of later steps from a JSON-lines file, and a last row without its end. Returns the other rows."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    complete = [json.loads(line) for line in lines if line.endswith("\n")]
-    rows = [row for row in complete if row.get("step", 0) <= last_step]
-    atomic_write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
-    return rows
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON-lines file, without a last one that has no end."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _truncate_rows(path: Path, last_step: float = math.inf) -> None:
+    """Delete the rows of later steps from a JSON-lines file, and a last row without its end."""
+    if path.exists():
+        rows = [row for row in _read_rows(path) if row.get("step", 0) <= last_step]
+        atomic_write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
