@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -130,6 +130,7 @@ def scan_video(path: str | Path, container: InputContainer, stream: av.VideoStre
     keyframe_pts: list[int | None] = []
     num_corrupt = 0
     end_time = 0.0  # of the last packet, in seconds
+    timing = Timing.of(container, stream)
     with video_errors(path, "not a readable video file"):
         for packet in container.demux(stream):
             if packet.size == 0:
@@ -145,7 +146,6 @@ def scan_video(path: str | Path, container: InputContainer, stream: av.VideoStre
     if not frame_pts or not context.width or not context.height:
         raise VideoError(path, "the file has no frames")
     check_aspect_ratio(path, context.width, context.height)
-    timing = Timing.of(container, stream)
     sections = split_sections(frame_dts, timing.max_step / float(stream.time_base or 1))
     in_order = [value for section in sections for value in display_order(frame_pts[section])]
     clock = timing.clock()
@@ -195,4 +195,18 @@ def _describe_damage(container: InputContainer, stream: av.VideoStream, num_inta
             end_time = max([end_time, *(_end_time(packet) for packet in container.demux())])
         if end_time < min_end:
             return f"cut short: {end_time:.1f} of its {duration:.1f} s are present"
+    if container.format.name == "flv":  # FFmpeg ends where another file's header follows
+        end = _last_position(container)
+        if end < 0.9 * container.size:
+            return f"only the first {end} of its {container.size} bytes can be read"
     return ""
+
+
+def _last_position(container: InputContainer) -> int:
+    """Where the last packet of all streams ends, in bytes."""
+    end = 0
+    with suppress(*READ_ERRORS):
+        container.seek(0)
+        for packet in container.demux():
+            end = max(end, (packet.pos or 0) + packet.size)
+    return end
