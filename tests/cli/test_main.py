@@ -12,7 +12,7 @@ import pytest
 
 from xvit.cli.exit_codes import INTERRUPTED, USER_ERROR
 from xvit.cli.main import COMMANDS, fail, find_command
-from xvit.cli.parsing import parse_command
+from xvit.cli.parsing import CommandParser, parse_command
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,9 +39,11 @@ def test_no_command_prints_the_overview(run):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_has_examples_that_parse(name, run, monkeypatch):
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(CommandParser, "check_paths", lambda *_: None)  # the examples' videos and checkpoints
     code, out, err = run(*name.split(), "--help")
     assert (code, err) == (0, "")
-    examples = [line.strip() for line in out.splitlines() if line.startswith("  xvit ")]
+    lines = out.replace("\\\n", " ").splitlines()
+    examples = [line.strip() for line in lines if line.startswith("  xvit ")]
     assert any(example.startswith(f"xvit {name}") for example in examples)
     for example in examples:
         words = shlex.split(example.split(" > ")[0], comments=True)
@@ -75,6 +77,7 @@ def test_output_to_a_file_is_plain_and_not_wrapped(run, checkpoint, videos, tmp_
 def test_file_name_that_is_not_valid_text(run, checkpoint, tmp_path, videos):
     path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.mp4")
     Path(path).write_bytes((videos / "val" / "moving_left" / "0000.mp4").read_bytes())
+    Path(path + "x").write_text("not a video")
     code, out, err = run("predict", path, path + "x", "--checkpoint", checkpoint)
     assert code == 1
     assert "caf\\udce9.mp4" in out
@@ -119,3 +122,109 @@ def test_commands_for_a_single_process_refuse_torchrun(cli_error, monkeypatch, t
     monkeypatch.setenv("WORLD_SIZE", "2")
     message = cli_error("predict", tmp_path / "a.mp4", "--checkpoint", tmp_path)
     assert message == "xvit predict runs in a single process; start it without torchrun"
+
+
+# For each command, mistakes in its paths: the words, and the message. {x} stands for what is there: a folder `empty`, a
+# file `file.txt`, a folder `full` with a file in it, a checkpoint `best`, a training run `run` with a checkpoint in it.
+PATH_MISTAKES = {
+    "predict": {
+        "none.mp4 --checkpoint {best}": "none.mp4: no such file or folder",
+        "{file} none --checkpoint {best}": "none: no such file or folder",
+        "{file} --checkpoint {file}/best": "no such checkpoint directory",
+        "{file} --checkpoint {empty}/best": "no such checkpoint directory",
+        "{file} --checkpoint {file}": "a file; expected a checkpoint directory",
+        "{file} --checkpoint {empty}": "not a checkpoint directory",
+        "{file} --checkpoint {run}": 'did you mean "{run}/best"?',
+    },
+    "eval": {
+        "--checkpoint none --data.root {empty}": "none: no such checkpoint directory",
+        "--checkpoint {best} --data.root none": "none: no such folder",
+        "--checkpoint {best} --data.root {file}": "a file, not a folder",
+        "--checkpoint {best} --data.root {empty} --data.format list --data.val none.txt": "none.txt: no such file",
+        "--checkpoint {best} --data.root {empty} --data.label_files none.txt": "none.txt: no such file",
+        "--checkpoint {best} --data.root {empty} --output {full}": "exists and is not an empty directory",
+        "--checkpoint {best} --data.root {empty} --submission {empty}": "is a directory; expected the name of a file",
+    },
+    "stream": {
+        "none.mp4 --checkpoint {best}": "none.mp4: no such file or folder",
+        "- --checkpoint none": "none: no such checkpoint directory",
+    },
+    "timeline": {
+        "none.mp4 --checkpoint {best}": "none.mp4: no such file or folder",
+        "{file} --checkpoint none": "none: no such checkpoint directory",
+        "{file} --checkpoint {best} --ground-truth none.json": "none.json: no such file",
+        "{file} --checkpoint {best} --output {file}": "is a file; expected a directory",
+    },
+    "features": {
+        "none.mp4 --checkpoint {best} --output x.npy": "none.mp4: no such file or folder",
+        "{file} --checkpoint none --output x.npy": "none: no such checkpoint directory",
+        "{file} --checkpoint {best} --output {file}/x.npy": "file.txt: is a file; expected a directory",
+        "{file} --backbone b --checkpoint_path none.pth --output x.npy": "none.pth: no such file or folder",
+    },
+    "probe": {"none.npy none.npy": "none.npy: no such file", "{file} {empty}": "a folder, not a file"},
+    "train": {
+        "--config none.yaml --data.root {empty} --output x": "none.yaml",
+        "--config {file} --data.root {empty} --output x": "expected a mapping of settings",
+        "--data.root none --output x": "none: no such folder",
+        "--data.root {empty} --output {file}": "is a file; expected a directory",
+        "--data.root {empty} --output x --data.train none.txt": "none.txt: no such file",
+        "--data.root {empty} --output x --init.checkpoint_path none": "none: no such file or folder",
+    },
+    "data check": {
+        "--data.root none": "none: no such folder",
+        "--data.root {empty} --output {full}": "exists and is not an empty directory",
+    },
+    "data resize": {
+        "none --output x": "none: no such folder",
+        "{empty} --output {file}": "is a file; expected a directory",
+    },
+    "data motion": {"--output {file}/x": "file.txt is a file; expected a directory"},
+    "demo": {"--output {file}": "is a file; expected a directory", "--config none.yaml": "none.yaml"},
+    "ablate": {"--output {file}": "is a file; expected a directory", "--config none.yaml": "none.yaml"},
+    "benchmark": {"--output {file}": "is a file; expected a directory"},
+    "info": {"--checkpoint none": "none: no such checkpoint directory"},
+    "export": {
+        "none --output x --videos {empty}": "none: no such checkpoint directory",
+        "{best} --output {full} --videos {empty}": "exists and is not an empty directory",
+        "{best} --output x --videos none": "none: no such file or folder",
+    },
+    "convert": {
+        "none --output x": "none: no such file or folder",
+        "{best} --output {full}": "exists and is not an empty directory",
+        "{file} --output x --num-frames 8 --class-names none.txt": "none.txt: no such file",
+    },
+}
+
+
+def test_mistakes_in_paths_are_told_before_the_slow_imports(tmp_path):
+    """All cases in one process, in which torch must not be imported at the end."""
+    places = {name: tmp_path / name for name in ("empty", "full", "best", "run")}
+    for place in (*places.values(), places["run"] / "best"):
+        place.mkdir()
+    places["file"] = tmp_path / "file.txt"
+    for path in (places["file"], places["full"] / "file.txt"):
+        path.write_text("text\n")
+    for folder in (places["best"], places["run"] / "best"):
+        for name in ("model.safetensors", "config.json"):
+            (folder / name).touch()
+    cases = [
+        ([*name.split(), *words.format(**places).split()], message.format(**places))
+        for name in COMMANDS
+        for words, message in PATH_MISTAKES[name].items()
+    ]
+    code = (
+        "import json, sys; from xvit.cli.main import main\n"
+        "for words in json.loads(sys.argv[1]):\n"
+        "    code, torch = main(words), 'torch' in sys.modules\n"
+        "    print(code, torch, file=sys.stderr)"
+    )
+    words = json.dumps([words for words, _ in cases])
+    completed = subprocess.run([sys.executable, "-c", code, words], capture_output=True, text=True, cwd=tmp_path)
+    assert completed.stdout == ""
+    lines = completed.stderr.splitlines()
+    assert len(lines) == 2 * len(cases), completed.stderr
+    for (words, message), error, result in zip(cases, lines[::2], lines[1::2], strict=True):
+        assert error.startswith("xvit: error: "), words
+        assert message in error, words
+        assert result == f"{USER_ERROR} False", (words, error)
+    assert not (tmp_path / "x").exists()

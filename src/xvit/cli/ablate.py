@@ -24,11 +24,14 @@ from xvit.cli import terminal
 from xvit.cli.parsing import CommandParser, parse_args, read_recipe
 from xvit.experiments.ablation.grid import TABLES
 from xvit.utils.errors import check_choice
+from xvit.utils.files import check_writable_directory
 
 
 def add_options(parser: CommandParser) -> None:
-    parser.add("--output DIR", str, "folder to create, or to continue in", default="ablation")
-    parser.add("--config RECIPE", str | None, "recipe file; recipes/motion.yaml if unset")
+    parser.add(
+        "--output DIR", str, "folder to create, or to continue in", check=check_writable_directory, default="ablation"
+    )
+    parser.add("--config RECIPE", str | None, "recipe file; recipes/motion.yaml if unset", check=read_recipe)
     parser.add("--tables NAME", str, "tables to measure; all if unset", nargs="+", default=list(TABLES))
     parser.add("--seeds N", int, "trainings per model", default=3)
     parser.add("--jobs N", int | None, "parallel trainings; the number of CPU cores if unset")

@@ -21,10 +21,13 @@ from rich.console import RenderableType
 
 from xvit.cli import terminal
 from xvit.cli.parsing import CommandParser, select
+from xvit.utils.files import check_writable_directory
 
 
 def add_options(parser: CommandParser) -> None:
-    parser.add("--output DIR", str, "folder to create, or to continue in", default="benchmark")
+    parser.add(
+        "--output DIR", str, "folder to create, or to continue in", check=check_writable_directory, default="benchmark"
+    )
     parser.add("--models NAME", str, "models; all if unset", nargs="+", default=[])
     parser.add("--backbone NAME", str, "sets the size of the models", default="vit_base_patch16_224")
     parser.add("--frames T", int, "frames per clip", nargs="+", default=[4, 8, 16, 32, 64])

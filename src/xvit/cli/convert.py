@@ -30,15 +30,15 @@ from xvit.cli.parsing import CommandParser, parse_args, refuse_others, require, 
 from xvit.config import ClipSpec, RunConfig, from_dict, read_yaml
 from xvit.config.legacy import upgrade_recipe
 from xvit.utils.errors import XViTError
-from xvit.utils.files import atomic_write_text, check_new_directory
+from xvit.utils.files import atomic_write_text, check_exists, check_files, check_new_directory
 
 if TYPE_CHECKING:
     from xvit.models.xvit import XViT
 
 
 def add_options(parser: CommandParser) -> None:
-    parser.add("source SOURCE", str, "checkpoint file, checkpoint folder or recipe")
-    parser.add("--output OUT", str, "folder, or recipe file, to create", required=True)
+    parser.add("source SOURCE", str, "checkpoint file, checkpoint folder or recipe", check=check_exists)
+    parser.add("--output OUT", str, "folder, or recipe file, to create", required=True, check=check_new_directory)
     parser.add("--num-frames T", int | None, "frames per clip; required for a file")
     text = "mix within segments of N frames: 8 for the released Kinetics models, whose clips have 16"
     parser.add("--segment-frames N", int | None, text)
@@ -46,7 +46,7 @@ def add_options(parser: CommandParser) -> None:
     parser.add("--mix-ratio RHO", str, text, default="0.5")
     parser.add("--num-heads H", int | None, "attention heads; one per 64 channels if unset")
     text = "class names: one per line, or JSON, a list or a mapping of names to indices; the indices if unset"
-    parser.add("--class-names FILE", str | None, text)
+    parser.add("--class-names FILE", str | None, text, check=check_files)
     parser.add_class_arguments(ClipSpec, "clip", skip={"num_frames", "image_size"})
 
 
@@ -68,8 +68,6 @@ def parse(parser: CommandParser, argv: list[str]) -> Namespace:
 
 def run(args: Namespace) -> int:
     """Convert the source and print what was written."""
-    if not Path(args.source).exists():
-        raise XViTError(f"{args.source}: no such file or folder")
     convert = {"recipe": _convert_recipe, "directory": _convert_directory, "official": _convert_official}
     facts = convert[_source_kind(args.source)](args)
     rows = {name.replace("_", " "): value for name, value in facts.items()}

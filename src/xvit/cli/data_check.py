@@ -33,7 +33,7 @@ _MAX_PRINTED = 20  # problems in the terminal; report.json has all of them
 
 
 def add_options(parser: CommandParser) -> None:
-    parser.add("--output DIR", str | None, "folder for the report, to be created")
+    parser.add("--output DIR", str | None, "folder for the report, to be created", check=check_new_directory)
     parser.add_switch("--full", "decode all frames")
     parser.add("--num-frames T", int, "frames per clip; a video with fewer is too short", default=8)
     parser.add_data(skip=["max_missing_fraction"])

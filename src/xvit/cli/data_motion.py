@@ -24,10 +24,11 @@ from jsonargparse import Namespace
 from xvit.cli import terminal
 from xvit.cli.parsing import CommandParser, parse_args, select
 from xvit.utils.errors import XViTError
+from xvit.utils.files import check_writable_directory
 
 
 def add_options(parser: CommandParser) -> None:
-    parser.add("--output DIR", str, "folder to create", required=True)
+    parser.add("--output DIR", str, "folder to create", required=True, check=check_writable_directory)
     parser.add("--clips-per-class N", int | None, "videos per class, of 2 s each; 100 if unset")
     parser.add("--concatenate N", int | None, "write N long videos instead")
     parser.add("--clips-per-video N", int | None, "clips per long video, of 2 s each; 30 if unset")

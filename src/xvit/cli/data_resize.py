@@ -15,11 +15,12 @@ from jsonargparse import Namespace
 
 from xvit.cli import terminal
 from xvit.cli.parsing import CommandParser, select
+from xvit.utils.files import check_folder, check_writable_directory
 
 
 def add_options(parser: CommandParser) -> None:
-    parser.add("folder FOLDER", str, "folder of the videos, searched at any depth")
-    parser.add("--output DIR", str, "folder for the copies", required=True)
+    parser.add("folder FOLDER", str, "folder of the videos, searched at any depth", check=check_folder)
+    parser.add("--output DIR", str, "folder for the copies", required=True, check=check_writable_directory)
     parser.add("--short-side S", int, "length of the shorter side in pixels; smaller videos keep theirs", default=256)
     parser.add("--fps F", float | None, "frames per second; unchanged if unset")
     parser.add("--num-workers N", int, "processes; 0 encodes in the main process", default=2)

@@ -16,14 +16,17 @@ from rich.progress import Progress, TaskID
 
 from xvit.cli import terminal
 from xvit.cli.parsing import CommandParser, read_recipe
+from xvit.utils.files import check_writable_directory
 
 if TYPE_CHECKING:
     from xvit.training import Progress as TrainingEvent
 
 
 def add_options(parser: CommandParser) -> None:
-    parser.add("--output DIR", str, "folder to create, or to continue in", default="demo")
-    parser.add("--config RECIPE", str | None, "recipe file; recipes/motion.yaml if unset")
+    parser.add(
+        "--output DIR", str, "folder to create, or to continue in", check=check_writable_directory, default="demo"
+    )
+    parser.add("--config RECIPE", str | None, "recipe file; recipes/motion.yaml if unset", check=read_recipe)
     parser.add("--clips-per-class N", int | None, "videos per class")
     parser.add("--seed S", int, "seed of the videos", default=0)
 

@@ -30,8 +30,9 @@ from xvit.cli import terminal
 from xvit.cli.parsing import CommandParser, parse_data_args, require
 from xvit.config import SINGLE_TASK, EvalConfig
 from xvit.utils import distributed
+from xvit.utils.checkpoint_path import check_model
 from xvit.utils.errors import VideoError, XViTError
-from xvit.utils.files import check_new_directory
+from xvit.utils.files import check_new_directory, check_writable_file
 
 if TYPE_CHECKING:
     from xvit.data.annotations import Sample
@@ -40,11 +41,11 @@ if TYPE_CHECKING:
 
 
 def add_options(parser: CommandParser) -> None:
-    parser.add("--checkpoint DIR", str, "a trained or an exported model", required=True)
-    parser.add("--output DIR", str | None, "folder for the result, to be created")
+    parser.add("--checkpoint DIR", str, "a trained or an exported model", required=True, check=check_model)
+    parser.add("--output DIR", str | None, "folder for the result, to be created", check=check_new_directory)
     parser.add("--split", Literal["val", "test"], "validation videos, or those held out from training", default="val")
     text = "write scores for a challenge: .json for EPIC-KITCHENS-100, .csv for the five best classes per video"
-    parser.add("--submission FILE", str | None, text)
+    parser.add("--submission FILE", str | None, text, check=check_writable_file)
     text = "for EPIC-KITCHENS: the supervision levels of pretraining, training labels and training data"
     parser.add("--supervision LEVEL", int, text, nargs=3, default=[])
     parser.add_device()

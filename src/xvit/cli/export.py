@@ -23,15 +23,24 @@ from jsonargparse import Namespace
 
 from xvit.cli import terminal
 from xvit.cli.parsing import CommandParser, select
+from xvit.utils.checkpoint_path import check_checkpoint
+from xvit.utils.files import check_exists, check_new_directory
 
 if TYPE_CHECKING:
     from xvit.export.parity import ParityReport
 
 
 def add_options(parser: CommandParser) -> None:
-    parser.add("checkpoint CHECKPOINT", str, "a trained model")
-    parser.add("--output DIR", str, "folder to create", required=True)
-    parser.add("--videos VIDEO_OR_FOLDER", str, "real videos to compare both models on", nargs="+", required=True)
+    parser.add("checkpoint CHECKPOINT", str, "a trained model", check=check_checkpoint)
+    parser.add("--output DIR", str, "folder to create", required=True, check=check_new_directory)
+    parser.add(
+        "--videos VIDEO_OR_FOLDER",
+        str,
+        "real videos to compare both models on",
+        nargs="+",
+        required=True,
+        check=check_exists,
+    )
     parser.add("--format", Literal["onnx", "openvino", "torch"], "target runtime", default="onnx")
     precisions = Literal["fp32", "fp16", "bf16", "int8", "int8-weights"]
     parser.add("--precision", precisions, "precision of weights and arithmetic", default="fp32")

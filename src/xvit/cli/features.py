@@ -22,6 +22,8 @@ from jsonargparse import Namespace
 from xvit.cli import terminal
 from xvit.cli.parsing import CommandParser, build, parse_args, refuse_others, require, select
 from xvit.config import AdvancedConfig, InitConfig, ModelConfig
+from xvit.utils.checkpoint_path import check_checkpoint
+from xvit.utils.files import check_exists, check_writable_file
 
 if TYPE_CHECKING:
     from xvit.models.xvit import XViT
@@ -31,8 +33,14 @@ _ANY_MODEL = ("videos", "output", "checkpoint", "level", "batch_size", "num_work
 
 def add_options(parser: CommandParser) -> None:
     parser.add_videos()
-    parser.add("--output FILE", str, "file that ends in .safetensors, .npy or .parquet", required=True)
-    parser.add("--checkpoint DIR", str | None, "a trained model")
+    parser.add(
+        "--output FILE",
+        str,
+        "file that ends in .safetensors, .npy or .parquet",
+        required=True,
+        check=check_writable_file,
+    )
+    parser.add("--checkpoint DIR", str | None, "a trained model", check=check_checkpoint)
     text = "one vector per video, one per frame, or all tokens of each frame"
     parser.add("--level", Literal["clip", "frames", "tokens"], text, default="clip")
     parser.add("--batch-size N", int, "videos per batch", default=16, low=1)
@@ -42,6 +50,7 @@ def add_options(parser: CommandParser) -> None:
     parser.add_class_arguments(ModelConfig, skip={"num_classes", "multi_label", "dropout", "advanced"})
     parser.add_class_arguments(AdvancedConfig, "advanced", skip={"classifier_hidden"})
     parser.add_class_arguments(InitConfig)
+    parser.checks["checkpoint_path"] = check_exists
     parser.set_defaults({"backbone": "", "attention": "spatial", "temporal_head": "mean"})
 
 

@@ -1,7 +1,7 @@
 """Parsers of all commands: options in one line each, and errors in one line."""
 
 import argparse
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from types import ModuleType
 from typing import Any, TypeVar, get_args
@@ -13,6 +13,7 @@ from xvit.cli.explain import explain
 from xvit.config import DataConfig, InitConfig, ModelConfig, RunConfig, find_recipe, read_config
 from xvit.config.values import ValueTypeError, convert
 from xvit.utils.errors import XViTError, check_range
+from xvit.utils.files import check_exists, check_files, check_folder
 
 Config = TypeVar("Config", ModelConfig, InitConfig, RunConfig)
 
@@ -37,9 +38,18 @@ class CommandParser(ArgumentParser):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.ranges: dict[str, tuple[float, float]] = {}
+        self.checks: dict[str, Callable[..., object]] = {}
 
     def add(
-        self, name: str, type: Any, help: str, *, low: float | None = None, high: float = float("inf"), **settings: Any
+        self,
+        name: str,
+        type: Any,
+        help: str,
+        *,
+        low: float | None = None,
+        high: float = float("inf"),
+        check: Callable[..., object] | None = None,
+        **settings: Any,
     ) -> None:
         """Add an option or a positional argument.
 
@@ -49,6 +59,8 @@ class CommandParser(ArgumentParser):
             help: the help text.
             low: smallest allowed number; any if None.
             high: largest allowed number, together with `low`.
+            check: raises `XViTError` for a path that cannot be used; called with each value that is given, before the
+                imports that take seconds.
             settings: of `add_argument`, such as default, required, nargs.
         """
         name, _, metavar = name.partition(" ")
@@ -57,6 +69,8 @@ class CommandParser(ArgumentParser):
         action = self.add_argument(name, type=type, help=help, **settings)
         if low is not None:
             self.ranges[action.dest] = (low, high)
+        if check is not None:
+            self.checks[action.dest] = check
 
     def add_switch(self, name: str, help: str) -> None:
         """Add an option without a value, which is off by default."""
@@ -64,7 +78,7 @@ class CommandParser(ArgumentParser):
 
     def add_videos(self) -> None:
         """Add the positional arguments VIDEO_OR_FOLDER ..."""
-        self.add("videos VIDEO_OR_FOLDER", str, "video files, or folders of videos", nargs="+")
+        self.add("videos VIDEO_OR_FOLDER", str, "video files, or folders of videos", nargs="+", check=check_exists)
 
     def add_device(self) -> None:
         """Add --device, for commands that run a model."""
@@ -78,6 +92,26 @@ class CommandParser(ArgumentParser):
     def add_data(self, *, skip: Iterable[str] = ()) -> None:
         """Add the settings of a data set as --data.NAME, except those that only training reads and those of `skip`."""
         self.add_class_arguments(DataConfig, "data", skip={"max_unreadable_fraction", "class_balanced", *skip})
+        self.add_data_checks()
+
+    def add_data_checks(self) -> None:
+        """Check the paths among the settings of a data set."""
+        self.checks["data.root"] = check_folder
+        self.checks |= dict.fromkeys(("data.train", "data.val", "data.test", "data.label_files"), check_files)
+
+    def check_ranges(self, args: Namespace) -> None:
+        """Raise `XViTError` for a number out of its range."""
+        for name, (low, high) in self.ranges.items():
+            if args[name] is not None:
+                check_range(name, args[name], low, high)
+
+    def check_paths(self, args: Namespace) -> None:
+        """Raise `XViTError` for a path that cannot be used."""
+        for name, check in self.checks.items():
+            values = args[name] if isinstance(args[name], list | tuple) else [args[name]]
+            for value in values:
+                if value:
+                    check(value)
 
 
 def parse_command(name: str, module: ModuleType, argv: list[str]) -> Namespace:
@@ -114,9 +148,8 @@ def parse_args(parser: CommandParser, argv: list[str]) -> Namespace:
         args = parser.parse_args(words)
     except jsonargparse.ArgumentError as error:
         raise XViTError(explain(str(error), words, parser._actions, parser.prog)) from None
-    for name, (low, high) in parser.ranges.items():
-        if args[name] is not None:
-            check_range(name, args[name], low, high)
+    parser.check_ranges(args)
+    parser.check_paths(args)
     return args
 
 

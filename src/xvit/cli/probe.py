@@ -14,11 +14,14 @@ from jsonargparse import Namespace
 
 from xvit.cli import terminal
 from xvit.cli.parsing import CommandParser
+from xvit.utils.files import check_files
 
 
 def add_options(parser: CommandParser) -> None:
-    parser.add("train_features TRAIN_FEATURES", str, "features of the training videos")
-    parser.add("test_features TEST_FEATURES", str, "features of the test videos, from the same model")
+    parser.add("train_features TRAIN_FEATURES", str, "features of the training videos", check=check_files)
+    parser.add(
+        "test_features TEST_FEATURES", str, "features of the test videos, from the same model", check=check_files
+    )
     parser.add("--k K", int, "number of nearest neighbours", default=20, low=1)
     text = "seed of the split that selects the regularisation strength of the linear layer"
     parser.add("--seed N", int, text, default=0, low=0)

@@ -7,15 +7,15 @@ Settings come from the recipe; options on the command line override them. A reci
 of one that is installed with xvit: epic100, finetune, kinetics400, kinetics600, motion, motion-streaming, ssv2.
 With --init.checkpoint_path and a trained model, the model and clip settings come from it, except those that the
 recipe or the command line states. finetune states none.
-Videos that cannot be read are skipped and listed in bad_videos.jsonl; the exit code is then 1. Videos that were read
-with warnings, such as damaged frames, are used and listed there too.
+Videos that cannot be read are skipped and listed in bad_videos.jsonl; the exit code is then 1. Videos that
+were read with warnings, such as damaged frames, are used and listed there too.
 
 examples:
   xvit train --config motion --data.root videos --output run
   xvit train --config motion --data.root videos --output run --resume
   xvit train --config motion --data.root videos --output slower --train.lr 0.0003
   xvit train --config motion --train.epochs 60 --print-config > longer.yaml
-  xvit train --config finetune --data.root videos --output tuned                               # from image weights
+  xvit train --config finetune --data.root videos --output tuned    # from image weights
   xvit train --config finetune --init.checkpoint_path run/best --data.root videos --output tuned
 """
 
@@ -34,7 +34,7 @@ from xvit.cli.exit_codes import SOME_FAILED, SUCCESS
 from xvit.cli.parsing import CommandParser, build, given_settings, parse_args, read_recipe, require
 from xvit.config import RunConfig, find_recipe, flatten, read_config, read_yaml, to_dict, unflatten
 from xvit.utils import distributed
-from xvit.utils.errors import XViTError
+from xvit.utils.files import check_exists, check_writable_directory
 
 if TYPE_CHECKING:
     from xvit.training import FitResult
@@ -45,11 +45,13 @@ _VIEW_SETTINGS = ["temporal_views", "spatial_views"]
 
 
 def add_options(parser: CommandParser) -> None:
-    parser.add("--output DIR", str | None, "folder of the run, to be created")
+    parser.add("--output DIR", str | None, "folder of the run, to be created", check=check_writable_directory)
     parser.add_switch("--resume", "continue the run in the output folder")
     parser.add("--config RECIPE", str | None, "recipe (a YAML file, or a name); other options override its settings")
     parser.add_switch("--print-config", "print all settings as a recipe, then exit")
     parser.add_class_arguments(RunConfig)
+    parser.add_data_checks()
+    parser.checks["init.checkpoint_path"] = check_exists
 
 
 def parse(parser: CommandParser, argv: list[str]) -> Namespace:
@@ -94,8 +96,6 @@ def _inherit(args: Namespace, stated: dict[str, dict[str, Any]]) -> RunConfig:
         from xvit.training.inherit import resume_settings
 
         return resume_settings(recipe, read_config(RunConfig, started), stated)
-    if not Path(source).exists():
-        raise XViTError(f"--init.checkpoint_path: {source}: no such file or directory")
     if Path(source).is_dir():
         from xvit.training.inherit import inherit_settings
 

@@ -1,6 +1,7 @@
-"""Files and directories that appear under their name only when they are complete."""
+"""Files and directories that appear under their name only when they are complete, and checks of paths."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,4 +86,42 @@ def check_new_directory(path: str | Path, advice: str = "choose another --output
     path = Path(path)
     if holds_something(path):
         raise XViTError(f"{path}: exists and is not an empty directory; {advice}")
+    check_writable_directory(path)
     return path
+
+
+def check_writable_directory(path: str | Path) -> None:
+    """Raise `XViTError` if `path` cannot be a directory to write into, whether it exists or is to be created."""
+    path = Path(path).absolute()
+    existing = next(place for place in (path, *path.parents) if os.path.lexists(place))
+    if not existing.is_dir():
+        raise XViTError(f"{path}: {'is' if existing == path else f'{existing} is'} a file; expected a directory")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise XViTError(f"{path}: no permission to write into {existing}")
+
+
+def check_writable_file(path: str | Path) -> None:
+    """Raise `XViTError` if `path` cannot be a file to write, whether it exists or is to be created."""
+    if Path(path).is_dir():
+        raise XViTError(f"{path}: is a directory; expected the name of a file")
+    check_writable_directory(Path(path).absolute().parent)
+
+
+def check_exists(*paths: str | Path) -> None:
+    """Raise `XViTError` unless there is a file or directory at each path."""
+    for path in paths:
+        if not Path(path).exists():
+            raise XViTError(f"{path}: no such file or folder")
+
+
+def check_files(*paths: str | Path) -> None:
+    """Raise `XViTError` unless there is a file at each path."""
+    for path in paths:
+        if not Path(path).is_file():
+            raise XViTError(f"{path}: {'a folder, not a file' if Path(path).is_dir() else 'no such file'}")
+
+
+def check_folder(path: str | Path) -> None:
+    """Raise `XViTError` unless there is a folder at `path`."""
+    if not Path(path).is_dir():
+        raise XViTError(f"{path}: {'a file, not a folder' if Path(path).exists() else 'no such folder'}")
