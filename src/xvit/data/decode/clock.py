@@ -137,7 +137,7 @@ def choose_frames(
     *,
     stride: int,
     frame_rate: float | None,
-    interval: float,
+    interval: float | None,
     first_index: int = 0,
     max_gap: float = math.inf,
 ) -> Iterator[tuple[T, float | None]]:
@@ -146,11 +146,11 @@ def choose_frames(
     At a frame rate, the frame on display is taken each stride / frame_rate seconds, as `frames_at` does for a video
     whose times are all known: again if the video is slower, not at all if no such moment falls to it. A moment at or
     before the time of the latest frame is settled at once, a later one by the next frame. The last frame stays on
-    display for one mean interval.
+    display for one interval.
 
     Args:
         frames: time in seconds, ascending, and frame.
-        interval: seconds for which the frame of a video of one frame is on display.
+        interval: mean time from one frame to the next, in seconds; None to measure it as the frames come.
         first_index: index of the first frame, without a frame rate: those whose index `stride` divides are taken.
         max_gap: for how many seconds after its time a frame is repeated at most.
 
@@ -166,10 +166,10 @@ def choose_frames(
 
 
 def _frames_on_display(
-    frames: Iterable[tuple[float, T]], stride: int, frame_rate: float, interval: float, max_gap: float
+    frames: Iterable[tuple[float, T]], stride: int, frame_rate: float, interval: float | None, max_gap: float
 ) -> Iterator[tuple[T, float | None]]:
     spacing = stride / frame_rate
-    tick, count, first, previous = 0, 0, 0.0, 0.0
+    tick, count, first, previous, mean = 0, 0, 0.0, 0.0, interval or 0.0
     held: list[T] = []  # the latest frame, whose end is not known yet
     chosen = False  # whether it has been on display at a tick
     for time, frame in frames:
@@ -177,7 +177,8 @@ def _frames_on_display(
         if not held:
             first, tick = time, math.ceil(time / spacing - _EPSILON)
         else:
-            start = float(display_starts(np.array([previous, time]), frame_rate, interval=interval)[0])
+            mean = interval or (time - first) / (count - 1)
+            start = float(display_starts(np.array([previous, time]), frame_rate, interval=mean)[0])
             while tick * spacing < start:
                 if tick * spacing <= previous + max_gap:
                     yield held[0], tick * spacing
@@ -190,8 +191,7 @@ def _frames_on_display(
             yield frame, tick * spacing
             chosen = True
             tick += 1
-    end = previous + ((previous - first) / (count - 1) if count > 1 else interval)
-    while held and tick * stride < count_frames(end, frame_rate):
+    while held and tick * stride < count_frames(previous + mean, frame_rate):
         yield held[0], tick * spacing
         chosen = True
         tick += 1
