@@ -23,7 +23,7 @@ def test_finder_walks_the_root_once_and_follows_no_cycles(tmp_path, monkeypatch)
     finder = VideoFinder(tmp_path / "root")
     found = [str(tmp_path / "root" / name) for name in ("a/1.MKV", "b/1.mp4", "f/1")]
     assert finder.find_by_name("1") == found
-    monkeypatch.setattr(os, "walk", None)
+    monkeypatch.setattr(os, "scandir", None)
     assert finder.find_by_name("2") == [str(tmp_path / "root/link/2.webm")]
     assert finder.find_by_name("2.5") == [str(tmp_path / "root/g/2.5")]
     assert finder.find_by_name("3") == []

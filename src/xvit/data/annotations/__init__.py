@@ -1,13 +1,16 @@
 """Annotations: which videos a data set has, and what they show.
 
-samples         `Sample`, `DatasetSplits`, files of class names
+samples         `Sample`, `DatasetSplits`
+class_names     files of class names
 class_folders   one folder per class
 lists           lists of `path label` lines
 formats         the annotation files of Kinetics, Something-Something v2 and EPIC-KITCHENS-100; `load_splits` for all
-finder          find the videos on disk
+finder          find the videos on disk: what counts as a video
+inputs          the videos that a person gives to a command
 """
 
 from xvit.data.annotations.class_folders import read_class_folders
+from xvit.data.annotations.class_names import read_class_names
 from xvit.data.annotations.finder import VideoFinder
 from xvit.data.annotations.formats import load_splits, read_epic, read_kinetics, read_ssv2
 from xvit.data.annotations.inputs import find_videos
@@ -18,7 +21,6 @@ from xvit.data.annotations.samples import (
     ParsedAnnotations,
     Sample,
     class_indices,
-    read_class_names,
     remap_label,
 )
 

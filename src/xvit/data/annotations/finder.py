@@ -102,8 +102,13 @@ class VideoFinder:
     def find_by_path(self, path: str) -> str | None:
         """Find a file or folder by its path relative to the root.
 
-        If a video is not there, the only video that differs from it in nothing but the extension is taken.
+        If a video is not there, the only video that differs from it in nothing but the extension is taken. Backslashes
+        are read as in Windows unless they are part of the name.
         """
+        video = self._find(path)
+        return self._find(path.replace("\\", "/")) if video is None and "\\" in path else video
+
+    def _find(self, path: str) -> str | None:
         folder, name = os.path.split(os.path.normpath(os.path.join(self.root, path)))
         if folder not in self._listings:
             try:

@@ -9,16 +9,15 @@
 For kinetics, ssv2 and epic the videos may be anywhere below the root: they are found by their names.
 """
 
-import csv
-import io
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from xvit.config import ClassNames, DataConfig
 from xvit.data.annotations.class_folders import read_class_folders
+from xvit.data.annotations.class_names import read_class_names
 from xvit.data.annotations.finder import VideoFinder, report_left_out
 from xvit.data.annotations.lists import read_list, read_multi_label_list
 from xvit.data.annotations.samples import (
@@ -26,17 +25,14 @@ from xvit.data.annotations.samples import (
     ParsedAnnotations,
     Sample,
     class_index,
-    read_class_names,
-    read_text,
 )
-from xvit.utils.errors import XViTError, did_you_mean, one_line
+from xvit.utils.errors import XViTError, one_line
+from xvit.utils.text import Row, read_csv, read_text
 
 EPIC_NUM_CLASSES = {"verb": 97, "noun": 300}
 _EPIC_COLUMNS = ("narration_id", "participant_id", "video_id", "start_timestamp", "stop_timestamp")
 _SECONDS = r"[0-9]{1,9}(\.[0-9]*)?"
 _EPIC_TIMES = (_EPIC_COLUMNS[3:], r"[0-9]{1,3}:[0-5]?[0-9]:[0-5]?[0-9](\.[0-9]+)?", "HH:MM:SS.ss")
-
-Row = tuple[str, dict[str, str]]  # file and line, for error messages; values by column
 
 
 def load_splits(config: DataConfig, *, strict: bool = True) -> DatasetSplits:
@@ -75,6 +71,8 @@ def load_splits(config: DataConfig, *, strict: bool = True) -> DatasetSplits:
         splits[split] = []
         if path:
             parsed = _read_annotations(config, split, path, videos, class_names)
+            if strict and parsed.problems:
+                raise XViTError(parsed.problems[0])
             _check_missing(path, parsed, config)
             class_names, splits[split] = parsed.class_names, parsed.samples
             missing += parsed.missing
@@ -105,7 +103,7 @@ def read_kinetics(
     Raises:
         XViTError: no such file, missing columns, an invalid row, an unknown class.
     """
-    rows = list(_read_csv(path, ("youtube_id", "time_start", "time_end"), label_columns=("label",)))
+    rows = list(read_csv(path, ("youtube_id", "time_start", "time_end"), optional=("label",)))
     spellings = {"train": {"train"}, "val": {"val", "validate", "validation"}, "test": {"test"}}.get(split, set())
     if any(row.get("split") in spellings for _, row in rows):
         rows = [(where, row) for where, row in rows if row.get("split") in spellings]
@@ -181,7 +179,7 @@ def read_epic(
         XViTError: no such file, missing columns, an invalid row, an unknown class.
     """
     names = dict(class_names or {task: list(map(str, range(K))) for task, K in EPIC_NUM_CLASSES.items()})
-    rows = list(_read_csv(path, _EPIC_COLUMNS, label_columns=[f"{task}_class" for task in names]))
+    rows = list(read_csv(path, _EPIC_COLUMNS, optional=[f"{task}_class" for task in names]))
     columns = {task: f"{task}_class" for task in names if f"{task}_class" in rows[0][1]}
     frame_rates = _epic_frame_rates(rows)
     parsed = ParsedAnnotations(names)
@@ -233,35 +231,6 @@ def _check_missing(path: str, parsed: ParsedAnnotations, config: DataConfig) -> 
     if num_missing > config.max_missing_fraction * num_rows:
         fraction = -(-1000 * num_missing // num_rows) / 1000  # rounded up
         raise XViTError(f"{message}. To continue without them, set data.max_missing_fraction={fraction:g}")
-
-
-def _read_csv(path: str | Path, columns: Sequence[str], *, label_columns: Sequence[str] = ()) -> Iterator[Row]:
-    """Read the rows of a CSV file with a header line.
-
-    `columns` must exist and must not be empty. The same holds for `label_columns`, unless none of them exists.
-    """
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
-    empty = True
-    try:
-        header = reader.fieldnames or ()
-        if any(label in header for label in label_columns):
-            columns = (*columns, *label_columns)
-        for column in columns:
-            if column not in header:
-                suggestion = did_you_mean(column, header)
-                raise XViTError(f"{path} line 1: no column {column}.{suggestion} Expected {', '.join(columns)}")
-        for row in reader:
-            empty, where = False, f"{path} line {reader.line_num}"
-            if None in row:
-                raise XViTError(f"{where}: {_shorten(','.join(row[None]))}: more values than columns in line 1")
-            for column in columns:
-                if not (row[column] or "").strip():
-                    raise XViTError(f"{where}: no {column}")
-            yield where, {column: (value or "").strip() for column, value in row.items()}
-    except csv.Error as error:
-        raise XViTError(f"{path} line {reader.line_num + 1}: not readable as CSV: {error}") from None
-    if empty:
-        raise XViTError(f"{path}: no rows in it")
 
 
 def _epic_frame_rates(rows: Sequence[Row]) -> dict[str, float]:

@@ -1,38 +1,56 @@
-"""The videos that a person gives to a command: files and folders."""
+"""The videos that a person gives to a command: files, folders, and lists of files and folders."""
 
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 from xvit.data.annotations.finder import LeftOut, merge_left_out, report_left_out, scan_folder
+from xvit.data.annotations.lists import read_paths
 from xvit.utils.errors import XViTError
+
+LIST_EXTENSIONS = (".txt", ".csv", ".tsv")
 
 log = logging.getLogger("xvit")
 
 
-def find_videos(paths: Iterable[str | Path]) -> list[str]:
-    """Expand folders to the videos in them, sorted, as `finder` describes. Files stay as they are.
+def find_videos(paths: Iterable[str | Path], *, root: str | Path | None = None) -> list[str]:
+    """Expand folders and lists to videos. Other files stay as they are.
 
-    A folder without videos is returned itself, so that decoding it reports the error. What folders hold besides videos
-    is logged, and so are videos that were given more than once, which are returned once.
+    The videos of a folder are sorted; `finder` describes what counts as one. A folder without videos is returned
+    itself, so that decoding it reports the error. What folders hold besides videos is logged, and so are videos that
+    were given more than once, which are returned once.
+
+    A list is a file .txt, .csv or .tsv: one video or folder per line, perhaps with labels, which are ignored. Its paths
+    are relative to its folder, else to `root` if given, else to the working directory.
 
     Raises:
-        XViTError: no such file or folder.
+        XViTError: no such file or folder; a line of a list that names none.
     """
     found: list[str] = []
     left_out: LeftOut = {}
-    for path in (os.fspath(path) for path in paths):
+    for path in _expand_lists(paths, root):
         if os.path.isdir(path):
             contents = scan_folder(path)
             found += contents.videos or [path]
             left_out = merge_left_out(left_out, contents.left_out)
-        elif os.path.exists(path):
-            found.append(path)
         else:
-            raise XViTError(f"{path}: no such file or folder")
+            found.append(path)
     report_left_out(left_out)
     if repeated := [path for path, count in Counter(found).items() if count > 1]:
         log.warning("given more than once, used once: %d videos (%s)", len(repeated), ", ".join(repeated[:3]))
     return list(dict.fromkeys(found))
+
+
+def _expand_lists(paths: Iterable[str | Path], root: str | Path | None) -> Iterable[str]:
+    for path in (os.fspath(path) for path in paths):
+        if os.path.isfile(path) and path.lower().endswith(LIST_EXTENSIONS):
+            folders = [os.path.dirname(path) or ".", *([] if root is None else [os.fspath(root)]), "."]
+            yield from read_paths(path, folders)
+        elif os.path.exists(path):
+            yield path
+        else:
+            advice = ": for addresses, use `xvit stream`" if re.match(r"[a-z0-9+]+://", path) else ""
+            raise XViTError(f"{path}: no such file or folder{advice}")

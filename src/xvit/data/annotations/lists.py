@@ -1,5 +1,6 @@
 """Annotation lists: each line is the path of a video and its label or labels."""
 
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -7,12 +8,20 @@ from itertools import islice
 from pathlib import Path
 
 from xvit.data.annotations.finder import VideoFinder, has_video_extension
-from xvit.data.annotations.samples import ParsedAnnotations, Sample, class_index, class_indices, read_text
+from xvit.data.annotations.samples import ParsedAnnotations, Sample, class_index, class_indices
+from xvit.data.decode import VIDEO_EXTENSIONS
 from xvit.utils.errors import XViTError
+from xvit.utils.text import CSV_DELIMITERS, check_text, numbered_lines, read_csv, read_text, split_fields, unquote
 
-_HEADERS = {"label", "labels", "label_id", "class", "class_id", "classname", "class_name", "category", "target"}
-_SEPARATOR_NAMES = {"\t": "separated by a tab", ",": "separated by a comma", " ": "separated by a space"}
+_PATH_COLUMNS = ["path", "video_path", "file_path", "filepath", "filename", "file_name", "file", "video", "video_name"]
+_PATH_COLUMNS += ["clip", "clip_path", "name"]
+_LABEL_COLUMNS = ("label", "labels", "label_id", "class", "class_id", "classname", "class_name", "category", "target")
+_SEPARATORS = {"\t": "a tab", ",": "a comma", ";": "a semicolon", " ": "a space"}
+_EXTENSIONS = "|".join(re.escape(extension) for extension in sorted(VIDEO_EXTENSIONS))
+_PATH_AND_LABEL = re.compile(rf"(.*(?:{_EXTENSIONS}))\s+(\S.*)", re.IGNORECASE)  # of a path that may have spaces
 _MAX_CLASSES = 100_000  # a larger index is a mistake, and would allocate as many class names
+
+log = logging.getLogger("xvit")
 
 
 def read_list(
@@ -20,38 +29,43 @@ def read_list(
 ) -> ParsedAnnotations:
     """Read lines of `path label`, the format of PySlowFast, MMAction2 and VideoMAE.
 
-    The separator is the last tab, comma or space of a line, the same in all lines. Path and label may be in double
-    quotes. A first line with column names is skipped. Labels are indices from 0, or class names. For a folder of
-    frames, the number of frames may stand between the path and the label.
+    The separator is the last tab, comma, semicolon or space of a line, the same in all lines. If it is a space, a path
+    ends with the extension of a video, so that path and label may contain spaces. Path and label may be in double
+    quotes. A first line with column names is skipped; in a CSV file with more columns, it says where paths and labels
+    are. Labels are indices from 0, or class names. For a folder of frames, the number of frames may stand between the
+    path and the label.
 
     Args:
+        path: the list.
+        videos: finds the videos.
         class_names: class names; None takes those in the list, sorted, or its class indices.
         fps: frames per second of folders of frames.
 
     Raises:
-        XViTError: no such file, no lines, a line without a path and a label, an unknown class.
+        XViTError: no such file, no lines, a first line that is not understood, a line without a path and a label, an
+            unknown class.
     """
-    text = read_text(path).replace("\r\n", "\n")
-    lines = {number: line for number, line in enumerate(text.split("\n"), start=1) if line.strip()}
-    known = set(class_names or ())
-    separator = max("\t, ", key=lambda separator: sum(_score_line(line, separator, known) for line in lines.values()))
-    rows = {number: _split_line(line, separator) for number, line in lines.items()}
-    first = next(iter(rows), 0)
-    if rows and _is_header(*rows[first], known):
-        del rows[first]
+    lines = numbered_lines(read_text(path, raw_bytes=True))
+    separator, rows = ",", _read_table(path, lines)
+    if not rows:
+        known = set(class_names or ())
+        lines = {number: line.rstrip(",; \t") for number, line in lines.items()}
+        separator = max(_SEPARATORS, key=lambda key: sum(_score_line(line, key, known) for line in lines.values()))
+        rows = {number: _split_line(line, separator, videos) for number, line in lines.items()}
+        first = next(iter(rows), 0)
+        names = [name for name, _ in rows.values()]
+        if rows and _is_header(f"{path} line {first}", names, rows[first][1], known, videos):
+            del rows[first]
     if not rows:
         raise XViTError(f"{path}: no videos in it: expected lines of a path and a label")
     for number, row in rows.items():
         if not all(row):
-            expected = f"expected a path and a label, {_SEPARATOR_NAMES[separator]}"
+            expected = f"expected a path and a label, separated by {_SEPARATORS[separator]}"
             raise XViTError(f"{path} line {number}: {lines[number]!r}: {expected}")
-    labels, names = _parse_labels(path, [(number, label) for number, (_, label) in rows.items()], class_names)
-    parsed = ParsedAnnotations(names)
-    for label, (name, _) in zip(labels, rows.values(), strict=True):
-        video = videos.find_by_path(name)
-        if video is None and (without_count := re.fullmatch(rf"(.+?)\s*{separator}\s*[0-9]+", name)):
-            video = videos.find_by_path(without_count[1])
-        parsed.add_row(video, name, label, fps=fps)
+    labels = [(number, label) for number, (_, label) in rows.items()]
+    parsed, indices = _parse_labels(path, labels, class_names)
+    for index, (name, _) in zip(indices, rows.values(), strict=True):
+        parsed.add_row(_find_with_count(name, separator, videos), name, index, fps=fps)
     return parsed
 
 
@@ -60,36 +74,73 @@ def read_multi_label_list(
 ) -> ParsedAnnotations:
     """Read lines of a path and any number of labels, for multi-label data.
 
-    The separator is a tab, comma or space, the same in all lines; labels may also be separated by semicolons. The path
-    is the longest beginning of a line that is the path of an existing video; the rest are labels. Quotes, column names
-    and arguments are those of `read_list`.
+    The separator is a tab, comma, semicolon or space, the same in all lines; labels may also be separated by
+    semicolons. The path is the longest beginning of a line that is the path of an existing video; the rest are labels.
+    Quotes, column names and arguments are those of `read_list`.
 
     Raises:
         XViTError: no such file, no lines, no label in any line, an unknown class.
     """
-    lines = {number: line.strip() for number, line in enumerate(read_text(path).splitlines(), start=1) if line.strip()}
+    lines = numbered_lines(read_text(path, raw_bytes=True))
     if not lines:
         raise XViTError(f"{path}: no videos in it: expected lines of a path and its labels")
     splits = {
         separator: {number: _split_multi_label_line(line, separator, videos) for number, line in lines.items()}
-        for separator in "\t, "
+        for separator in _SEPARATORS
     }
     separator = max(splits, key=lambda key: sum(video is not None for video, _, _ in splits[key].values()))
     rows = splits[separator]
     first = next(iter(rows))
-    video, name, labels = rows[first]
-    if video is None and labels and _is_header(name, labels[0], set(class_names or ())):
+    names, label = [name for _, name, _ in rows.values()], next(iter(rows[first][2]), "")
+    if label and _is_header(f"{path} line {first}", names, label, set(class_names or ()), videos):
         del rows[first]
     all_labels = [(number, label) for number, (_, _, labels) in rows.items() for label in labels]
     if not all_labels:
-        expected = f"expected lines of a path and its labels, {_SEPARATOR_NAMES[separator]}"
+        expected = f"expected lines of a path and its labels, separated by {_SEPARATORS[separator]}"
         raise XViTError(f"{path}: no labels in it: {expected}")
-    indices, names = _parse_labels(path, all_labels, class_names)
+    parsed, indices = _parse_labels(path, all_labels, class_names)
     remaining = iter(indices)
-    parsed = ParsedAnnotations(names)
     for video, name, labels in rows.values():
         parsed.add_row(video, name, tuple(sorted(set(islice(remaining, len(labels))))), fps=fps)
     return parsed
+
+
+def read_paths(path: str | Path, folders: Sequence[str]) -> list[str]:
+    """Read the paths of videos or folders from a list; what follows them in a line is ignored.
+
+    The path is the longest beginning of a line, up to a tab, comma, semicolon or space, that exists in one of the
+    `folders`, of which the first is taken.
+
+    Raises:
+        XViTError: no such file, no lines, a line that names no existing file or folder.
+    """
+    lines = numbered_lines(read_text(path, raw_bytes=True))
+    finders = [VideoFinder(folder) for folder in dict.fromkeys(folders)]
+    table = {number: name for number, (name, _) in _read_table(path, lines).items()}
+    found = []
+    for number, line in (table or lines).items():
+        existing = (finder.find_by_path(name) for name in _beginnings(line) for finder in finders)
+        video = next(filter(None, existing), None)
+        if video is not None:
+            found.append(video)
+        elif number != next(iter(lines)) or not _names_columns(line):
+            where = " or ".join(str(finder.root) for finder in finders)
+            raise XViTError(f"{path} line {number}: {line!r}: expected the path of a video, but it is not in {where}")
+    if not found:
+        raise XViTError(f"{path}: no videos in it: expected lines of paths")
+    return found
+
+
+def _beginnings(line: str) -> list[str]:
+    """What may be the path in a line, longest first. If one has the extension of a video, so must the path."""
+    ends = [len(line), *(match.start() for match in reversed(list(re.finditer(r"[\t,; ]+", line))))]
+    names = [unquote(line[:end].strip()) for end in ends if end]
+    return [name for name in names if has_video_extension(name)] or names
+
+
+def _names_columns(line: str) -> bool:
+    first = re.split(r"[\t,; ]", line, maxsplit=1)[0].strip('"').lower()
+    return first in {*_PATH_COLUMNS, *_LABEL_COLUMNS}
 
 
 def write_list(path: str | Path, samples: Sequence[Sample], root: str | Path) -> None:
@@ -106,29 +157,72 @@ def write_list(path: str | Path, samples: Sequence[Sample], root: str | Path) ->
         if not isinstance(sample.label, int | tuple) or (sample.start, sample.stop) != (None, None):
             raise XViTError(f"{sample.id}: a list can only hold whole videos with labels of a single task")
         relative_path = os.path.relpath(sample.path, root)
-        outside = relative_path.startswith("..")
+        outside = relative_path.split(os.sep)[0] == ".."
         name = os.path.abspath(sample.path) if outside else Path(relative_path).as_posix()
         if "\n" in name:
             raise XViTError(f"{name!r}: a list cannot hold a path with a line break")
-        if name != name.strip() or name.startswith('"'):
+        if name != name.strip() or name.startswith(('"', "\ufeff")):
             name = '"{}"'.format(name.replace('"', '""'))
         lines.append(f"{name}\t{';'.join(map(str, class_indices(sample.label)))}\n")
     Path(path).write_text("".join(lines), encoding="utf-8", errors="surrogateescape", newline="")
 
 
-def _split_line(line: str, separator: str) -> tuple[str, str]:
-    """Split a line into path and label, which are empty if they are missing."""
+def _read_table(path: str | Path, lines: dict[int, str]) -> dict[int, tuple[str, str]]:
+    """Path and label of each row of a CSV file whose first line names them among others or in another order.
+
+    Empty if the first line does not. Lists of two columns are read by the other rules, which need no quotes.
+    """
+    first = next(iter(lines.values()), "")
+    for delimiter in CSV_DELIMITERS:
+        header = [name.lower() for name in split_fields(first, delimiter) if name]
+        path_column = next((column for column in _PATH_COLUMNS if column in header), "")
+        label_column = next((column for column in _LABEL_COLUMNS if column in header), "")
+        if path_column and label_column and (len(header) > 2 or header[0] == label_column):
+            rows = read_csv(path, (path_column, label_column))
+            return {int(where.rpartition(" ")[2]): (row[path_column], row[label_column]) for where, row in rows}
+    return {}
+
+
+def _split_line(line: str, separator: str, videos: VideoFinder | None = None) -> tuple[str, str]:
+    """Split a line into path and label, which are empty if they are missing.
+
+    With `videos`, spaces in the path of a folder of frames and in a label are told apart by what exists.
+    """
     quoted = re.fullmatch(rf'(.*){separator}\s*("(?:[^"]|"")*")\s*', line)
-    name, label = (quoted[1], quoted[2]) if quoted else line.rstrip().rpartition(separator)[::2]
-    return _unquote(name.strip()), _unquote(label.strip())
+    match = quoted or (_PATH_AND_LABEL.fullmatch(line) if separator == " " else None)
+    name, label = (match[1], match[2]) if match else line.rstrip().rpartition(separator)[::2]
+    if videos and separator == " " and not match and _find_with_count(name, separator, videos) is None:
+        words = line.split(" ")
+        names = (" ".join(words[:end]) for end in range(len(words) - 2, 0, -1))
+        name = next((shorter for shorter in names if videos.find_by_path(shorter)), name)
+        label = line[len(name) :]
+    return unquote(name.strip()), unquote(label.strip())
 
 
-def _unquote(text: str) -> str:
-    return text[1:-1].replace('""', '"') if len(text) > 1 and text[0] == text[-1] == '"' else text
+def _find_with_count(name: str, separator: str, videos: VideoFinder) -> str | None:
+    """Find a video; after the name of a folder of frames, there may be the number of its frames."""
+    video = videos.find_by_path(name)
+    if video is None and (without_count := re.fullmatch(rf"(.+?)\s*{separator}\s*[0-9]+", name)):
+        video = videos.find_by_path(without_count[1])
+    return video
 
 
-def _is_header(name: str, label: str, class_names: set[str]) -> bool:
-    return label.lower() in _HEADERS and label not in class_names and not has_video_extension(name)
+def _is_header(where: str, names: Sequence[str], label: str, known: set[str], videos: VideoFinder) -> bool:
+    """Whether the first line names columns, from the paths of all lines and its label.
+
+    Raises:
+        XViTError: it seems to, but the names are not known.
+    """
+    first, *others = names
+    if has_video_extension(first) or _is_index(label) or label in known:
+        return False
+    if label.lower() in _LABEL_COLUMNS:
+        return True
+    if others and all(map(has_video_extension, others)) and videos.find_by_path(first) is None:
+        expected = f"expected a video and a label, or columns such as {_PATH_COLUMNS[0]},{_LABEL_COLUMNS[0]}"
+        columns = f"known: {', '.join(_PATH_COLUMNS)} for paths; {', '.join(_LABEL_COLUMNS)} for labels"
+        raise XViTError(f'{where}: "{first}" and "{label}": {expected} ({columns})')
+    return False
 
 
 def _score_line(line: str, separator: str, class_names: set[str]) -> int:
@@ -157,22 +251,41 @@ def _is_index(text: str) -> bool:
 
 def _parse_labels(
     path: str | Path, labels: Sequence[tuple[int, str]], class_names: list[str] | None
-) -> tuple[list[int], list[str]]:
-    """Convert pairs of line number and label text to class indices; also return the class names."""
+) -> tuple[ParsedAnnotations, list[int]]:
+    """Convert pairs of line number and label text to class indices; also return annotations without rows."""
     num_numeric = sum(_is_index(label) for _, label in labels)
     if not class_names and num_numeric == 0:
-        class_names = sorted({label for _, label in labels})
+        class_names = sorted({check_text(f"{path} line {line}", label) for line, label in labels})
     index_of = {name: index for index, name in enumerate(class_names or ())}
     num_classes = len(index_of) or _MAX_CLASSES
     indices: list[int] = []
     for line, label in labels:
         where = f"{path} line {line}"
+        check_text(where, label)
         if _is_index(label) and 2 * num_numeric >= len(labels):
             if len(label) > 9 or int(label) >= num_classes:
-                raise XViTError(f"{where}: label {label}: expected a class index from 0 to {num_classes - 1}")
+                from_one = int(label) == num_classes and "0" not in {label for _, label in labels}
+                advice = ": labels seem to be numbered from 1: subtract 1 from each" if from_one else ""
+                raise XViTError(f"{where}: label {label}: expected a class index from 0 to {num_classes - 1}{advice}")
             indices.append(int(label))
         elif index_of:
             indices.append(class_index(where, "label", label, index_of))
         else:
             raise XViTError(f'{where}: label "{label}": expected a class index, as in the other lines')
-    return indices, class_names or [str(index) for index in range(max(indices) + 1)]
+    parsed = ParsedAnnotations(class_names or [str(index) for index in range(max(indices) + 1)])
+    if not class_names and (unused := sorted({*range(max(indices))} - {*indices})):
+        _report_unused(path, unused, max(indices), parsed)
+    return parsed, indices
+
+
+def _report_unused(path: str | Path, unused: list[int], largest: int, parsed: ParsedAnnotations) -> None:
+    """Labels from 1 are a problem, because class 0 would never be learnt; other gaps are logged."""
+    if unused == [0] and largest > 1:
+        parsed.problems.append(
+            f"{path}: labels are numbered from 1 to {largest}, without 0: expected class indices from 0: subtract 1 "
+            "from each label in all lists; or, if class 0 has no videos here, give the names of all classes as "
+            "data.label_files"
+        )
+    else:
+        shown = ", ".join(map(str, unused[:10])) + ", ..." * (len(unused) > 10)
+        log.warning("%s: no video has the label %s: classes without videos", path, shown)

@@ -1,17 +1,13 @@
-"""The values that the annotation readers return: samples, splits, class names."""
+"""The values that the annotation readers return: samples and splits."""
 
-import csv
-import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
 from xvit.config import SINGLE_TASK, ClassNames, as_task_dict, unwrap_single_task
 from xvit.data.annotations.finder import has_video_extension
-from xvit.utils.errors import XViTError, did_you_mean, one_line
+from xvit.utils.errors import XViTError, did_you_mean
 
 Label = int | tuple[int, ...] | dict[str, int]
 
@@ -87,11 +83,13 @@ class ParsedAnnotations:
         class_names: class names, indexed by the labels.
         samples: samples whose videos were found.
         missing_rows: for each row without a video, the name of the video.
+        problems: why the labels cannot be used for training, each in one line.
     """
 
     class_names: ClassNames
     samples: list[Sample] = field(default_factory=list)
     missing_rows: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
     @property
     def missing(self) -> list[str]:
@@ -132,59 +130,3 @@ def class_index(where: str, column: str, name: str, indices: Mapping[str, int]) 
         suggestion = did_you_mean(name, indices)
         raise XViTError(f'{where}: {column} "{name}" is not one of the {len(indices)} classes.{suggestion}')
     return indices[name]
-
-
-def read_text(path: str | Path) -> str:
-    """Read an annotation file. Bytes that are not UTF-8 are decoded as they are in file names.
-
-    Raises:
-        XViTError: no such file, not readable.
-    """
-    try:
-        return Path(path).read_bytes().decode("utf-8-sig", errors="surrogateescape")
-    except OSError as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else f"not readable ({error.strerror})"
-        raise XViTError(f"{path}: {reason}") from None
-
-
-def read_class_names(path: str | Path) -> list[str]:
-    """Read class names from a file, in the order of their indices.
-
-    Args:
-        path: text with one name per line; JSON with a list of names or a mapping of names to indices (as in
-            Something-Something's labels file); or CSV with the columns id and key (as in EPIC-KITCHENS) or id and name.
-
-    Raises:
-        XViTError: no such file, no names, duplicate names, indices that are not 0, 1, 2, ...
-    """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix.lower() == ".json":
-            names = json.loads(text)
-        elif path.suffix.lower() == ".csv" and "id" in text.partition("\n")[0].strip().split(","):
-            rows = csv.DictReader(io.StringIO(text))
-            names = {row.get("key") or row.get("name") or "": row.get("id") for row in rows}
-        else:
-            names = [line.strip() for line in text.splitlines()]
-    except (OSError, ValueError, csv.Error) as error:
-        raise XViTError(f"{path}: not readable as a file of class names: {one_line(error)}") from None
-    if isinstance(names, dict):
-        indices = {name: int(value) if str(value).isdecimal() else -1 for name, value in names.items()}
-        if sorted(indices.values()) != list(range(len(indices))):
-            raise XViTError(f"{path}: expected the class indices 0 to {len(indices) - 1}, each once")
-        names = sorted(indices, key=lambda name: indices[name])
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise XViTError(f"{path}: expected a list of class names, or a mapping of names to indices")
-    while names and not names[-1]:
-        names.pop()  # empty lines at the end
-    if not names:
-        raise XViTError(f"{path}: no class names in it")
-    lines: dict[str, int] = {}
-    for line, name in enumerate(names, start=1):
-        if not name:
-            raise XViTError(f"{path}: line {line} is empty: expected a class name")
-        if name in lines:
-            raise XViTError(f'{path}: class "{name}" is in lines {lines[name]} and {line}')
-        lines[name] = line
-    return names

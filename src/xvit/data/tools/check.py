@@ -1,7 +1,6 @@
 """Check a data set before training: find missing, unreadable, damaged and short videos."""
 
 import csv
-import io
 import json
 import os
 from collections import Counter
@@ -15,11 +14,11 @@ import numpy as np
 
 from xvit.config import DataConfig, as_task_dict
 from xvit.data.annotations import DatasetSplits, Sample, class_indices, write_list
-from xvit.data.annotations.samples import read_text
 from xvit.data.decode import VideoInfo, decode, probe, read_clip
 from xvit.data.decode.sequential import FrameReader
 from xvit.utils.errors import VideoError, check_range
 from xvit.utils.parallel import check_stop, parallel_map
+from xvit.utils.text import read_csv
 
 MISSING, UNREADABLE, CUT_SHORT, DAMAGED, TOO_SHORT = "missing", "unreadable", "cut short", "damaged", "too short"
 _FIRST_FRAME_ONLY = 2**31  # a stride: all frames are decoded, but only the first one is converted to RGB
@@ -230,8 +229,8 @@ def _reason(error: VideoError, path: str) -> str:
 
 
 def _copy_epic_rows(source: str, ids: set[str], path: Path) -> None:
-    reader = csv.DictReader(io.StringIO(read_text(source), newline=""))
+    rows = [row for _, row in read_csv(source, ["narration_id"]) if row["narration_id"] in ids]
     with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        writer = csv.DictWriter(file, reader.fieldnames or (), lineterminator="\n")
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(row for row in reader if (row["narration_id"] or "").strip() in ids)
+        writer.writerows(rows)

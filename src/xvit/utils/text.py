@@ -1,0 +1,137 @@
+"""Read text that people bring: one reader for encodings, line ends, quotes and the columns of CSV files."""
+
+import codecs
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from xvit.utils.errors import XViTError, did_you_mean
+
+CSV_DELIMITERS = ",;\t"
+_BYTE_ORDER_MARKS = {  # those of UTF-32 begin like those of UTF-16
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
+
+Row = tuple[str, dict[str, str]]  # file and line, for error messages; values by column
+
+
+def read_text(path: str | Path, *, raw_bytes: bool = False) -> str:
+    r"""Read a text file: UTF-8, or UTF-16 and UTF-32 with a byte-order mark. All line ends become "\n".
+
+    Args:
+        path: the file.
+        raw_bytes: keep bytes that are not UTF-8 as Python does in file names, instead of raising an error: file names
+            are bytes, in any encoding. `check_text` finds them.
+
+    Raises:
+        XViTError: no such file, not readable, not text, another encoding.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else f"not readable ({error.strerror})"
+        raise XViTError(f"{path}: {reason}") from None
+    mark = next((mark for mark in _BYTE_ORDER_MARKS if data.startswith(mark)), b"")
+    encoding, data = _BYTE_ORDER_MARKS.get(mark, "utf-8"), data[len(mark) :]
+    errors = "surrogateescape" if raw_bytes and encoding == "utf-8" else "strict"
+    try:
+        text = data.decode(encoding, errors=errors)
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        byte = f"byte 0x{data[error.start]:02x}"
+        raise XViTError(f"{path} line {line}: {byte} is not {encoding.upper()}: save the file as UTF-8") from None
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise XViTError(f"{path} line {line}: a zero byte: not a text file, or UTF-16: save the file as UTF-8")
+    text = text.replace("\r\n", "\n")
+    return text if "\n" in text else text.replace("\r", "\n")  # "\r" alone: a line end of old systems, or in a name
+
+
+def check_text(where: str, text: str) -> str:
+    """Return the text; raise `XViTError` if it has bytes that are not UTF-8 (see `read_text`)."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        shown = text.encode(errors="surrogateescape").decode(errors="replace")
+        raise XViTError(f'{where}: "{shown}" is not UTF-8: save the file as UTF-8')
+    return text
+
+
+def numbered_lines(text: str) -> dict[int, str]:
+    """The lines that are not blank, by their numbers from 1, without white space at their ends."""
+    return {number: line.strip() for number, line in enumerate(text.split("\n"), start=1) if line.strip()}
+
+
+def unquote(text: str) -> str:
+    """The text without double quotes around it; doubled quotes inside become single ones."""
+    return text[1:-1].replace('""', '"') if len(text) > 1 and text[0] == text[-1] == '"' else text
+
+
+def split_fields(line: str, delimiter: str) -> list[str]:
+    """The fields of a line of a CSV file, without quotes and white space around them; one field if it is not CSV."""
+    try:
+        fields = next(csv.reader([line.replace("\r", " ")], delimiter=delimiter, skipinitialspace=True), [])
+    except csv.Error:
+        fields = [line]
+    return [field.strip() for field in fields]
+
+
+def read_csv(
+    path: str | Path, columns: Sequence[str], *, optional: Sequence[str] = (), raw_bytes: bool = True
+) -> Iterator[Row]:
+    """Read the rows of a CSV file whose first line names the columns, separated by a comma, a semicolon or a tab.
+
+    Args:
+        path: the file.
+        columns: those that must exist and have a value in each row, in lower case.
+        optional: the same, unless none of these exists. They hold names of classes: bytes that are not UTF-8 are an
+            error.
+        raw_bytes: of `read_text`; for columns with file names.
+
+    Raises:
+        XViTError: no such file, another encoding, a missing column, a row that does not fit, no rows.
+    """
+    text = read_text(path, raw_bytes=raw_bytes)
+    first, _, _ = text.partition("\n")
+    delimiter = max(CSV_DELIMITERS, key=first.count)
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True)
+    rows = 0
+    try:
+        header = [" ".join(name.split()).lower() for name in next(reader, [])]
+        if any(column in header for column in optional):
+            columns = (*columns, *optional)
+        _check_header(path, header, columns)
+        for values in reader:
+            if not any(value.strip() for value in values):
+                continue
+            rows, where = rows + 1, f"{path} line {reader.line_num}"
+            while len(values) > len(header) and not values[-1].strip():
+                values.pop()  # delimiters at the end of the line
+            if len(values) > len(header):
+                extra = delimiter.join(values[len(header) :])[:60]
+                raise XViTError(f"{where}: {extra!r}: more values than columns in line 1")
+            row = dict.fromkeys(header, "") | dict(zip(header, (value.strip() for value in values), strict=False))
+            for column in columns:
+                if not row[column]:
+                    raise XViTError(f"{where}: no {column}")
+            for column in set(columns) & set(optional):
+                check_text(where, row[column])
+            yield where, row
+    except csv.Error as error:
+        raise XViTError(f"{path} line {reader.line_num}: not readable as CSV: {error}") from None
+    if not rows:
+        raise XViTError(f"{path}: no rows in it")
+
+
+def _check_header(path: str | Path, header: Sequence[str], columns: Sequence[str]) -> None:
+    shown = ", ".join(header)[:200] or "empty"
+    for column in columns:
+        if column not in header:
+            suggestion = did_you_mean(column, [name[:60] for name in header])
+            expected = f"Expected {', '.join(columns)}; the first line is: {shown}"
+            raise XViTError(f"{path} line 1: no column {column}.{suggestion} {expected}")
+        if header.count(column) > 1:
+            raise XViTError(f"{path} line 1: column {column} is there twice: {shown}")
