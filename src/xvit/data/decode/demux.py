@@ -1,7 +1,7 @@
 """Open a video file safely and scan its packets, without decoding them or trusting its metadata."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,8 @@ from av.container import InputContainer
 from av.stream import Stream
 
 from xvit.data.decode.clock import Timing, display_order, split_sections
+from xvit.data.decode.signatures import why_no_video
+from xvit.data.decode.streams import best_stream, video_streams
 from xvit.utils.errors import VideoError, XViTError
 
 # Only formats that are a video in themselves. FFmpeg also opens playlists and scripts that refer to other files and
@@ -109,18 +111,34 @@ def open_video(path: str | Path) -> Iterator[tuple[InputContainer, av.VideoStrea
         raise VideoError(path, "not a regular file")
     if os.path.getsize(path) == 0:
         raise VideoError(path, "the file is empty (0 bytes)")
+    if reason := why_no_video(path):
+        raise VideoError(path, reason)
+    with _open_container(path) as container:
+        streams = video_streams(path, container)
+        num_frames = {stream.index: stream.frames for stream in streams}
+        if len(streams) > 1 and not all(num_frames.values()):  # mkv, ts and others do not say
+            num_frames = _count_to_two(path, num_frames)
+        stream = best_stream(streams, num_frames)
+        stream.codec_context.thread_count = 1  # more threads cost a third of the throughput of several workers
+        yield container, stream
+
+
+def _open_container(path: str | Path) -> InputContainer:
     with video_errors(path, "not a readable video file, or cut short"):
         # "file:" keeps FFmpeg from reading a colon in the name as the end of a protocol.
-        container: InputContainer = av.open(f"file:{os.fspath(path)}", "r", options=_OPTIONS, **_METADATA)
-    with container:
-        # FFmpeg presents the cover image of a music file as a video stream.
-        streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
-        if not streams:
-            raise VideoError(path, "the file has no video stream" + (", only audio" if container.streams.audio else ""))
-        if streams[0].codec_context is None:
-            raise VideoError(path, "no decoder is available for its video, or its header is damaged")
-        streams[0].codec_context.thread_count = 1  # more threads cost a third of the throughput of several workers
-        yield container, streams[0]
+        return av.open(f"file:{os.fspath(path)}", "r", options=_OPTIONS, **_METADATA)
+
+
+def _count_to_two(path: str | Path, indices: Iterable[int]) -> dict[int, int]:
+    """Count the frames of streams, but stop once each has two; a stream without any counts as a still picture."""
+    counts = dict.fromkeys(indices, 0)
+    # In a container of its own, because not every one can be rewound.
+    with _open_container(path) as container, suppress(*READ_ERRORS):
+        for packet in container.demux([container.streams[index] for index in counts]):
+            counts[packet.stream_index] += packet.size > 0
+            if min(counts.values()) > 1:
+                break
+    return {index: max(count, 1) for index, count in counts.items()}
 
 
 def scan_video(path: str | Path, container: InputContainer, stream: av.VideoStream) -> PacketScan:

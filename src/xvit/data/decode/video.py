@@ -232,6 +232,7 @@ class FrameBuffer:
         in_order = np.array_equal(self.indices, self.unique)
         array = self.array if in_order else self.array[np.searchsorted(self.unique, self.indices)]
         damaged = f"{self.num_damaged} damaged frame{'s' * (self.num_damaged != 1)}" if self.num_damaged else ""
+        odd = "" if self._all_exact else ODD_MATRIX
         return Clip(
             path=self.info.path,
             frames=torch.from_numpy(array).permute(0, 3, 1, 2),  # (T, H, W, C) -> (T, C, H, W), a view
@@ -240,7 +241,7 @@ class FrameBuffer:
             info=self.info,
             num_repeated=self.num_repeated,
             num_damaged=self.num_damaged,
-            warnings=tuple(filter(None, (self.info.damage, damaged, "" if self._all_exact else ODD_MATRIX))),
+            warnings=(*self.info.warnings, *filter(None, (self.info.damage, damaged, odd))),
         )
 
 
