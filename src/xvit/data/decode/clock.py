@@ -4,12 +4,14 @@
     times        0.0  0.1  0.2  0.3   0.4  0.5  0.6
 
 Times never fall. Where a timestamp is missing, falls, or jumps further ahead than its container makes plausible, the
-frame follows the previous one by one frame interval, and the later timestamps count from there.
+frame follows the previous one by the usual interval, and the later timestamps count from there.
 """
 
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import TypeVar
 
 import av
@@ -28,6 +30,7 @@ _MAX_STILL = 86400.0  # the same for all other formats, so that a damaged timest
 _ASSUMED_RATE = 25.0  # frames per second of a stream that states none, as in FFmpeg
 _MAX_RATE = 1000.0
 _EPSILON = 1e-9  # seconds
+_NUM_STEPS = 9  # of which the median is the interval of a video: odd, and few enough to follow a change
 _NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS among the flags of a format
 
 
@@ -35,7 +38,7 @@ class Clock:
     """The times of successive frames in seconds, from `start` on.
 
     Args:
-        interval: seconds from one frame to the next, where timestamps do not say.
+        interval: seconds from one frame to the next, until timestamps have shown it.
         max_step: a timestamp further ahead than this many seconds is ignored.
     """
 
@@ -44,19 +47,24 @@ class Clock:
         self.time = start - interval  # of the latest frame
         self._previous: float | None = None  # the latest timestamp
         self._offset = 0.0  # from timestamps to times
+        self._steps: deque[float] = deque(maxlen=_NUM_STEPS)  # latest differences of timestamps
 
     def tick(self, timestamp: float | None) -> float:
         """The time of the next frame, whose timestamp is `timestamp` seconds; None if it is unknown."""
-        following = self.time + self.interval
-        if timestamp is None:
-            self.time = following
-            return following
-        if self._previous is None or not 0 <= timestamp - self._previous <= self.max_step:
-            self._offset = following - timestamp
-        self._previous = timestamp
-        time = timestamp + self._offset
-        self.time = time if time > self.time else following  # two frames may have the same timestamp
+        time = self.time
+        if timestamp is not None:
+            step = -1.0 if self._previous is None else timestamp - self._previous
+            if 0 <= step <= self.max_step:
+                self._steps.append(step)
+            else:
+                self._offset = self._next_time() - timestamp
+            self._previous = timestamp
+            time = timestamp + self._offset
+        self.time = time if time > self.time else self._next_time()  # two frames may have the same timestamp
         return self.time
+
+    def _next_time(self) -> float:
+        return self.time + ((median(self._steps) if self._steps else 0.0) or self.interval)
 
 
 @dataclass(frozen=True, kw_only=True)
