@@ -44,7 +44,7 @@ def test_official_checkpoint_keeps_its_logits(run, cli_error, tmp_path):
     assert "exists and is not an empty directory" in cli_error(*words, tmp_path / "longer")
     new = tmp_path / "new"
     assert "few.txt: 2 class names, but" in cli_error(*words, new, "--class-names", tmp_path / "few.txt")
-    assert "none.txt: not readable" in cli_error(*words, new, "--class-names", tmp_path / "none.txt")
+    assert "none.txt: no such file" in cli_error(*words, new, "--class-names", tmp_path / "none.txt")
     assert "--mix-ratio: expected a fraction such as 0.25 or 1/3, got half" in cli_error(
         *words, new, "--mix-ratio", "half"
     )

@@ -69,7 +69,8 @@ def test_invalid_arguments_are_explained_in_one_line(cli_error, root, checkpoint
     assert "batch_size=0" in cli_error(*words, "--checkpoint", checkpoint, "--batch-size", 0)
     assert "ends in one of" in cli_error(*words[:3], "f.txt", "--checkpoint", checkpoint)
     assert "no such checkpoint directory" in cli_error(*words, "--checkpoint", tmp_path / "none")
-    assert "none of 1 videos" in cli_error("features", "none.mp4", *words[2:], "--checkpoint", checkpoint)
+    error = cli_error("features", "none.mp4", *words[2:], "--checkpoint", checkpoint)
+    assert error == "none.mp4: no such file or folder"
     assert not list(tmp_path.iterdir())
 
 

@@ -137,6 +137,6 @@ def test_invalid_recipes(cli_error, recipe, tmp_path):
     assert "no such file" in cli_error(*words, tmp_path / "none.yaml")
     assert "--train.lr: fast: expected a number" in cli_error(*words, recipe, "--train.lr", "fast")
     assert 'Did you mean "--train.epochs"?' in cli_error(*words, recipe, "--train.epoch", "1")
-    assert "--data.root: missing" in cli_error("train", "--output", "x")
-    assert "--output: missing" in cli_error("train", "--data.root", "x")
+    assert "--data.root: missing" in cli_error("train", "--output", tmp_path / "x")
+    assert "--output: missing" in cli_error("train", "--data.root", tmp_path)
     assert not (tmp_path / "run").exists()

@@ -5,8 +5,9 @@ Measure a trained model on the videos DIR/val/<class>/*.mp4 (or on the held-out 
 annotation files, see --data.format). Prints the accuracy of each class and of all videos, with its 95 %
 interval. Writes to the output folder, if given: evaluation.json, predictions.jsonl and plots.
 The validation videos chose the checkpoint "best" of a training, so its accuracy on them tends to be too high.
-With --split test it is measured on videos that training does not read: DIR/test/<class>/*.mp4, --data.test FILE,
-or a part of the class folders, --data.test_fraction. Videos that the model knows from its training are counted.
+With --split test it is measured on videos that training does not read: DIR/test/<class>/*.mp4, --data.test
+FILE, or a part of the class folders, --data.test_fraction. Videos that the model knows from its training are
+counted.
 Videos that cannot be read are listed, never replaced; the exit code is then 1. Under torchrun, each process
 scores a part of the videos; the result is the same. Videos without labels can be scored for a challenge with
 --submission.

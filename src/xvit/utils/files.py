@@ -85,7 +85,8 @@ def check_new_directory(path: str | Path, advice: str = "choose another --output
     """
     path = Path(path)
     if holds_something(path):
-        raise XViTError(f"{path}: exists and is not an empty directory; {advice}")
+        state = "exists and is not an empty directory" if path.is_dir() else "exists"
+        raise XViTError(f"{path}: {state}; {advice}")
     check_writable_directory(path)
     return path
 
