@@ -177,15 +177,14 @@ def _frames_on_display(
     frames: Iterable[tuple[float, T]], stride: int, frame_rate: float, interval: float | None, max_gap: float
 ) -> Iterator[tuple[T, float | None]]:
     spacing = stride / frame_rate
-    tick, count, first, previous, mean = 0, 0, 0.0, 0.0, interval or 0.0
+    tick, first, previous, mean = 0, 0.0, 0.0, interval or 0.0
     held: list[T] = []  # the latest frame, whose end is not known yet
     chosen = False  # whether it has been on display at a tick
-    for time, frame in frames:
-        count += 1
+    for index, (time, frame) in enumerate(frames):
         if not held:
             first, tick = time, math.ceil(time / spacing - _EPSILON)
         else:
-            mean = interval or (time - first) / (count - 1)
+            mean = interval or (time - first) / index
             start = float(display_starts(np.array([previous, time]), frame_rate, interval=mean)[0])
             while tick * spacing < start:
                 if tick * spacing <= previous + max_gap:
