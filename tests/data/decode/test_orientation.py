@@ -252,7 +252,7 @@ def test_another_matrix_is_reported_by_every_reader(matrix, nearest, upright, fo
     np.testing.assert_array_equal(images_of(clip.frames)[0], expected)
     reader = FrameReader(path)
     assert torch.equal(torch.cat([frames for _, frames in reader])[4:5], clip.frames)
-    assert reader.damage == ODD_MATRIX
+    assert reader.warnings == (ODD_MATRIX,)
     with caplog.at_level(logging.WARNING, logger="xvit"):
         resize_video(path, tmp_path / "resized.mp4", short_side=64)
         assert caplog.messages == [f"{path}: {ODD_MATRIX}"]
