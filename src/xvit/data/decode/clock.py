@@ -145,7 +145,8 @@ def choose_frames(
     *,
     stride: int,
     frame_rate: float | None,
-    interval: float | None,
+    interval: float | None = None,
+    end: float = math.inf,
     first_index: int = 0,
     max_gap: float = math.inf,
 ) -> Iterator[tuple[T, float | None]]:
@@ -159,6 +160,7 @@ def choose_frames(
     Args:
         frames: time in seconds, ascending, and frame.
         interval: mean time from one frame to the next, in seconds; None to measure it as the frames come.
+        end: seconds at which the video ends, if that is known.
         first_index: index of the first frame, without a frame rate: those whose index `stride` divides are taken.
         max_gap: for how many seconds after its time a frame is repeated at most.
 
@@ -170,13 +172,19 @@ def choose_frames(
         for index, (time, frame) in enumerate(frames, first_index):
             yield frame, time if index % stride == 0 else None
     else:
-        yield from _frames_on_display(frames, stride, frame_rate, interval, max_gap)
+        yield from _frames_on_display(frames, stride, frame_rate, interval, end, max_gap)
 
 
 def _frames_on_display(
-    frames: Iterable[tuple[float, T]], stride: int, frame_rate: float, interval: float | None, max_gap: float
+    frames: Iterable[tuple[float, T]],
+    stride: int,
+    frame_rate: float,
+    interval: float | None,
+    end: float,
+    max_gap: float,
 ) -> Iterator[tuple[T, float | None]]:
     spacing = stride / frame_rate
+    stop = _count_ticks(end, stride, frame_rate)
     tick, first, previous, mean = 0, 0.0, 0.0, interval or 0.0
     held: list[T] = []  # the latest frame, whose end is not known yet
     chosen = False  # whether it has been on display at a tick
@@ -186,7 +194,7 @@ def _frames_on_display(
         else:
             mean = interval or (time - first) / index
             start = float(display_starts(np.array([previous, time]), frame_rate, interval=mean)[0])
-            while tick * spacing < start:
+            while tick < stop and tick * spacing < start:
                 if tick * spacing <= previous + max_gap:
                     yield held[0], tick * spacing
                     chosen = True
@@ -194,13 +202,17 @@ def _frames_on_display(
             if not chosen:
                 yield held[0], None
         held, previous, chosen = [frame], time, False
-        while tick * spacing <= time + _EPSILON:
+        while tick < stop and tick * spacing <= time + _EPSILON:
             yield frame, tick * spacing
             chosen = True
             tick += 1
-    while held and tick * stride < count_frames(previous + mean, frame_rate):
+    while held and tick < min(stop, _count_ticks(previous + mean, stride, frame_rate)):
         yield held[0], tick * spacing
         chosen = True
         tick += 1
     if held and not chosen:
         yield held[0], None
+
+
+def _count_ticks(end: float, stride: int, frame_rate: float) -> float:
+    return math.inf if math.isinf(end) else -(-count_frames(end, frame_rate) // stride)
