@@ -87,7 +87,11 @@ class FrameReader:
         """Yield the times of the chosen frames, and the frames as (H, W, C) uint8 RGB."""
         converted, rgb = None, np.empty(0)
         chosen = choose_frames(
-            self._decode(), stride=self.stride, frame_rate=self.frame_rate, interval=1 / self.info.fps
+            self._decode(),
+            stride=self.stride,
+            frame_rate=self.frame_rate,
+            interval=1 / self.info.fps,
+            end=self.info.duration,
         )
         for decoded, time in chosen:
             if time is None:
