@@ -20,7 +20,7 @@ import torch
 from av.container import InputContainer
 
 from xvit.data.decode.clock import MAX_TIME_STEP, Clock, Timing, choose_frames
-from xvit.data.decode.demux import READ_ERRORS, check_aspect_ratio, error_reason, open_video, video_errors
+from xvit.data.decode.demux import READ_ERRORS, check_aspect_ratio, error_reason, open_video, probe_file, video_errors
 from xvit.data.decode.orientation import ODD_MATRIX, Orientation, read_orientation
 from xvit.data.decode.streams import best_stream, video_streams
 from xvit.data.decode.video import frame_to_rgb
@@ -223,11 +223,16 @@ class Connection:
         self.rate_warning = "" if self._endless else timing.warning
         self.description = f"{context.width}x{context.height}, {context.codec.canonical_name},{rate} {policy}"
         self._last_activity = time.monotonic()
+        interval, end = None, math.inf
+        if spec.kind == "file" and self.frame_rate is not None:
+            info = probe_file(spec.name)
+            interval, end = 1 / info.fps, info.duration
         chosen = choose_frames(
             self._timed_frames(self._decoded_frames(container, stream), timing),
             stride=self.stride,
             frame_rate=self.frame_rate,
-            interval=1 / timing.rate,
+            interval=interval,
+            end=end,
             first_index=self.first_index,
             max_gap=MAX_TIME_STEP if self._drop_oldest else math.inf,
         )
