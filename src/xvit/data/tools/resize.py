@@ -111,7 +111,9 @@ def resize_video(source: str | Path, target: str | Path, *, short_side: int, fps
             av.open(f"file:{tmp_path}", "w", format="mp4", options={"movflags": "faststart"}) as output,
         ):
             frames = (frame for packet in container.demux(stream) for frame in packet.decode())
-            chosen = choose_frames(_read_frames(frames, info), stride=1, frame_rate=fps, interval=1 / info.fps)
+            chosen = choose_frames(
+                _read_frames(frames, info), stride=1, frame_rate=fps, interval=1 / info.fps, end=info.duration
+            )
             resized = ((time, _resize_frame(*shown, short_side)) for shown, time in chosen if time is not None)
             _encode(resized, output, info, fps)
         tmp_path.replace(target)
