@@ -79,7 +79,7 @@ def test_a_run_learns_and_writes_its_files(videos, tmp_path):
     result = fit(config, output, on_progress=events.append)
     assert from_dict(RunConfig, read_yaml(output / "config.yaml"), "config.yaml") == config
     assert {path.name for path in output.iterdir()} == {
-        "config.yaml", "metrics.jsonl", "tensorboard", "best", "last", "state",
+        "config.yaml", "data.json", "metrics.jsonl", "tensorboard", "best", "last", "state",
     }  # fmt: skip
     train, val = rows(output, "train"), rows(output, "eval")
     assert [row["epoch"] for row in val] == [3, 6, 8]
@@ -89,7 +89,8 @@ def test_a_run_learns_and_writes_its_files(videos, tmp_path):
     assert all(row["data_seconds"] > 0 and row["compute_seconds"] > 0 and row["grad_norm"] > 0 for row in train)
     best = max(val, key=lambda row: row["top1"])
     assert best["top1"] > 0.6
-    assert result.metrics == {key: best[key] for key in ("top1", "top5", "val_loss")}
+    assert result.metrics == {key: best[key] for key in ("top1", "val_loss", "videos")}  # no top-5 of 3 classes
+    assert all((row["videos"], row["temporal_views"], row["spatial_views"]) == (6, 1, 1) for row in val)
     assert result.epoch == best["epoch"]
     checkpoint = XViT.from_pretrained(result.best)
     assert checkpoint.class_names == list(CLASSES)
@@ -103,9 +104,11 @@ def test_a_run_learns_and_writes_its_files(videos, tmp_path):
     correct = [predictor(videos / "val" / name / f"{i}.mp4").labels[0] == name for name in CLASSES for i in (0, 1)]
     assert sum(correct) / 6 == pytest.approx(best["top1"])
     assert [event.step for event in events if event.stage == "train"] == [1, 2, 3] * 8
-    assert [event.step for event in events if event.stage == "eval"] == [4, 6] * 3
+    assert [event.step for event in events if event.stage == "eval"] == [4, 6, 6] * 3
+    ended = [event for event in events if event.validation]
+    assert [(event.epoch, event.validation.top1) for event in ended] == [(row["epoch"], row["top1"]) for row in val]
     assert {(event.epochs, event.steps) for event in events if event.stage == "train"} == {(8, 3)}
-    assert events[-1].metrics["top1"] == val[-2]["top1"]
+    assert events[-1].metrics["top1"] == val[-1]["top1"]
     assert list((output / "tensorboard").glob("events.*"))
 
 

@@ -240,7 +240,7 @@ class RunDirectory:
             if ema_model is not None:
                 ema_model.load_state_dict(load_file(path / _EMA_MODEL))
         except Exception as error:
-            return TrainState(), f"{path}: corrupt ({one_line(error)})"
+            return TrainState(), f"{path}: corrupt or of other library versions ({one_line(error)})"
         return state, ""
 
     def _check_state(
