@@ -2,13 +2,16 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
+import yaml
 
 from helpers import barcode_videos
-from helpers.color_videos import CLASSES, make_model, with_metadata, write_video, write_videos
+from helpers.color_videos import CLASSES, CLIP, MODEL, make_model, with_metadata, write_video, write_videos
+from xvit.config import to_dict
 from xvit.data.synthetic import motion
 
 
@@ -26,6 +29,75 @@ def test_unreadable_videos_are_listed(run, checkpoint, tmp_path, bad_videos):
     assert str(bad) in err
 
 
+def test_warnings_are_listed_and_counted(run, checkpoint, tmp_path):
+    for number in range(22):
+        folder = tmp_path / "data" / "val" / motion.CLASSES[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        barcode_videos.write_video(folder / f"{number}.mp4", frames=30 if number == 1 else 2)
+    shutil.copytree(tmp_path / "data" / "val", tmp_path / "data" / "train")
+    words = ["eval", "--checkpoint", checkpoint, "--data.root", tmp_path / "data", "--data.num_workers", 0]
+    code, out, err = run(*words, "--output", tmp_path / "result")
+    assert code == 0
+    assert "of 22 videos, 1 x 1 views (temporal x spatial); 21 were read with warnings" in out
+    lines = err.splitlines()
+    assert lines[0] == "xvit: 21 of 22 videos were read with warnings:"
+    assert sum("2 frames, fewer than the 4 of a clip" in line for line in lines) == 20
+    assert lines[-1] == "  and 1 more; --json lists all"
+    values = json.loads((tmp_path / "result" / "evaluation.json").read_text())
+    assert len(values["warnings"]) == 21
+    assert not any(path.endswith("/1.mp4") for _, path, _ in values["warnings"])
+    assert json.loads(run(*words, "--json")[1])["warnings"] == values["warnings"]
+
+
+def test_the_third_split(run, cli_error, tmp_path):
+    """Measured only if asked for, from a folder or as a part of the class folders."""
+    with_metadata(make_model(), list(CLASSES)).save_pretrained(tmp_path / "model")
+    root = write_videos(tmp_path / "videos", train=4, val=1)
+    words = ["eval", "--checkpoint", tmp_path / "model", "--data.num_workers", "0", "--json", "--data.root"]
+    assert "no test videos; hold some out: a folder test" in cli_error(*words, root, "--split", "test")
+    for number in range(4):
+        write_video(root / "test" / "red" / f"{number}.mp4", color=0, seed=50 + number)
+    for split, videos in (("val", 3), ("test", 4)):
+        result = json.loads(run(*words, root, "--split", split)[1])
+        assert (result["split"], result["videos"]) == (split, videos)
+    assert json.loads(run(*words, root)[1])["videos"] == 3
+    shutil.rmtree(root / "test")
+    shutil.rmtree(root / "val")
+    parts = ["--data.val_fraction", "0.25", "--data.test_fraction", "0.5", "--split", "test"]
+    assert json.loads(run(*words, root / "train", *parts)[1])["videos"] == 6
+    assert json.loads(run(*words, root / "train", *parts[:-1], "val")[1])["videos"] == 3
+    assert "expected val or test" in cli_error(*words, root, "--split", "train")
+
+
+def test_videos_of_the_models_own_training_are_noticed(run, tmp_path):
+    root = write_videos(tmp_path / "videos", train=2, val=1)
+    words = ["--data.root", root, "--data.num_workers", "0"]
+    recipe = {"model": to_dict(MODEL), "clip": to_dict(CLIP), "train": {"epochs": 2, "warmup_epochs": 0}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    code, out, _ = run("train", "--config", tmp_path / "recipe.yaml", "--output", tmp_path / "run", *words)
+    assert code == 0
+    assert "chosen by its result on the validation videos" in out
+    best, last = tmp_path / "run" / "best", tmp_path / "run" / "last"
+    code, out, _ = run("eval", "--checkpoint", best, *words, "--output", tmp_path / "result")
+    assert code == 0
+    assert "3 of these 3 videos chose this checkpoint" in out
+    values = json.loads((tmp_path / "result" / "evaluation.json").read_text())
+    assert values["metadata"]["seen_in_training"] == {"val": 3}
+    code, out, _ = run("eval", "--checkpoint", last, *words)
+    assert "of these 3 videos" not in out  # nothing chose it
+    moved = shutil.copytree(root / "train", tmp_path / "moved" / "val")
+    shutil.copytree(root / "val", tmp_path / "moved" / "train")
+    code, out, _ = run("eval", "--checkpoint", last, "--data.root", moved.parent, "--data.num_workers", "0")
+    assert "6 of these 6 videos were trained on" in out
+    write_videos(tmp_path / "new", train=1, val=1)
+    shutil.rmtree(tmp_path / "new" / "val")
+    for name in CLASSES:
+        write_video(tmp_path / "new" / "val" / name / "0.mp4", color=0, seed=999)
+    code, out, _ = run("eval", "--checkpoint", best, "--data.root", tmp_path / "new", "--data.num_workers", "0")
+    assert code == 0
+    assert "of these" not in out
+
+
 def test_videos_without_labels(run, cli_error, tmp_path):
     """Test lists of Something-Something and EPIC-KITCHENS are scored for a submission. Unreadable videos are listed."""
     with_metadata(make_model(), list(CLASSES)).save_pretrained(tmp_path / "model")
@@ -38,7 +110,7 @@ def test_videos_without_labels(run, cli_error, tmp_path):
     assert "no labels" in cli_error(*ssv2)
     code, out, err = run(*ssv2, "--submission", tmp_path / "out.csv", "--output", tmp_path / "result")
     assert code == 1
-    assert "2 videos scored, 1x1 views; 1 could not be read" in out
+    assert "2 videos scored, 1 x 1 views (temporal x spatial); 1 could not be read" in out
     assert "they have no labels" in out
     assert "1.mp4" in err
     best = {row["id"]: row for row in csv.DictReader((tmp_path / "out.csv").read_text().splitlines())}

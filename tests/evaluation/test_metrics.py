@@ -2,15 +2,19 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from helpers import barcode_videos
 from helpers.color_videos import CLASSES, CLIP, make_model, with_metadata, write_video, write_videos
 from xvit.config import SINGLE_TASK, DataConfig, EvalConfig
 from xvit.data.annotations.class_folders import read_class_folders
 from xvit.data.annotations.samples import Sample
-from xvit.evaluation import Evaluation, SampleResult, TaskResult, evaluate, run_metadata
+from xvit.evaluation import Evaluation, SampleResult, TaskResult, evaluate, run_metadata, wilson_interval
 from xvit.inference.predictor import Predictor
 from xvit.utils.errors import XViTError
 
@@ -161,11 +165,77 @@ def test_invalid_labels_and_unreadable_videos(video, bad):
 
 
 def test_an_evaluation_without_failures_prints_one_line():
-    task = TaskResult(class_names=["a"], top1=1.0, top5=1.0, per_class={"a": 1.0}, confusion=[[4]])
+    task = TaskResult(class_names=["a"], top1=1.0, top5=None, per_class={"a": 1.0}, confusion=[[4]])
     sample = SampleResult(id="a", path="a.mp4", ground_truth="a", prediction="a", score=1.0)
     result = Evaluation(
-        top1=0.5, top5=1.0, top1_of_all=0.5, loss=0.1, tasks={SINGLE_TASK: task}, samples=[sample] * 4,
+        top1=0.5, top5=None, top1_of_all=0.5, loss=0.1, tasks={SINGLE_TASK: task}, samples=[sample] * 4,
         failures=[], temporal_views=1, spatial_views=3, seconds=2.0,
     )  # fmt: skip
     assert (result.videos, result.expected) == (4, 4)
-    assert str(result) == "top-1 50.00 %, top-5 100.00 % of 4 videos, 1x3 views, 2.0 s"
+    top1, views = "top-1 50.00 % (95 % interval 15.0 to 85.0 %)", "1 x 3 views (temporal x spatial)"
+    assert str(result) == f"{top1} of 4 videos, {views}, 2.0 s"
+    assert str(replace(result, top5=1.0)) == f"{top1}, top-5 100.00 % of 4 videos, {views}, 2.0 s"
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5, 6, 12])
+def test_top_5_is_left_out_where_it_is_always_1(video, classes):
+    names, labels = [f"c{i}" for i in range(classes)], [i % classes for i in range(7)]
+    samples = [Sample(path=video, label=label, id=f"v{i}") for i, label in enumerate(labels)]
+    table = make_table(7, classes)
+    result = evaluate(TablePredictor({SINGLE_TASK: table}, names), samples, eval_config=EvalConfig(batch_size=4))
+    values, task = result.to_dict(), result.tasks[SINGLE_TASK]
+    assert ("top5" in values) == ("top5" in values["tasks"][SINGLE_TASK]) == ("top5" in result.metrics) == (classes > 5)
+    assert ("top-5" in str(result)) == (classes > 5)
+    ranks = [naive_rank(row, label) for row, label in zip(table, labels, strict=True)]
+    expected = pytest.approx(sum(rank < 5 for rank in ranks) / 7) if classes > 5 else None
+    assert result.top5 == task.top5 == expected
+
+
+@pytest.mark.parametrize(("verbs", "nouns"), [(1, 5), (2, 2), (2, 3), (6, 1)])
+def test_top_5_of_several_tasks_counts_combinations(video, verbs, nouns):
+    names = {"verb": [f"v{i}" for i in range(verbs)], "noun": [f"n{i}" for i in range(nouns)]}
+    table = {"verb": make_table(3, verbs), "noun": make_table(3, nouns)}
+    samples = [Sample(path=video, label={"verb": 0, "noun": 0}, id=f"s{i}") for i in range(3)]
+    result = evaluate(TablePredictor(table, names), samples, eval_config=EvalConfig(batch_size=3))
+    assert (result.top5 is None) == (verbs * nouns <= 5)
+    assert [result.tasks[task].top5 is None for task in names] == [verbs <= 5, nouns <= 5]
+    assert ("top5" in result.to_dict()) == (verbs * nouns > 5)
+
+
+@given(st.integers(1, 3000).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total))))
+def test_the_interval_holds_the_shares_that_the_score_test_does_not_reject(counts):
+    successes, total = counts
+    low, high = wilson_interval(successes, total)
+    assert 0 <= low <= successes / total <= high <= 1
+    for bound, inside in ((low, 1e-6), (high, -1e-6)):
+        for p, rejected in ((bound - inside, True), (bound + inside, False)):
+            if 0 < p < 1:
+                score = abs(successes / total - p) / math.sqrt(p * (1 - p) / total)
+                assert (score > 1.9599639845) == rejected
+
+
+def test_an_evaluation_says_views_counts_and_interval(video):
+    samples = [Sample(path=video, label=0, id=f"v{i}") for i in range(10)]
+    table = torch.tensor([[0.9, 0.1]] * 9 + [[0.1, 0.9]])
+    config = EvalConfig(temporal_views=2, spatial_views=3, batch_size=5)
+    result = evaluate(TablePredictor({SINGLE_TASK: table}, ["a", "b"]), samples, eval_config=config)
+    assert result.to_dict()["top1_interval"] == pytest.approx([0.5958, 0.9821], abs=1e-4)  # Wilson (1927), 9 of 10
+    assert "top-1 90.00 % (95 % interval 59.6 to 98.2 %) of 10 videos, 2 x 3 views" in str(result)
+    assert result.metrics["videos"] == 10
+
+
+def test_videos_read_with_warnings_are_counted_and_named(video, bad, tmp_path):
+    """A file with a damaged frame and one with fewer frames than a clip are used; an unreadable one is not."""
+    whole = barcode_videos.write_video(tmp_path / "whole.mpg", kind="mpeg2-mpg")
+    damaged = barcode_videos.corrupt(tmp_path / "damaged.mpg", whole)
+    short = barcode_videos.write_video(tmp_path / "short.mp4", frames=2)
+    paths = [video, str(damaged), bad, str(short)]
+    samples = [Sample(path=path, label=0, id=f"v{i}") for i, path in enumerate(paths)]
+    predictor = TablePredictor({SINGLE_TASK: make_table(3, 2)}, ["a", "b"])
+    result = evaluate(predictor, samples, eval_config=EvalConfig(batch_size=2))
+    assert [(id, path) for id, path, _ in result.warnings] == [("v1", str(damaged)), ("v3", str(short))]
+    assert result.warnings[0][2] == ("1 damaged frame",)
+    assert "2 frames, fewer than the 4 of a clip" in result.warnings[1][2][0]
+    assert "1 could not be read" in str(result)
+    assert "2 were read with warnings" in str(result)
+    assert json.loads(json.dumps(result.to_dict()))["warnings"][1][:2] == ["v3", str(short)]

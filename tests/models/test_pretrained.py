@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 from helpers.backbones import FAMILIES, frame_features, image_model
 from helpers.color_videos import CLASSES, make_model, with_metadata
 from xvit import XViT, create_model
+from xvit.config import InitConfig
+from xvit.models.pretrained import load_initial_weights
 from xvit.utils.errors import XViTError
 
 TINY = "vit_tiny_patch16_224"
@@ -127,6 +129,33 @@ def test_weights_of_a_model_with_other_settings(tmp_path):
     assert other.temporal_position.weight.shape[1] == 8
     before, after = trained.temporal_position.weight[0], other.temporal_position.weight[0]
     torch.testing.assert_close(after[1], 0.75 * before[0] + 0.25 * before[1])  # frame 1 of 8 lies at 0.25 of 4
+
+
+@pytest.mark.parametrize(("trained", "given", "loaded"), [
+    (["a", "b", "c"], ["a", "b", "c"], ["label"]),
+    (["a", "b", "c"], ["b", "a", "c"], []),
+    (["a", "b", "c"], ["a", "b", "d"], []),
+    (["a", "b", "c"], ["a", "b", "c", "d"], []),
+    (["a", "b", "c"], None, ["label"]),
+    ({"verb": ["put", "cut"], "noun": ["cup"]}, {"verb": ["put", "cut"], "noun": ["can"]}, ["verb"]),
+    (["a", "b"], {"verb": ["a", "b"], "noun": ["cup"]}, []),
+])  # fmt: skip
+def test_the_classifier_is_new_where_the_class_names_differ(trained, given, loaded, tmp_path):
+    def count(names):
+        return {task: len(task_names) for task, task_names in names.items()} if isinstance(names, dict) else len(names)
+
+    source = with_metadata(make_model(count(trained)), trained)
+    with torch.no_grad():
+        for tensor in source.classifier.parameters():
+            tensor.normal_()
+    source.save_pretrained(tmp_path / "trained")
+    model = make_model(count(given or trained))
+    before = {name: tensor.clone() for name, tensor in model.classifier.fc.state_dict().items()}
+    load_initial_weights(model, InitConfig(checkpoint_path=str(tmp_path / "trained")), given)
+    for name, tensor in model.classifier.fc.state_dict().items():
+        expected = source.classifier.fc.state_dict() if name.split(".")[0] in loaded else before
+        assert torch.equal(tensor, expected[name]), name
+    assert torch.equal(model.backbone.cls_token, source.backbone.cls_token)
 
 
 def test_invalid_weights(tmp_path):

@@ -3,14 +3,12 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
 
 from xvit.config import SINGLE_TASK, ClassNames, DataConfig, EvalConfig, as_task_dict, to_dict, unwrap_single_task
 from xvit.data.annotations.samples import Sample, class_indices
@@ -207,7 +205,7 @@ def wilson_interval(successes: int, total: int) -> tuple[float, float]:
     share, spread = successes / total, z**2 / total
     centre = (share + spread / 2) / (1 + spread)
     half = z * math.sqrt(share * (1 - share) / total + spread / (4 * total)) / (1 + spread)
-    return max(centre - half, 0.0), min(centre + half, 1.0)
+    return min(max(centre - half, 0.0), share), max(min(centre + half, 1.0), share)  # despite rounding
 
 
 def _target_ranks(scores: dict[str, Tensor], targets: dict[str, Tensor]) -> Tensor:
@@ -230,16 +228,17 @@ def _target_ranks(scores: dict[str, Tensor], targets: dict[str, Tensor]) -> Tens
 
 def _task_result(scores: Tensor, targets: Tensor, class_names: list[str]) -> TaskResult:
     K = len(class_names)
-    accuracy = partial(multiclass_accuracy, scores, targets, num_classes=K, average="micro")
-    confusion = multiclass_confusion_matrix(scores, targets, num_classes=K)  # (K, K)
+    ranks = _target_ranks({"": scores}, {"": targets})
+    confusion = torch.zeros(K, K, dtype=torch.int64)
+    confusion.index_put_((targets, scores.argmax(dim=1)), torch.ones((), dtype=torch.int64), accumulate=True)
     per_class = {
         name: confusion[row, row].item() / total if (total := int(confusion[row].sum())) else None
         for row, name in enumerate(class_names)
     }
     return TaskResult(
         class_names=class_names,
-        top1=accuracy().item(),
-        top5=accuracy(top_k=5).item() if K > 5 else None,
+        top1=(ranks < 1).float().mean().item(),
+        top5=(ranks < 5).float().mean().item() if K > 5 else None,
         per_class=per_class,
         confusion=confusion.tolist(),
     )
