@@ -48,7 +48,8 @@ def collect(source: Source, **options) -> tuple[list[Frame], list[SourceEvent]]:
     if errors:
         raise errors[0]
     counts = source.counts
-    assert counts.read == counts.delivered + counts.skipped + counts.dropped + counts.undelivered
+    given_out = counts.delivered + counts.skipped + counts.dropped + counts.undelivered
+    assert counts.read + counts.repeated == given_out
     assert counts.delivered == len(frames)
     for kind in ("dropped", "damaged"):
         assert sum(event.count for event in events if event.kind == kind) == getattr(counts, kind)

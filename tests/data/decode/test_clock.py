@@ -1,0 +1,387 @@
+"""Tests of the clock: joined recordings, streams without timestamps, and frames at a given rate."""
+
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helpers.barcode_videos import FORMATS, barcode_frame, read_numbers, write_video
+from helpers.live_sources import collect, event_kinds, frame_numbers, standard_input
+from xvit.data.capture.source import Source
+from xvit.data.decode import decode, probe
+from xvit.data.decode.clock import Clock, choose_frames, display_order, split_sections
+from xvit.data.decode.sequential import FrameReader
+from xvit.data.sampling import frames_at
+from xvit.data.tools.resize import resize_video
+from xvit.utils.errors import XViTError
+
+INTERVAL = 0.04
+
+
+def read_in_order(path: Path, **options) -> tuple[np.ndarray, list[int], FrameReader]:
+    """The times and the barcode numbers that a `FrameReader` yields."""
+    reader = FrameReader(path, **options)
+    chunks = list(reader)
+    numbers = [number for _, frames in chunks for number in read_numbers(frames)]
+    return np.concatenate([times for times, _ in chunks]), numbers, reader
+
+
+# Times of joined recordings
+
+
+@given(
+    st.lists(st.lists(st.floats(0.001, 9.9), max_size=8), min_size=1, max_size=4),
+    st.lists(st.floats(20, 1e5), min_size=4, max_size=4),
+    st.lists(st.booleans(), min_size=4, max_size=4),
+)
+def test_a_clock_counts_on_where_timestamps_fall_or_jump(parts, steps, falls):
+    timestamps, expected, steps_within, timestamp, time = [], [], [], 1.4, 0.0
+    for number, (intervals, step, falling) in enumerate(zip(parts, steps, falls, strict=False)):
+        if number:
+            timestamp = timestamp - step if falling else timestamp + step
+            time += median(steps_within[-9:]) if steps_within else INTERVAL
+        timestamps.append(timestamp)
+        expected.append(time)
+        for interval in intervals:
+            timestamp, time = timestamp + interval, time + interval
+            timestamps.append(timestamp)
+            expected.append(time)
+            steps_within.append(interval)
+    clock = Clock(INTERVAL, max_step=10)
+    np.testing.assert_allclose([clock.tick(value) for value in timestamps], expected, atol=1e-6)
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(-(10**7), 10**7)), max_size=50), st.integers(0, 100))
+def test_times_never_fall(milliseconds, start):
+    clock = Clock(INTERVAL, max_step=10, start=start)
+    times = [clock.tick(None if value is None else value / 1000) for value in milliseconds]
+    assert times[:1] == pytest.approx([start][: len(times)])
+    assert all(before < after <= before + 10 + 1e-6 for before, after in pairwise(times))
+
+
+def test_equal_and_missing_timestamps_follow_by_one_interval_and_shift_nothing_after_them():
+    clock = Clock(INTERVAL)
+    times = [clock.tick(value) for value in (5.0, None, 5.08, 5.12, 5.12, 5.5, 99.0)]
+    assert times == pytest.approx([0, 0.04, 0.08, 0.12, 0.16, 0.5, 94.0])
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.randoms(use_true_random=False))
+def test_packets_come_into_display_order_section_by_section(sizes, random):
+    pts, dts, expected = [], [], []
+    for start, size in enumerate(sizes):
+        shown = [1000 * (len(sizes) - start) + 10 * index for index in range(size)]  # each section starts earlier
+        expected += shown
+        dts += [value - 20 for value in shown]
+        pts += random.sample(shown, size)
+    sections = split_sections(dts, 500)
+    assert [section.stop - section.start for section in sections] == sizes
+    assert [value for section in sections for value in display_order(pts[section])] == expected
+    assert split_sections([None, *dts, None], 500)[0].start == 0
+    assert len(split_sections([0, 10, 20, 521, 531], 500)) == 2
+
+
+def write_recording(path: Path, kind: str, start: float) -> bytes:
+    """The bytes of 20 barcode frames at 25 per second; the first one's timestamp is `start` seconds."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(FORMATS[kind].codec, rate=25, options=FORMATS[kind].options)
+        stream.width, stream.height, stream.pix_fmt, stream.thread_count = 96, 64, "yuv420p", 1
+        for number in range(20):
+            frame = av.VideoFrame.from_ndarray(barcode_frame(number), format="rgb24")
+            frame.pts, frame.time_base = round(25 * start) + number, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path.read_bytes()
+
+
+def write_joined(path: Path, kind: str, starts: list[float]) -> Path:
+    """Join recordings byte by byte."""
+    parts = [write_recording(path.with_name(f"part{path.suffix}"), kind, start) for start in starts]
+    header = 13 if path.suffix == ".flv" else 0  # bytes, which FFmpeg reads at the start only
+    path.write_bytes(parts[0] + b"".join(part[header:] for part in parts[1:]))
+    return path
+
+
+WRAP = 2**33 / 90_000  # seconds after which the timestamps of MPEG streams start again
+STARTS = {
+    "one": [3.0],
+    "same": [0.0, 0.0],
+    "thrice": [0.0, 0.0, 0.0],
+    "back": [300.0, 7.0],
+    "ahead": [0.0, 60.0],
+    "ahead and back": [5.0, 4000.0, 0.0],
+    "wraparound": [WRAP - 1.5],
+    "joined before the wraparound": [WRAP - 100, 0.0],
+}
+JOINABLE = {".ts": "h264-ts", ".mts": "mpeg2-mpg", ".m2ts": "hevc-mp4", ".mpg": "mpeg2-mpg", ".flv": "h264-mkv"}
+
+
+@pytest.mark.parametrize("starts", STARTS)
+@pytest.mark.parametrize("suffix", JOINABLE)
+def test_joined_recordings_have_one_time(suffix, starts, tmp_path):
+    if suffix == ".flv" and starts.endswith("wraparound"):
+        pytest.skip("FLV counts milliseconds")
+    path = write_joined(tmp_path / f"a{suffix}", JOINABLE[suffix], STARTS[starts])
+    num_frames = 20 * len(STARTS[starts])
+    info = probe(path)
+    assert (info.num_frames, info.damage, info.warnings) == (num_frames, "", ())
+    assert info.fps == pytest.approx(25, rel=1e-3)
+    assert info.duration == pytest.approx(num_frames / 25, rel=1e-3)
+    np.testing.assert_allclose(info.times, np.arange(num_frames) / 25, atol=2e-3)
+    numbers = list(range(20)) * len(STARTS[starts])
+    times, read, _ = read_in_order(path)
+    np.testing.assert_array_equal(times, info.times)
+    assert read == numbers
+    live, _ = collect(Source(path))
+    assert [frame.time for frame in live] == info.times.tolist()
+    assert frame_numbers(live) == numbers
+    wanted = [0, 7, num_frames - 15, num_frames - 1]
+    assert read_numbers(decode(path, wanted).frames) == [numbers[index] for index in wanted]
+
+
+def test_a_wrong_rate_in_the_headers_does_not_matter(tmp_path):
+    part = write_video(tmp_path / "part.ts", frames=20, pts=range(0, 80, 4), kind="h264-ts")  # its headers say 100
+    path = tmp_path / "joined.ts"
+    path.write_bytes(2 * part.read_bytes())
+    np.testing.assert_allclose(probe(path).times, np.arange(40) / 25, atol=1e-4)
+
+
+def test_a_joined_video_is_resized_at_its_times(tmp_path):
+    path = write_joined(tmp_path / "a.ts", "h264-ts", [9.0, 0.0, 500.0])
+    resize_video(path, tmp_path / "all.mp4", short_side=64)
+    np.testing.assert_allclose(probe(tmp_path / "all.mp4").times, probe(path).times, atol=1e-4)
+    resize_video(path, tmp_path / "slow.mp4", short_side=64, fps=5)
+    info = probe(tmp_path / "slow.mp4")
+    np.testing.assert_allclose(info.times, np.arange(12) / 5, atol=1e-4)
+    assert read_numbers(decode(tmp_path / "slow.mp4", range(12)).frames) == [0, 5, 10, 15] * 3
+
+
+def test_a_joined_flv_of_which_ffmpeg_reads_one_part_is_damaged(tmp_path):
+    part = write_video(tmp_path / "part.flv", frames=20, kind="h264-mkv").read_bytes()
+    (tmp_path / "joined.flv").write_bytes(part + part)
+    assert probe(tmp_path / "part.flv").damage == ""
+    assert probe(tmp_path / "joined.flv").damage.startswith("only the first ")
+
+
+@pytest.mark.parametrize(("suffix", "believed"), [(".mp4", True), (".mkv", True), (".ts", False)])
+def test_a_long_still_picture_is_believed_where_recordings_are_not_joined(suffix, believed, tmp_path):
+    pts = [0, 4, 8, 12, 2012, 2016, 2020]  # 20 s without a frame
+    path = write_video(tmp_path / f"still{suffix}", frames=7, kind="h264-ts", pts=pts)
+    expected = np.array(pts) / 100 if believed else np.arange(7) / 25
+    np.testing.assert_allclose(probe(path).times, expected, atol=2e-3)
+    np.testing.assert_array_equal(read_in_order(path)[0], probe(path).times)
+    assert [frame.time for frame in collect(Source(path))[0]] == probe(path).times.tolist()
+
+
+# Streams without timestamps
+
+
+def write_raw(path: Path, *, fps: int, codec: str = "libx265", stated: bool = True) -> Path:
+    """Write 12 barcode frames as a raw stream, with or without their rate in its headers."""
+    options = {"libx265": f"log-level=none:pools=1:bframes=0:vui-timing-info={int(stated)}"}.get(codec)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=fps, options={"x265-params": options} if options else {})
+        stream.width, stream.height = 96, 64
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        stream.thread_count = 1
+        for number in range(12):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(barcode_frame(number), format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+ASSUMED = "no timestamps: 25 frames per second assumed"
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "stated"),
+    [
+        ("a.h264", "libx264", True),
+        ("a.hevc", "libx265", True),
+        ("a.hevc", "libx265", False),
+        ("a.m4v", "mpeg4", True),
+        ("a.m2v", "mpeg2video", True),
+    ],
+)
+@pytest.mark.parametrize("fps", [24, 50])
+def test_a_raw_stream_has_the_rate_that_it_states(name, codec, stated, fps, tmp_path, monkeypatch):
+    path = write_raw(tmp_path / name, fps=fps, codec=codec, stated=stated)
+    rate, warnings = (fps, ()) if stated else (25, (ASSUMED,))
+    info = probe(path)
+    assert (info.num_frames, info.warnings) == (12, warnings)
+    np.testing.assert_allclose(info.times, np.arange(12) / rate, atol=1e-6)
+    times, numbers, reader = read_in_order(path)
+    assert times == pytest.approx(info.times)
+    assert (numbers, reader.warnings) == (list(range(12)), warnings)
+    assert decode(path, [11]).warnings == warnings
+    with standard_input(monkeypatch, path.read_bytes()):
+        frames, events = collect(Source("-"))
+    assert [frame.time for frame in frames] == pytest.approx(info.times)
+    assert [event.message for event in events if event.kind == "rate"] == list(warnings)
+
+
+def test_raw_mjpeg_through_a_pipe_has_an_assumed_rate(tmp_path, monkeypatch):
+    path = write_raw(tmp_path / "a.mjpeg", fps=10, codec="mjpeg")
+    with standard_input(monkeypatch, path.read_bytes()):
+        frames, events = collect(Source("-"))
+    assert frame_numbers(frames) == list(range(12))
+    assert [frame.time for frame in frames] == pytest.approx(np.arange(12) / 25)
+    assert event_kinds(events) == ["opened", "rate"]
+    assert events[1].message == ASSUMED
+
+
+# Frames at a given rate
+
+
+def frame_times(rate: float, count: int, seed: int, jitter: float) -> np.ndarray:
+    """Times of a rate, each moved by up to `jitter` of an interval, from 0 on."""
+    moved = np.arange(count) + np.random.default_rng(seed).uniform(-jitter, jitter, count)
+    return (moved - moved[0]) / rate
+
+
+video_times = st.one_of(
+    st.builds(
+        frame_times,
+        st.sampled_from([8, 12.5, 24000 / 1001, 25, 30000 / 1001, 50, 59.94]),
+        st.integers(1, 150),
+        st.integers(0, 2**32),
+        st.sampled_from([0, 0.1, 0.45]),
+    ),
+    st.lists(st.one_of(st.floats(1e-4, 0.2), st.floats(1, 20)), max_size=40).map(lambda steps: np.cumsum([0, *steps])),
+)
+frame_rates = st.one_of(st.sampled_from([4.0, 8.0, 12.5, 25.0, 30.0, 60.0]), st.floats(0.2, 100))
+
+
+def frames_on_display(times: list[float], stride: int, frame_rate: float) -> list[tuple[int, float]]:
+    """The chosen frames and the moments, each found by looking through all frames."""
+    interval = times[-1] / (len(times) - 1) if len(times) > 1 else INTERVAL
+    early = max(1 / frame_rate - interval / 2, 1 / (2 * frame_rate))  # at most so long before its time a frame is shown
+    chosen: list[tuple[int, float]] = []
+    while len(chosen) * stride < max(round((times[-1] + interval - 0.001) * frame_rate), 1):
+        moment = len(chosen) * (stride / frame_rate)
+        shown = 0
+        for index, (before, after) in enumerate(pairwise(times), 1):
+            tolerance = min(0.001, (after - before) / 3)
+            if moment >= max(before + tolerance, after - early - tolerance):
+                shown = index
+        chosen.append((shown, moment))
+    return chosen
+
+
+@given(video_times, st.integers(1, 5), frame_rates)
+def test_frames_chosen_in_order_are_those_on_display(times, stride, frame_rate):
+    timed = [(float(time), index) for index, time in enumerate(times)]
+    interval = float(times[-1]) / (len(times) - 1) if len(times) > 1 else INTERVAL
+    options = {"stride": stride, "frame_rate": frame_rate, "interval": interval}
+    items = list(choose_frames(timed, end=float(times[-1]) + interval, **options))
+    chosen = [(index, time) for index, time in items if time is not None]
+    assert chosen == frames_on_display(times.tolist(), stride, frame_rate)
+    moments = np.array([time for _, time in chosen])
+    assert [index for index, _ in chosen] == frames_at(times, moments, frame_rate, interval=interval).tolist()
+    assert sorted({index for index, _ in items}) == list(range(len(times)))  # each frame is chosen, or said not to be
+    assert sum(time is None for _, time in items) == len(times) - len({index for index, _ in chosen})
+    live = [(index, time) for index, time in choose_frames(timed, **options) if time is not None]
+    assert live[: len(chosen)] == chosen  # where the end is not known, a moment close to it is not left out
+    assert [time <= times[-1] + 1e-9 for _, time in live[len(chosen) :]] in ([], [True])
+
+
+def test_without_a_frame_rate_every_stride_th_frame_keeps_its_time():
+    timed = [(0.1 * index, index) for index in range(7)]
+    items = list(choose_frames(timed, stride=3, frame_rate=None, interval=INTERVAL, first_index=2))
+    assert items == [(index, time if index in (1, 4) else None) for time, index in timed]
+
+
+def test_a_moment_up_to_the_latest_frame_is_settled_at_once():
+    received = []
+
+    def live():
+        for index in range(6):
+            received.append(index)
+            yield 0.1 * index, index
+
+    for index, time in choose_frames(live(), stride=1, frame_rate=5, interval=0.1):
+        if time is not None:
+            assert received[-1] == index == round(10 * time)
+
+
+def test_a_pause_is_filled_up_to_the_gap():
+    timed = [(0.0, "a"), (30.0, "b"), (30.5, "c")]
+    items = list(choose_frames(timed, stride=1, frame_rate=2, interval=0.5, max_gap=10))
+    moments = [time for frame, time in items if frame == "a"]
+    assert moments == [number / 2 for number in range(21)]
+    assert next(item for item in items if item[0] != "a") == ("b", 30.0)
+
+
+MOTION_FRAMES = 24  # at 8 per second
+RATES = [8, 12.5, 25, 29.97, 50, 59.94, None]
+
+
+def write_motion(path: Path, rate: float | None) -> Path:
+    """Write the same motion at any rate, as `ffmpeg -r` does it; None for a varying one.
+
+    Each frame of the motion begins at the nearest frame of the video, and is repeated up to the next one.
+    """
+    starts = np.floor(np.arange(MOTION_FRAMES + 1) * (rate or 50) / 8 + 0.5).astype(int)
+    shown = np.repeat(np.arange(MOTION_FRAMES), np.diff(starts))
+    keep = np.ones(len(shown), dtype=bool)
+    if rate is None:  # repeated frames are left out, some at random
+        keep = (np.diff(shown, prepend=-1) > 0) | (np.random.default_rng(0).random(len(shown)) < 0.4)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=100, options=FORMATS["h264-mp4"].options)
+        stream.width, stream.height, stream.pix_fmt, stream.thread_count = 96, 64, "yuv420p", 1
+        stream.codec_context.time_base = Fraction(1, 90_000)
+        for index in np.flatnonzero(keep):
+            frame = av.VideoFrame.from_ndarray(barcode_frame(int(shown[index])), format="rgb24")
+            frame.pts, frame.time_base = round(index / (rate or 50) * 90_000), Fraction(1, 90_000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
+@pytest.mark.parametrize("rate", RATES)
+def test_the_same_motion_at_any_rate_gives_the_same_frames(rate, suffix, tmp_path):
+    path = write_motion(tmp_path / f"motion{suffix}", rate)
+    for stride in (1, 3):
+        expected = list(range(0, MOTION_FRAMES, stride))
+        times, numbers, reader = read_in_order(path, stride=stride, frame_rate=8.0)
+        assert numbers == expected
+        assert times == pytest.approx(np.array(expected) / 8)
+        assert (reader.num_decoded, reader.warnings) == (reader.info.num_frames, ())
+        source = Source(path)
+        frames, events = collect(source, stride=stride, frame_rate=8.0)
+        assert frame_numbers(frames) == expected
+        assert [frame.time for frame in frames] == times.tolist()
+        assert event_kinds(events) == ["opened"]
+        assert (source.counts.read, source.counts.repeated) == (reader.info.num_frames, 0)
+        assert source.counts.skipped == source.counts.read - len(expected)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_video_that_is_too_slow_is_reported_and_its_frames_repeated(stride, tmp_path):
+    path = write_video(tmp_path / "slow.mp4", frames=12, fps=4)
+    warning = f"4 frames per second, but the model was trained on {30 / stride:g}: frames are repeated"
+    times, numbers, reader = read_in_order(path, stride=stride, frame_rate=30.0)
+    assert times == pytest.approx(np.arange(0, 90, stride) / 30)
+    assert numbers == frames_at(np.arange(12) / 4, times, 30, interval=0.25).tolist()
+    assert reader.warnings == (warning,)
+    source = Source(path)
+    frames, events = collect(source, stride=stride, frame_rate=30.0)
+    assert frame_numbers(frames) == [frame.index for frame in frames] == numbers
+    assert [event.message for event in events if event.kind == "slow"] == [warning]
+    assert (source.counts.read, source.counts.repeated) == (12, len(numbers) - 12)
+    assert read_in_order(path, stride=8, frame_rate=32.0)[2].warnings == ()  # 4 frames per second are enough
+
+
+def test_frame_rates_are_checked(tmp_path):
+    path = write_video(tmp_path / "a.mp4", frames=2)
+    for rate in (0, -8.0, 1e9, float("nan")):
+        with pytest.raises(XViTError, match="frame_rate="):
+            FrameReader(path, frame_rate=rate)
+        with pytest.raises(XViTError, match="frame_rate="):
+            collect(Source(path), frame_rate=rate)
