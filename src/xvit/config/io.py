@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from xvit.config.clip import ClipSpec
 from xvit.config.legacy import new_name
+from xvit.config.run import RunConfig
 from xvit.config.values import ValueTypeError, convert, describe
 from xvit.config.yaml_file import locate, read_yaml
 from xvit.utils.errors import XViTError, did_you_mean
@@ -55,6 +56,14 @@ def read_config(cls: type[C], path: str | Path) -> C:
 def stored_clip_spec(values: Mapping[str, Any], source: str | Path) -> ClipSpec:
     """The clip spec in a stored file, as `from_dict`. Without a `frame_rate`, from before that field: frames count."""
     return from_dict(ClipSpec, {"frame_rate": None, **values}, source)
+
+
+def stored_recipe(values: Mapping[str, Any], source: str | Path) -> RunConfig:
+    """The recipe of a run that was started, as `from_dict`. Without a `clip.frame_rate`, as in `stored_clip_spec`."""
+    recipe = from_dict(RunConfig, values, source)
+    if "frame_rate" in values.get("clip", {}):
+        return recipe
+    return dataclasses.replace(recipe, clip=dataclasses.replace(recipe.clip, frame_rate=None))
 
 
 def _build(cls: Any, values: Any, keys: tuple[str | int, ...]) -> Any:

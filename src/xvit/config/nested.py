@@ -1,6 +1,7 @@
-"""Nested settings: by dotted names, and overridden by others."""
+"""Nested settings: by dotted names, overridden by others, and compared."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Collection, Mapping
 from typing import Any
 
 
@@ -31,3 +32,15 @@ def merge(values: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]
         inner = merged.get(key)
         merged[key] = merge(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
     return merged
+
+
+def describe_change(before: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str] = ()) -> str:
+    """The first of the nested settings that changed, such as "train.lr was 0.1 and is now 0.2"; empty if none did.
+
+    `ignored` are dotted names.
+    """
+    old, new = flatten(before), flatten(now)
+    for name in sorted(old.keys() | new.keys()):
+        if old.get(name) != new.get(name) and name not in ignored:
+            return f"{name} was {json.dumps(old.get(name))} and is now {json.dumps(new.get(name))}"
+    return ""

@@ -121,6 +121,12 @@ def compare_splits(before: Mapping[str, Any], now: Mapping[str, Any], splits: It
     return "; ".join(f"{what}: {changes}" for what, changes in parts.items() if changes)
 
 
+def compare_versions(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Which versions changed, such as "torch 2.9 (now 2.10)"; empty if none did."""
+    names = [name for name in dict.fromkeys([*before, *now]) if before.get(name) != now.get(name)]
+    return ", ".join(f"{name} {before.get(name)} (now {now.get(name)})" for name in names)
+
+
 def name_some(names: Sequence[str]) -> str:
     """The first names of many, for a message."""
     return ", ".join(names[:_MAX_NAMED]) + ", ..." * (len(names) > _MAX_NAMED)

@@ -16,7 +16,7 @@ import math
 import shutil
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,9 +26,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from xvit.checkpoint.format import tensor_shapes
-from xvit.config import ClipSpec, RunConfig, flatten, from_dict, read_yaml, to_dict
+from xvit.config import ClipSpec, RunConfig, describe_change, from_dict, read_yaml, stored_recipe, to_dict
 from xvit.data.annotations import DatasetSplits
-from xvit.data.record import compare_splits, record_hash, record_splits
+from xvit.data.record import compare_splits, compare_versions, record_hash, record_splits
 from xvit.utils import distributed
 from xvit.utils.devices import default_device
 from xvit.utils.errors import XViTError, one_line
@@ -119,18 +119,12 @@ class RunDirectory:
         self._check_data()
 
     def _check_recipe(self, config: RunConfig) -> None:
-        values = read_yaml(self._config_path)
-        recipe = from_dict(RunConfig, values, self._config_path)
-        if "frame_rate" not in values.get("clip", {}):  # of an earlier version, which counted frames
-            recipe = replace(recipe, clip=replace(recipe.clip, frame_rate=None))
-        before, now = flatten(to_dict(recipe)), flatten(to_dict(config))
-        for key in sorted(before.keys() | now.keys()):
-            if before.get(key) != now.get(key) and key not in _MAY_CHANGE:
-                values_text = f"{key} was {json.dumps(before.get(key))} and is now {json.dumps(now.get(key))}"
-                raise XViTError(
-                    f"{self.path}: cannot be resumed with a different recipe: {values_text}; use the same value, or "
-                    f"{self._new_run_advice()}"
-                )
+        recipe = stored_recipe(read_yaml(self._config_path), self._config_path)
+        if change := describe_change(to_dict(recipe), to_dict(config), _MAY_CHANGE):
+            raise XViTError(
+                f"{self.path}: cannot be resumed with a different recipe: {change}; use the same value, or "
+                f"{self._new_run_advice()}"
+            )
 
     def _check_data(self) -> None:
         if not self._data_path.is_file():
@@ -139,7 +133,7 @@ class RunDirectory:
         try:
             changes = compare_splits(before, self._record, ("train", "val"))
             test_changes = compare_splits(before, self._record, ("test",))
-            versions = {name: value for name, value in before[_VERSIONS].items() if _versions().get(name) != value}
+            versions = compare_versions(before[_VERSIONS], _versions())
             self.clip_spec = from_dict(ClipSpec, before[_CLIP_SPEC], self._data_path)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             reason = one_line(error, name=True)
@@ -152,8 +146,7 @@ class RunDirectory:
         if test_changes:
             _logger.warning("%s: the data changed, but not what is trained on: %s", self.path, test_changes)
         if versions:
-            was = ", ".join(f"{name} {value} (now {_versions().get(name)})" for name, value in versions.items())
-            _logger.warning("%s: was started with %s; the result may differ from an uninterrupted run", self.path, was)
+            _logger.warning("%s: was started with %s: the last digits of its result may differ", self.path, versions)
 
     def _new_run_advice(self) -> str:
         if self.last.is_dir():
