@@ -26,6 +26,7 @@ def test_resized_videos_and_failures(tmp_path, capfd):
     assert main([*args, "--num-workers", "0", "--json"]) == 1
     result = json.loads(capfd.readouterr().out)
     assert (result["written"], result["skipped"], len(result["failed"])) == (0, 2, 2)
+    assert (result["remade"], result["without_source"]) == (0, [])
     info = probe(tmp_path / "out/take/1.mp4")
     assert (info.height, info.fps) == (32, pytest.approx(5))
     assert main(["data", "resize", str(root)]) == 2

@@ -2,7 +2,9 @@
 
 Write a smaller copy of each video of a folder, at the same relative path below the output folder. The copies
 are H.264 in mp4, without sound, with frequent keyframes: training decodes them in a fraction of the time.
-The originals are not changed. Videos that cannot be read are skipped and listed; the exit code is then 1.
+The originals are not changed. Run the same command to continue after a stop, or after videos were added or
+replaced: only their copies are made. Videos that cannot be read are skipped and listed; the exit code is
+then 1.
 
 examples:
   xvit data resize videos --output small
@@ -35,6 +37,7 @@ def run(args: Namespace) -> int:
         options = select(args, "short_side", "fps", "num_workers")
         result = resize_videos(args.folder, args.output, **options, on_progress=update)
     values = {"output": args.output, "written": result.written, "skipped": result.skipped}
+    values |= {"remade": result.remade, "without_source": result.without_source}
     existing = f", {result.skipped} already existed" if result.skipped else ""
     text = f"{result.written} videos written to {args.output}{existing} ({time.perf_counter() - start:.1f} s)"
     total = result.written + result.skipped + len(result.failures)

@@ -102,7 +102,7 @@ def test_a_folder_skips_unreadable_and_existing_videos(root, tmp_path, monkeypat
     again = resize_videos(root, tmp_path / "out", short_side=32)
     assert (again.written, again.skipped, len(again.failures)) == (1, 1, 2)
     assert (tmp_path / "out/put down/a b.mp4").stat().st_mtime_ns == kept
-    with pytest.raises(XViTError, match=r"was written with .*32.*, not .*48.*: choose another --output"):
+    with pytest.raises(XViTError, match=r"was written with short_side=32, not short_side=48: choose another --output"):
         resize_videos(root, tmp_path / "out", short_side=48)
 
 

@@ -1,6 +1,5 @@
 """Re-encode videos at a smaller size, so that training decodes them much faster."""
 
-import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -20,15 +19,14 @@ from xvit.data.decode.clock import choose_frames
 from xvit.data.decode.demux import VideoInfo, open_video, probe_file, video_errors
 from xvit.data.decode.orientation import ODD_MATRIX, Orientation, read_orientation
 from xvit.data.decode.video import check_frame_size, frame_to_rgb
+from xvit.data.tools.resize_record import open_output
 from xvit.utils.errors import VideoError, XViTError, check_range
-from xvit.utils.files import atomic_write_text, check_new_directory
 from xvit.utils.parallel import check_stop, parallel_map
 
 _logger = logging.getLogger("xvit")
 
 TimedFrame = tuple[float, av.VideoFrame]  # time in seconds from the first frame
 
-_SETTINGS = ".resize.json"
 # "g" is the distance between keyframes. It is short because training seeks: it decodes from the last keyframe before
 # each sampled frame.
 _ENCODER_OPTIONS = {"crf": "18", "preset": "fast", "g": "24"}
@@ -36,11 +34,21 @@ _ENCODER_OPTIONS = {"crf": "18", "preset": "fast", "g": "24"}
 
 @dataclass(frozen=True, kw_only=True)
 class ResizeResult:
-    """How many videos `resize_videos` wrote, how many existed already, and the errors of those it could not read."""
+    """The result of `resize_videos`.
+
+    Args:
+        written: number of videos that were written.
+        remade: number of copies that were deleted, to be made again, because their source changed.
+        skipped: number of videos that existed already.
+        failures: the errors of the videos that could not be read.
+        without_source: videos in the output whose source is gone, as paths relative to it. They are kept.
+    """
 
     written: int
+    remade: int
     skipped: int
     failures: list[VideoError]
+    without_source: list[str]
 
 
 def resize_videos(
@@ -55,6 +63,8 @@ def resize_videos(
     """Write each video below root as H.264 in MP4 without sound to the same relative path below output.
 
     A video appears only once it is complete. Existing ones are skipped, so a second call continues an interrupted one.
+    A copy whose source has another size or time of modification by now is made again. A copy whose source is gone is
+    kept and logged.
     Smaller videos keep their size. Folders of frames are left out. What is left out is logged.
 
     Args:
@@ -68,7 +78,7 @@ def resize_videos(
 
     Raises:
         XViTError: a number out of its range; no videos; one folder contains the other; two videos with the same target;
-            an output that was written with other settings.
+            an output that was written with other settings, or from a folder with other videos of the same names.
     """
     check_range("short_side", short_side, 16)
     if fps is not None:
@@ -76,7 +86,7 @@ def resize_videos(
     check_folder(root)
     root, output = Path(root), Path(output)
     targets = _find_targets(root, output)
-    _check_settings(output, {"short_side": short_side, "fps": fps})
+    remade, without_source = open_output(root, output, targets, {"short_side": short_side, "fps": fps})
     sources = [source for target, source in targets.items() if not target.exists()]
     skipped = len(targets) - len(sources)
 
@@ -87,7 +97,10 @@ def resize_videos(
     resize = partial(_resize_or_report, root=root, output=output, short_side=short_side, fps=fps)
     results = parallel_map(resize, sources, num_workers=num_workers, on_progress=report_progress)
     failures = [error for error in results if error is not None]
-    return ResizeResult(written=len(sources) - len(failures), skipped=skipped, failures=failures)
+    written = len(sources) - len(failures)
+    return ResizeResult(
+        written=written, remade=remade, skipped=skipped, failures=failures, without_source=without_source
+    )
 
 
 def resize_video(source: str | Path, target: str | Path, *, short_side: int, fps: float | None = None) -> None:
@@ -139,16 +152,19 @@ def _read_frames(
     frames: Iterable[av.VideoFrame], info: VideoInfo
 ) -> Iterator[tuple[float, tuple[av.VideoFrame, Orientation]]]:
     """Yield the time of each frame, the same as in `read_clip`, the frame and how it is shown."""
-    time, num_decoded, size, orientation = 0.0, 0, None, Orientation()
+    time, num_decoded, num_damaged, size, orientation = 0.0, 0, 0, None, Orientation()
     for frame in frames:
         check_stop()
         orientation = read_orientation(frame, orientation)
         size = check_frame_size(info.path, orientation.displayed_size(frame), size)
         time = float(info.times[num_decoded]) if num_decoded < info.num_frames else time + 1 / info.fps
+        num_damaged += bool(frame.is_corrupt)
         if num_decoded == 0 and not orientation.exact:
             _logger.warning("%s: %s", info.path, ODD_MATRIX)
         num_decoded += 1
         yield time, (frame, orientation)
+    if num_damaged:
+        _logger.warning("%s: damaged frames: %d", info.path, num_damaged)
     if num_decoded == 0:
         raise VideoError(info.path, "none of its frames can be decoded")
     if num_decoded < 0.9 * info.num_frames:  # as in `read_clip`
@@ -214,18 +230,3 @@ def _find_targets(root: Path, output: Path) -> dict[Path, Path]:
             raise XViTError(f"{targets[target]} and {source} would both become {target}: rename one of them")
         targets[target] = source
     return targets
-
-
-def _check_settings(output: Path, settings: dict[str, float | None]) -> None:
-    """Create the output, or refuse one that was written with other settings."""
-    path = output / _SETTINGS
-    if path.exists():
-        try:
-            previous = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            previous = None
-        if previous != settings:
-            raise XViTError(f"{output}: was written with {previous}, not {settings}: choose another --output")
-        return
-    check_new_directory(output).mkdir(parents=True, exist_ok=True)
-    atomic_write_text(path, json.dumps(settings) + "\n")
