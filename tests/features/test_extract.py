@@ -1,5 +1,6 @@
 """Extracted features against the model run video by video; stopped, killed and refused extractions."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,8 @@ import torch
 
 from helpers.color_videos import CLASSES, CLIP, make_model, with_metadata, write_video
 from helpers.features import features_one_by_one
-from xvit.features import extract_features, read_features
+from xvit.data.dataset import VideoDataset
+from xvit.features import extract, extract_features, read_features
 from xvit.features.partial import partial_folder
 from xvit.inference.predictor import Predictor
 from xvit.models.profiling import model_hash
@@ -176,11 +178,16 @@ def test_an_unfinished_extraction_with_other_settings_is_refused(model, paths, l
     larger.clip_spec = replace(CLIP, image_size=32)
     for message, arguments in {
         "model_hash was": ((other, paths), options),
-        "clip_spec was": ((larger, paths), options),
-        "level was clip, now frames": ((model, paths), options | {"level": "frames"}),
-        "videos was 9, .* now 8": ((model, paths[:8]), options | {"labels": labels[:8]}),
-        "videos was": ((model, paths[::-1]), options),
-        "batch_size was 2, now 3": ((model, paths), options | {"batch_size": 3}),
+        "clip_spec.image_size was 16 and is now 32": ((larger, paths), options),
+        'level was "clip" and is now "frames"': ((model, paths), options | {"level": "frames"}),
+        r"videos changed: 1 removed \(.*/red/2\.mp4\)": ((model, paths[:8]), options | {"labels": labels[:8]}),
+        r"videos changed: 1 added \(.*/blue/0\.mp4 \[2\]\)": (
+            (model, [*paths, paths[0]]),
+            {"labels": [*labels, "blue"]},
+        ),
+        r"videos changed: .*0\.mp4: blue, now red": ((model, paths), options | {"labels": ["red", *labels[1:]]}),
+        "videos changed: in another order": ((model, paths[::-1]), options | {"labels": labels[::-1]}),
+        "batch_size was 2 and is now 3": ((model, paths), options | {"batch_size": 3}),
     }.items():
         with pytest.raises(XViTError, match=rf"\.f\.npy\.partial: .*{message}.*remove that folder"):
             extract_features(*arguments[0], output, **arguments[1])
@@ -189,10 +196,45 @@ def test_an_unfinished_extraction_with_other_settings_is_refused(model, paths, l
     with pytest.raises(XViTError, match="damaged, values are missing; remove it"):
         extract_features(model, paths, output, **options)
     (partial_folder(output) / "journal.jsonl").write_text("not a line of a journal\n")
-    with pytest.raises(XViTError, match="damaged; remove it"):
+    with pytest.raises(XViTError, match="damaged or of another version of xvit; remove it"):
         extract_features(model, paths, output, **options)
     extract_features(other, paths[:3], output, resume=False)
     np.testing.assert_allclose(read_features(output).values, features_one_by_one(other, paths[:3], "clip"), atol=1e-5)
+
+
+def test_replaced_videos_and_other_libraries_are_refused(model, paths, tmp_path, monkeypatch):
+    """The rows of the videos that are done would be those of the files that were there before."""
+    copies = [shutil.copy(path, tmp_path / f"{index}.mp4") for index, path in enumerate(paths)]
+    output = tmp_path / "f.npy"
+    with pytest.raises(StopError):
+        extract_features(model, copies, output, batch_size=2, on_progress=stop_at(4))
+    before = {path.name: path.read_bytes() for path in partial_folder(output).iterdir()}
+    shutil.copy(paths[5], copies[0])
+    with pytest.raises(XViTError, match=r"whose videos changed: 1 of another size \(.*/0\.mp4\); undo this change"):
+        extract_features(model, copies, output, batch_size=2)
+    shutil.copy(paths[0], copies[0])  # with another time of modification
+    versions = extract.library_versions()
+    with monkeypatch.context() as patched:
+        patched.setattr(extract, "library_versions", lambda: versions | {"torch": "9"})
+        with pytest.raises(XViTError, match=r'whose versions\.torch was "2\..*" and is now "9"'):
+            extract_features(model, copies, output, batch_size=2)
+    assert before == {path.name: path.read_bytes() for path in partial_folder(output).iterdir()}
+    extract_features(model, copies, output, batch_size=2)
+    np.testing.assert_allclose(read_features(output).values, features_one_by_one(model, paths, "clip"), atol=1e-5)
+
+
+def test_warnings_about_videos_survive_a_stop(model, paths, tmp_path, monkeypatch):
+    item = VideoDataset.__getitem__
+
+    def warn(self, index):
+        found = item(self, index)
+        return replace(found, warnings=("odd", "old")) if self.samples[index].path in (paths[1], paths[6]) else found
+
+    monkeypatch.setattr(VideoDataset, "__getitem__", warn)
+    with pytest.raises(StopError):
+        extract_features(model, paths, tmp_path / "f.npy", batch_size=2, on_progress=stop_at(4))
+    result = extract_features(model, paths, tmp_path / "f.npy", batch_size=2)
+    assert result.warnings == ((paths[1], ("odd", "old")), (paths[6], ("odd", "old")))
 
 
 def test_an_unfinished_extraction_without_a_batch_is_overwritten(model, paths, tmp_path):

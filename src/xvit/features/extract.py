@@ -3,8 +3,6 @@
 An extraction that is stopped keeps its state beside the output (`xvit.features.partial`) and can be resumed.
 """
 
-import hashlib
-import json
 import math
 import os
 import shutil
@@ -19,6 +17,7 @@ from xvit.config import to_dict
 from xvit.data.annotations import Sample
 from xvit.data.dataset import Batch, VideoDataset
 from xvit.data.loader import make_loader
+from xvit.data.record import record_samples
 from xvit.data.transforms import normalize
 from xvit.features.partial import VALUES, PartialExtraction, open_partial, partial_folder
 from xvit.features.storage import FORMAT, LEVELS, Level, check_format, check_names, sidecars, write_features
@@ -26,15 +25,24 @@ from xvit.models.profiling import model_hash
 from xvit.models.token_merging import patches_after_merging
 from xvit.models.xvit import XViT
 from xvit.utils.errors import VideoError, XViTError, check_choice, check_range
+from xvit.utils.version import library_versions
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractionResult:
-    """The file that `extract_features` wrote, the shape of its values, and the unreadable videos, which have no row."""
+    """The result of `extract_features`.
+
+    Args:
+        output: the file.
+        shape: of its values.
+        failures: the unreadable videos, which have no row.
+        warnings: what is wrong with videos that have a row, such as damaged frames: paths and texts.
+    """
 
     output: Path
     shape: tuple[int, ...]
     failures: tuple[VideoError, ...]
+    warnings: tuple[tuple[str, tuple[str, ...]], ...]
 
 
 def extract_features(
@@ -52,7 +60,9 @@ def extract_features(
     """Write the features of videos, one view each, to a file. A video that cannot be read gets no row.
 
     An extraction that was stopped or killed is resumed when the function is called again. The values are then equal,
-    to the last bit, to those of an uninterrupted run (on the same device, with the same number of threads).
+    to the last bit, to those of an uninterrupted run (on the same machine, with the same number of threads). Everything
+    that they depend on has to be the same: the model and its clip spec, the level, the batch size, the videos (their
+    names, labels, order and sizes), the library versions and the kind of device.
 
     Args:
         model: on its device; it is put in eval mode.
@@ -66,7 +76,7 @@ def extract_features(
 
     Raises:
         XViTError: `check_output` refuses the output; there are no videos, or none can be read; the format cannot hold
-            the names; an unfinished extraction of another model, clip spec, level, list of videos or batch size exists.
+            the names; there is an unfinished extraction of other videos or with other settings.
     """
     output = check_output(output)
     check_choice("level", level, LEVELS)
@@ -81,9 +91,11 @@ def extract_features(
     metadata: dict[str, Any] = {"format": FORMAT, "level": level}
     metadata |= {"model_hash": model_hash(model.eval()), "clip_spec": to_dict(model.clip_spec)}
     check_names(output, (len(names), *row_shape), metadata | {"paths": names, "labels": classes})
-    videos = hashlib.sha256(json.dumps([names, classes]).encode()).hexdigest()[:16]
-    # The batch size counts as well: the last bits of the values depend on it.
-    run = metadata | {"videos": f"{len(names)}, hash {videos}", "batch_size": batch_size}
+    # The last bits of the values depend on the batch size, the libraries and the device.
+    run = metadata | {"batch_size": batch_size, "versions": library_versions(), "device": model.device.type}
+    run["video_rows"] = [
+        [name, label, *rest] for label, (name, _, *rest) in zip(classes, record_samples(samples), strict=True)
+    ]
     with open_partial(output, run, 4 * math.prod(row_shape), resume=resume) as partial:
         for done in _extract_remaining(model, dataset, partial, level, batch_size, num_workers):
             if on_progress is not None:
@@ -94,9 +106,10 @@ def extract_features(
             _write_output(output, (len(read), *row_shape), metadata)
     shutil.rmtree(partial_folder(output))
     failures = tuple(VideoError(names[index], reason) for index, reason in partial.failed.items())
+    warnings = tuple((names[index], tuple(texts)) for index, texts in partial.warnings.items())
     if not read:
         raise XViTError(f"none of {len(names)} videos could be read; the first: {failures[0]}")
-    return ExtractionResult(output=output, shape=(len(read), *row_shape), failures=failures)
+    return ExtractionResult(output=output, shape=(len(read), *row_shape), failures=failures, warnings=warnings)
 
 
 def check_output(output: str | Path) -> Path:
@@ -122,7 +135,8 @@ def _extract_remaining(
     for batch in make_loader(dataset, batch_size=batch_size, num_workers=num_workers):
         rows = _batch_features(model, batch, level) if len(batch["indices"]) else b""
         failed = {first + index: error.reason for index, error in batch["errors"].items()}
-        partial.append(rows, done=min(partial.done + batch_size, total), failed=failed)
+        warnings = {first + index: texts for index, texts in batch["warnings"].items()}
+        partial.append(rows, done=min(partial.done + batch_size, total), failed=failed, warnings=warnings)
         yield partial.done
 
 

@@ -1,6 +1,7 @@
 """The state of an unfinished extraction, in the folder `.NAME.partial` beside its output.
 
-run.json        model, clip spec, level, videos: an extraction with other settings does not continue this one
+run.json        what the values depend on: model, clip spec, level, videos with their sizes, library versions, device;
+                an extraction with other ones does not continue this one
 values          the rows of all videos read, float32, one after the other; failed videos have none
 journal.jsonl   one line per batch, written after its rows are on disk: a batch without a complete line is repeated
 """
@@ -8,14 +9,16 @@ journal.jsonl   one line per batch, written after its rows are on disk: a batch 
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from xvit.config import describe_change
+from xvit.data.record import compare_rows
 from xvit.utils.errors import XViTError
-from xvit.utils.files import write_json
+from xvit.utils.files import atomic_write_text
 
 VALUES = "values"
 _RUN, _JOURNAL, _LOCK = "run.json", "journal.jsonl", "lock"
@@ -27,18 +30,22 @@ class PartialExtraction:
 
     done: int  # number of videos done, failed ones included
     failed: dict[int, str]  # reasons of the failed videos, by index
+    warnings: dict[int, list[str]]  # what is wrong with videos that were read, by index
     values: IO[bytes]
     journal: IO[bytes]
 
-    def append(self, rows: bytes, *, done: int, failed: Mapping[int, str]) -> None:
+    def append(
+        self, rows: bytes, *, done: int, failed: Mapping[int, str], warnings: Mapping[int, Sequence[str]]
+    ) -> None:
         """Append the rows of a batch, and flush them to the disk."""
-        line = json.dumps({"done": done, "failed": failed}).encode() + b"\n"
+        line = json.dumps({"done": done, "failed": failed, "warnings": warnings}).encode() + b"\n"
         for file, data in ((self.values, rows), (self.journal, line)):
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         self.done = done
         self.failed |= dict(sorted(failed.items()))
+        self.warnings |= {index: list(texts) for index, texts in sorted(warnings.items())}
 
 
 def partial_folder(output: Path) -> Path:
@@ -53,7 +60,7 @@ def open_partial(
     """Open the unfinished extraction to `output`, or begin one. Data after the last complete batch is cut off.
 
     Args:
-        run: the settings, as plain values.
+        run: everything that the values depend on, as plain values; "video_rows" are those of `xvit.data.record`.
         row_bytes: size of one row.
         resume: continue an unfinished extraction; otherwise start again.
 
@@ -67,36 +74,48 @@ def open_partial(
         _lock(lock, folder)
         text = path.read_bytes() if resume else b""
         complete = text[: text.rfind(b"\n") + 1]
-        done, failed = 0, dict[int, str]()
+        done, failed, warnings = 0, dict[int, str](), dict[int, list[str]]()
         if complete:
-            done, failed = _read_journal(folder, complete, run)
+            done, failed, warnings = _read_journal(folder, complete, run)
         else:
-            write_json(folder / _RUN, run)
+            atomic_write_text(folder / _RUN, json.dumps(run) + "\n")
         size = row_bytes * (done - len(failed))
         if values.tell() < size:
             raise XViTError(f"{folder}: damaged, values are missing; remove it to start again")
         values.truncate(size)
         journal.truncate(len(complete))
-        yield PartialExtraction(done, failed, values, journal)
+        yield PartialExtraction(done, failed, warnings, values, journal)
 
 
-def _read_journal(folder: Path, journal: bytes, run: Mapping[str, Any]) -> tuple[int, dict[int, str]]:
-    """The number of videos done, and the reasons of the failed ones by index, if the settings are those of `run`."""
-    done, failed = 0, dict[int, str]()
+def _read_journal(
+    folder: Path, journal: bytes, run: Mapping[str, Any]
+) -> tuple[int, dict[int, str], dict[int, list[str]]]:
+    """The number of videos done, and by index the reasons of failed ones and the warnings of others.
+
+    The extraction has to be that of `run`.
+    """
+    done, failed, warnings = 0, dict[int, str](), dict[int, list[str]]()
     try:
-        previous = json.loads((folder / _RUN).read_text(encoding="utf-8"))
+        changes = _describe_changes(json.loads((folder / _RUN).read_text(encoding="utf-8")), run)
         for line in map(json.loads, journal.splitlines()):
             done = int(line["done"])
             failed |= {int(index): str(reason) for index, reason in line["failed"].items()}
-        changed = next((key for key in run if previous[key] != run[key]), None)
-    except (ValueError, KeyError, TypeError, AttributeError, OSError):
-        raise XViTError(f"{folder}: damaged; remove it to start again") from None
-    if changed:
+            warnings |= {int(index): [*map(str, texts)] for index, texts in line["warnings"].items()}
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, OSError):
+        raise XViTError(f"{folder}: damaged or of another version of xvit; remove it to start again") from None
+    if changes:
         raise XViTError(
-            f"{folder}: an unfinished extraction whose {changed} was {previous[changed]}, now {run[changed]}; use the "
-            "same settings, choose another output, or remove that folder"
+            f"{folder}: an unfinished extraction whose {changes}; undo this change, choose another output, or remove "
+            "that folder"
         )
-    return done, failed
+    return done, failed, warnings
+
+
+def _describe_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """How the videos or one of the settings changed; empty if they did not."""
+    if videos := compare_rows(before["video_rows"], now["video_rows"], lambda label, _: label):
+        return f"videos changed: {videos}"
+    return describe_change(before, now, ["video_rows"])
 
 
 def _lock(lock: IO[bytes], folder: Path) -> None:
