@@ -32,12 +32,14 @@ SCHEMES = ("http", "https", "rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "tcp
 # As for files: no format that refers to other files or addresses, and no address that is a file of this machine.
 _OPTIONS = {
     "format_whitelist": "rtsp,mpegts,matroska,mov,flv,live_flv,avi,ogg,nut,ivf,gif,h264,hevc,m4v,mpeg,mpegvideo,mjpeg,"
-    "mpjpeg,jpeg_pipe,yuv4mpegpipe",
+    "mpjpeg,yuv4mpegpipe",
     "protocol_whitelist": ",".join((*SCHEMES, "httpproxy", "tls", "rtp", "srtp")),
     "rtsp_transport": "tcp",  # over UDP each lost packet damages a frame
 }
 # Frames that are read to recognise a stream without timestamps arrive all at once. The fewer, the better the times.
 _LIVE_OPTIONS = _OPTIONS | {"max_ts_probe": "1", "fpsprobesize": "1"}
+# Raw MJPEG, which FFmpeg opens only after its first seconds: too late for a live source.
+_PIPE_OPTIONS = _OPTIONS | {"format_whitelist": _OPTIONS["format_whitelist"] + ",jpeg_pipe"}
 _BUFFER_FRAMES = 4  # enough for the frames that a decoder returns at once, few enough to keep the lag small
 _ARRIVAL_STEP = 1e-3  # seconds between two frames that arrive at once
 
@@ -122,7 +124,7 @@ class SourceSpec:
             options |= {"format": "v4l2", "options": {}}
         if self.kind == "pipe":
             target = _StandardInput(connection)
-            options = {"format": "rawvideo" if self.raw_options else None, "options": self.raw_options or _OPTIONS}
+            options = {"format": "rawvideo" if self.raw_options else None, "options": self.raw_options or _PIPE_OPTIONS}
         with video_errors(self.display_name, "cannot be opened" + self._hint()):
             try:
                 container: InputContainer = av.open(target, "r", **options)
