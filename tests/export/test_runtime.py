@@ -25,6 +25,13 @@ def test_torch_program_needs_trust_code_and_accepts_any_number_of_frames(run, cl
     for shape in ((1, 2, 3, SIZE, SIZE), (1, 4, 1, SIZE, SIZE), (1, 4, 3, SIZE, SIZE + 8)):
         with pytest.raises(XViTError, match=r"expected \(B, T, 3, 16, 16\) with T = at least 3"):
             exported(torch.randn(shape))
+    for clip, message in (
+        (torch.zeros(1, 4, 3, SIZE, SIZE, dtype=torch.uint8), "of torch.uint8: expected normalised floats"),
+        (torch.zeros(1, 4, 3, SIZE, SIZE).double(), "of torch.float64: expected torch.float32"),
+        (torch.zeros(0, 4, 3, SIZE, SIZE), "an empty batch"),
+    ):
+        with pytest.raises(XViTError, match=message):
+            exported(clip)
 
 
 def test_damaged_and_hostile_directories_raise(checkpoint, tmp_path):

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import re
 
 import pytest
 import timm
@@ -9,6 +10,7 @@ import torch
 
 from helpers.tiny import TINY_BACKBONE, random_clip, tiny_model
 from xvit.config import ATTENTION_SCHEMES
+from xvit.models.streaming import Stream
 from xvit.models.xvit import XViT
 from xvit.utils.errors import XViTError
 
@@ -182,15 +184,55 @@ def test_config_rebuilds_the_model():
     torch.testing.assert_close(rebuilt.eval()(random_clip())["a"], model(random_clip())["a"])
 
 
-@pytest.mark.parametrize(
-    ("shape", "message"),
-    [
-        ((2, 3, 32, 32), "expected 5 dimensions"),
-        ((2, 3, 4, 32, 32), "expected 3 channels"),
-        ((2, 4, 3, 33, 32), "multiples of the patch size, 16x16"),
-        ((2, 0, 3, 32, 32), "at least 1 frame"),
-    ],
-)
-def test_invalid_inputs(shape, message):
-    with pytest.raises(XViTError, match=message):
-        tiny_model()(torch.zeros(shape))
+def wrong_clips():
+    """Clips that are not normalised floats (2, 4, 3, 32, 32), and what the error says of them."""
+    clip = torch.rand(2, 4, 3, 32, 32)
+    normalize = r"expected normalised floats; .* xvit\.data\.transforms\.normalize\(pixels, model\.clip_spec\)"
+    return {
+        "uint8": ((255 * clip).byte(), f"pixel_values of torch.uint8: {normalize}"),
+        "int64": ((255 * clip).long(), f"pixel_values of torch.int64: {normalize}"),
+        "bool": (clip > 0.5, f"pixel_values of torch.bool: {normalize}"),
+        "float64": (clip.double(), r"torch.float64: expected torch.float32, .* pixel_values.to\(torch.float32\)"),
+        "float16": (clip.half(), "torch.float16: expected torch.float32"),
+        "NumPy": (clip.numpy(), "ndarray: expected a torch tensor"),
+        "a list": (list(clip), "list: expected a torch tensor"),
+        "empty batch": (clip[:0], r"\(0, 4, 3, 32, 32\): an empty batch"),
+        "no frames": (clip[:, :0], r"at least 1 frame \(T\)"),
+        "no rows": (clip[:, :, :, :0], r"frames without pixels \(H, W\)"),
+        "no batch": (clip[0], r"expected 5 dimensions .* pixel_values\[None\] adds B, pixel_values\[:, None\] adds T"),
+        "an image": (clip[0, 0], r"\(3, 32, 32\): expected 5 dimensions \(B, T, C, H, W\)$"),
+        "B C T H W": (clip.transpose(1, 2), r"third dimension \(C\); if .*: pixel_values.transpose\(1, 2\)"),
+        "B T H W C": (clip.permute(0, 1, 3, 4, 2), r"\(C\); if .*: pixel_values.permute\(0, 1, 4, 2, 3\)"),
+        "grey": (clip[:, :, :1], r"expected 3 channels in the third dimension \(C\)$"),
+        "33 pixels": (torch.rand(2, 4, 3, 33, 32), "multiples of the patch size, 16x16"),
+    }
+
+
+@pytest.mark.parametrize("name", wrong_clips())
+def test_wrong_clips_are_explained(name):
+    clip, message = wrong_clips()[name]
+    model = tiny_model(temporal_position="head")
+    for use in (model, model.forward_features, Stream(model).push):
+        with pytest.raises(XViTError, match=message) as caught:
+            use(clip)
+        assert "\n" not in str(caught.value)
+    if isinstance(clip, torch.Tensor):  # the hints are right
+        for hint in re.findall(r"pixel_values\.\w+\([^)]*\)", str(caught.value).partition("; if ")[2]):
+            model(eval(hint, {"pixel_values": clip}))
+
+
+def test_checks_of_the_input_are_no_part_of_compiled_and_exported_models(monkeypatch):
+    model = tiny_model()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(random_clip()), model(random_clip()), atol=1e-5, rtol=0)
+    with torch.autocast("cpu", torch.bfloat16):  # which converts float32 and bfloat16
+        for clip in (random_clip(), random_clip().bfloat16()):
+            torch.testing.assert_close(compiled(clip), model(clip), atol=0.05, rtol=0.05)
+        with pytest.raises(XViTError, match=r"torch.float64: expected torch.float32"):
+            model(random_clip().double())
+    dynamic = ({0: torch.export.Dim("batch")},)
+    exported = torch.export.export(model, (random_clip(),), dynamic_shapes=dynamic)
+    torch.testing.assert_close(exported.module()(random_clip(B=5)), model(random_clip(B=5)), atol=1e-5, rtol=0)
+    monkeypatch.setattr("xvit.models.xvit.check_pixel_values", lambda *args, **kwargs: None)
+    unchecked = torch.export.export(model, (random_clip(),), dynamic_shapes=dynamic)
+    assert str(exported.graph) == str(unchecked.graph)

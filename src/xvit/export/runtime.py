@@ -24,7 +24,7 @@ from torch.export.passes import move_to_device_pass
 
 from xvit import checkpoint
 from xvit.config import ClassNames, ClipSpec, ModelConfig, unwrap_single_task
-from xvit.models.xvit import XViT
+from xvit.models.xvit import XViT, check_pixel_values
 from xvit.utils.devices import resolve_device
 from xvit.utils.errors import XViTError, check_choices, did_you_mean, import_optional, one_line
 from xvit.utils.files import read_json
@@ -119,7 +119,8 @@ class ExportedModel:
             Logits (B, classes); for several tasks a dict of them.
 
         Raises:
-            XViTError: a shape that the program does not accept, a program that does not match its config.json.
+            XViTError: a shape or type that the program does not accept, an empty batch, a program that does not match
+                its config.json.
         """
         T, min_frames = self.config.num_frames, self.config.window + 2  # exporters assume more frames than the window
         shape, dynamic = tuple(pixel_values.shape), self.manifest.dynamic_frames
@@ -131,6 +132,7 @@ class ExportedModel:
                 f"pixel_values of shape {shape}: expected (B, T, {sizes}) with "
                 f"T = {f'at least {min_frames}' if dynamic else T}"
             )
+        check_pixel_values(pixel_values, channels=self.in_chans, dtype=torch.float32)
         state = self.initial_state(len(pixel_values))  # empty unless streaming
         for frames in pixel_values.split(1 if state else shape[1], dim=1):
             logits, state = self.step(frames, state)

@@ -201,14 +201,14 @@ class Stream:
             the frames `latency_frames` before them.
 
         Raises:
-            XViTError: a wrong or changed shape; a push after `flush`.
+            XViTError: a wrong or changed shape, a wrong type; a push after `flush`.
         """
         if self._ended:
             raise XViTError("push() after flush(): the video has ended; call reset() before the next one")
+        x, rope = self.model.embed(pixel_values)  # which checks them
         shape = (pixel_values.shape[0], *pixel_values.shape[2:])
         if self._shape not in (None, shape):
             raise XViTError(f"frames of shape {shape} (B, C, H, W) after {self._shape}: call reset() first")
-        x, rope = self.model.embed(pixel_values)
         for layer, original in zip(self._layers, self.model.attention_layers, strict=True):
             layer.grid = original.grid  # which embed() has set
         self._shape = shape

@@ -112,7 +112,7 @@ class XViT(nn.Module):
             Logits (B, classes); for several tasks a dict of them.
 
         Raises:
-            XViTError: a wrong shape.
+            XViTError: a wrong shape or type, such as uint8 pixels that are not normalised; an empty batch.
         """
         x = self.encode(pixel_values, class_token_only=self.class_token_only)
         logits = self.classifier(self.temporal_head(self.pool(x)[1]))
@@ -242,14 +242,9 @@ class XViT(nn.Module):
         )
 
     def _check_input(self, pixel_values: Tensor) -> None:
+        embed, tubelet = self.backbone.patch_embed, self.config.tubelet_size
+        check_pixel_values(pixel_values, channels=self.in_chans, dtype=next(self.parameters()).dtype)
         shape = tuple(pixel_values.shape)
-        if len(shape) != 5:
-            raise XViTError(f"pixel_values of shape {shape}: expected 5 dimensions (B, T, C, H, W)")
-        embed, channels, tubelet = self.backbone.patch_embed, self.in_chans, self.config.tubelet_size
-        if shape[2] != channels:
-            raise XViTError(f"pixel_values of shape {shape}: expected {channels} channels in the third dimension (C)")
-        if shape[1] < 1:
-            raise XViTError(f"pixel_values of shape {shape}: a clip needs at least 1 frame")
         if shape[1] % tubelet:
             raise XViTError(f"pixel_values of shape {shape}: expected a multiple of tubelet_size={tubelet} frames")
         # Pixels per patch, of hybrid backbones too.
@@ -258,3 +253,34 @@ class XViT(nn.Module):
             raise XViTError(
                 f"pixel_values of {shape[3]}x{shape[4]} pixels: expected multiples of the patch size, {rows}x{columns}"
             )
+
+
+def check_pixel_values(pixel_values: Tensor, *, channels: int, dtype: torch.dtype) -> None:
+    """Raise `XViTError` unless clips are (B, T, C, H, W), not empty, of `dtype` if autocast does not convert them.
+
+    Only shape and dtype are looked at, so compiled and exported models contain none of it.
+    """
+    if not isinstance(pixel_values, Tensor):
+        raise XViTError(f"pixel_values: {type(pixel_values).__name__}: expected a torch tensor (B, T, C, H, W)")
+    shape, given = tuple(pixel_values.shape), pixel_values.dtype
+    if not given.is_floating_point:
+        normalize = "xvit.data.transforms.normalize(pixels, model.clip_spec)"
+        raise XViTError(f"pixel_values of {given}: expected normalised floats; for uint8 pixels they are {normalize}")
+    if given != dtype and (given == torch.float64 or not torch.is_autocast_enabled(pixel_values.device.type)):
+        raise XViTError(f"pixel_values of {given}: expected {dtype}, the type of the weights: pixel_values.to({dtype})")
+    if len(shape) != 5:
+        hint = ": pixel_values[None] adds B, pixel_values[:, None] adds T" if len(shape) == 4 else ""
+        raise XViTError(f"pixel_values of shape {shape}: expected 5 dimensions (B, T, C, H, W){hint}")
+    if shape[2] != channels:
+        hint = ""
+        if shape[1] == channels:
+            hint = "; if it is (B, C, T, H, W): pixel_values.transpose(1, 2)"
+        elif shape[4] == channels:
+            hint = "; if it is (B, T, H, W, C): pixel_values.permute(0, 1, 4, 2, 3)"
+        raise XViTError(f"pixel_values of shape {shape}: expected {channels} channels in the third dimension (C){hint}")
+    if shape[0] < 1:
+        raise XViTError(f"pixel_values of shape {shape}: an empty batch; expected at least 1 clip (B)")
+    if shape[1] < 1:
+        raise XViTError(f"pixel_values of shape {shape}: a clip needs at least 1 frame (T)")
+    if shape[3] < 1 or shape[4] < 1:
+        raise XViTError(f"pixel_values of shape {shape}: frames without pixels (H, W)")
