@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+from helpers.changed_videos import CHANGES, changed_video, file_hashes
 from xvit.config import RunConfig, from_dict, model_config
 from xvit.experiments.ablation import run as run_module
 from xvit.experiments.ablation.grid import BASE_OPTIONS, MODEL_OPTIONS, PAPER_RANKINGS, TABLES
@@ -123,13 +124,12 @@ def test_a_resumed_ablation_repeats_no_finished_training(ablation):
 def test_other_settings_and_damaged_files_raise_an_error(ablation, short_recipe, tmp_path):
     output, options, _ = ablation
     other = replace(short_recipe, train=replace(short_recipe.train, lr=0.5))
-    message = r"an ablation with other settings \(see settings.json\); choose another --output"
-    with pytest.raises(XViTError, match=message):
+    with pytest.raises(XViTError, match=r"with other settings: recipe\.train\.lr was .* and is now 0\.5; choose"):
         run_ablation(output, **options | {"recipe": other})
     (tmp_path / "mine.txt").write_text("notes")
     with pytest.raises(XViTError, match=r"not an empty directory; it has no settings\.json of an ablation to resume"):
         run_ablation(tmp_path, **options)
-    with pytest.raises(XViTError, match=r"not an empty directory; .*; choose another --output"):
+    with pytest.raises(XViTError, match=r"mine\.txt: exists; it has no settings\.json of an ablation to resume; choose another"):
         run_ablation(tmp_path / "mine.txt", **options)
     with pytest.raises(XViTError, match=r"tables='windows'.*Did you mean \"window\"\?"):
         run_ablation(output, **options | {"tables": ("windows",)})
@@ -148,6 +148,27 @@ def test_other_settings_and_damaged_files_raise_an_error(ablation, short_recipe,
         with pytest.raises(XViTError, match=r"settings.json: damaged .*; choose another --output"):
             run_ablation(output, **options)
     settings.write_text(text)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_other_videos_are_refused(change, ablation):
+    """The models that are trained already have used the videos as they were."""
+    output, options, _ = ablation
+    with changed_video(output / "videos", change) as what:
+        before = file_hashes(output)
+        message = rf"videos: the data changed since the experiment was started: {what}; undo these changes, or choose"
+        with pytest.raises(XViTError, match=message):
+            run_ablation(output, seeds=2, **options)
+        assert file_hashes(output) == before
+
+
+def test_a_recipe_of_an_earlier_version_has_counted_frames(ablation, tmp_path):
+    output, options, _ = ablation
+    settings = json.loads((output / "settings.json").read_text())
+    del settings["recipe"]["clip"]["frame_rate"]
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    with pytest.raises(XViTError, match=r"recipe\.clip\.frame_rate was null and is now 0\.0"):
+        run_ablation(tmp_path, **options)
 
 
 def test_a_moved_directory_without_a_later_setting_is_resumed(ablation, tmp_path, monkeypatch):

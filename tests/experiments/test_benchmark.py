@@ -1,18 +1,20 @@
 """The benchmark: what is measured, resuming, and the report."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from helpers.changed_videos import file_hashes
 from helpers.color_videos import SIZE  # noqa: F401 - sets torch's threads
 from xvit.experiments.benchmark import run as run_module
 from xvit.experiments.benchmark.measure import GroupSettings
 from xvit.experiments.benchmark.peers import MODELS, build_model
 from xvit.experiments.benchmark.report import ResultTable, make_tables, markdown_lines, summarize, table_rows
 from xvit.experiments.benchmark.run import BenchmarkConfig, Measurement, ModelResult, parse_groups
+from xvit.utils.errors import XViTError
 
 SMALL = ("--backbone", "test_vit", "--threads", 1, "--rounds", 2)  # timm's model for tests: 160 px
 PUBLISHED = Path(__file__).parents[2] / "docs" / "benchmark"
@@ -65,6 +67,29 @@ def test_the_command_measures_each_group_once(run, cli_error, tmp_path, monkeypa
         message = cli_error(*words, "--frames", 2)
         assert "benchmark.json: damaged (" in message
         assert "choose another --output" in message
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("plan", "rounds", 7),
+        ("plan", "backbone", "vit_tiny_patch16_224"),
+        ("plan", "threads", 3),
+        ("machine", "processor", "abacus"),
+        ("machine", "torch", "1.0"),
+        ("machine", "xvit", "0.0"),
+    ],
+)
+def test_other_settings_and_other_machines_are_refused(part, name, value, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "measure_group", lambda *_: pytest.fail("measured"))
+    config = BenchmarkConfig(models=("image model",), backbone="test_vit", frames=(2,), modes=("inference",))
+    saved = {"plan": json.loads(json.dumps(asdict(config))), "machine": run_module.machine_info(config), "groups": {}}
+    saved[part][name] = value
+    (tmp_path / "benchmark.json").write_text(json.dumps(saved))
+    before = file_hashes(tmp_path)
+    with pytest.raises(XViTError, match=rf"measured with {name} = {value}, not .*; choose another --output"):
+        run_module.run_benchmark(tmp_path, config, lambda *_: None)
+    assert file_hashes(tmp_path) == before
 
 
 def test_a_directory_without_a_benchmark_is_an_error(cli_error, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 
+from helpers.changed_videos import CHANGES, changed_video, file_hashes
 from xvit.cli.main import main
 from xvit.config import RunConfig, from_dict
 from xvit.data.synthetic.motion import CLASSES
@@ -102,18 +103,55 @@ def test_the_report_is_complete(demo):
 
 def test_other_directories_and_other_settings_raise_an_error(demo, short_recipe, tmp_path):
     output, _, _ = demo
-    with pytest.raises(XViTError, match=r"a demo with other settings \(see demo\.json\); choose another --output"):
+    with pytest.raises(XViTError, match=r"other settings: clips_per_class was 3 and is now 4; choose another --output"):
         run_demo(output, recipe=short_recipe, clips_per_class=4)
     (tmp_path / "mine.txt").touch()
     with pytest.raises(XViTError, match=r"not an empty directory; it has no demo\.json of a demo to resume"):
         run_demo(tmp_path, recipe=short_recipe)
-    with pytest.raises(XViTError, match=r"mine\.txt: exists and is not an empty directory"):
+    with pytest.raises(XViTError, match=r"mine\.txt: exists; it has no demo\.json of a demo to resume; choose another"):
         run_demo(tmp_path / "mine.txt", recipe=short_recipe)
     damaged = tmp_path / "damaged"
     damaged.mkdir()
     (damaged / "demo.json").write_text("{")
     with pytest.raises(XViTError, match=r"demo\.json: damaged \(.*\); choose another --output"):
         run_demo(damaged, recipe=short_recipe)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_other_videos_are_refused(change, demo, short_recipe):
+    """The models that are trained already have used the videos as they were."""
+    output = demo[0]
+    with changed_video(output / "videos", change) as what:
+        before = file_hashes(output)
+        message = rf"videos: the data changed since the experiment was started: {what}; undo these changes, or choose"
+        with pytest.raises(XViTError, match=message):
+            run_demo(output, recipe=short_recipe, clips_per_class=3)
+        assert file_hashes(output) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": 1}, "seed was 0 and is now 1"),
+        ({"clips_per_class": 4}, "clips_per_class was 3 and is now 4"),
+        ({"lr": 0.5}, r"recipe\.train\.lr was .* and is now 0\.5"),
+    ],
+)
+def test_other_settings_are_named_and_change_nothing(options, message, demo, short_recipe):
+    output = demo[0]
+    before = file_hashes(output)
+    options = {"clips_per_class": 3, **options}
+    recipe = replace(short_recipe, train=replace(short_recipe.train, lr=options.pop("lr", short_recipe.train.lr)))
+    with pytest.raises(XViTError, match=f"holds a demo with other settings: {message}; choose another --output"):
+        run_demo(output, recipe=recipe, **options)
+    assert file_hashes(output) == before
+
+
+def test_other_library_versions_are_said(demo, short_recipe, monkeypatch, caplog):
+    versions = {**common.library_versions(), "torch": "9"}
+    monkeypatch.setattr(common, "library_versions", lambda: versions)
+    run_demo(demo[0], recipe=short_recipe, clips_per_class=3)
+    assert re.search(r"was started with torch 2\.\S+ \(now 9\): the results of its parts differ", caplog.text)
 
 
 def test_the_command_prints_the_table(demo, capfd, tmp_path):

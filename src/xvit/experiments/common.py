@@ -1,6 +1,7 @@
 """What the experiments share: resuming, the videos of moving shapes, evaluation, time per clip, Markdown tables."""
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -8,17 +9,22 @@ from typing import Any, TypeVar
 
 import torch
 
-from xvit.config import RunConfig, find_recipe, read_config
+from xvit.config import DataConfig, RunConfig, find_recipe, read_config
 from xvit.data.annotations import load_splits
+from xvit.data.record import compare_splits, compare_versions, record_splits
 from xvit.data.synthetic.dataset import write_motion_dataset
 from xvit.evaluation import Evaluation, evaluate, match_labels
 from xvit.inference.predictor import Predictor
+from xvit.utils.devices import default_device
 from xvit.utils.errors import XViTError, one_line
-from xvit.utils.files import check_new_directory
+from xvit.utils.files import atomic_write_text, check_new_directory
 from xvit.utils.timing import time_interleaved
+from xvit.utils.version import library_versions
 
 CountCallback = Callable[[str, int, int], None]  # called with the current step, the number of items done, their total
 State = TypeVar("State")
+
+_logger = logging.getLogger("xvit")
 
 
 def default_recipe() -> RunConfig:
@@ -48,7 +54,7 @@ def load_state(path: Path, parse: Callable[[Any], State], advice: str = "choose 
     """What `parse` makes of the contents of a JSON file; an error of both is reported as a damaged file."""
     try:
         return parse(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise XViTError(f"{path}: damaged ({one_line(error, name=True)}); {advice}") from None
 
 
@@ -57,6 +63,36 @@ def write_videos(directory: Path, clips_per_class: int, seed: int, on_count: Cou
     if not directory.exists():  # it appears once all videos are written
         on_progress = partial(on_count, "writing videos")
         write_motion_dataset(directory, clips_per_class=clips_per_class, seed=seed, on_progress=on_progress)
+
+
+def check_videos(directory: Path, data: DataConfig) -> None:
+    """Check that the data set is the one with which an experiment was started, or record it for a new experiment.
+
+    All parts of an experiment have to use the same videos, so that their results can be compared. The record, in the
+    file videos.json beside the data set, also has the library versions and the device; others are logged.
+
+    Raises:
+        XViTError: the data set changed, or the record is damaged.
+    """
+    path = directory.with_name(f"{directory.name}.json")
+    versions = {**library_versions(), "device": default_device().type}
+    record = {"versions": versions, **record_splits(load_splits(data))}
+    if not path.exists():
+        atomic_write_text(path, json.dumps(record) + "\n")
+        return
+
+    def compare(before: dict[str, Any]) -> tuple[str, str]:
+        changes = compare_splits(before, record, ("train", "val"))
+        return changes, compare_versions(before["versions"], versions)
+
+    changes, other_versions = load_state(path, compare)
+    if changes:
+        raise XViTError(
+            f"{directory}: the data changed since the experiment was started: {changes}; undo these changes, or choose "
+            "another --output"
+        )
+    if other_versions:
+        _logger.warning("%s: was started with %s: the results of its parts differ", directory.parent, other_versions)
 
 
 def evaluate_held_out(

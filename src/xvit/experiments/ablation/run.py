@@ -1,7 +1,7 @@
 """Train and measure the models of the ablation study. Every finished training is saved, so a stopped run can resume.
 
 DIR/settings.json           the settings that all trainings share
-DIR/videos/                 the synthetic data set
+DIR/videos/                 the synthetic data set; its record is in DIR/videos.json
 DIR/<model>/seed_0/         one training: result.json once it has finished, its weights in last/
 DIR/ablation.json .md .png  the results
 """
@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from xvit.config import RunConfig, from_dict, model_config, to_dict
+from xvit.config import RunConfig, describe_change, model_config, stored_recipe, to_dict
 from xvit.experiments import common
 from xvit.experiments.ablation.grid import BASE_OPTIONS, MODEL_OPTIONS, TABLES
 from xvit.inference.predictor import Predictor
@@ -122,6 +122,7 @@ def run_ablation(
     recipe = replace(recipe, data=data, train=replace(recipe.train, eval_every=recipe.train.epochs))
     _open_output(output, recipe, clips_per_class)
     common.write_videos(output / "videos", clips_per_class, 0, on_progress)
+    common.check_videos(output / "videos", recipe.data)
     used = {row.model for table in tables for row in TABLES[table].rows}
     models = [model for model in MODEL_OPTIONS if model in used]  # each once, in this order
     top1 = _train_models(output, recipe, models, seeds, jobs, partial(on_progress, "training"))
@@ -141,20 +142,18 @@ def _open_output(output: Path, recipe: RunConfig, clips_per_class: int) -> None:
     """Create the output directory, or check that it holds an ablation with these settings."""
     path = output / _SETTINGS_FILE
 
-    def parse(saved: dict[str, Any]) -> tuple[RunConfig, int]:
-        # Compared as configs: a file of an earlier version lacks the settings that were added later.
-        return _without_root(from_dict(RunConfig, saved["recipe"], path)), saved["clips_per_class"]
+    settings = {"recipe": to_dict(recipe), "clips_per_class": clips_per_class}
 
-    settings = common.open_directory(path, "an ablation", parse)
-    if settings is None:
-        write_json(path, {"recipe": to_dict(recipe), "clips_per_class": clips_per_class})
-    elif settings != (_without_root(recipe), clips_per_class):
-        raise XViTError(f"{output}: holds an ablation with other settings (see {path.name}); choose another --output")
+    def compare(saved: dict[str, Any]) -> str:
+        # Read as a config: a file of an earlier version lacks the settings that were added later.
+        before = {**saved, "recipe": to_dict(stored_recipe(saved["recipe"], path))}
+        return describe_change(before, settings, ["recipe.data.root"])  # the directory may be moved or renamed
 
-
-def _without_root(recipe: RunConfig) -> RunConfig:
-    """The recipe without the path of the videos, so that the output directory may be moved or renamed."""
-    return replace(recipe, data=replace(recipe.data, root=""))
+    change = common.open_directory(path, "an ablation", compare)
+    if change is None:
+        write_json(path, settings)
+    elif change:
+        raise XViTError(f"{output}: holds an ablation with other settings: {change}; choose another --output")
 
 
 def _training_directory(output: Path, model: str, seed: int) -> Path:

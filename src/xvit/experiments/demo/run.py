@@ -11,11 +11,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from xvit.config import SINGLE_TASK, RunConfig, model_config, to_dict
+from xvit.config import SINGLE_TASK, RunConfig, describe_change, model_config, to_dict
 from xvit.data.synthetic.motion import CLASSES
 from xvit.evaluation import run_metadata
 from xvit.experiments import common
@@ -89,7 +88,7 @@ def run_demo(
         file, and the "settings".
 
     Raises:
-        XViTError: `output` holds something else, or a demo with other settings, or a damaged state file.
+        XViTError: `output` holds something else, or a demo with other settings or videos, or a damaged state file.
     """
     output, callbacks = Path(output), callbacks or DemoCallbacks()
     videos = output / "videos"
@@ -97,6 +96,7 @@ def run_demo(
     settings = {"recipe": to_dict(recipe), "clips_per_class": clips_per_class, "seed": seed}
     stages = _Stages(output, settings, callbacks)
     stages.run("videos", partial(common.write_videos, videos, clips_per_class, seed, callbacks.on_count))
+    common.check_videos(videos, recipe.data)
     rows = []
     for key, variant in VARIANTS.items():
         training = stages.run(f"train {key}", partial(_train, output / key, variant, recipe, callbacks))
@@ -116,11 +116,13 @@ class _Stages:
 
     def __init__(self, output: Path, settings: dict[str, Any], callbacks: DemoCallbacks) -> None:
         self.path, self.settings, self.callbacks = output / "demo.json", settings, callbacks
-        state = common.open_directory(self.path, "a demo", itemgetter("settings", "stages"))
-        self.finished: dict[str, Any]
-        saved_settings, self.finished = state or (settings, {})
-        if saved_settings != settings:
-            raise XViTError(f"{output}: holds a demo with other settings (see demo.json); choose another --output")
+
+        def parse(saved: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+            return describe_change(saved["settings"], settings), dict(saved["stages"])
+
+        change, self.finished = common.open_directory(self.path, "a demo", parse) or ("", {})
+        if change:
+            raise XViTError(f"{output}: holds a demo with other settings: {change}; choose another --output")
         self._write()
 
     @property
