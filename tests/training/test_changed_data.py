@@ -1,6 +1,5 @@
 """A run that is resumed after what it is trained on changed: refused in one line, with nothing written or deleted."""
 
-import hashlib
 import json
 import logging
 import os
@@ -13,19 +12,12 @@ import pytest
 import yaml
 
 from helpers.barcode_videos import write_frames
+from helpers.changed_videos import file_hashes
 from helpers.color_videos import CLASSES, make_config, write_video, write_videos
 from helpers.training_runs import same, stop_at, weights
 from xvit.config import to_dict
 from xvit.training import fit
 from xvit.utils.errors import XViTError
-
-
-def tree(folder: Path) -> dict[str, str]:
-    """The hash of each file, and the folders, by their paths."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
-        for path in sorted(folder.rglob("*"))
-    }
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +169,7 @@ CHANGES = {
 def test_other_data_is_refused(name, root, runs, cli_error):
     data_format, change, texts = CHANGES[name]
     change(root)
-    before = tree(runs)
+    before = file_hashes(runs)
     for progress in ("stopped", "ended"):
         run = runs / f"{progress}_{data_format}"
         message = cli_error("train", "--config", runs / f"{data_format}.yaml", "--output", run, "--resume")
@@ -185,7 +177,7 @@ def test_other_data_is_refused(name, root, runs, cli_error):
         assert all(text in message for text in texts)
         advice = f"start a new run from these weights: --output OTHER --init.checkpoint_path {run}/last"
         assert message.endswith(f"; undo these changes, or {advice}")
-    assert tree(runs) == before
+    assert file_hashes(runs) == before
 
 
 def test_without_a_checkpoint_the_advice_names_none(root, runs, tmp_path):
@@ -231,11 +223,11 @@ def test_a_healthy_state_of_another_model_is_not_called_corrupt(root, runs, tmp_
     shutil.copytree(runs / "stopped_folders", tmp_path / "run")
     forget_the_data(tmp_path / "run")
     add_class(root)
-    before = tree(tmp_path)
+    before = file_hashes(tmp_path)
     with pytest.raises(XViTError, match=r"is of another model: classifier\S* is \(3, .*\) in it and \(4, ") as refused:
         fit(config_of(runs, "folders"), tmp_path / "run", resume=True)
     assert "corrupt" not in str(refused.value)
-    assert tree(tmp_path) == before
+    assert file_hashes(tmp_path) == before
 
 
 def test_frames_were_counted_in_earlier_versions(root, runs, tmp_path):
@@ -244,9 +236,7 @@ def test_frames_were_counted_in_earlier_versions(root, runs, tmp_path):
     path = tmp_path / "run" / "config.yaml"
     path.write_text(re.sub(r"  frame_rate: .*\n", "", path.read_text()))
     config = config_of(runs, "folders")
-    with pytest.raises(
-        XViTError, match=r"clip\.frame_rate was null and is now 0\.0; use the same value, or start"
-    ):
+    with pytest.raises(XViTError, match=r"clip\.frame_rate was null and is now 0\.0; use the same value, or start"):
         fit(replace(config, clip=replace(config.clip, frame_rate=0.0)), tmp_path / "run", resume=True)
 
 
@@ -254,10 +244,10 @@ def test_the_state_remembers_what_data_json_lost(root, runs, tmp_path):
     shutil.copytree(runs / "stopped_folders", tmp_path / "run")
     (tmp_path / "run" / "data.json").unlink()
     (root / "val/red/0.mp4").unlink()
-    before = tree(tmp_path)
+    before = file_hashes(tmp_path)
     with pytest.raises(XViTError, match=r"state step_\d+ was trained on other data than this, and its data\.json does"):
         fit(config_of(runs, "folders"), tmp_path / "run", resume=True)
-    assert tree(tmp_path) == before
+    assert file_hashes(tmp_path) == before
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"class_names": ["a"], "train": [1]}'])
@@ -273,10 +263,10 @@ def test_another_number_of_processes_changes_nothing(root, runs, tmp_path):
     for path in (tmp_path / "run").glob("state/*/train_state.json"):
         path.write_text(path.read_text().replace('"world_size": 1', '"world_size": 2'))
     (tmp_path / "run" / "state" / ".step_0000009.writing").mkdir()
-    before = tree(tmp_path)
+    before = file_hashes(tmp_path)
     with pytest.raises(XViTError, match="a run with 2 processes cannot be resumed with 1; use 2"):
         fit(config_of(runs, "folders"), tmp_path / "run", resume=True)
-    assert tree(tmp_path) == before
+    assert file_hashes(tmp_path) == before
 
 
 def test_other_library_versions_are_said(root, runs, tmp_path, caplog):
