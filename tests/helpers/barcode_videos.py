@@ -187,6 +187,17 @@ def write_display_matrix(path: Path | str, source: Path | str, matrix: Sequence[
     return Path(path)
 
 
+def damage_frame(path: Path | str, source: Path | str, number: int) -> Path:
+    """Copy a video, and change bytes of one frame so that its decoder decodes the frame, but flags it as damaged."""
+    data = bytearray(Path(source).read_bytes())
+    with av.open(str(source)) as container:
+        packets = sorted((packet for packet in container.demux(video=0) if packet.size), key=lambda packet: packet.pts)
+    start, size = packets[number].pos, packets[number].size
+    data[start + size // 2 : start + size] = (byte ^ 0x5A for byte in data[start + size // 2 : start + size])
+    Path(path).write_bytes(data)
+    return Path(path)
+
+
 def truncate(path: Path | str, source: Path | str, *, fraction: float) -> Path:
     """Copy the first `fraction` of a file's bytes."""
     data = Path(source).read_bytes()

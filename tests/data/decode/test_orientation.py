@@ -200,6 +200,9 @@ def test_frames_of_several_orientations(tmp_path):
     )
     with pytest.raises(VideoError, match="the frame size changes within the video, from 96x64 to 64x96"):
         read_clip(tmp_path, lambda info: [0, 2])
+    write_image(tmp_path / "4.png", image)  # without Exif, after an image that is turned
+    np.testing.assert_array_equal(images_of(read_clip(tmp_path, lambda info: [1, 3]).frames)[1], image)
+    (tmp_path / "4.png").unlink()
     for number in (1, 2):  # with the third one turned, all have the same displayed size
         write_image(tmp_path / f"{number}.png", shown_by_exif(image, 6))
     expected = np.stack([shown_by_exif(image, 6)] * 3)

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.barcode_videos import FORMATS, barcode_frame, corrupt, read_number, read_numbers, truncate, write_video
+from helpers.barcode_videos import (
+    FORMATS,
+    barcode_frame,
+    corrupt,
+    damage_frame,
+    read_number,
+    read_numbers,
+    truncate,
+    write_video,
+)
 from xvit.data.decode import Clip, decode, probe, read_clip, video
 from xvit.utils.errors import VideoError, XViTError
 
@@ -182,14 +191,7 @@ def test_damage_in_the_middle(make_video, folder):
 @pytest.fixture
 def flagged(make_video, folder) -> tuple[Path, list[int], list[int]]:
     """A video of which the decoder decodes, but flags, some frames; these frames, and the keyframes."""
-    data = bytearray(make_video().read_bytes())
-    with av.open(str(make_video())) as container:
-        packets = {packet.pts: packet for packet in container.demux(video=0) if packet.size}
-    packet = packets[sorted(packets)[30]]
-    for position in range(packet.pos + packet.size // 2, packet.pos + packet.size):
-        data[position] ^= 0x5A
-    path = folder / "flagged.mp4"
-    path.write_bytes(data)
+    path = damage_frame(folder / "flagged.mp4", make_video(), 30)
     with av.open(str(path)) as container:
         frames = list(container.decode(video=0))
     assert len(frames) == FRAMES

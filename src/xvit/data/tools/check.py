@@ -164,7 +164,9 @@ def check_file(samples: Sequence[Sample], *, full: bool = False) -> FileReport:
             if full:
                 _decode_all(path, info.num_frames)
             else:
-                read_clip(path, lambda info: [0, info.num_frames - 1])
+                num_damaged = read_clip(path, lambda info: [0, info.num_frames - 1]).num_damaged
+                if num_damaged:
+                    raise VideoError(path, f"{num_damaged} damaged frames")
         except VideoError as error:
             kind, reason = DAMAGED, _reason(error, path)
     segment_frames = {(sample.start, sample.stop): len(sample.frames(info.times)) for sample in samples}
