@@ -1,9 +1,11 @@
 """xvit data check --data.root DIR [--data.format FORMAT --data.train FILE --data.val FILE] [--output DIR] [--full]
 
-Find the videos of a data set that are missing, corrupt, cut short or too short, before training does. By
-default, the packets of each file are counted, and its first and last frames decoded; --full decodes all.
+Find what is wrong with a data set before training does: videos that are missing, corrupt, cut short, too
+short or in two splits; classes that are empty, or that one split lacks. Names what folders hold besides
+videos. By default, the packets of each file are counted, and its first and last frames decoded; --full
+decodes all.
 Writes to the output folder, if given: report.html, report.json, and annotations of the usable videos
-(train.txt, val.txt, labels.json, to be read with --data.format list).
+(train.txt, val.txt, test.txt, labels.json, to be read with --data.format list).
 Prints the problems; if there are any, the exit code is 1.
 
 examples:
@@ -49,7 +51,7 @@ def run(args: Namespace) -> int:
     from xvit.data.tools.check import check_dataset, write_usable_annotations
 
     output = check_new_directory(args.output) if args.output else None
-    data = load_splits(replace(args.data, max_missing_fraction=1.0))
+    data = load_splits(replace(args.data, max_missing_fraction=1.0), strict=False)
     with terminal.progress_bar("checking", quiet=args.json) as update:
         report = check_dataset(
             data, num_frames=args.num_frames, full=args.full, num_workers=args.data.num_workers, on_progress=update

@@ -10,6 +10,7 @@ from matplotlib.image import imsave
 from torchvision.transforms.v2 import functional as F
 
 from xvit.config import SINGLE_TASK, DataConfig
+from xvit.data.annotations import describe_left_out
 from xvit.data.decode import VideoInfo, read_clip
 from xvit.data.tools.check import CheckReport, Problem
 from xvit.utils.errors import VideoError
@@ -25,12 +26,14 @@ def summary(report: CheckReport) -> dict[str, Any]:
     """The report as plain values, for JSON."""
     return {
         "samples": report.num_samples,
-        "usable": {"train": len(report.usable.train), "val": len(report.usable.val)},
+        "usable": {split: len(samples) for split, samples in report.usable.by_name.items()},
         "files": len(report.files),
         "hours": round(sum(video.duration for video in report.videos) / 3600, 4),
         "num_problems": len(report.problems),
         "kinds": report.problem_counts,
         "problems": [{name: getattr(p, name) for name in ("id", "path", "kind", "reason")} for p in report.problems],
+        "copies": report.copies,
+        "left_out": report.usable.left_out,
         "unusual_frame_rates": [{"path": video.path, "fps": round(video.fps, 3)} for video in report.unusual_fps],
         "counts": report.class_counts(),
     }
@@ -38,21 +41,37 @@ def summary(report: CheckReport) -> dict[str, Any]:
 
 def describe(report: CheckReport) -> dict[str, str | None]:
     """The numbers of the report by their names; None for those to be left out."""
-    empty = [
+    counts = report.class_counts()
+    untrained = [
         name if task == SINGLE_TASK else f"{task} {name}"
-        for task, parts in report.class_counts().items()
+        for task, parts in counts.items()
         for name, count in parts.get("train", {}).items()
         if not count
     ]
+    unvalidated = [
+        name if task == SINGLE_TASK else f"{task} {name}"
+        for task, parts in counts.items()
+        for name, count in parts.get("val", {}).items()
+        if not count and parts.get("train", {}).get(name)
+    ]
     hours = summary(report)["hours"]
+    usable = f"{len(report.usable.train)} for training, {len(report.usable.val)} for validation"
+    copies = [" = ".join(ids) for ids in report.copies]
     return {
         "samples": f"{report.num_samples} in {len(report.files)} files",
         "length": f"{hours:.2f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes",
-        "usable": f"{len(report.usable.train)} for training, {len(report.usable.val)} for validation",
+        "usable": usable + (f", {len(report.usable.test)} for the test" if report.usable.test else ""),
         "problems": ", ".join(f"{count} {kind}" for kind, count in report.problem_counts.items()) or "none",
-        "classes without a usable training video": ", ".join(empty[:20]) + ", ..." * (len(empty) > 20) or None,
+        "classes without a usable training video": _first(untrained),
+        "classes without a usable validation video": _first(unvalidated),
+        "same contents in two splits": _first(copies),
+        "left out": describe_left_out(report.usable.left_out) or None,
         "unusual frame rates": str(len(report.unusual_fps)) if report.unusual_fps else None,
     }
+
+
+def _first(names: Sequence[str], limit: int = 20) -> str | None:
+    return ", ".join(names[:limit]) + ", ..." * (len(names) > limit) or None
 
 
 def write_page(report: CheckReport, config: DataConfig, folder: Path, *, full: bool, settings: dict[str, str]) -> None:

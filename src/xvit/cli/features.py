@@ -1,8 +1,9 @@
 """xvit features VIDEO_OR_FOLDER ... --output FILE (--checkpoint DIR | --backbone NAME [--pretrained true] [...])
 
 Write the features that a model computes before its classifier, for search, clustering or `xvit probe`.
-The label of a video is the name of its folder. Videos that cannot be read get no row and are listed at the
-end; the exit code is then 1. Run the same command to continue after a stop.
+The label of a video is the name of its class folder: the first one below the folder that is given. Videos
+that cannot be read get no row and are listed at the end; the exit code is then 1. Run the same command to
+continue after a stop.
 
 --checkpoint uses a trained XViT. --backbone uses an image model: each frame is processed alone (--attention
 spatial), and the vector of a clip is the mean over its frames (--temporal-head mean), because the other parts
@@ -14,7 +15,6 @@ examples:
   xvit features clip.mp4 --output tokens.parquet --level tokens --checkpoint run/best
 """
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import Namespace
@@ -69,7 +69,7 @@ def parse(parser: CommandParser, argv: list[str]) -> Namespace:
 
 def run(args: Namespace) -> int:
     """Write the features and print their shape."""
-    from xvit.data.annotations import find_videos
+    from xvit.data.annotations import class_by_folder, find_videos
     from xvit.features.extract import check_output, extract_features
 
     check_output(args.output)
@@ -81,7 +81,7 @@ def run(args: Namespace) -> int:
             paths,
             args.output,
             **select(args, "level", "batch_size", "num_workers"),
-            labels=[Path(path).absolute().parent.name or None for path in paths],
+            labels=[class_by_folder(path, args.videos) for path in paths],
             on_progress=update,
         )
     values = {"output": str(result.output), "level": args.level, "shape": list(result.shape)}
@@ -92,7 +92,10 @@ def run(args: Namespace) -> int:
         "written to": result.output,
     }
     values["failed"] = terminal.failures_to_json(result.failures)
-    return terminal.finish(args, values, terminal.key_values(rows), failures=result.failures, total=len(paths))
+    values["with_warnings"] = [{"path": path, "warnings": texts} for path, texts in result.warnings]
+    code = terminal.finish(args, values, terminal.key_values(rows), failures=result.failures, total=len(paths))
+    terminal.print_warnings(result.warnings, total=len(paths))
+    return code
 
 
 def _load_model(args: Namespace) -> "XViT":

@@ -39,3 +39,45 @@ def test_find_videos_returns_folders_of_frames(tmp_path):
 def test_missing_root(tmp_path):
     with pytest.raises(XViTError, match=r"nowhere: no such folder"):
         VideoFinder(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "line", ["{}", "{} 3", "{}\t3", "{},run far", '"{}",3', "{};0;", " {}  ", "./{}", "{} 120 3", "{root}/{}"]
+)
+@pytest.mark.parametrize("name", ["a b/1 2.mp4", "x.mp4", "frames of 3"])
+@pytest.mark.parametrize("suffix", [".txt", ".csv", ".TSV"])
+def test_a_list_of_videos(line, name, suffix, tmp_path):
+    touch(tmp_path, "lists/a b/1 2.mp4", "lists/x.mp4", "lists/frames of 3/1.jpg", "lists/a/decoy.mp4")
+    text = line.replace("{root}", str(tmp_path / "lists")).replace("{}", name)
+    (tmp_path / f"lists/list{suffix}").write_text(f"\ufeffpath,label\r\n{text}\r\n\r\n", encoding="utf-8")
+    assert find_videos([tmp_path / f"lists/list{suffix}"]) == [str(tmp_path / "lists" / name)]
+
+
+def test_where_the_paths_of_a_list_start(tmp_path, monkeypatch):
+    touch(tmp_path, "lists/1.mp4", "root/1.mp4", "root/2.mp4", "cwd/2.mp4", "cwd/a/3.mp4", "cwd/a/4.mp4")
+    (tmp_path / "lists/list.txt").write_text("1.mp4 0\n2.mp4 0\na\n")
+    monkeypatch.chdir(tmp_path / "cwd")
+    lists, root, a = tmp_path / "lists/list.txt", tmp_path / "root", ["a/3.mp4", "a/4.mp4"]
+    assert find_videos([lists], root=root) == [str(tmp_path / "lists/1.mp4"), str(root / "2.mp4"), *a]
+    assert find_videos([lists]) == [str(tmp_path / "lists/1.mp4"), "2.mp4", *a]
+
+
+@pytest.mark.parametrize("line", ["gone.mp4 3", "a gone.mp4,3", "a\\gone.mp4", "labels only"])
+def test_a_line_without_a_video_is_an_error(line, tmp_path):
+    touch(tmp_path, "1.mp4", "a/2.mp4")
+    (tmp_path / "list.txt").write_text(f"1.mp4 0\n{line}\n")
+    with pytest.raises(XViTError, match=r"list.txt line 2: .*: expected the path of a video, but it is not in"):
+        find_videos([tmp_path / "list.txt"])
+
+
+@pytest.mark.parametrize("name", ["gone.mp4", "gone", "gone.txt", "rtsp://camera/1"])
+def test_missing_paths(name):
+    with pytest.raises(XViTError, match=f"{name}: no such file or folder"):
+        find_videos([name])
+
+
+def test_a_video_given_twice_is_used_once(tmp_path, caplog):
+    touch(tmp_path, "a/1.mp4", "a/2.mp4")
+    paths = [str(tmp_path / "a/1.mp4"), str(tmp_path / "a/2.mp4")]
+    assert find_videos([paths[1], tmp_path / "a"]) == paths[::-1]
+    assert caplog.messages == [f"given more than once, used once: 1 videos ({paths[1]})"]

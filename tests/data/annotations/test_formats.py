@@ -360,3 +360,25 @@ def test_three_annotation_files(tmp_path):
     assert splits.test[0].label == splits.class_names.index("b")
     with pytest.raises(XViTError, match=r"test_fraction=0.1 with format='list': .*data.test"):
         DataConfig(root=str(tmp_path), format="list", **paths, test_fraction=0.1)
+
+
+def test_labels_from_1_and_classes_without_videos_are_said(tmp_path, caplog):
+    touch(tmp_path, *(f"{number}.mp4" for number in range(4)))
+    from_one = write(tmp_path / "one.txt", "0.mp4 1\n1.mp4 2\n")
+    with pytest.raises(XViTError, match=r"one.txt: labels are numbered from 1 to 2"):
+        load_splits(DataConfig(root=str(tmp_path), format="list", train=from_one))
+    gap = write(tmp_path / "gap.txt", "0.mp4 0\n1.mp4 3\n")
+    assert load_splits(DataConfig(root=str(tmp_path), format="list", train=gap)).class_names == list("0123")
+    assert caplog.messages == [f"{gap}: 2 classes have no training videos: 1, 2"]
+
+
+def test_without_strictness_all_classes_are_read(tmp_path):
+    touch(tmp_path, *(f"{number}.mp4" for number in range(4)))
+    train = write(tmp_path / "train.txt", "0.mp4 run\n1.mp4 swim\n")
+    val = write(tmp_path / "val.txt", "2.mp4 jump\n3.mp4 swim\n")
+    config = DataConfig(root=str(tmp_path), format="list", train=train, val=val)
+    with pytest.raises(XViTError, match=r'val.txt line 1: label "jump" is not one of the 2 classes'):
+        load_splits(config)
+    splits = load_splits(config, strict=False)
+    assert splits.class_names == ["run", "swim", "jump"]
+    assert [splits.class_names[sample.label] for sample in splits.train + splits.val] == ["run", "swim", "jump", "swim"]

@@ -222,3 +222,62 @@ def test_a_written_multi_label_list_can_be_read(tmp_path):
     write_list(tmp_path / "list.txt", samples, tmp_path)
     read = read_multi_label_list(tmp_path / "list.txt", VideoFinder(tmp_path), class_names=["x", "y", "z"]).samples
     assert [(sample.path, sample.label) for sample in read] == [(sample.path, sample.label) for sample in samples]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "my video 1.mp4 3\nb/c d.MKV 0\nframes of 2 1\n",
+        "my video 1.mp4,3,\nb/c d.MKV,0,\nframes of 2,1,\n",
+        "my video 1.mp4;3\nb/c d.MKV;0\nframes of 2;1\n",
+        '"my video 1.mp4";"3"\n"b/c d.MKV";"0"\n"frames of 2";"1"\n',
+        "my video 1.mp4 3\r\nb\\c d.MKV 0\r\n.\\frames of 2 1\r\n",
+        "./my video 1.mp4\t3\r{root}/b/c d.MKV\t0\rb/../frames of 2\t1\r",
+        "my video 1.mp4 3\nb/c d.MKV 0\nframes of 2 300 1\n",
+        "label;path\n3;my video 1.mp4\n0;b/c d.MKV\n1;frames of 2\n",
+        "id,Path,duration,Label\n9,my video 1.mp4,3.2,3\n8,b/c d.MKV,1.0,0\n7,frames of 2,,1\n",
+    ],
+)
+def test_paths_as_people_write_them(text, tmp_path):
+    touch(tmp_path, "my video 1.mp4", "b/c d.MKV", "frames of 2/1.jpg")
+    parsed = parse(tmp_path, text.replace("{root}", str(tmp_path)))
+    paths = [os.path.relpath(sample.path, tmp_path) for sample in parsed.samples]
+    assert paths == ["my video 1.mp4", "b/c d.MKV", "frames of 2"]
+    assert [sample.label for sample in parsed.samples] == [3, 0, 1]
+
+
+@pytest.mark.parametrize("separator", [" ", "\t", ",", ";"])
+def test_class_names_with_spaces(separator, tmp_path):
+    rows = {"my video 1.mp4": "high jump", "2.webm": "run", "frames of 3": "run far"}
+    touch(tmp_path, "my video 1.mp4", "2.webm", "frames of 3/1.jpg")
+    parsed = parse(tmp_path, "".join(f"{path}{separator}{label}\n" for path, label in rows.items()))
+    assert parsed.class_names == ["high jump", "run", "run far"]
+    assert {sample.id: parsed.class_names[sample.label] for sample in parsed.samples} == rows
+
+
+@pytest.mark.parametrize("text", ["datei;klasse\n1.mp4;run\n2.mp4;jump\n", "datei,klasse\n1.mp4,run\n2.mp4,jump\n"])
+@pytest.mark.parametrize("reader", [parse, parse_multi_label])
+def test_a_header_that_is_not_understood_is_an_error(reader, text, tmp_path):
+    touch(tmp_path, "1.mp4", "2.mp4")
+    with pytest.raises(XViTError, match=r'line 1: "datei" and "klasse": .*path, .*label, '):
+        reader(tmp_path, text)
+
+
+@pytest.mark.parametrize("reader", [parse, parse_multi_label])
+def test_labels_numbered_from_1_are_a_problem(reader, tmp_path):
+    touch(tmp_path, "1.mp4", "2.mp4", "3.mp4")
+    text = "1.mp4 1\n2.mp4 3\n3.mp4 2\n"
+    [problem] = reader(tmp_path, text).problems
+    assert problem.startswith("labels are numbered from 1 to 3, without 0: ")
+    assert "subtract 1 from each" in problem
+    assert reader(tmp_path, text, class_names=list("abcd")).problems == [], "the names say what each index is"
+    assert reader(tmp_path, text.replace("1\n", "0\n")).problems == []
+    with pytest.raises(XViTError, match=r"line 2: label 3: expected a class index from 0 to 2: .* numbered from 1"):
+        reader(tmp_path, text, class_names=list("abc"))
+
+
+def test_labels_of_another_encoding_are_an_error(tmp_path):
+    touch(tmp_path, "1.mp4")
+    (tmp_path / "list.txt").write_bytes("1.mp4 größe\n".encode("latin-1"))
+    with pytest.raises(XViTError, match=r"list.txt line 1: .* is not UTF-8: save the file as UTF-8"):
+        read_list(tmp_path / "list.txt", VideoFinder(tmp_path))

@@ -74,7 +74,7 @@ def read_class_folders(
         if test_fraction:
             advice = f"{root} has its own splits: move videos to {root / 'test'} instead"
             raise XViTError(f"test_fraction={test_fraction:g}: {advice}")
-        folders = _read_split_folders(root)
+        folders = _read_split_folders(root, strict)
     else:
         folders = _split_classes(_read_classes(root), root, {"val": val_fraction, "test": test_fraction}, seed)
     problems = [problem for part in folders.values() for problem in part.problems]
@@ -109,11 +109,11 @@ def _has_split_folders(root: Path) -> bool:
     return train.is_dir() and ((root / "val").is_dir() or any(path.is_dir() for path in train.iterdir()))
 
 
-def _read_split_folders(root: Path) -> dict[str, _ClassFolders]:
+def _read_split_folders(root: Path, strict: bool) -> dict[str, _ClassFolders]:
     folders = {split: _read_classes(root / split) for split in SPLITS if (root / split).is_dir()}
     train = folders["train"]
     for split, part in folders.items():
-        for name in sorted(set(part.classes) - set(train.classes)):
+        for name in sorted(set(part.classes) - set(train.classes)) if strict else ():
             part.problems.append((str(root / split), f'class "{name}" is not in {root / "train"}'))
     if "val" not in folders:
         advice = did_you_mean("val", [path.name for path in root.iterdir()])

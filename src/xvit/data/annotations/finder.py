@@ -56,7 +56,7 @@ def scan_folder(root: str | Path) -> FolderContents:
     check_folder(root)
     scan = _Scan()
     scan.visit(os.fspath(root), above=frozenset(), stems_above=frozenset())
-    left_out = {kind: sorted(paths) for kind, paths in scan.left_out.items()}
+    left_out = {kind: sorted(paths) for kind, paths in sorted(scan.left_out.items())}
     return FolderContents(videos=dict(sorted(scan.videos.items())), left_out=left_out)
 
 
@@ -165,7 +165,7 @@ class _Scan:
 
         Args:
             folder: the folder.
-            above: the real paths of the folders above: a folder may be reached by two names, but not from itself.
+            above: the real paths of the folders that led here: a folder may have two names, but does not hold itself.
             stems_above: the names of the files of the folder above, without extensions.
         """
         real_folder = os.path.realpath(folder)
@@ -177,7 +177,7 @@ class _Scan:
         for path in folders:
             if is_skipped_folder(os.path.basename(path)):
                 self.left_out[HIDDEN].append(path)
-            elif os.path.realpath(path) in {real_folder, *above}:
+            elif _is_above(os.path.realpath(path), real_folder) or os.path.realpath(path) in above:
                 self.left_out[LOOP].append(path)
             else:
                 found = self.visit(path, above=above | {real_folder}, stems_above=stems) or found
@@ -215,6 +215,10 @@ def _are_frames(stems: set[str], stems_above: frozenset[str]) -> bool:
     """Whether the pictures of these names are the frames of a video: numbered, and not thumbnails of files above."""
     thumbnails = len(stems) > 1 and stems <= stems_above
     return any(re.search("[0-9]", stem) for stem in stems) and not thumbnails
+
+
+def _is_above(folder: str, path: str) -> bool:
+    return os.path.join(path, "").startswith(os.path.join(folder, ""))
 
 
 def _stem(name: str) -> str:

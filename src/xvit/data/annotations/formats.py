@@ -10,12 +10,14 @@ For kinetics, ssv2 and epic the videos may be anywhere below the root: they are 
 """
 
 import json
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from xvit.config import ClassNames, DataConfig
+from xvit.config import SINGLE_TASK, ClassNames, DataConfig
 from xvit.data.annotations.class_folders import read_class_folders
 from xvit.data.annotations.class_names import read_class_names
 from xvit.data.annotations.finder import VideoFinder, report_left_out
@@ -25,25 +27,30 @@ from xvit.data.annotations.samples import (
     ParsedAnnotations,
     Sample,
     class_index,
+    class_indices,
+    remap_label,
 )
 from xvit.utils.errors import XViTError, one_line
 from xvit.utils.text import Row, read_csv, read_text
 
 EPIC_NUM_CLASSES = {"verb": 97, "noun": 300}
 _EPIC_COLUMNS = ("narration_id", "participant_id", "video_id", "start_timestamp", "stop_timestamp")
+log = logging.getLogger("xvit")
+
 _SECONDS = r"[0-9]{1,9}(\.[0-9]*)?"
 _EPIC_TIMES = (_EPIC_COLUMNS[3:], r"[0-9]{1,3}:[0-5]?[0-9]:[0-5]?[0-9](\.[0-9]+)?", "HH:MM:SS.ss")
 
 
 def load_splits(config: DataConfig, *, strict: bool = True) -> DatasetSplits:
-    """Read the annotations of a data set and find its videos. What a folder holds besides videos is logged.
+    """Read the annotations of a data set and find its videos.
 
     The class names are those of the label files, else those in the training annotations, else those in the validation
     annotations.
 
     Args:
         config: the data settings.
-        strict: raise an error if a class of class folders cannot be used; otherwise, describe it in `problems`.
+        strict: raise an error if a class cannot be used, and log what class folders hold besides videos. Otherwise,
+            return `problems` and `left_out` without a message, and accept validation classes that training lacks.
 
     Raises:
         XViTError: no such folder or file, settings that the format does not have, an invalid row (with file and line),
@@ -57,7 +64,8 @@ def load_splits(config: DataConfig, *, strict: bool = True) -> DatasetSplits:
                 raise XViTError(f"data.{name}={value!r}: not used with data.format='folders': set another data.format")
         fractions = {"val_fraction": config.val_fraction, "test_fraction": config.test_fraction}
         folders = read_class_folders(config.root, **fractions, seed=config.split_seed, fps=config.fps, strict=strict)
-        report_left_out(folders.left_out)
+        if strict:
+            report_left_out(folders.left_out)
         return folders
     if not (config.train or config.val or config.test):
         raise XViTError(
@@ -67,18 +75,25 @@ def load_splits(config: DataConfig, *, strict: bool = True) -> DatasetSplits:
     class_names = _read_label_files(config)
     splits: dict[str, list[Sample]] = {}
     missing: list[str] = []
+    problems: list[tuple[str, str]] = []
     for split, path in (("train", config.train), ("val", config.val), ("test", config.test)):
         splits[split] = []
         if path:
-            parsed = _read_annotations(config, split, path, videos, class_names)
+            known = class_names if strict or config.label_files else None
+            parsed = _read_annotations(config, split, path, videos, known)
             if strict and parsed.problems:
-                raise XViTError(parsed.problems[0])
+                raise XViTError(f"{path}: {parsed.problems[0]}")
             _check_missing(path, parsed, config)
-            class_names, splits[split] = parsed.class_names, parsed.samples
+            class_names, splits[split] = _join_classes(class_names, parsed)
             missing += parsed.missing
+            problems += [(path, reason) for reason in parsed.problems]
+            if strict and split == "train" and config.format == "list":
+                _report_unused(path, parsed)
     train, val, test = splits.values()
     missing = list(dict.fromkeys(missing))
-    return DatasetSplits(train=train, val=val, test=test, class_names=class_names or [], missing=missing)
+    return DatasetSplits(
+        train=train, val=val, test=test, class_names=class_names or [], missing=missing, problems=problems
+    )
 
 
 def read_kinetics(
@@ -219,6 +234,25 @@ def _read_annotations(
     return parsed
 
 
+def _join_classes(class_names: ClassNames | None, parsed: ParsedAnnotations) -> tuple[ClassNames, list[Sample]]:
+    """Append the classes of another split to those known so far; return them and the samples with their indices."""
+    names = parsed.class_names
+    if class_names is None or isinstance(names, dict) or isinstance(class_names, dict) or names == class_names:
+        return names, parsed.samples
+    joined = [*class_names, *(name for name in names if name not in class_names)]
+    indices = {SINGLE_TASK: [joined.index(name) for name in names]}
+    return joined, [replace(sample, label=remap_label(sample.label, indices)) for sample in parsed.samples]
+
+
+def _report_unused(path: str, parsed: ParsedAnnotations) -> None:
+    """Log the classes of a list without training videos, such as indices between those that occur."""
+    used = {index for sample in parsed.samples for index in class_indices(sample.label)}
+    unused = [name for index, name in enumerate(parsed.class_names) if index not in used]
+    if unused:
+        shown = ", ".join(unused[:10]) + ", ..." * (len(unused) > 10)
+        log.warning("%s: %d classes have no training videos: %s", path, len(unused), shown)
+
+
 def _check_missing(path: str, parsed: ParsedAnnotations, config: DataConfig) -> None:
     num_missing = len(parsed.missing_rows)
     if not num_missing:
@@ -226,6 +260,8 @@ def _check_missing(path: str, parsed: ParsedAnnotations, config: DataConfig) -> 
     num_rows = len(parsed.samples) + num_missing
     examples = ", ".join(parsed.missing[:3]) + ", ..." * (len(parsed.missing) > 3)
     message = f"{path}: the videos of {num_missing} of {num_rows} rows are not in {config.root}: {examples}"
+    if re.match(r"/|[A-Za-z]:[\\/]", parsed.missing[0]):
+        message += " (a path from the root of a disk: expected paths relative to data.root)"
     if not parsed.samples:
         raise XViTError(message)
     if num_missing > config.max_missing_fraction * num_rows:

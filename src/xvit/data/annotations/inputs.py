@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+from xvit.data.annotations.class_folders import SPLITS
 from xvit.data.annotations.finder import LeftOut, merge_left_out, report_left_out, scan_folder
 from xvit.data.annotations.lists import read_paths
 from xvit.utils.errors import XViTError
@@ -42,6 +43,20 @@ def find_videos(paths: Iterable[str | Path], *, root: str | Path | None = None) 
     if repeated := [path for path, count in Counter(found).items() if count > 1]:
         log.warning("given more than once, used once: %d videos (%s)", len(repeated), ", ".join(repeated[:3]))
     return list(dict.fromkeys(found))
+
+
+def class_by_folder(video: str, given: Iterable[str | Path]) -> str | None:
+    """The class of a video by its folders: the first one below a folder that was given, else the one that holds it.
+
+    Below a folder of splits, it is the first one below train, val or test.
+    """
+    for folder in given:
+        parts = Path(video).parts[len(Path(folder).parts) :] if Path(video).is_relative_to(folder) else ()
+        if len(parts) > 2 and parts[0] in SPLITS:
+            parts = parts[1:]
+        if len(parts) > 1:
+            return parts[0]
+    return Path(video).absolute().parent.name or None
 
 
 def _expand_lists(paths: Iterable[str | Path], root: str | Path | None) -> Iterable[str]:

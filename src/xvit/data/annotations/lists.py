@@ -1,6 +1,5 @@
 """Annotation lists: each line is the path of a video and its label or labels."""
 
-import logging
 import os
 import re
 from collections.abc import Sequence
@@ -20,8 +19,6 @@ _SEPARATORS = {"\t": "a tab", ",": "a comma", ";": "a semicolon", " ": "a space"
 _EXTENSIONS = "|".join(re.escape(extension) for extension in sorted(VIDEO_EXTENSIONS))
 _PATH_AND_LABEL = re.compile(rf"(.*(?:{_EXTENSIONS}))\s+(\S.*)", re.IGNORECASE)  # of a path that may have spaces
 _MAX_CLASSES = 100_000  # a larger index is a mistake, and would allocate as many class names
-
-log = logging.getLogger("xvit")
 
 
 def read_list(
@@ -273,19 +270,9 @@ def _parse_labels(
         else:
             raise XViTError(f'{where}: label "{label}": expected a class index, as in the other lines')
     parsed = ParsedAnnotations(class_names or [str(index) for index in range(max(indices) + 1)])
-    if not class_names and (unused := sorted({*range(max(indices))} - {*indices})):
-        _report_unused(path, unused, max(indices), parsed)
-    return parsed, indices
-
-
-def _report_unused(path: str | Path, unused: list[int], largest: int, parsed: ParsedAnnotations) -> None:
-    """Labels from 1 are a problem, because class 0 would never be learnt; other gaps are logged."""
-    if unused == [0] and largest > 1:
+    if not class_names and sorted({*indices}) == list(range(1, max(indices) + 1)) and max(indices) > 1:
         parsed.problems.append(
-            f"{path}: labels are numbered from 1 to {largest}, without 0: expected class indices from 0: subtract 1 "
-            "from each label in all lists; or, if class 0 has no videos here, give the names of all classes as "
-            "data.label_files"
+            f"labels are numbered from 1 to {max(indices)}, without 0: expected class indices from 0: subtract 1 from "
+            "each label in all lists; or, if class 0 has no videos here, give the names of all classes as data.label_files"
         )
-    else:
-        shown = ", ".join(map(str, unused[:10])) + ", ..." * (len(unused) > 10)
-        log.warning("%s: no video has the label %s: classes without videos", path, shown)
+    return parsed, indices

@@ -83,7 +83,7 @@ class ParsedAnnotations:
         class_names: class names, indexed by the labels.
         samples: samples whose videos were found.
         missing_rows: for each row without a video, the name of the video.
-        problems: why the labels cannot be used for training, each in one line.
+        problems: why the labels cannot be used for training.
     """
 
     class_names: ClassNames

@@ -16,11 +16,13 @@ from xvit.config import DataConfig, as_task_dict
 from xvit.data.annotations import DatasetSplits, Sample, class_indices, write_list
 from xvit.data.decode import VideoInfo, decode, probe, read_clip
 from xvit.data.decode.sequential import FrameReader
+from xvit.data.tools.splits import find_class_problems, find_copies, find_overlaps
 from xvit.utils.errors import VideoError, check_range
 from xvit.utils.parallel import check_stop, parallel_map
 from xvit.utils.text import read_csv
 
 MISSING, UNREADABLE, CUT_SHORT, DAMAGED, TOO_SHORT = "missing", "unreadable", "cut short", "damaged", "too short"
+CLASSES, OVERLAP = "classes", "in two splits"
 _FIRST_FRAME_ONLY = 2**31  # a stride: all frames are decoded, but only the first one is converted to RGB
 _IMAGES_PER_READ = 32
 
@@ -46,7 +48,10 @@ class FileReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """A sample that cannot be used: its id, its path (empty for a missing video), the kind of problem, the details."""
+    """What cannot be used: id and path of a sample, kind of problem, details.
+
+    The path is empty for a missing video, and for a class or an annotation file, which is the id.
+    """
 
     id: str
     path: str
@@ -64,13 +69,15 @@ class CheckReport:
     Args:
         usable: the data set without the samples that have a problem.
         files: one report per file.
-        problems: missing videos first, then the other problems in the order of the samples.
+        problems: classes and missing videos first, then the other problems in the order of the samples.
+        copies: pairs of ids of samples in different splits whose files have the same contents.
         num_samples: number of samples, without missing videos.
     """
 
     usable: DatasetSplits
     files: list[FileReport]
     problems: list[Problem]
+    copies: list[tuple[str, str]]
     num_samples: int
 
     @property
@@ -91,11 +98,11 @@ class CheckReport:
         return dict(Counter(problem.kind for problem in self.problems))
 
     def class_counts(self) -> dict[str, dict[str, dict[str, int]]]:
-        """Number of usable samples by task, split (train, val) and class. A single task is called "label"."""
+        """Number of usable samples by task, split (train, val, test) and class. A single task is called "label"."""
         counts: dict[str, dict[str, dict[str, int]]] = {}
         for task, names in as_task_dict(self.usable.class_names).items():
             counts[task] = {}
-            for split, samples in (("train", self.usable.train), ("val", self.usable.val)):
+            for split, samples in self.usable.by_name.items():
                 if samples:
                     by_index = Counter(chain.from_iterable(class_indices(sample.label, task) for sample in samples))
                     counts[task][split] = {name: by_index[index] for index, name in enumerate(names)}
@@ -123,24 +130,29 @@ def check_dataset(
         XViTError: a number out of its range.
     """
     check_range("num_frames", num_frames, 1)
-    samples = [*splits.train, *splits.val]
+    samples = [sample for samples in splits.by_name.values() for sample in samples]
     by_file: dict[tuple[str, float | None], list[Sample]] = {}
     for sample in samples:
         by_file.setdefault((sample.path, sample.fps), []).append(sample)
     check = partial(check_file, full=full)
     files = parallel_map(check, list(by_file.values()), num_workers=num_workers, on_progress=on_progress)
     reports = dict(zip(by_file, files, strict=True))
-    problems = [Problem(id=name, path="", kind=MISSING, reason="annotated, but not found") for name in splits.missing]
-    usable: dict[str, list[Sample]] = {"train": [], "val": []}
-    for split, members in (("train", splits.train), ("val", splits.val)):
+    problems = [Problem(id=path, path="", kind=CLASSES, reason=reason) for path, reason in find_class_problems(splits)]
+    problems += [Problem(id=name, path="", kind=MISSING, reason="annotated, but not found") for name in splits.missing]
+    usable: dict[str, list[Sample]] = {split: [] for split in splits.by_name}
+    overlaps = find_overlaps(splits)
+    for split, members in splits.by_name.items():
         for sample in members:
             problem = _find_problem(sample, reports[sample.path, sample.fps], num_frames)
+            if problem is None and (first := overlaps.get((split, sample.id))):
+                problem = Problem(id=sample.id, path=sample.path, kind=OVERLAP, reason=f"also in {first}")
             if problem is None:
                 usable[split].append(sample)
             else:
                 problems.append(problem)
-    usable_splits = replace(splits, train=usable["train"], val=usable["val"])
-    return CheckReport(usable=usable_splits, files=files, problems=problems, num_samples=len(samples))
+    usable_splits = replace(splits, train=usable["train"], val=usable["val"], test=usable["test"])
+    copies = find_copies(usable_splits)
+    return CheckReport(usable=usable_splits, files=files, problems=problems, copies=copies, num_samples=len(samples))
 
 
 def check_file(samples: Sequence[Sample], *, full: bool = False) -> FileReport:
@@ -183,10 +195,10 @@ def write_usable_annotations(report: CheckReport, config: DataConfig, directory:
         directory: where the files are written.
 
     Returns:
-        The data settings (format, train, val, label_files) that change in order to use these files.
+        The data settings (format, train, val, test, label_files) that change in order to use these files.
     """
     settings: dict[str, str] = {}
-    for split, samples in (("train", report.usable.train), ("val", report.usable.val)):
+    for split, samples in report.usable.by_name.items():
         if samples and config.format == "epic":
             settings[split] = f"{split}.csv"
             _copy_epic_rows(getattr(config, split), {sample.id for sample in samples}, directory / settings[split])
