@@ -13,7 +13,7 @@ examples:
   xvit data motion --output videos --clips-per-class 340
   xvit data motion --output long --concatenate 3
   xvit data motion --output surveillance --concatenate 1 --clips-per-video 150 --fps 25   # 10 minutes
-  xvit train --config recipes/motion.yaml --data.root videos --output run
+  xvit train --config motion --data.root videos --output run
 """
 
 import time

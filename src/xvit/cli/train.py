@@ -51,7 +51,6 @@ def add_options(parser: CommandParser) -> None:
     parser.add_switch("--print-config", "print all settings as a recipe, then exit")
     parser.add_class_arguments(RunConfig)
     parser.add_data_checks()
-    parser.checks["init.checkpoint_path"] = check_exists
 
 
 def parse(parser: CommandParser, argv: list[str]) -> Namespace:
@@ -61,6 +60,8 @@ def parse(parser: CommandParser, argv: list[str]) -> Namespace:
         XViTError: as for `parse_args`; the recipe does not exist, is not YAML, has an unknown key or a wrong value.
         SystemExit: after --print-config.
     """
+    if "--resume" not in argv:  # a run that is resumed has the weights in its state
+        parser.checks["init.checkpoint_path"] = check_exists
     args = parse_args(parser, argv)
     stated: dict[str, dict[str, Any]] = {}
     if args.config is not None:

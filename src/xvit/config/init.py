@@ -12,7 +12,8 @@ class InitConfig:
     Args:
         pretrained: timm's image weights, from the Hugging Face Hub or its local cache.
         checkpoint_path: instead, a file of image weights of the backbone (.safetensors, .pth, .pt, .bin, in any naming
-            that timm knows), or the directory of a trained XViT, whose scheme, frames or classes may differ.
+            that timm knows), or the directory of a trained XViT, whose scheme, frames or classes may differ. From such
+            a directory, `xvit train` takes the settings of the model and the clip that are not stated, too.
 
     Raises:
         XViTError: both are given.

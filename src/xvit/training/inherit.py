@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from xvit.checkpoint import find_checkpoint, read_metadata
+from xvit.checkpoint import WEIGHTS, find_checkpoint, read_metadata
+from xvit.checkpoint.format import tensor_shapes
 from xvit.config import ClipSpec, ModelConfig, RunConfig, flatten, from_dict, merge, to_dict, unflatten
 from xvit.models.pretrained import explain_misfit
 from xvit.models.xvit import XViT
@@ -30,7 +31,9 @@ def inherit_settings(config: RunConfig, stated: Mapping[str, Mapping[str, Any]])
         XViTError: not a checkpoint; stated settings with which its weights cannot be used, all in one message.
     """
     source = config.init.checkpoint_path
-    trained = read_metadata(find_checkpoint(source))
+    directory = find_checkpoint(source)
+    trained = read_metadata(directory)
+    tensor_shapes(directory / WEIGHTS)  # tells what is wrong with a damaged file
     before = flatten({"model": to_dict(trained.model), "clip": to_dict(trained.clip_spec)})
     before = {key: value for key, value in before.items() if not key.startswith("model.num_classes.")}
     before |= {"model.num_classes": 0, "model.multi_label": False}
