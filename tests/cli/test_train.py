@@ -1,15 +1,18 @@
 """`xvit train`, and its checkpoint in `xvit eval` and `xvit predict`."""
 
 import json
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import yaml
 
+import xvit
 from helpers import color_videos
 from helpers.barcode_videos import write_video
 from xvit.config import RunConfig, from_dict, to_dict
@@ -48,6 +51,54 @@ def test_train_eval_and_predict(run, cli_error, videos, recipe, tmp_path):
     assert prediction["path"] == str(videos / "val" / "moving_left" / "0000.mp4")
     assert len(prediction["labels"]) == len(prediction["scores"]) == 5
     assert set(prediction["labels"]) <= set(CLASSES)
+
+
+def test_every_epoch_is_printed_into_a_pipe(run, recipe, tmp_path):
+    """One line per validation, that of the last epoch too; equal results are not taken for old ones."""
+    root = color_videos.write_videos(tmp_path / "videos", train=2, val=2)
+    words = ["train", "--config", recipe, "--data.root", root, "--output", tmp_path / "run", "--train.epochs", "5"]
+    code, out, err = run(*words, "--train.eval_every", "2", "--train.lr", "0")  # the same result each time
+    assert code == 0
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    results = [row for row in rows if row["stage"] == "eval"]
+    assert len({row["top1"] for row in results}) == 1
+    lines = [line for line in err.splitlines() if "validation top-1" in line]
+    assert [line.split(": ")[1] for line in lines] == ["epoch 2 of 5", "epoch 4 of 5", "epoch 5 of 5"]
+    assert all("of 6 videos, 1 x 1 views (temporal x spatial)" in line for line in lines)
+    assert all("% (95 % interval " in line and "top-5" not in line for line in lines)
+    assert "of 6 validation videos" in out
+    assert "top-5" not in out
+
+
+@pytest.mark.parametrize(("split", "command"), [
+    ([], "--data.root OTHER_VIDEOS"),
+    (["--data.val_fraction", "0.25", "--data.test_fraction", "0.25", "--eval.spatial_views", "3"],
+     "--data.root {} --split test --data.val_fraction 0.25 --data.test_fraction 0.25 --eval.spatial_views 3"),
+])  # fmt: skip
+def test_the_result_says_who_chose_it_and_how_to_measure_it(run, recipe, tmp_path, split, command):
+    root = color_videos.write_videos(tmp_path / "my videos", train=4, val=1)
+    root = root / "train" if split else root
+    words = ["train", "--config", recipe, "--data.root", root, "--output", tmp_path / "run", "--train.epochs", "1"]
+    code, out, err = run(*words, *split)
+    assert code == 0
+    assert "chosen by its result on the validation videos, so that result tends to be too high" in out
+    expected = f"xvit eval --checkpoint {tmp_path / 'run' / 'best'} {command.format(shlex.quote(str(root)))}"
+    assert out.splitlines()[-1].strip() == expected
+    assert ("validation uses one view per video" in err) == ("--eval.spatial_views" in split)
+    if split:
+        code, out, _ = run(*shlex.split(expected)[1:], "--json")
+        result = json.loads(out)
+        assert (code, result["videos"], result["seen_in_training"]) == (0, 3, {})
+        assert (result["temporal_views"], result["spatial_views"]) == (1, 3)
+
+
+def test_help_lists_the_packaged_recipes(run):
+    code, out, _ = run("train", "--help")
+    assert code == 0
+    folder = Path(xvit.__file__).parent / "recipes"
+    names = sorted(path.stem for path in folder.glob("*.yaml"))
+    assert ", ".join(names) in " ".join(out.split())
+    assert "--config finetune --init.checkpoint_path run/best" in out
 
 
 def test_train_eval_and_predict_with_several_labels_per_video(run, cli_error, tmp_path):

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from helpers import barcode_videos
 from helpers.color_videos import CLASSES, CLIP, make_config, write_videos
 from helpers.training_runs import rows, weights
 from xvit.data.annotations import read_class_folders
@@ -27,9 +28,31 @@ def test_unreadable_videos_are_skipped_and_listed(tmp_path):
     expected = ["train/blue/y.mp4", "train/red/x.mp4", "val/red/z.mp4"]
     assert sorted(row["path"] for row in bad) == [str(root / name) for name in expected]
     assert all(row["reason"] for row in bad)
-    assert result.bad_videos == 3
+    assert {row["outcome"] for row in bad} == {"skipped"}
+    assert (result.bad_videos, result.warned_videos) == (3, 0)
     assert [event.bad_videos for event in events if event.stage == "train"][3] == 2
     assert [row["failed"] for row in rows(tmp_path / "run", "eval")] == [1, 1]
+
+
+def test_videos_that_are_used_with_warnings_are_listed_once(tmp_path):
+    """Files with fewer frames than a clip, of training and of validation, one of them with workers."""
+    root = write_videos(tmp_path / "videos")
+    used = [root / "train" / "red" / "short.mp4", root / "val" / "blue" / "short.mp4"]
+    for path in used:
+        barcode_videos.write_video(path, frames=2)
+    (root / "train" / "green" / "bad.mp4").write_text("not a video")
+    output = tmp_path / "run"
+    result = fit(make_config(root, epochs=3, num_workers=1), output)
+    assert (result.bad_videos, result.warned_videos) == (1, 2)
+    listed = [json.loads(line) for line in (output / "bad_videos.jsonl").read_text().splitlines()]
+    outcomes = {row["path"]: row["outcome"] for row in listed}
+    assert outcomes == dict.fromkeys(map(str, used), "used") | {str(root / "train" / "green" / "bad.mp4"): "skipped"}
+    assert len(listed) == 3
+    assert all("2 frames, fewer than the 4" in row["reason"] for row in listed if row["outcome"] == "used")
+    assert [row["with_warnings"] for row in rows(output, "eval")] == [1, 1, 1]
+    assert all(row["bad_videos"] == 1 for row in rows(output, "train"))
+    again = fit(make_config(root, epochs=3, num_workers=1), output, resume=True)
+    assert (again.bad_videos, again.warned_videos) == (1, 2)
 
 
 def test_a_step_without_readable_videos_changes_nothing(tmp_path):
