@@ -1,15 +1,19 @@
 """Tests of sources: invalid ones, counts and events, and addresses that stall, fail and come back."""
 
+import itertools
 import socket
 import threading
+import time
+from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 
-from helpers.barcode_videos import write_audio, write_video
+from helpers.barcode_videos import barcode_frame, write_audio, write_image, write_video
 from helpers.live_sources import TIME_LIMIT, collect, event_kinds, frame_numbers, http_server, send
 from xvit.data.capture import source as source_module
-from xvit.data.capture.source import Source
+from xvit.data.capture.source import Frame, Source
 from xvit.utils.errors import VideoError, XViTError
 
 
@@ -128,6 +132,81 @@ def test_a_live_address_that_ends_is_lost(transport):
     assert "oldest frames are dropped" in events[0].message
     assert events[-1].kind == "failed"
     assert source.counts.read == 60
+
+
+def mjpeg_part(number: int, folder) -> bytes:
+    """A barcode frame as one part of a multipart stream, as cameras send it."""
+    write_image(folder / "a.jpg", barcode_frame(number))
+    image = (folder / "a.jpg").read_bytes()
+    return b"--part\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%s\r\n" % (len(image), image)
+
+
+def raw_parts(folder, kind: str, frames: int) -> list[bytes]:
+    """The bytes of each barcode frame in a stream without timestamps."""
+    if kind == "mpjpeg":
+        return [mjpeg_part(number, folder) for number in range(frames)]
+    codec, options = (kind, {}) if kind == "mpeg4" else ("libx264", {"tune": "zerolatency", "g": "5"})
+    context = av.CodecContext.create(codec, "w")
+    context.width, context.height, context.time_base, context.options = 96, 64, Fraction(1, 25), options
+    context.pix_fmt = "yuv420p"
+    images = [av.VideoFrame.from_ndarray(barcode_frame(number), format="rgb24") for number in range(frames)]
+    return [b"".join(bytes(packet) for packet in context.encode(image)) for image in images]
+
+
+@pytest.mark.parametrize("kind", ["mpjpeg", "mpeg4", "h264"])
+def test_a_live_stream_without_timestamps_is_timed_by_arrival(kind, tmp_path):
+    """A frame arrives after it was sent and before it is received, however busy the machine is."""
+    parts = raw_parts(tmp_path, kind, 16)
+    sent, received, frames = [], [], []
+
+    def respond(handler):
+        handler.send_response(200)
+        handler.end_headers()
+        for part in parts:
+            sent.append(time.monotonic())
+            handler.wfile.write(part)
+            time.sleep(0.1)  # 10 frames per second, although FFmpeg assumes 25 and the headers may say so
+
+    with http_server(respond) as address:
+        for item in Source(address, reconnect=0).frames():
+            if isinstance(item, Frame):
+                frames.append(item)
+                received.append(time.monotonic())
+            elif item.kind == "opened":
+                assert "frames/s" not in item.message  # it is not measured
+    indices = [frame.index for frame in frames]
+    assert frame_numbers(frames) == indices
+    assert indices[-1] == 15
+    for first, last in itertools.combinations(range(len(frames)), 2):
+        elapsed = frames[last].time - frames[first].time
+        assert sent[indices[last]] - received[first] <= elapsed + 1e-3
+        assert elapsed <= received[last] - sent[indices[first]] + 1e-3 * (last - first)
+
+
+def test_frames_at_a_rate_are_counted_over_http(transport):
+    """A live source is read as a file is, but for a moment at its very end; nothing is dropped that could be kept."""
+    with http_server(send(transport.read_bytes())) as address:
+        frames, events = collect(source := Source(address), stride=2, frame_rate=50.0)
+    assert [frame.index for frame in frames] == frame_numbers(frames) == list(range(60))
+    assert [frame.time for frame in frames] == pytest.approx(np.arange(60) / 25)
+    assert (source.counts.repeated, event_kinds(events)) == (0, ["opened"])
+    with http_server(send(transport.read_bytes())) as address:
+        frames, events = collect(source := Source(address), frame_rate=5.0)
+    assert frame_numbers(frames) == list(range(0, 60, 5))
+    assert (source.counts.skipped, source.counts.repeated) == (48, 0)
+
+
+def test_frames_at_a_rate_go_on_after_a_reconnection(transport):
+    data = transport.read_bytes()
+    with http_server(send(data[: len(data) // 2], length=len(data)), send(data)) as address:
+        frames, _ = collect(source := Source(address, reconnect=3), frame_rate=8.0)
+    times = np.array([frame.time for frame in frames])
+    assert (np.diff(times) > 0.12).all()
+    assert times * 8 == pytest.approx(np.round(times * 8))
+    numbers = frame_numbers(frames)
+    restart = int(np.argmin(np.diff(numbers))) + 1
+    assert np.diff(numbers[restart:]) == pytest.approx(25 / 8, abs=1)
+    assert source.counts.read > 60
 
 
 def test_a_server_that_sends_noise(transport):
