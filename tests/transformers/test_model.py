@@ -118,7 +118,7 @@ def test_config_from_scratch(clips):
     assert flat.id2label == {0: "0", 1: "1", 2: "2", 3: "3"}
     # open fields of the clip spec follow the training of timm's vit_tiny_patch16_224
     assert flat.clip_spec == ClipSpec(
-        num_frames=FRAMES, image_size=SIZE, interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3
+        num_frames=FRAMES, frame_rate=None, image_size=SIZE, interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3
     )
     torch.manual_seed(3)
     model = XViTForVideoClassification(flat).eval()

@@ -10,7 +10,10 @@ import torch.nn.functional as F
 from PIL import Image
 
 from helpers.color_videos import CLASSES, CLIP, SIZE, make_model, with_metadata, write_videos
+from helpers.rate_videos import RATES, STEPS, constant_rate, write_steps
 from xvit.checkpoint import preprocessor_config
+from xvit.data.annotations import Sample
+from xvit.data.dataset import VideoDataset
 from xvit.data.decode import decode, probe
 from xvit.data.sampling import sample_indices
 from xvit.data.transforms import eval_views, normalize
@@ -42,7 +45,9 @@ def test_auto_classes_return_the_processor(directory, tmp_path):
         assert processor.size["shortest_edge"] == SIZE
     processor.save_pretrained(tmp_path)
     assert transformers.AutoVideoProcessor.from_pretrained(tmp_path).clip_spec == CLIP
-    strided = replace(CLIP, sampling="strided", stride=2, interpolation="bicubic", mean=(0.1, 0.2, 0.3))
+    strided = replace(
+        CLIP, sampling="strided", stride=2, frame_rate=12.5, interpolation="bicubic", mean=(0.1, 0.2, 0.3)
+    )
     assert XViTVideoProcessor(**preprocessor_config(strided)).clip_spec == strided
     assert (
         transformers.AutoImageProcessor.from_pretrained(directory, size={"shortest_edge": 8}).clip_spec.image_size == 8
@@ -102,6 +107,28 @@ def test_files_are_read_as_by_predictor(model, directory, video):
 def test_processor_raises(directory, videos, text):
     with pytest.raises(XViTError, match=text):
         transformers.AutoVideoProcessor.from_pretrained(directory)(videos)
+
+
+def test_files_are_sampled_by_time(tmp_path, caplog):
+    """The clip of the same motion is the same at each rate of the file; without a stored rate, frames are counted."""
+    spec = replace(CLIP, sampling="strided", stride=2, frame_rate=float(STEPS))
+    values = preprocessor_config(spec)
+    processor = XViTVideoProcessor(**values)
+    counting = XViTVideoProcessor(**{name: value for name, value in values.items() if name != "frame_rate"})
+    assert (processor.clip_spec, counting.clip_spec) == (spec, replace(spec, frame_rate=None))
+    clips, counted = {}, {}
+    for rate in ("8", "25", "50", "varying"):
+        path = str(write_steps(tmp_path / f"{rate}.mp4", RATES[rate]))
+        clips[rate], counted[rate] = processor(path)["pixel_values"], counting(path)["pixel_values"]
+        expected = VideoDataset(samples=[Sample(path=path, label=None, id=path)], clip_spec=spec)[0].pixels
+        assert torch.equal(clips[rate], normalize(expected, spec))
+        assert torch.equal(clips[rate], clips["8"])
+    assert torch.equal(counted["8"], clips["8"])
+    assert not torch.equal(counted["25"], clips["8"])
+    assert not caplog.records
+    processor(write_steps(tmp_path / "slow.mp4", constant_rate(2, 4)))
+    assert "slow.mp4: " in caplog.text
+    assert "frames are repeated" in caplog.text
 
 
 def test_unreadable_file(directory, tmp_path):

@@ -122,6 +122,7 @@ def preprocessor_config(clip_spec: ClipSpec) -> dict[str, Any]:
         "num_frames": clip_spec.num_frames,
         "sampling": clip_spec.sampling,
         "stride": clip_spec.stride,
+        "frame_rate": clip_spec.frame_rate,
         "size": {"shortest_edge": clip_spec.image_size},
         "resample": RESAMPLE[clip_spec.interpolation],
         "image_mean": list(clip_spec.mean),

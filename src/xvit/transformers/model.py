@@ -21,12 +21,12 @@ from xvit.config import (
     SINGLE_TASK,
     AdvancedConfig,
     ClassNames,
-    ClipSpec,
     InitConfig,
     ModelConfig,
     as_task_dict,
     from_dict,
     model_config,
+    stored_clip_spec,
     to_dict,
 )
 from xvit.models.attention import LocalAttention
@@ -48,7 +48,8 @@ class XViTConfig(transformers.PreTrainedConfig):
     Args:
         format: of config.json.
         model: the fields of `ModelConfig`.
-        clip_spec: the fields of `ClipSpec`; what is left open is the backbone's, T the model's.
+        clip_spec: the fields of `ClipSpec`; what is left open is the backbone's, T the model's. Without a frame rate,
+            the frames of a video are counted as they are.
         class_names: names of the classes.
         provenance: where the weights come from, as plain values.
         num_labels: number of classes, which are then named by their indices; by default as many as `class_names`.
@@ -89,7 +90,7 @@ class XViTConfig(transformers.PreTrainedConfig):
                 "models of one task with one label per video only; open other models with xvit.XViT"
             )
         self.init = InitConfig(pretrained=pretrained, checkpoint_path=str(checkpoint_path))
-        self.clip_spec = from_dict(ClipSpec, {"num_frames": self.model.num_frames, **(clip_spec or {})}, "XViTConfig")
+        self.clip_spec = stored_clip_spec({"num_frames": self.model.num_frames, **(clip_spec or {})}, "XViTConfig")
         if self.clip_spec.open_fields:
             with torch.device("meta"):
                 self.clip_spec = resolve_clip_spec(self.clip_spec, build_backbone(self.model))
