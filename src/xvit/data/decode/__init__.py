@@ -2,6 +2,8 @@
 
 Public: `read_clip` and `decode` read chosen frames as a `Clip`; `probe` returns a `VideoInfo` without decoding.
 `sequential` reads a long file from start to end. `demux` opens and scans files, `frame_folder` does so for folders.
+`streams` chooses one of several video streams, `orientation` turns frames for display, and `signatures` recognises
+files that are no video.
 """
 
 from xvit.data.decode.demux import VideoInfo

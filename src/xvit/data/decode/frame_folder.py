@@ -2,7 +2,7 @@
 
 The images are sorted by the numbers in their names. A frame's index is its place in that order, whatever the first
 number is, and its time is index / fps. Only the requested images are decoded. The size of all images is read from the
-header of the first one.
+header of the first one. Each image is turned and mirrored by its own Exif orientation; the sizes must then be equal.
 """
 
 import os
