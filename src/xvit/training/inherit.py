@@ -96,7 +96,7 @@ def _refuse(
                 culprits.append(key)
         except XViTError:  # only together with other changes
             culprits.append(key)
-    texts = [f"{key}={changed[key]} in {places.get(key)} (its own: {before.get(key, 'unset')})" for key in culprits]
+    texts = [f"{key}={changed[key]} from {places.get(key)} (its own: {before.get(key, 'unset')})" for key in culprits]
     what = "this setting" if len(texts) == 1 else "these settings"
     raise XViTError(
         f"{source}: its weights cannot be used with {', '.join(texts)}: leave {what} out, or start without "
