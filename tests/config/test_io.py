@@ -144,3 +144,12 @@ def test_settings_survive_a_round_trip(tmp_path):
     assert read_config(RunConfig, path) == config
     path.write_text("\ufeff" + path.read_text(), encoding="utf-8")  # as some editors save it
     assert read_config(RunConfig, path) == config
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_recipe_with_a_byte_order_mark(encoding, tmp_path):
+    (tmp_path / "recipe.yaml").write_text("data:\n  root: größe\n", encoding=encoding)
+    assert read_config(RunConfig, tmp_path / "recipe.yaml").data.root == "größe"
+    (tmp_path / "latin.yaml").write_bytes("data:\n  root: größe\n".encode("latin-1"))
+    with pytest.raises(XViTError, match=r"latin.yaml line 2: byte 0xf6 is not UTF-8"):
+        read_yaml(tmp_path / "latin.yaml")

@@ -68,3 +68,10 @@ def test_the_ground_truth_is_checked(tmp_path):
             read(wrong)
     with pytest.raises(XViTError, match="no such file"):
         read_ground_truth(tmp_path / "none.json", LABELS)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_ground_truth_with_a_byte_order_mark(encoding, tmp_path):
+    rows = {"größe.mp4": [{"start": 0, "end": 1, "label": LABELS[0]}]}
+    (tmp_path / "truth.json").write_text(json.dumps(rows, ensure_ascii=False), encoding=encoding)
+    assert list(read_ground_truth(tmp_path / "truth.json", LABELS)) == [(tmp_path / "größe.mp4").resolve()]

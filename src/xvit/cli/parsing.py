@@ -78,7 +78,8 @@ class CommandParser(ArgumentParser):
 
     def add_videos(self) -> None:
         """Add the positional arguments VIDEO_OR_FOLDER ..."""
-        self.add("videos VIDEO_OR_FOLDER", str, "video files, or folders of videos", nargs="+", check=check_exists)
+        text = "video files, folders of videos, or lists of them (.txt, .csv, .tsv)"
+        self.add("videos VIDEO_OR_FOLDER", str, text, nargs="+", check=check_exists)
 
     def add_device(self) -> None:
         """Add --device, for commands that run a model."""

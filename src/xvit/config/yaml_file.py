@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from xvit.utils.errors import XViTError, one_line
+from xvit.utils.text import read_text
 
 _SCALARS = [  # tag, pattern, first characters
     ("bool", r"(?i:true|false|yes|no|on|off)", "tTfFyYnNoO"),
@@ -50,12 +51,10 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     Raises:
         XViTError: no such file, not YAML, not a mapping, a key that is given twice.
     """
-    path = Path(path)
+    text = read_text(path)
     try:
-        values = parse_yaml(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise XViTError(f"{path}: no such file") from None
-    except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:
+        values = parse_yaml(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = one_line(error).replace('in "<unicode string>", ', "in ")
         raise XViTError(f"{path}: not readable as YAML: {reason}") from None
     if not isinstance(values, dict):
@@ -71,7 +70,7 @@ def locate(path: str | Path, keys: Sequence[str | int]) -> tuple[int, str]:
         path: the file.
         keys: names of settings from the outermost on, and indices of lists.
     """
-    text = Path(path).read_text(encoding="utf-8-sig")
+    text = read_text(path)
     node: Any = yaml.compose(text, _Loader)
     for key in keys:
         if isinstance(node, yaml.SequenceNode):

@@ -11,6 +11,7 @@ from typing import Any
 from xvit.timeline.segments import Segment
 from xvit.utils.errors import XViTError, did_you_mean, one_line
 from xvit.utils.files import atomic_write_text
+from xvit.utils.text import read_text
 
 
 def read_ground_truth(path: str | Path, class_names: Sequence[str]) -> dict[Path, list[Segment]]:
@@ -28,10 +29,8 @@ def read_ground_truth(path: str | Path, class_names: Sequence[str]) -> dict[Path
     """
     path = Path(path)
     try:
-        videos = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise XViTError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
+        videos = json.loads(read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
         raise XViTError(f"{path}: not readable as JSON: {one_line(error)}") from None
     if not isinstance(videos, dict):
         raise XViTError(f"{path}: expected a mapping of videos to segments, got {type(videos).__name__}")

@@ -80,4 +80,4 @@ def test_a_video_given_twice_is_used_once(tmp_path, caplog):
     touch(tmp_path, "a/1.mp4", "a/2.mp4")
     paths = [str(tmp_path / "a/1.mp4"), str(tmp_path / "a/2.mp4")]
     assert find_videos([paths[1], tmp_path / "a"]) == paths[::-1]
-    assert caplog.messages == [f"given more than once, used once: 1 videos ({paths[1]})"]
+    assert caplog.messages == [f"left out: given more than once: 1 ({paths[1]})"]

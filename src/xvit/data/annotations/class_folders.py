@@ -9,7 +9,6 @@ from xvit.data.annotations.finder import (
     NOT_A_VIDEO,
     UNREADABLE,
     LeftOut,
-    check_folder,
     has_video_extension,
     is_skipped_folder,
     merge_left_out,
@@ -18,6 +17,7 @@ from xvit.data.annotations.finder import (
 from xvit.data.annotations.samples import DatasetSplits, Sample
 from xvit.data.decode import VIDEO_EXTENSIONS
 from xvit.utils.errors import XViTError, check_range, did_you_mean
+from xvit.utils.files import check_folder
 
 NO_CLASS = "in no class folder"
 SPLITS = ("train", "val", "test")

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from xvit.data.decode import VIDEO_EXTENSIONS
 from xvit.data.decode.frame_folder import is_image_file
-from xvit.utils.errors import XViTError
+from xvit.utils.files import check_folder
 
 NOT_A_VIDEO, HIDDEN = "not a video", "hidden or system"
 BROKEN_LINK, LOOP, UNREADABLE = "broken link", "link to a folder above", "unreadable folder"
@@ -130,12 +130,6 @@ class VideoFinder:
     def _by_name(self) -> dict[str, list[str]]:
         videos = scan_folder(self.root).videos
         return _group_by_stem(sorted(videos, key=lambda path: not has_video_extension(path)))
-
-
-def check_folder(path: str | Path) -> None:
-    """Raise `XViTError` unless `path` is a folder."""
-    if not os.path.isdir(path):
-        raise XViTError(f"{path}: {'a file, not a folder' if os.path.exists(path) else 'no such folder'}")
 
 
 def has_video_extension(name: str) -> bool:

@@ -1,6 +1,5 @@
 """The videos that a person gives to a command: files, folders, and lists of files and folders."""
 
-import logging
 import os
 import re
 from collections import Counter
@@ -13,8 +12,6 @@ from xvit.data.annotations.lists import read_paths
 from xvit.utils.errors import XViTError
 
 LIST_EXTENSIONS = (".txt", ".csv", ".tsv")
-
-log = logging.getLogger("xvit")
 
 
 def find_videos(paths: Iterable[str | Path], *, root: str | Path | None = None) -> list[str]:
@@ -41,7 +38,7 @@ def find_videos(paths: Iterable[str | Path], *, root: str | Path | None = None) 
             found.append(path)
     report_left_out(left_out)
     if repeated := [path for path, count in Counter(found).items() if count > 1]:
-        log.warning("given more than once, used once: %d videos (%s)", len(repeated), ", ".join(repeated[:3]))
+        report_left_out({"given more than once": repeated})
     return list(dict.fromkeys(found))
 
 

@@ -273,6 +273,7 @@ def _parse_labels(
     if not class_names and sorted({*indices}) == list(range(1, max(indices) + 1)) and max(indices) > 1:
         parsed.problems.append(
             f"labels are numbered from 1 to {max(indices)}, without 0: expected class indices from 0: subtract 1 from "
-            "each label in all lists; or, if class 0 has no videos here, give the names of all classes as data.label_files"
+            "each label in all lists; or, if class 0 has no videos here, give the names of all classes as "
+            "data.label_files"
         )
     return parsed, indices

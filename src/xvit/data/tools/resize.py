@@ -14,13 +14,14 @@ from av.container import OutputContainer
 from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
-from xvit.data.annotations.finder import check_folder, merge_left_out, report_left_out, scan_folder
+from xvit.data.annotations.finder import merge_left_out, report_left_out, scan_folder
 from xvit.data.decode.clock import choose_frames
 from xvit.data.decode.demux import VideoInfo, open_video, probe_file, video_errors
 from xvit.data.decode.orientation import ODD_MATRIX, Orientation, read_orientation
 from xvit.data.decode.video import check_frame_size, frame_to_rgb
 from xvit.data.tools.resize_record import open_output
 from xvit.utils.errors import VideoError, XViTError, check_range
+from xvit.utils.files import check_folder
 from xvit.utils.parallel import check_stop, parallel_map
 
 _logger = logging.getLogger("xvit")
