@@ -5,6 +5,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # set before torch is imported, and inherited by subprocesses
 
+import hypothesis
 import pytest
 import yaml
 
@@ -15,6 +16,9 @@ from xvit.data.synthetic.dataset import write_motion_dataset
 from xvit.data.synthetic.motion import CLASSES
 from xvit.models.backbone import resolve_clip_spec
 from xvit.models.xvit import XViT
+
+hypothesis.settings.register_profile("tests", deadline=None)  # the time of a test depends on the machine's load
+hypothesis.settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session")
