@@ -85,7 +85,7 @@ def test_existing_output_must_be_an_empty_directory(tmp_path: Path) -> None:
         write_motion_dataset(tmp_path / "empty", clips_per_class=1, seed=1)
     assert file_bytes(tmp_path / "empty") == before
     (tmp_path / "file").touch()
-    with pytest.raises(XViTError, match="not an empty directory; choose another one or remove it"):
+    with pytest.raises(XViTError, match="file: exists; choose another one or remove it"):
         write_motion_dataset(tmp_path / "file", clips_per_class=1)
 
 
