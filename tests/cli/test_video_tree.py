@@ -9,7 +9,7 @@ import pytest
 from helpers.video_tree import LEFT_OUT, VIDEOS, write_video_tree
 from xvit.config import DataConfig
 from xvit.data.annotations import find_videos, load_splits
-from xvit.export.parity import read_clips
+from xvit.export.parity import choose_videos
 from xvit.features import read_features
 
 
@@ -83,15 +83,11 @@ def test_data_check(run, tree, tmp_path):
     report = json.loads((tmp_path / "report/report.json").read_text())
     assert report["samples"] == len(VIDEOS)
     assert report["left_out"] == {kind: [str(tree / name) for name in names] for kind, names in LEFT_OUT.items()}
-    assert "walk/.ipynb_checkpoints" not in VIDEOS
 
 
-def test_calibration_clips(tree, videos, checkpoint):
-    from xvit.models.xvit import XViT
-
-    clip_spec = XViT.from_pretrained(checkpoint).clip_spec
-    clips, _ = read_clips(clip_spec, [str(tree)], 99, calibrate=False, on_progress=lambda *_: None)
-    assert len(clips) == len(videos)
+def test_videos_to_check_and_calibrate_an_export(tree, videos):
+    compared, calibration = choose_videos([str(tree)], 99, calibrate=True)
+    assert sorted(compared + calibration) == videos
 
 
 @pytest.mark.parametrize("name", ["list.txt", "list.csv", "list.tsv"])

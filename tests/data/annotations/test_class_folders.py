@@ -145,3 +145,13 @@ def test_an_unlabelled_test_folder_is_left_out_and_said(tmp_path):
     splits = read_class_folders(tmp_path)
     assert (len(splits.train), len(splits.val), splits.test) == (2, 2, [])
     assert splits.left_out == {"in no class folder": [str(tmp_path / "test")]}
+
+
+def test_two_names_of_one_file_are_in_the_same_split(tmp_path):
+    touch(tmp_path, *(f"{name}/group/{video}.mp4" for name in "ab" for video in range(10)))
+    (tmp_path / "a/same group").symlink_to(tmp_path / "a/group")
+    for seed in range(5):
+        splits = read_class_folders(tmp_path, val_fraction=0.4, test_fraction=0.3, seed=seed)
+        files = [{Path(sample.path).resolve() for sample in samples} for samples in splits.by_name.values()]
+        assert sum(map(len, files)) == len(set().union(*files)) == 20
+        assert {name: len(samples) for name, samples in splits.by_name.items()} == {"train": 9, "val": 12, "test": 9}

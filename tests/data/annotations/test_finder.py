@@ -5,7 +5,7 @@ import os
 import pytest
 
 from helpers.files import touch
-from xvit.data.annotations import VideoFinder, find_videos
+from xvit.data.annotations import VideoFinder, class_by_folder, find_videos
 from xvit.utils.errors import XViTError
 
 
@@ -81,3 +81,19 @@ def test_a_video_given_twice_is_used_once(tmp_path, caplog):
     paths = [str(tmp_path / "a/1.mp4"), str(tmp_path / "a/2.mp4")]
     assert find_videos([paths[1], tmp_path / "a"]) == paths[::-1]
     assert caplog.messages == [f"left out: given more than once: 1 ({paths[1]})"]
+
+
+@pytest.mark.parametrize(
+    ("video", "given", "expected"),
+    [
+        ("v/red/1.mp4", ["v"], "red"),
+        ("v/red/group/deep/1.mp4", ["x", "v"], "red"),
+        ("v/val/red/group/1.mp4", ["v"], "red"),
+        ("v/red/1.mp4", ["v/red"], "red"),
+        ("v/red/1.mp4", ["v/red/1.mp4"], "red"),
+        ("v/test/1.mp4", ["v"], "test"),
+        ("elsewhere/blue/1.mp4", ["list.txt"], "blue"),
+    ],
+)
+def test_the_class_of_a_video_by_its_folders(video, given, expected):
+    assert class_by_folder(video, given) == expected

@@ -281,3 +281,9 @@ def test_labels_of_another_encoding_are_an_error(tmp_path):
     (tmp_path / "list.txt").write_bytes("1.mp4 größe\n".encode("latin-1"))
     with pytest.raises(XViTError, match=r"list.txt line 1: .* is not UTF-8: save the file as UTF-8"):
         read_list(tmp_path / "list.txt", VideoFinder(tmp_path))
+
+
+def test_a_missing_video_with_spaces_is_named_without_its_label(tmp_path):
+    touch(tmp_path, "1.mp4")
+    parsed = parse(tmp_path, "1.mp4 run\nmy gone video.mp4 high jump\n")
+    assert (parsed.missing, parsed.class_names) == (["my gone video.mp4"], ["high jump", "run"])
