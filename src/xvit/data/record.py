@@ -31,8 +31,10 @@ def record_samples(samples: Sequence[Sample]) -> list[Row]:
     seen: Counter[str] = Counter()
     for sample, size in zip(samples, sizes, strict=True):
         name = sample.id
-        if (sample.start, sample.stop) != (None, None):
-            name += f" ({sample.start or 0:g} to {'its end' if sample.stop is None else f'{sample.stop:g}'} s)"
+        if sample.stop is not None:
+            name += f" ({sample.start or 0:.10g} to {sample.stop:.10g} s)"
+        elif sample.start:
+            name += f" (from {sample.start:.10g} s)"
         seen[name] += 1
         rows.append([name if seen[name] == 1 else f"{name} [{seen[name]}]", sample.label, sample.fps, size])
     return _plain(rows)
