@@ -8,6 +8,7 @@ import torch
 
 from helpers.barcode_videos import write_video
 from helpers.color_videos import CLASSES, CLIP, FRAMES, make_model, with_metadata
+from helpers.rate_videos import RATES, STEPS, write_steps
 from xvit.data.capture.source import Frame, FrameCounts, Source, SourceEvent
 from xvit.data.decode import decode
 from xvit.data.transforms import eval_views, normalize
@@ -56,7 +57,7 @@ class ListSource:
     def __init__(self, items, reconnects=0):
         self.items, self.reconnects, self.counts = items, reconnects, FrameCounts()
 
-    def frames(self, *, stride, short_side):
+    def frames(self, *, stride, frame_rate, short_side):
         for item in self.items:
             self.counts.read += isinstance(item, Frame)
             yield item
@@ -107,6 +108,62 @@ def test_the_default_stride_is_that_of_training(video):
     predictions, events = run(LivePredictor(model, Source(video), stride=6))
     assert len(predictions) == 4
     assert [event.kind for event in events] == ["opened"]
+
+
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "centered"])
+@pytest.mark.parametrize("stride", [1, 3])
+def test_the_same_motion_has_the_same_predictions_at_every_frame_rate(tmp_path, causal, stride):
+    model = make_stream_model(causal=causal)
+    model.clip_spec = replace(CLIP, sampling="strided", frame_rate=float(STEPS), stride=stride)
+    results = {}
+    for name, times in RATES.items():
+        live = LivePredictor(model, Source(write_steps(tmp_path / f"{name}.mp4", times)))
+        results[name], events = run(live)
+        assert [event.kind for event in events] == ["opened", "sampling"]
+        assert f"{STEPS / stride:.4g} frames per second" in events[1].message
+    expected = stacked_scores(results["8"])
+    assert expected.std(dim=0).max() > 1e-3
+    for name, predictions in results.items():
+        assert torch.allclose(stacked_scores(predictions), expected, atol=1e-6), name
+        times = [stride * index / STEPS for index in range(len(expected))]
+        assert [prediction.time for prediction in predictions] == pytest.approx(times), name
+        assert [prediction.label for prediction in predictions] == [prediction.label for prediction in results["8"]]
+
+
+def test_a_model_of_segments_with_a_frame_rate_has_a_stride(video):
+    model = make_stream_model()
+    model.clip_spec = replace(CLIP, frame_rate=12.5, stride=4)
+    predictions, events = run(LivePredictor(model, Source(video)))
+    assert [event.kind for event in events] == ["opened", "sampling"]
+    assert [prediction.time for prediction in predictions] == pytest.approx([0, 0.32, 0.64])
+
+
+def test_still_pictures_and_ignored_classes_have_no_label():
+    model = make_stream_model(class_names=["a", "background", "c"], causal=True)
+    moving = torch.randint(0, 256, (8, 3, 4, 4), dtype=torch.uint8)
+    moving = moving.repeat_interleave(8, -1).repeat_interleave(8, -2)  # finer changes would be noise
+    still = moving[-1:].repeat(8, 1, 1, 1)
+    items = [make_frame(index, frame) for index, frame in enumerate(torch.cat([moving, still, moving]))]
+    everything, events = run(LivePredictor(model, ListSource(items), motion_threshold=0, ignore=[]))
+    assert events == []
+    predictions, events = run(LivePredictor(model, ListSource(items)))
+    assert [event.kind for event in events] == ["motion", "motion"]
+    assert [event.message.split(":")[0] for event in events] == ["0.40 s", "0.64 s"]
+    frozen = set(range(7 + FRAMES - 1, 16))  # all frames of the prediction are the same
+    assert {prediction.frame for prediction in predictions if not prediction.moving} == frozen
+    for before, now in zip(everything, predictions, strict=True):
+        assert (now.labels, now.scores, before.label) == (before.labels, before.scores, before.labels[0])
+        assert now.label == (None if now.frame in frozen or before.label == "background" else before.label)
+
+
+def test_after_a_reconnection_motion_is_measured_anew():
+    model = make_stream_model(causal=True)
+    dark, bright = torch.full((3, 32, 32), 20, dtype=torch.uint8), torch.full((3, 32, 32), 200, dtype=torch.uint8)
+    items = [make_frame(index, bright if index > 5 else dark) for index in range(12)]
+    event = SourceEvent(kind="reconnected", message="back")
+    predictions, _ = run(LivePredictor(model, ListSource([*items[:6], event, *items[6:]], reconnects=1)))
+    # The first three predictions of a stream have fewer frames than a clip.
+    assert [prediction.frame for prediction in predictions if prediction.moving] == [0, 1, 2, 6, 7, 8]
 
 
 def test_a_slow_model_on_a_live_source_drops_frames_and_counts_them(video):
@@ -195,6 +252,10 @@ def test_invalid_models_values_and_sources(video, tmp_path):
         LivePredictor(make_stream_model(0, []), Source(video))
     with pytest.raises(XViTError, match="threshold=2"):
         LivePredictor(make_stream_model(), Source(video), threshold=2)
+    with pytest.raises(XViTError, match="motion_threshold=-1"):
+        LivePredictor(make_stream_model(), Source(video), motion_threshold=-1)
+    with pytest.raises(XViTError, match='Did you mean "green"'):
+        LivePredictor(make_stream_model(), Source(video), ignore=["gren"])
     with pytest.raises(XViTError, match="stride=0"):
         LivePredictor(make_stream_model(), Source(video), stride=0)
     live = LivePredictor(make_stream_model(), Source(tmp_path / "none.mp4"))

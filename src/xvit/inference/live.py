@@ -1,16 +1,18 @@
 """Predictions for a live source with a streaming model.
 
-    source: frames ──▶ each stride-th ──▶ centre view ──▶ Stream.push ──▶ LivePrediction, `latency_frames` later
+    source: frames ──▶ stride / frame_rate apart ──▶ centre view ──▶ Stream.push ──▶ LivePrediction, later by
+                                                                                      `latency_frames`
 
-At the frame spacing that the model was trained with, the scores equal those of the model on all frames at once. Where
-frames were dropped, the spacing is wider; drops are reported and counted. A change of the frame size has no effect,
-because each frame is resized to the same view. After a reconnection the stream starts anew, because an unknown number
-of frames was missed.
+The frames are those that the model was trained on: a fixed time apart, whatever the rate of the source, or each
+stride-th one, if its clip spec has no frame rate. The scores equal those of the model on all these frames at once.
+Where frames were dropped, the spacing is wider; drops are reported and counted. A change of the frame size has no
+effect, because each frame is resized to the same view. After a reconnection the stream starts anew, because an unknown
+number of frames was missed.
 """
 
 import time
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,6 +23,7 @@ import torch
 from xvit.config import as_task_dict, unwrap_single_task
 from xvit.data.capture.source import Frame, Source, SourceEvent
 from xvit.data.transforms import eval_views, normalize
+from xvit.inference.gating import MOTION_THRESHOLD, MotionMeter, resolve_ignored
 from xvit.inference.predictor import Labels, Scores, rank_classes
 from xvit.models.streaming import Stream, StreamOutput
 from xvit.models.xvit import XViT
@@ -37,9 +40,10 @@ class LivePrediction:
     Args:
         frame: index of the frame in the source, from 0.
         time: timestamp of the frame, in seconds from the first frame of the source.
-        label: the best class; None if its score is below the threshold.
+        label: the best class; None if its score is below the threshold, if it is ignored, or if nothing moves.
         labels: all class names, in order of descending score.
         scores: their scores, in [0, 1]; they sum to 1 unless the model is multi-label.
+        moving: something moves in the T latest frames, or there are fewer so far.
         lag_seconds: time from the moment the frame was due until the prediction.
     """
 
@@ -48,6 +52,7 @@ class LivePrediction:
     label: str | dict[str, str | None] | None
     labels: Labels
     scores: Scores
+    moving: bool
     lag_seconds: float
 
 
@@ -91,6 +96,7 @@ class _PendingFrame(NamedTuple):
     source_index: int
     time: float
     due_time: float
+    motion: float  # grey levels
 
 
 class LivePredictor:
@@ -99,27 +105,44 @@ class LivePredictor:
     Args:
         model: a model that can be streamed, in eval mode.
         source: the frames; nothing else may read from it.
-        stride: process each stride-th frame. None for the stride of the model's `ClipSpec`, or 1 for a model that was
-            trained on frames spread over whole videos.
+        stride: process each stride-th frame, counted at the frame rate of the model's `ClipSpec`, if it has one. None
+            for the stride of the `ClipSpec`, or 1 for a model that was trained on frames spread over whole videos at no
+            known rate.
         predict_every: predict at each processed frame (1), or at each second (2), third (3), ... one.
         threshold: score in [0, 1] below which `LivePrediction.label` is None.
+        ignore: classes for which it is None, too; without a value the class "background", if the model has one.
+        motion_threshold: motion in grey levels (see `MotionMeter`) below which it is None, too; 0 for no such limit.
 
     Raises:
-        XViTError: the model cannot be streamed or has no classes, or a value is out of range. While iterating: the
-            source does not yield a single frame.
+        XViTError: the model cannot be streamed, has no classes or not those to ignore; a value is out of range. While
+            iterating: the source does not yield a single frame.
     """
 
     def __init__(
-        self, model: XViT, source: Source, *, stride: int | None = None, predict_every: int = 1, threshold: float = 0.0
+        self,
+        model: XViT,
+        source: Source,
+        *,
+        stride: int | None = None,
+        predict_every: int = 1,
+        threshold: float = 0.0,
+        ignore: Sequence[str] | None = None,
+        motion_threshold: float = MOTION_THRESHOLD,
     ) -> None:
         check_range("stride", 1 if stride is None else stride, 1)
         check_range("threshold", threshold, 0, 1)
-        self.model, self.source, self.threshold = model, source, threshold
-        self._stride_unknown = stride is None and model.clip_spec.sampling == "segments"
+        check_range("motion_threshold", motion_threshold, 0)
+        self.model, self.source = model, source
+        self.threshold, self.motion_threshold = threshold, motion_threshold
+        self.frame_rate = model.clip_spec.frame_rate
+        self._stride_unknown = stride is None and model.clip_spec.sampling == "segments" and not self.frame_rate
         self.stride = stride or (1 if self._stride_unknown else model.clip_spec.stride)
         if not any(as_task_dict(model.class_names).values()):
             raise XViTError("the model has no classes to predict: use one that was trained on labelled videos")
+        self.ignore = resolve_ignored(model.class_names, ignore)
         self.stream = Stream(model, predict_every=predict_every)
+        self._meter = MotionMeter(model.config.num_frames)
+        self._gate_open = True  # as last reported
         self._pending: deque[_PendingFrame] = deque()  # frames without a prediction so far
         self._pushed = self._processed = self._predictions = 0  # pushed: since the last reset of the stream
         self._lags: deque[float] = deque(maxlen=_LAG_HISTORY)
@@ -131,23 +154,35 @@ class LivePredictor:
         size = self.model.clip_spec.image_size
         self.stream.push(torch.zeros(1, 1, 3, size, size, device=self.model.device))  # warm-up: the first push is slow
         self.stream.reset()
-        with closing(self.source.frames(stride=self.stride, short_side=size)) as items:
+        frames = self.source.frames(stride=self.stride, frame_rate=self.frame_rate, short_side=size)
+        with closing(frames) as items:
             for item in items:
                 if isinstance(item, Frame):
                     yield from self._process(item)
                     continue
                 yield item
-                if item.kind == "opened" and self._stride_unknown:
-                    yield SourceEvent(
-                        kind="stride",
-                        message=f"the model was trained on {self.model.clip_spec.num_frames} frames spread over whole "
-                        "videos; every frame is processed: if that is too dense, set a stride",
-                    )
+                if item.kind == "opened":
+                    yield from self._describe()
                 if item.kind == "reconnected":
                     yield from self._flush()
                     self.stream.reset()
-                    self._pushed = 0
+                    self._meter, self._pushed = MotionMeter(self.model.config.num_frames), 0
         yield from self._flush()
+
+    def _describe(self) -> Generator[SourceEvent, None, None]:
+        """Events that say which frames the model sees, and which classes have no label."""
+        if self.frame_rate:
+            rate = f"{self.frame_rate / self.stride:.4g} frames per second"
+            yield SourceEvent(kind="sampling", message=f"the model sees {rate}, whatever the rate of the source")
+        if self._stride_unknown:
+            yield SourceEvent(
+                kind="stride",
+                message=f"the model was trained on {self.model.clip_spec.num_frames} frames spread over whole "
+                "videos; every frame is processed: if that is too dense, set a stride",
+            )
+        if self.ignore:
+            names = ", ".join(self.ignore)
+            yield SourceEvent(kind="ignored", message=f"ignored, without a label: {names}")
 
     @property
     def stats(self) -> StreamStats:
@@ -172,41 +207,54 @@ class LivePredictor:
             p95_lag_seconds=float(np.quantile(lags, 0.95)),
         )
 
-    def _process(self, frame: Frame) -> Generator[LivePrediction, None, None]:
+    def _process(self, frame: Frame) -> Generator[LivePrediction | SourceEvent, None, None]:
         if self._started is None:
             self._started = time.monotonic()
         clip_spec = self.model.clip_spec
         view = eval_views(frame.pixels[None], clip_spec).contiguous()  # (C, H, W) -> (1, 1, C, S, S), as in evaluation
-        self._pending.append(_PendingFrame(self._pushed, frame.index, frame.time, frame.due_time))
+        [motion] = self._meter.push(view[0])
+        self._pending.append(_PendingFrame(self._pushed, frame.index, frame.time, frame.due_time, motion))
         self._pushed, self._processed = self._pushed + 1, self._processed + 1
         output = self.stream.push(normalize(view, clip_spec, self.model.device))
         self._push_times.append(time.monotonic())
         yield from self._predict(output)
 
-    def _flush(self) -> Generator[LivePrediction, None, None]:
+    def _flush(self) -> Generator[LivePrediction | SourceEvent, None, None]:
         if self._pushed:
             yield from self._predict(self.stream.flush())
             self._pending.clear()
 
-    def _predict(self, output: StreamOutput) -> Generator[LivePrediction, None, None]:
+    def _predict(self, output: StreamOutput) -> Generator[LivePrediction | SourceEvent, None, None]:
         tasks = as_task_dict(output.logits)
         probabilities = {task: self.model.probabilities(logits[0]).cpu() for task, logits in tasks.items()}  # (m, K)
         for row, stream_index in enumerate(output.indices):
             while self._pending[0].stream_index < stream_index:  # frames between two predictions
                 self._pending.popleft()
             frame = self._pending.popleft()
+            moving = frame.motion >= self.motion_threshold
+            yield from self._report_gate(moving, frame)
             frame_scores = {task: values[row] for task, values in probabilities.items()}
             labels, scores = rank_classes(frame_scores, self.model.class_names)
-            best = {task: names[0] for task, names in as_task_dict(labels).items()}
-            passed = {task: values[0] >= self.threshold for task, values in as_task_dict(scores).items()}
+            best = {task: (names[0], as_task_dict(scores)[task][0]) for task, names in as_task_dict(labels).items()}
             lag = time.monotonic() - frame.due_time
             self._lags.append(lag)
             self._predictions += 1
             yield LivePrediction(
                 frame=frame.source_index,
                 time=frame.time,
-                label=unwrap_single_task({task: best[task] if passed[task] else None for task in best}),
+                label=unwrap_single_task({task: self._label(*top, moving) for task, top in best.items()}),
                 labels=labels,
                 scores=scores,
+                moving=moving,
                 lag_seconds=lag,
             )
+
+    def _label(self, best: str, score: float, moving: bool) -> str | None:
+        return best if moving and score >= self.threshold and best not in self.ignore else None
+
+    def _report_gate(self, moving: bool, frame: _PendingFrame) -> Generator[SourceEvent, None, None]:
+        """An event when motion ends or begins."""
+        if moving != self._gate_open:
+            self._gate_open = moving
+            text = "motion again" if moving else "nothing moves: no label until something does"
+            yield SourceEvent(kind="motion", message=f"{frame.time:.2f} s: {text}")
