@@ -1,6 +1,6 @@
 """A long video over time: segments, scores of the classes, frames."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ _CLASS_COLORS = (  # neighbours differ clearly
     *("#2563eb", "#ea7317", "#16a34a", "#dc2626", "#9333ea", "#0891b2", "#ca8a04", "#db2777", "#64748b", "#84cc16"),
     *("#1e3a8a", "#92400e", "#0f766e", "#f472b6"),
 )
+_IGNORED_COLOR, _STILL_COLOR = "#94a3b8", "#eef2f7"
 _TICKS = (0.1, 0.5, 1, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400)  # seconds between ticks
 _MAX_CLASSES = 16
 _MAX_POINTS = 1000  # along the width, about one per pixel
@@ -31,6 +32,8 @@ def plot_timeline(
     *,
     duration: float,
     bands: Bands,
+    ignored: Collection[str] = (),
+    still: Sequence[tuple[float, float]] = (),
     frames: np.ndarray | None = None,
     title: str = "",
 ) -> None:
@@ -46,6 +49,8 @@ def plot_timeline(
         path: the PNG file to write.
         duration: seconds of the video.
         bands: rows of segments by name, such as "prediction"; a segment is its start and end in seconds and its label.
+        ignored: classes that are no events; their scores are grey.
+        still: start and end, in seconds, of stretches without motion; they are shaded.
         frames: (n, H, W, 3) uint8: the middle frame of each of n equal parts of the video.
         title: of the plot.
 
@@ -58,6 +63,7 @@ def plot_timeline(
         )
     shown = _select_classes(scores, class_names, bands)
     colors = {class_names[index]: _CLASS_COLORS[rank % len(_CLASS_COLORS)] for rank, index in enumerate(shown)}
+    colors |= dict.fromkeys(colors.keys() & set(ignored), _IGNORED_COLOR)
     width = 12.0
     heights = [0.32 * len(bands), 0.24 * len(shown) + 0.1]
     if frames is not None:
@@ -66,7 +72,8 @@ def plot_timeline(
     parts = figure.subplots(len(heights), 1, height_ratios=heights, sharex=True)
     _draw_bands(parts[0], bands, colors, duration)
     parts[0].set_title(title.replace("$", r"\$"), loc="left", color=TEXT_COLOR, fontsize=11)
-    _draw_scores(parts[1], times, scores[:, shown], colors, duration)
+    _draw_scores(parts[1], times, scores[:, shown], colors, ignored, duration)
+    _shade(parts[1], still)
     if frames is not None:
         _draw_frames(parts[2], frames, duration)
     for axes in parts:
@@ -103,7 +110,24 @@ def _draw_bands(axes: Axes, bands: Bands, colors: Mapping[str, str], duration: f
     axes.tick_params(axis="y", length=0, labelsize=9, colors=TEXT_COLOR)
 
 
-def _draw_scores(axes: Axes, times: np.ndarray, scores: np.ndarray, colors: Mapping[str, str], duration: float) -> None:
+def _shade(axes: Axes, still: Sequence[tuple[float, float]]) -> None:
+    """Shade the stretches without motion, behind everything else."""
+    for start, end in still:
+        axes.axvspan(start, end, color=_STILL_COLOR, linewidth=0, zorder=0)
+    if still:
+        start, end = max(still, key=lambda stretch: stretch[1] - stretch[0])
+        center: dict[str, Any] = {"ha": "center", "va": "bottom"}
+        axes.text((start + end) / 2, 0.0, "no motion", color=_IGNORED_COLOR, fontsize=8, **center)
+
+
+def _draw_scores(
+    axes: Axes,
+    times: np.ndarray,
+    scores: np.ndarray,
+    colors: Mapping[str, str],
+    ignored: Collection[str],
+    duration: float,
+) -> None:
     """One row per class, filled up to its score. In a long video each point is the mean of several scores."""
     edges = np.concatenate([[0.0], (times[:-1] + times[1:]) / 2])  # a score holds until halfway to the next one
     groups = np.arange(0, len(times), -(-len(times) // _MAX_POINTS))
@@ -113,7 +137,8 @@ def _draw_scores(axes: Axes, times: np.ndarray, scores: np.ndarray, colors: Mapp
         height = 0.92 * np.append(means[:, row], means[-1, row])
         axes.axhline(row + 1, color=GRID_COLOR, linewidth=0.6)
         axes.fill_between(x, row + 1, row + 1 - height, step="post", color=color, linewidth=0)
-    axes.set_yticks(np.arange(len(colors)) + 0.6, [display_name(name, 28) for name in colors])
+    names = [display_name(name, 28) + (" (ignored)" if name in ignored else "") for name in colors]
+    axes.set_yticks(np.arange(len(colors)) + 0.6, names)
     for text, color in zip(axes.get_yticklabels(), colors.values(), strict=True):
         text.set_color(color)
     axes.set_ylim(len(colors), -0.1)
