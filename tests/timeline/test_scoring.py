@@ -3,6 +3,7 @@
 import itertools
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -12,8 +13,10 @@ import torch
 
 from helpers.barcode_videos import write_video
 from helpers.color_videos import CLIP, FRAMES, make_model, with_metadata
+from helpers.rate_videos import RATES, STEPS, write_steps
 from xvit.data.decode import decode
 from xvit.data.transforms import eval_views, normalize
+from xvit.inference.gating import MotionMeter
 from xvit.timeline import ScoreTimeline, iterate_scores, score_video
 from xvit.utils.errors import XViTError
 
@@ -39,6 +42,13 @@ def video(tmp_path_factory) -> Path:
     return write_video(tmp_path_factory.mktemp("video") / "video.mp4", frames=50)
 
 
+@pytest.fixture(scope="module")
+def same_motion(tmp_path_factory) -> dict[str, Path]:
+    """The same motion of 4 seconds at several frame rates."""
+    folder = tmp_path_factory.mktemp("rates")
+    return {name: write_steps(folder / f"{name}.mp4", times) for name, times in RATES.items()}
+
+
 def load_views(path: Path, indices) -> torch.Tensor:
     """Model inputs (n, C, S, S) of these frames, as `Predictor` computes them."""
     return normalize(eval_views(decode(path, indices, short_side=CLIP.image_size).frames, CLIP)[0], CLIP)
@@ -62,6 +72,12 @@ def test_stream_scores_equal_those_of_the_model_on_all_frames(options, stride, p
     middles = [(indices[window[0]] + indices[window[-1]]) / 2 / 25 for window in windows]
     np.testing.assert_allclose(timeline.times, middles, atol=1e-6)
     assert timeline.duration == pytest.approx(2)
+    assert (timeline.frame_rate, timeline.clip_duration) == (None, pytest.approx(FRAMES * stride / 25))
+    pixels = eval_views(decode(video, indices, short_side=CLIP.image_size).frames, CLIP)[0]
+    motion = np.array(MotionMeter(FRAMES).push(pixels))[ends]
+    partial = np.array(ends) < FRAMES - 1
+    motion[partial] = motion[~partial][0]
+    np.testing.assert_allclose(timeline.motion, motion, atol=1e-3)
 
 
 @pytest.mark.parametrize(("stride", "predict_every"), [(1, None), (2, 3), (3, 1)])
@@ -94,11 +110,60 @@ def test_the_default_stride_is_that_of_training(video):
     model = make_noisy_model(**CAUSAL)
     with pytest.raises(XViTError, match=r"stride: missing: .* 4 frames spread over whole videos"):
         score_video(model, video)
-    model.clip_spec = type(CLIP)(**{**vars(CLIP), "sampling": "strided", "stride": 5})
+    model.clip_spec = replace(CLIP, sampling="strided", stride=5)
     progress = []
     assert score_video(model, video, on_progress=lambda *counts: progress.append(counts)).stride == 5
     assert progress[-1] == (50, 50)
     assert progress == sorted(progress)
+
+
+def test_a_model_of_segments_with_a_frame_rate_has_a_stride(video):
+    model = make_noisy_model(**CAUSAL)
+    model.clip_spec = replace(CLIP, frame_rate=12.5, stride=2)
+    timeline = score_video(model, video)
+    assert (timeline.frame_rate, timeline.stride, timeline.clip_duration) == (12.5, 2, FRAMES * 2 / 12.5)
+    assert len(timeline.times) == 13
+
+
+@pytest.mark.parametrize("options", [CAUSAL, CENTERED, WINDOWS], ids=["causal", "centered", "windows"])
+@pytest.mark.parametrize("stride", [1, 3])
+def test_the_same_motion_has_the_same_scores_at_every_frame_rate(options, stride, same_motion):
+    model = make_noisy_model(**options)
+    model.clip_spec = replace(CLIP, sampling="strided", frame_rate=float(STEPS), stride=stride)
+    timelines = {name: score_video(model, path) for name, path in same_motion.items()}
+    expected = timelines["8"]
+    assert len(expected.times) > 3
+    assert expected.frame_rate == STEPS
+    assert expected.clip_duration == FRAMES * stride / STEPS
+    assert np.ptp(expected.scores, axis=0).max() > 1e-3
+    for name, timeline in timelines.items():
+        np.testing.assert_allclose(timeline.scores, expected.scores, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(timeline.times, expected.times, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(timeline.motion, expected.motion, atol=1e-3, err_msg=name)
+        assert timeline.warnings == ()
+    model.clip_spec = replace(model.clip_spec, frame_rate=None)
+    counted = score_video(model, same_motion["25"])  # counts frames: other frames, other scores
+    assert counted.clip_duration == pytest.approx(FRAMES * stride / 25)
+    assert len(counted.times) > 2 * len(expected.times)
+
+
+def test_a_video_that_is_too_slow_is_reported(same_motion):
+    model = make_noisy_model(**CAUSAL)
+    model.clip_spec = replace(CLIP, sampling="strided", frame_rate=16.0)
+    timeline = score_video(model, same_motion["8"])
+    [warning] = timeline.warnings
+    assert "8 frames per second" in warning
+    assert "16" in warning
+    assert score_video(model, same_motion["25"]).warnings == ()
+
+
+@pytest.mark.parametrize("options", [CAUSAL, WINDOWS], ids=["causal", "windows"])
+@pytest.mark.parametrize("frames", [1, 2, 5])
+def test_videos_shorter_than_a_clip_have_a_score(options, frames, tmp_path):
+    model = make_noisy_model(**options)
+    model.clip_spec = replace(CLIP, sampling="strided", frame_rate=8.0, stride=2)
+    path = write_video(tmp_path / "short.mp4", frames=frames)
+    assert len(score_video(model, path, predict_every=50).times) == 1
 
 
 @pytest.mark.parametrize("options", [CAUSAL, CENTERED, WINDOWS], ids=["causal", "centered", "windows"])
@@ -130,8 +195,11 @@ def test_invalid_models_and_values(video):
             class_names=LABELS,
             times=np.arange(2.0),
             scores=np.zeros((3, 3)),
+            motion=np.zeros(2),
             duration=2,
+            clip_duration=1,
             method="stream",
+            frame_rate=None,
             stride=1,
             predict_every=1,
         )

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xvit.timeline.segments import Segment, cell_edges, find_segments, hysteresis, moving_average
+from xvit.timeline.segments import (
+    Segment,
+    cell_edges,
+    default_lengths,
+    find_segments,
+    hysteresis,
+    moving_average,
+    still_stretches,
+)
 from xvit.utils.errors import XViTError
 
 LABELS = ["a", "b", "c"]
@@ -62,6 +70,46 @@ def test_the_moving_average_is_the_mean_of_the_scores_within_reach(video, second
     np.testing.assert_allclose(moving_average(times, scores, seconds), expected, atol=1e-12)
 
 
+@settings(max_examples=100, deadline=None)
+@given(video=score_arrays(), options=OPTIONS, ignore=st.sets(st.sampled_from(LABELS)))
+def test_ignored_classes_compete_but_have_no_segments(video, options, ignore):
+    times, scores, duration = video
+    everything = find_segments(times, scores, LABELS, duration=duration, **options)
+    some = find_segments(times, scores, LABELS, duration=duration, ignore=ignore, **options)
+    assert some == [segment for segment in everything if segment.label not in ignore]
+
+
+@settings(max_examples=150, deadline=None)
+@given(video=score_arrays(), options=OPTIONS, data=st.data())
+def test_nothing_happens_where_nothing_moves(video, options, data):
+    times, scores, duration = video
+    moving = np.array(data.draw(st.lists(st.booleans(), min_size=len(times), max_size=len(times))))
+    edges = cell_edges(times, duration)
+    # A naive list of the stretches: neighbouring cells without motion, joined.
+    stretches = []
+    for start, end, is_moving in zip(edges[:-1], edges[1:], moving, strict=True):
+        if not is_moving and stretches and stretches[-1][1] == start:
+            stretches[-1] = (stretches[-1][0], end)
+        elif not is_moving:
+            stretches.append((start, end))
+    assert still_stretches(times, moving, duration) == stretches
+    segments = find_segments(times, scores, LABELS, duration=duration, moving=moving, **options)
+    assert all(segment.end <= start or segment.start >= end for segment in segments for start, end in stretches)
+    assert all(0 <= segment.score <= 1 for segment in segments)
+    # Scores there have no influence, not even on smoothed scores nearby.
+    other = np.where(moving[:, None], scores, np.eye(3)[0])
+    assert find_segments(times, other, LABELS, duration=duration, moving=moving, **options) == segments
+    everywhere = np.ones_like(moving)
+    expected = find_segments(times, scores, LABELS, duration=duration, **options)
+    assert find_segments(times, scores, LABELS, duration=duration, moving=everywhere, **options) == expected
+
+
+def test_the_default_lengths_are_fractions_of_a_clip():
+    one, two = default_lengths(1.0), default_lengths(2.0)
+    assert one.keys() == two.keys() == {"smooth", "min_length"}
+    assert all(0 < one[name] < 1 and two[name] == 2 * one[name] for name in one)
+
+
 def test_hysteresis_by_hand():
     #                 none      a begins    a stays    b best, a stays  b begins   b stays     b ends
     rows = np.array([[0.4, 0.1], [0.6, 0.2], [0.3, 0.1], [0.3, 0.45], [0.1, 0.7], [0.4, 0.3], [0.2, 0.2]])
@@ -81,6 +129,8 @@ def test_segments_by_hand():
     [only] = find_segments(times, one_hot, LABELS, duration=8.0, min_length=1.5)
     assert (only.start, only.end, only.label, only.score) == (0, 6, "a", pytest.approx(5 / 6))
     assert find_segments(times, one_hot * 0.4, LABELS, duration=8.0) == []
+    with pytest.raises(XViTError, match=r"moving of shape \(3,\): expected \(8,\)"):
+        find_segments(times, one_hot, LABELS, duration=8.0, moving=np.ones(3, dtype=bool))
     with pytest.raises(XViTError, match=r"low_threshold=0\.6"):
         find_segments(times, one_hot, LABELS, duration=8.0, low_threshold=0.6)
     with pytest.raises(XViTError, match="duration=7"):

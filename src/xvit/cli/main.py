@@ -39,10 +39,9 @@ GROUPS: dict[str, dict[str, str]] = {
 }
 COMMANDS: dict[str, str] = {name: summary for group in GROUPS.values() for name, summary in group.items()}
 # What to do after Ctrl-C; the other commands start again.
-RESUME = {
-    "train": "Run the same command with --resume to continue.",
-    "timeline": "Run the same command with another --output to start again.",
-} | dict.fromkeys(["demo", "data resize", "features", "benchmark", "ablate"], "Run the same command to continue.")
+RESUME = {"train": "Run the same command with --resume to continue."} | dict.fromkeys(
+    ["demo", "data resize", "features", "benchmark", "ablate"], "Run the same command to continue."
+)
 DISTRIBUTED = ("train", "eval")  # torchrun or accelerate launch may run these in several processes
 _LAUNCHER_SECONDS = 5.0  # torchrun stops the other processes within this time after the first one has failed
 
@@ -55,7 +54,7 @@ all commands
 
 example
   xvit data motion --output videos --clips-per-class 340
-  xvit train --config recipes/motion.yaml --data.root videos --output run
+  xvit train --config motion --data.root videos --output run
   xvit predict videos/val/moving_left --checkpoint run/best"""
 
 

@@ -4,11 +4,12 @@
     cells    |----|-------|------|-------|   the time span of each score: its bounds are midway to its neighbours;
              0                        duration   the first cell begins at 0, the last one ends at the duration
 
-A segment consists of whole cells. Time outside all segments is background: none of the classes.
+A segment consists of whole cells. Time outside all segments is background: none of the classes. So is time at which
+nothing moves, and time of a class that is ignored.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from xvit.utils.errors import XViTError, check_range
 
 BACKGROUND = -1
+_SMOOTH, _MIN_LENGTH = 0.75, 0.9  # of the duration of the model's clip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +51,13 @@ def find_segments(
     threshold: float = 0.5,
     low_threshold: float | None = None,
     min_length: float = 0.0,
+    moving: np.ndarray | None = None,
+    ignore: Collection[str] = (),
 ) -> list[Segment]:
     """Find segments, in order, without overlap, within [0, duration].
 
     A segment begins where a class has the highest smoothed score and this is at least `threshold`. It ends where its
-    score falls below `low_threshold`, or where a segment of another class begins.
+    score falls below `low_threshold`, where a segment of another class begins, or where nothing moves any more.
 
     Args:
         times: (N,) seconds, ascending.
@@ -65,6 +69,8 @@ def find_segments(
         low_threshold: score below which it ends; half of `threshold` if None.
         min_length: seconds. A shorter segment between two segments of the same class is merged with them, any other
             becomes background; the shortest segment is handled first.
+        moving: (N,) bool: where something moves; None for everywhere. Elsewhere the scores count as 0.
+        ignore: classes that compete with the others, but whose segments are left out.
 
     Raises:
         XViTError: a number is out of range, or the shapes do not match.
@@ -77,18 +83,35 @@ def find_segments(
     if times.ndim != 1 or scores.shape != (len(times), len(class_names)) or not scores.size:
         expected = f"expected (N,) and (N, {len(class_names)})"
         raise XViTError(f"times of shape {times.shape}, scores of shape {scores.shape}: {expected}")
-    smoothed = moving_average(times, scores, smooth)
+    if moving is None:
+        moving = np.ones(len(times), dtype=bool)
+    if moving.shape != times.shape:
+        raise XViTError(f"moving of shape {moving.shape}: expected {times.shape}")
+    smoothed = moving_average(times, np.where(moving[:, None], scores, 0), smooth)
+    smoothed[~moving] = -1  # below any threshold
     classes = hysteresis(smoothed, threshold=threshold, low_threshold=low_threshold)
     edges = cell_edges(times, duration)
     starts = np.flatnonzero(np.diff(classes, prepend=BACKGROUND - 1))  # the first cell of each run
     run_edges, run_classes = drop_short(edges[[*starts, -1]], classes[starts], min_length)
     segments = []
     for start, end, index in zip(run_edges[:-1], run_edges[1:], run_classes, strict=True):
-        if index != BACKGROUND:
+        if index != BACKGROUND and class_names[index] not in ignore:
             inside = slice(*np.searchsorted(edges, [start, end]))
             score = float(scores[inside, index].mean(dtype=np.float64))
             segments.append(Segment(start=float(start), end=float(end), label=class_names[index], score=score))
     return segments
+
+
+def default_lengths(clip_duration: float) -> dict[str, float]:
+    """The `smooth` and `min_length` of `find_segments`, in seconds, that suit a model with clips of this duration."""
+    return {"smooth": _SMOOTH * clip_duration, "min_length": _MIN_LENGTH * clip_duration}
+
+
+def still_stretches(times: np.ndarray, moving: np.ndarray, duration: float) -> list[tuple[float, float]]:
+    """Start and end, in seconds, of the stretches of cells at which nothing moves."""
+    edges = cell_edges(times, duration)
+    changes = np.flatnonzero(np.diff(~moving, prepend=False, append=False))
+    return [(float(start), float(end)) for start, end in edges[changes].reshape(-1, 2)]
 
 
 def cell_edges(times: np.ndarray, duration: float) -> np.ndarray:
