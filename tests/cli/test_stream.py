@@ -1,9 +1,11 @@
 """`xvit stream`, in this process and in processes of its own."""
 
 import fcntl
+import io
 import json
 import os
 import pty
+import re
 import signal
 import struct
 import subprocess
@@ -12,16 +14,24 @@ import termios
 import threading
 import time
 from dataclasses import replace
+from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
+from rich.cells import cell_len
+from rich.console import Console
+from rich.live import Live
 
 from helpers.barcode_videos import barcode_frame, truncate, write_video
 from helpers.color_videos import CLASSES, CLIP, make_model, with_metadata
+from helpers.rate_videos import write_steps
 from xvit.cli.main import main
+from xvit.cli.stream import _ScreenView, fit_columns
 from xvit.config import SINGLE_TASK
 from xvit.data.decode import decode
 from xvit.data.transforms import eval_views, normalize
+from xvit.inference.live import LivePrediction
 
 XVIT = [sys.executable, "-m", "xvit", "stream"]
 TIMEOUT = 60  # seconds after which a process is killed
@@ -69,6 +79,8 @@ def test_file_to_json_lines(stream, model, video):
     assert all(prediction["label"] == prediction["labels"][0] for prediction in predictions)
     assert summary["read"] == summary["processed"] == 20
     assert summary["predictions"] == 4
+    settings = {"frame_rate": None, "stride": 1, "threshold": 0, "ignore": [], "motion_threshold": 5}
+    assert summary.items() >= settings.items()
     assert err.count("\n") == 1
     assert f"xvit: {video}: 96x64, h264, 25 frames/s" in err
     network, _ = model
@@ -80,7 +92,7 @@ def test_file_to_json_lines(stream, model, video):
 
 
 def test_file_to_text_lines(stream, video):
-    code, out, err = stream(video, "--stride", 4, "--threshold", 0.99, "--top-k", 1, "--max-frames", 10)
+    code, out, err = stream(video, "--stride", 4, "--threshold", 0.99, "--top-k", 1, "--max-frames", 10, "--all")
     assert code == 0
     lines = out.splitlines()
     assert [line.split(" s: ")[0] for line in lines[:-1]] == ["0.00", "0.16", "0.32"]
@@ -88,6 +100,134 @@ def test_file_to_text_lines(stream, video):
     assert lines[-1].startswith("10 frames: 3 processed, 0 dropped, 7 skipped; 3 predictions; ")
     assert "95 % below" in lines[-1]
     assert "\x1b" not in out + err
+
+
+@pytest.fixture(scope="module")
+def changing(tmp_path_factory):
+    """A checkpoint of random weights whose label changes over time: blue, green, background; 8 frames per second."""
+    network = with_metadata(make_model(temporal_position="head", causal=True), ["blue", "green", "background"])
+    network.clip_spec = replace(CLIP, sampling="strided", frame_rate=8.0)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for tensor in network.parameters():
+            tensor.add_(torch.randn_like(tensor))
+    directory = tmp_path_factory.mktemp("changing") / "best"
+    network.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def long_video(tmp_path_factory):
+    """24 s of barcodes that change 8 times per second, but stand still from 8 to 16 s; 25 frames per second."""
+    times = [index / 25 for index in range(24 * 25)]
+    shown = [min(time, 8) if time < 16 else time - 8 for time in times]
+    return write_steps(tmp_path_factory.mktemp("long") / "long.mp4", times, shown=shown)
+
+
+def test_only_changes_of_the_label_are_printed(run, changing, long_video):
+    words = ["stream", long_video, "--checkpoint", changing, "--top-k", 1]
+    code, out, _ = run(*words, "--json", "--ignore", "")
+    assert code == 0
+    predictions, summary = parse_output(out)
+    labels = [prediction["label"] for prediction in predictions]
+    changes = [0] * (labels[0] is not None) + [i for i, (a, b) in enumerate(pairwise(labels), start=1) if a != b]
+    assert len(predictions) == summary["predictions"] == 192
+    assert len(set(labels)) > 2
+    assert len(changes) < 96
+    code, out, _ = run(*words, "--ignore", "")
+    assert [line.split(" s: ")[0] for line in out.splitlines()[:-1]] == [
+        f"{predictions[i]['time']:.2f}" for i in changes
+    ]
+    code, out, _ = run(*words, "--ignore", "", "--all")
+    assert len(out.splitlines()) == 193
+
+
+def test_the_motion_gate_and_ignored_classes_have_no_label(run, cli_error, changing, long_video):
+    words = ["stream", long_video, "--checkpoint", changing]
+    code, out, err = run(*words, "--json", "--motion-threshold", 0, "--ignore", "")
+    assert code == 0
+    assert "motion" not in err
+    everything, _ = parse_output(out)
+    assert all(prediction["label"] == prediction["labels"][0] for prediction in everything)
+    code, out, err = run(*words, "--json")
+    predictions, summary = parse_output(out)
+    assert (summary["ignore"], summary["frame_rate"]) == (["background"], 8)
+    lines = err.splitlines()
+    assert lines[1:3] == [
+        "xvit: the model sees 8 frames per second, whatever the rate of the source",
+        "xvit: ignored, without a label: background",
+    ]
+    assert lines[3:] == ["xvit: 8.38 s: nothing moves: no label until something does", "xvit: 16.12 s: motion again"]
+    for before, now in zip(everything, predictions, strict=True):
+        assert now["scores"] == before["scores"]
+        assert now["moving"] == (not 8.3 < now["time"] < 16.1)
+        assert now["label"] == (before["label"] if now["moving"] and before["label"] != "background" else None)
+    assert {"background", "blue"} <= {prediction["label"] for prediction in everything}
+    _, out, _ = run(*words, "--all", "--top-k", 1)
+    reasons = {line.split(": ")[1] for line in out.splitlines()[:-1]}
+    assert {"no motion", "ignored"} <= reasons
+    error = cli_error(*words, "--ignore", "gren")
+    assert error == 'ignore: class "gren" is not one of the 3 classes of the model. Did you mean "green"?'
+
+
+def make_view(width: int, names: dict[str, list[str]], label) -> tuple[_ScreenView, Console, LivePrediction]:
+    """A live view with a full history, in a terminal of `width` columns."""
+    console = Console(width=width, height=40, file=io.StringIO(), force_terminal=True)
+    stats = SimpleNamespace(recent_frames_per_second=8.0, dropped=0, read=100)
+    live = SimpleNamespace(stats=stats, stream=SimpleNamespace(latency_frames=0), ignore=())
+    scores = {task: [0.9] + [0.1 / (len(values) - 1)] * (len(values) - 1) for task, values in names.items()}
+    if set(names) == {SINGLE_TASK}:
+        names, scores = names[SINGLE_TASK], scores[SINGLE_TASK]
+    prediction = LivePrediction(
+        frame=9, time=1.1, label=label, labels=names, scores=scores, moving=True, lag_seconds=0.1
+    )
+    return _ScreenView(live, 5, Live(console=console)), console, prediction
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+@pytest.mark.parametrize(
+    "names",
+    [
+        {SINGLE_TASK: ["coming_out_from_behind", "moving_up", "two_shapes_parting"]},
+        {SINGLE_TASK: ["从后面出来的形状", "向上"]},
+        {"verb": ["take-apart", "put"], "noun": ["cupboard:kitchen", "cup"]},
+    ],
+    ids=["motion", "wide", "tasks"],
+)
+def test_names_are_whole_in_the_live_view_at_any_width(width, names):
+    label = names[SINGLE_TASK][0] if SINGLE_TASK in names else {task: values[0] for task, values in names.items()}
+    view, console, prediction = make_view(width, names, label)
+    for _ in range(30):
+        view.show_prediction(prediction)
+    with console.capture() as capture:
+        console.print(view.screen.renderable)
+    lines = [line.rstrip() for line in capture.get().replace("\x1b", "\0").split("\n")]
+    text = "\n".join(re.sub(r"\0\[[\d;]*m", "", line) for line in lines)
+    assert all(cell_len(line) <= width for line in text.split("\n"))
+    rows = {line.split()[0]: line for line in text.split("\n") if "%" in line}
+    assert set(rows) == {name for values in names.values() for name in values}
+    assert all(row.count("%") == 1 for row in rows.values())
+    best = max(rows.values(), key=lambda row: float(row.split()[1]))
+    longest = max(cell_len(name) for name in rows)
+    bar, curve = fit_columns(width, longest)
+    assert best.count("█") == round(0.9 * bar)
+    assert best.count("▇") == curve
+    assert (bar > 0) == (width - longest >= 15)
+    if width >= 80:
+        assert (bar, curve) == (16, 24)
+
+
+def test_a_name_longer_than_the_terminal_goes_on_in_the_next_line():
+    name = "Pretending to put something onto something, but something falls down"
+    view, console, prediction = make_view(40, {SINGLE_TASK: [name, "Nothing"]}, name)
+    view.show_prediction(prediction)
+    with console.capture() as capture:
+        console.print(view.screen.renderable)
+    text = re.sub(r"\x1b\[[\d;]*m", "", capture.get())
+    assert all(len(line) <= 40 for line in text.split("\n"))
+    rows = text.split("90.0 %")
+    assert len(rows) == 2
+    assert set(name.split()) <= set(text.split())
 
 
 def test_invalid_arguments_and_input(stream, capfd, model, video, tmp_path):
@@ -150,7 +290,7 @@ def test_raw_frames_through_a_pipe_until_ctrl_c(model):
 
 
 def test_closed_pipe_is_not_an_error(model, video):
-    command = '"$0" -m xvit stream - --checkpoint "$2" --real-time < "$1" | head -n 1; echo ${PIPESTATUS[0]}'
+    command = '"$0" -m xvit stream - --checkpoint "$2" --all --real-time < "$1" | head -n 1; echo ${PIPESTATUS[0]}'
     words = ["bash", "-c", command, sys.executable, str(video), str(model[1])]
     done = subprocess.run(words, capture_output=True, text=True, timeout=TIMEOUT)
     assert done.stdout.splitlines()[1:] == ["0"], done.stderr
