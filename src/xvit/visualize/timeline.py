@@ -15,7 +15,7 @@ from xvit.visualize.style import GRID_COLOR, TEXT_COLOR, display_name, new_figur
 Bands = Mapping[str, Sequence[tuple[float, float, str]]]  # by name: segments as start and end in seconds, and label
 
 _CLASS_COLORS = (  # neighbours differ clearly
-    *("#2563eb", "#ea7317", "#16a34a", "#dc2626", "#9333ea", "#0891b2", "#ca8a04", "#db2777", "#64748b", "#84cc16"),
+    *("#2563eb", "#ea7317", "#16a34a", "#dc2626", "#9333ea", "#0891b2", "#ca8a04", "#db2777", "#0ea5e9", "#84cc16"),
     *("#1e3a8a", "#92400e", "#0f766e", "#f472b6"),
 )
 _IGNORED_COLOR, _STILL_COLOR = "#94a3b8", "#eef2f7"
