@@ -108,6 +108,16 @@ def test_videos_are_not_mistaken(kind, make_video):
     assert why_no_video(make_video(kind)) == ""
 
 
+@pytest.mark.parametrize("unit", [b"<!---->", b"<??>", b"\n<!-- -->", b"<!--", b" "])
+def test_any_amount_of_markup_before_anything_else_is_read_once(unit, tmp_path):
+    """With backtracking, all ways to divide the comments would be tried: this test would not end."""
+    path = tmp_path / "hostile.mp4"
+    for tail, description in ((b"x", ""), (b"<MPD>", "a DASH playlist")):
+        path.write_bytes(unit * (4000 // len(unit)) + tail)
+        expected = "" if unit == b"<!--" else description  # a comment without an end
+        assert why_no_video(path).partition(",")[0] == expected
+
+
 def test_a_file_that_cannot_be_read_keeps_its_error(tmp_path):
     for path in (tmp_path / "missing.mp4", tmp_path):
         assert why_no_video(path) == ""

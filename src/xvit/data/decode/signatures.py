@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 _HEAD_BYTES = 4096
-_MARKUP = rb"(\xef\xbb\xbf)?\s*(<\?xml.*?\?>)?(\s|<!--.*?-->)*"
+_MARKUP = rb"(\xef\xbb\xbf)?(?:\s|<\?.*?\?>|<!--.*?-->)*+"  # possessive: without backtracking, which takes hours
 
 _PLAYLISTS = {
     rb"(\xef\xbb\xbf)?\s*#EXTM3U": "an HLS playlist",
