@@ -36,6 +36,28 @@ def test_uneven_times_come_from_the_timestamps(tmp_path):
     np.testing.assert_allclose(times, np.array(pts) / 100, atol=2e-3)  # Matroska counts milliseconds
 
 
+@pytest.mark.parametrize(
+    ("kind", "steps"),
+    [
+        ("mjpeg-avi", [4] * 39),
+        ("mjpeg-avi", np.random.default_rng(1).integers(1, 20, size=39)),
+        ("mpeg4-avi", [12] * 39),
+        ("h264-avi", [12] * 39),
+    ],
+    ids=["all frames", "varying", "every third", "every third, reordered"],
+)
+def test_repeated_frames_of_avi_take_their_time(kind, steps, tmp_path):
+    times = np.cumsum([0, *steps]) / 100  # AVI has an empty packet for each frame that is repeated
+    path = write_video(tmp_path / "video.avi", frames=40, pts=(100 * times).round().astype(int).tolist(), kind=kind)
+    reader = FrameReader(path)
+    np.testing.assert_allclose(np.concatenate([chunk for chunk, _ in reader]), times, atol=1e-6)
+    np.testing.assert_allclose(reader.info.times, times, atol=1e-6)
+    assert (reader.info.num_frames, reader.damage) == (40, "")
+    cut = FrameReader(truncate(tmp_path / "cut.avi", path, fraction=0.6))
+    assert "cut short" in cut.damage
+    np.testing.assert_allclose(cut.info.times, times[: cut.info.num_frames], atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["h264-faststart", "h264-mkv", "mjpeg-avi"])
 def test_a_truncated_file_yields_the_frames_it_has(kind, tmp_path):
     complete = write_video(tmp_path / f"complete{FORMATS[kind].suffix}", frames=200, kind=kind)

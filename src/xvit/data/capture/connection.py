@@ -280,7 +280,7 @@ class Connection:
                     self.start_time = now
                     if not orientation.exact:
                         _logger.warning("%s: %s", self.spec.display_name, ODD_MATRIX)
-                self.time = clock.tick(now if by_arrival else timing.seconds(image.pts))
+                self.time = clock.tick(now if by_arrival else timing.seconds(image))
                 self.num_timed, self.seconds = self.num_timed + 1, self.time - start
                 yield self.time, (index, image, orientation)
                 if self.closed or index + 1 == self.spec.max_frames:

@@ -73,14 +73,16 @@ class Timing:
 
     Args:
         rate: frames per second, where timestamps do not say.
-        time_base: seconds per unit of the timestamps; None if they are of no use.
+        time_base: seconds per unit of the timestamps.
+        by_decoding: decoding times count, in order: AVI has no others, and counts repeated frames in them.
         max_step: the longest plausible step between two timestamps, in seconds.
         raw: the format has no timestamps: those that FFmpeg reports follow from `rate`.
         warning: "no timestamps: 25 frames per second assumed"; empty if nothing had to be assumed.
     """
 
     rate: float
-    time_base: float | None
+    time_base: float
+    by_decoding: bool
     max_step: float
     raw: bool
     warning: str
@@ -97,8 +99,8 @@ class Timing:
         assumed = f"no timestamps: {_ASSUMED_RATE:g} frames per second assumed" if raw and rate is None else ""
         return cls(
             rate=rate or _ASSUMED_RATE,
-            # PyAV reports AVI's decoding times, which are in another order.
-            time_base=None if name == "avi" else float(stream.time_base or 1),
+            time_base=float(stream.time_base or 1),
+            by_decoding=name == "avi",
             max_step=MAX_TIME_STEP if name in _JOINABLE else _MAX_STILL,
             raw=raw,
             warning=assumed,
@@ -108,9 +110,10 @@ class Timing:
         """A clock for the frames of the video in order."""
         return Clock(1 / self.rate, max_step=min(self.max_step, max_step), start=start)
 
-    def seconds(self, pts: int | None) -> float | None:
-        """A timestamp in seconds; None if it is unknown."""
-        return None if pts is None or self.time_base is None else pts * self.time_base
+    def seconds(self, frame: av.VideoFrame) -> float | None:
+        """The timestamp of a decoded frame in seconds; None if it is unknown."""
+        timestamp = frame.dts if self.by_decoding else frame.pts
+        return None if timestamp is None else timestamp * self.time_base
 
 
 def split_sections(dts: Sequence[int | None], max_step: float) -> list[slice]:

@@ -143,7 +143,7 @@ def _count_to_two(path: str | Path, indices: Iterable[int]) -> dict[int, int]:
 
 def scan_video(path: str | Path, container: InputContainer, stream: av.VideoStream) -> PacketScan:
     """Read all packets of an open video, without decoding them; raise `VideoError` if it has no frames."""
-    frame_pts: list[int | None] = []
+    frame_pts: list[int | None] = []  # AVI: decoding times
     frame_dts: list[int | None] = []
     keyframe_pts: list[int | None] = []
     num_corrupt = 0
@@ -157,17 +157,18 @@ def scan_video(path: str | Path, container: InputContainer, stream: av.VideoStre
             if packet.is_keyframe:
                 keyframe_pts.append(packet.pts)
             if not packet.is_discard:  # an edit list hides frames that other frames refer to
-                frame_pts.append(packet.pts)
+                frame_pts.append(packet.dts if timing.by_decoding else packet.pts)
                 frame_dts.append(packet.dts)
             end_time = max(end_time, _end_time(packet))
     context, num_frames = stream.codec_context, len(frame_pts)
     if not frame_pts or not context.width or not context.height:
         raise VideoError(path, "the file has no frames")
     check_aspect_ratio(path, context.width, context.height)
-    sections = split_sections(frame_dts, timing.max_step / float(stream.time_base or 1))
+    sections = split_sections(frame_dts, timing.max_step / timing.time_base)
     in_order = [value for section in sections for value in display_order(frame_pts[section])]
     clock = timing.clock()
-    times = np.array([clock.tick(timing.seconds(value)) for value in in_order])
+    seconds = (None if value is None else value * timing.time_base for value in in_order)
+    times = np.array([clock.tick(value) for value in seconds])
     fps = (num_frames - 1) / float(times[-1]) if num_frames > 1 else timing.rate
     pts = [value for value in in_order if value is not None]
     keys = sorted(value for value in keyframe_pts if value is not None)
@@ -184,7 +185,7 @@ def scan_video(path: str | Path, container: InputContainer, stream: av.VideoStre
         height=context.height,
         codec=codec,
         container=container_name,
-        damage=_describe_damage(container, stream, num_frames - num_corrupt, end_time),
+        damage=_describe_damage(container, stream, num_frames, num_corrupt, end_time),
         warnings=(timing.warning,) if timing.warning else (),
         times=times,
     )
@@ -192,14 +193,20 @@ def scan_video(path: str | Path, container: InputContainer, stream: av.VideoStre
 
 
 def _end_time(packet: "av.Packet[av.VideoStream] | av.Packet[Stream]") -> float:
-    return float(((packet.pts or 0) + (packet.duration or 0)) * (packet.time_base or 0))
+    start = packet.dts if packet.pts is None else packet.pts
+    return float(((start or 0) + (packet.duration or 0)) * (packet.time_base or 0))
 
 
-def _describe_damage(container: InputContainer, stream: av.VideoStream, num_intact: int, end_time: float) -> str:
-    """Describe how the file is shorter than its header says; "" if it is not."""
-    # An AVI header often counts up to two frames too many. MPEG streams and GIF do not say how long they are.
-    if container.format.name == "avi" and num_intact < 0.98 * stream.frames - 2:
-        return f"cut short: {num_intact} of its {stream.frames} frames are present"
+def _describe_damage(
+    container: InputContainer, stream: av.VideoStream, num_frames: int, num_corrupt: int, end_time: float
+) -> str:
+    """Describe how the file is shorter than its header says; "" if it is not. MPEG streams and GIF do not say it."""
+    num_intact = num_frames - num_corrupt
+    if container.format.name == "avi":
+        # Repeated frames are empty packets, which FFmpeg leaves out: the times count them, as the header does.
+        num_intact = max(num_frames, round(end_time / float(stream.time_base or 1))) - num_corrupt
+        if num_intact < 0.98 * stream.frames - 2:  # the header often counts up to two frames too many
+            return f"cut short: {num_intact} of its {stream.frames} frames are present"
     if "mp4" in container.format.name:  # its index holds the position of each frame
         size = container.size
         num_lost = sum(entry.pos + entry.size > size for entry in stream.index_entries)

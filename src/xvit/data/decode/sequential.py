@@ -126,7 +126,7 @@ class FrameReader:
                     num_damaged += bool(frame.is_corrupt)
                     if not orientation.exact and ODD_MATRIX not in self.warnings:
                         self.warnings = (*self.warnings, ODD_MATRIX)
-                    time = clock.tick(timing.seconds(frame.pts))
+                    time = clock.tick(timing.seconds(frame))
                     self.num_decoded, self.end_time = self.num_decoded + 1, time + 1 / self.info.fps
                     yield time, (frame, orientation)
         if 0 < self.num_decoded < 0.9 * self.info.num_frames:  # a few packets without a frame are usual
