@@ -1,7 +1,7 @@
 """xvit predict VIDEO_OR_FOLDER ... --checkpoint DIR [--top-k K] [--temporal-views N] [--spatial-views M]
 
-Classify videos with a trained model. Prints the best classes of each video with their scores, and below them what
-is wrong with the video, such as damaged frames.
+Classify videos with a trained model. Prints the best classes of each video with their scores, and below
+them what is wrong with the video, such as damaged frames.
 Files that cannot be read are skipped and listed at the end; the exit code is then 1.
 
 examples:
