@@ -10,6 +10,7 @@ from torchvision.transforms.v2 import functional as F
 
 from helpers.barcode_videos import read_number, write_frames, write_video
 from helpers.color_videos import PREPROCESSING
+from helpers.rate_videos import RATES, write_steps
 from xvit.config import AugmentConfig, ClipSpec
 from xvit.data import dataset as dataset_module
 from xvit.data.annotations import Sample
@@ -227,3 +228,48 @@ def test_folders_of_frames_with_frame_rates_of_their_own(tmp_path):
     assert numbers(start=1.0, stop=1.08, fps=25.0) == [25, 25, 26, 26]
     assert numbers(start=1.0, stop=1 + 4 / 30) == [30, 31, 32, 33]
     assert numbers(start=9.0, fps=50.0) == "starts at 9 s, but the video ends at 2 s"
+
+
+@pytest.fixture(scope="module")
+def same_motion(tmp_path_factory):
+    """The same motion of 4 seconds at several frame rates, a constant one first."""
+    root = tmp_path_factory.mktemp("rates")
+    paths = {name: root / f"{name}{suffix}" for suffix in (".mp4", ".mkv") for name in RATES}
+    for path in paths.values():
+        write_steps(path, RATES[path.stem])
+    return [Sample(path=str(path), label=0, id=name, fps=None) for name, path in paths.items()]
+
+
+def numbers(pixels: torch.Tensor) -> list[int]:
+    return [read_number(frame.permute(1, 2, 0).numpy()) for frame in pixels.flatten(0, -4)]
+
+
+@pytest.mark.parametrize("sampling", ["segments", "strided", "pyslowfast_segments", "pyslowfast_strided"])
+def test_videos_of_any_rate_give_the_same_frames(same_motion, sampling):
+    spec = replace(SPEC, num_frames=8, sampling=sampling, stride=2, image_size=64, frame_rate=8.0)
+    testing = VideoDataset(samples=same_motion, clip_spec=spec, temporal_views=3)
+    expected = numbers(testing[0].pixels)
+    assert len(set(expected)) > 8
+    for index in range(len(same_motion)):
+        assert numbers(testing[index].pixels) == expected, same_motion[index]
+        assert testing[index].warnings == ()
+
+
+@pytest.mark.parametrize("sampling", ["segments", "strided"])
+def test_parts_of_videos_of_any_rate_give_the_same_frames(same_motion, sampling):
+    spec = replace(SPEC, num_frames=8, sampling=sampling, image_size=64, frame_rate=8.0)
+    parts = [replace(sample, start=1.0, stop=3.0) for sample in same_motion if sample.id != "varying"]
+    dataset = VideoDataset(samples=parts, clip_spec=spec)
+    first = numbers(dataset[0].pixels)
+    assert first[0] >= 8
+    for index in range(len(parts)):
+        assert numbers(dataset[index].pixels) == first, parts[index]
+
+
+def test_a_video_that_is_too_slow_is_reported(same_motion, tmp_path):
+    slow = Sample(path=str(write_steps(tmp_path / "slow.mp4", [index / 4 for index in range(16)])), label=0, id="slow")
+    spec = replace(SPEC, num_frames=8, sampling="strided", frame_rate=8.0)
+    for augment in (None, NO_AUGMENTATION):
+        dataset = VideoDataset(samples=[same_motion[0], slow], clip_spec=spec, augment=augment)
+        batch = dataset.collate([dataset[0], dataset[1]])
+        assert batch["warnings"] == {1: ("4 frames per second, but the model was trained on 8: frames are repeated",)}

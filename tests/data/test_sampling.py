@@ -179,8 +179,8 @@ def test_equal_rates_give_the_same_indices(total, kind, rate, num_frames, stride
         return  # such a video is read at a multiple of its rate
     first, second = (np.random.default_rng(seed) if seed is not None else None for _ in range(2))
     expected = sample_indices(counted, total, rng=second)
-    assert sample_frames(timed, times, total / rate, rng=first).tolist() == expected.tolist()
-    assert sample_frames(counted, times, total / rate).tolist() == sample_indices(counted, total).tolist()
+    assert sample_frames(timed, times, start=0, end=total / rate, rng=first).tolist() == expected.tolist()
+    assert sample_frames(counted, times, start=0, end=total / rate).tolist() == sample_indices(counted, total).tolist()
 
 
 def repeat_frames(num_frames: int, rate: float, new_rate: float, rounding: str) -> np.ndarray:
@@ -204,15 +204,15 @@ def repeat_frames(num_frames: int, rate: float, new_rate: float, rounding: str) 
 )
 def test_a_video_of_any_rate_gives_the_same_frames(total, kind, stride, rate, rounding, view):
     spec = clip_spec(kind, 8.0, stride=stride)
-    expected = sample_frames(spec, np.arange(total) / 8, total / 8, view=view, num_views=3)
+    expected = sample_frames(spec, np.arange(total) / 8, start=0, end=total / 8, view=view, num_views=3)
     shown = repeat_frames(total, 8.0, rate, rounding)
     times, end = np.arange(len(shown)) / rate, len(shown) / rate
-    assert shown[sample_frames(spec, times, end, view=view, num_views=3)].tolist() == expected.tolist()
+    assert shown[sample_frames(spec, times, start=0, end=end, view=view, num_views=3)].tolist() == expected.tolist()
     if rate < 24:
         return  # frames of a varying rate may be late by more than half of 1/8 s
     keep = np.flatnonzero(np.diff(shown, prepend=-1))  # a varying rate: repeated frames are left out, some at random
     keep = np.union1d(keep, np.random.default_rng(total).integers(0, len(shown), size=len(shown) // 3))
-    indices = sample_frames(spec, times[keep], end, view=view, num_views=3)
+    indices = sample_frames(spec, times[keep], start=0, end=end, view=view, num_views=3)
     assert shown[keep][indices].tolist() == expected.tolist()
 
 
@@ -221,7 +221,7 @@ def test_frames_of_a_moving_scene_are_less_than_a_frame_late(rate, stride):
     spec = clip_spec("strided", 8.0, stride=stride)
     times = np.arange(round(6 * rate)) / rate
     start = (count_frames(6, 8.0) - 7 * stride - 1) // 2 / 8
-    late = times[sample_frames(spec, times, 6.0)] - (start + np.arange(8) * stride / 8)
+    late = times[sample_frames(spec, times, start=0, end=6.0)] - (start + np.arange(8) * stride / 8)
     assert late.min() >= -1e-3
     assert late.max() < 1 / rate
 
@@ -247,9 +247,9 @@ def test_a_still_picture_stays_on_display():
 
 def test_a_short_video_keeps_its_frames():
     spec = clip_spec("segments", 8.0)  # 0.5 s hold 4 frames at 8 per second, but 12 at 24
-    indices = sample_frames(spec, np.arange(12) / 24, 0.5)
+    indices = sample_frames(spec, np.arange(12) / 24, start=0, end=0.5)
     assert len(set(indices.tolist())) == 8
-    assert sample_frames(spec, np.zeros(1), 0.04).tolist() == [0] * 8
+    assert sample_frames(spec, np.zeros(1), start=0, end=0.04).tolist() == [0] * 8
 
 
 @given(st.integers(1, 700), lengths, strides, st.integers(1, 5), seeds)

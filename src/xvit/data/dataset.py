@@ -23,7 +23,7 @@ from xvit.data.timeout import call_with_timeout
 from xvit.data.transforms import TrainTransform, eval_views, flipped_classes
 from xvit.utils.errors import VideoError, XViTError, check_range
 
-FrameChooser = Callable[[np.ndarray, float], np.ndarray]  # times of frames, and when the last ends -> chosen indices
+FrameChooser = Callable[..., np.ndarray]  # (times of frames, start=, end=) -> indices of the chosen ones
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -174,9 +174,9 @@ class VideoDataset(Dataset[Item]):
     def _read_test_views(self, sample: Sample) -> tuple[torch.Tensor, Clip]:
         """Pixels (V, T, C, S, S), and the frames they are made of."""
 
-        def choose_frames(times: np.ndarray, end: float) -> np.ndarray:
-            views, spec = range(self.temporal_views), self.clip_spec
-            return np.concatenate([sample_frames(spec, times, end, view=view, num_views=len(views)) for view in views])
+        def choose_frames(times: np.ndarray, start: float, end: float) -> np.ndarray:
+            choose = partial(sample_frames, self.clip_spec, times, start=start, end=end, num_views=self.temporal_views)
+            return np.concatenate([choose(view=view) for view in range(self.temporal_views)])
 
         clip = self._read(sample, choose_frames, self.clip_spec.image_size)
         clips = clip.frames.split(self.clip_spec.num_frames)  # (temporal_views T, C, H, W) -> (T, C, H, W) each
@@ -194,9 +194,10 @@ class VideoDataset(Dataset[Item]):
                 reason = f"starts at {sample.start:g} s, but the video ends at {info.duration:g} s"
                 raise VideoError(sample.path, reason)
             stop = max(frames.stop, frames.start + 1)
-            end = info.duration if stop == info.num_frames else info.times[stop]
+            start = info.times[frames.start] if sample.start is None else sample.start
+            end = info.duration if sample.stop is None else min(sample.stop, info.duration)
             warning = sampling_warning(self.clip_spec, stop - frames.start, info.fps)
-            return frames.start + choose_frames(info.times[frames.start : stop], end)
+            return frames.start + choose_frames(info.times[frames.start : stop], start=start, end=end)
 
         read = partial(read_clip, sample.path, choose_indices, short_side=short_side, fps=sample.fps)
         clip = call_with_timeout(read, sample.path, self.decode_timeout)

@@ -35,8 +35,9 @@ _MIN_RATE = 0.9  # a slower video, relative to the rate of a clip's frames, is r
 def sample_frames(
     clip_spec: ClipSpec,
     times: np.ndarray,
-    end: float,
     *,
+    start: float,
+    end: float,
     rng: np.random.Generator | None = None,
     view: int = 0,
     num_views: int = 1,
@@ -46,7 +47,7 @@ def sample_frames(
     Args:
         clip_spec, rng, view, num_views: as in `sample_indices`.
         times: (N,) seconds, ascending: of all frames of the video or of its segment.
-        end: seconds at which the last of these frames ends.
+        start, end: seconds at which the video or segment starts and ends.
 
     Returns:
         (T,) int64, ascending, within [0, N). Without `clip_spec.frame_rate`, those of `sample_indices`.
@@ -56,14 +57,14 @@ def sample_frames(
     """
     rate, total_frames = clip_spec.frame_rate, len(times)
     if rate:
-        total_frames = count_frames(end - times[0], rate)
+        total_frames = count_frames(end - start, rate)
         if clip_spec.spans_video and total_frames < clip_spec.num_frames:
             factor = -(-clip_spec.num_frames // total_frames)  # a short video is read at a multiple of the rate
             rate, total_frames = factor * rate, factor * total_frames
     indices = sample_indices(clip_spec, total_frames, rng=rng, view=view, num_views=num_views)
     if not rate:
         return indices
-    return frames_at(times, times[0] + indices / rate, rate, interval=(end - times[0]) / len(times))
+    return frames_at(times, start + indices / rate, rate, interval=(end - start) / len(times))
 
 
 def count_frames(duration: float, frame_rate: float) -> int:
