@@ -26,6 +26,9 @@ FORMS = {
     "trailing.csv": 'take up,\n"größe, x",\nput down,\n',
     "list.json": json.dumps(NAMES),
     "index of name.json": json.dumps({"put down": 2, "take up": "0", "größe, x": 1}),
+    "list.txt": json.dumps(NAMES, indent=1),
+    "name of index.txt": json.dumps({"2": "put down", "0": "take up", "1": "größe, x"}),
+    "index of name.csv": json.dumps({"put down": 2, "take up": 0, "größe, x": 1}),
     "name of index.json": json.dumps({"2": "put down", "0": "take up", "1": "größe, x"}),
 }
 

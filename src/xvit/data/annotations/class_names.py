@@ -33,7 +33,8 @@ def read_class_names(path: str | Path) -> list[str]:
             first line that seems to name columns but is not understood.
     """
     text = read_text(path)
-    entries = _parse_json(path, text) if Path(path).suffix.lower() == ".json" else _parse_text(path, text)
+    is_json = Path(path).suffix.lower() == ".json" or _seems_json(text)
+    entries = _parse_json(path, text) if is_json else _parse_text(path, text)
     if not entries:
         raise XViTError(f"{path}: no class names in it")
     if any(index is not None for _, index, _ in entries):
@@ -48,6 +49,17 @@ def read_class_names(path: str | Path) -> list[str]:
             raise XViTError(f'{path}: class "{name}" is in {lines}')
         seen[name] = where
     return list(seen)
+
+
+def _seems_json(text: str) -> bool:
+    """Whether a file of any name holds a JSON list or mapping; "[Something] falling" is a name."""
+    if not text.lstrip().startswith(("[", "{")):
+        return False
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _parse_json(path: str | Path, text: str) -> list[Entry]:
