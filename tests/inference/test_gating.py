@@ -99,6 +99,12 @@ def test_still_pictures_have_no_motion_whatever_the_noise_of_the_sensor(size, no
         assert measure(frames)[7:].max() < MOTION_THRESHOLD, name
 
 
+def test_strong_noise_is_not_that_of_a_sensor():
+    """A picture that is nothing but noise is for a class of its own; a fine texture that moves looks the same."""
+    frames = np.random.default_rng(0).integers(0, 256, (24, 48, 48, 1), dtype=np.uint8).repeat(3, axis=-1)
+    assert measure(frames).min() > MOTION_THRESHOLD
+
+
 def test_small_things_that_move_are_seen():
     """A person of 8 x 16 pixels who walks through a view of 224, with noise."""
     frames = np.full((8, 224, 224, 3), 90)
