@@ -187,6 +187,7 @@ def test_invalid_weights(tmp_path):
         ("none.pth", "no such file or directory", {}),
         ("run", r"it has \[2\] heads in 2 layers, expected \[3\] in 2", {}),
         ("damaged_run", "damaged or truncated", {}),
+        ("run/model.safetensors", "a trained XViT: give its checkpoint directory, .*run$", {}),
         ("integers.safetensors", "torch.int64, torch.strided: expected a dense float tensor", {}),
     ]:
         with pytest.raises(XViTError, match=message) as caught:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from timm.models import adapt_input_conv, eva, load_state_dict, load_state_dict_from_hf, vision_transformer
 from torch import Tensor
 
-from xvit.checkpoint import WEIGHTS, find_checkpoint, read_metadata
+from xvit.checkpoint import CONFIG, WEIGHTS, find_checkpoint, read_metadata
 from xvit.checkpoint.format import tensor_shapes
 from xvit.config import ClassNames, InitConfig, ModelConfig, as_task_dict
 from xvit.models.load_report import LoadReport, group_names
@@ -143,12 +143,16 @@ def _read_file(path: str) -> dict[str, Tensor]:
     if not Path(path).is_file():
         raise XViTError(f"checkpoint_path={path!r}: no such file or directory")
     try:
-        return dict(load_state_dict(path))  # timm's, which executes nothing in the file
+        state = dict(load_state_dict(path))  # timm's, which executes nothing in the file
     except (SafetensorError, OSError, EOFError, ValueError, TypeError) as error:
         raise XViTError(f"{path}: damaged, or not a checkpoint: {one_line(error)}") from None
     except Exception as error:  # pickle's own errors, whatever a hostile file holds
         reason = one_line(error, name=True)
         raise XViTError(f"{path}: holds more than tensors, so it was not loaded ({reason})") from None
+    directory = Path(path).parent
+    if (directory / CONFIG).is_file() and any(name.startswith("backbone.") for name in state):
+        raise XViTError(f"{path}: the weights of a trained XViT: give its checkpoint directory, {directory}")
+    return state
 
 
 def _download_hub(name: str) -> tuple[str, dict[str, Tensor]]:
