@@ -226,7 +226,7 @@ def test_directories_without_a_checkpoint(directory, tmp_path):
         ({"class_names": ["a", "b", 3]}, "class_names=['a', 'b', 3]: expected a list of names"),
         ({"class_names": ["a", "b"]}, "class_names: names of 2 classes, but the model has 3"),
         ({"provenance": 1}, 'key "provenance": expected a mapping'),
-        ({"clip_spec": {"num_frame": 4}}, 'unknown key "num_frame" in ClipSpec. Did you mean "num_frames"?'),
+        ({"clip_spec": {"num_frame": 4}}, 'unknown key "num_frame". Did you mean "num_frames"?'),
         ({"clip_spec": {"num_frames": "many"}}, "num_frames"),
         ({"clip_spec": {"num_frames": 4}}, "clip_spec: image_size, interpolation, mean, std missing"),
         ({"clip_spec": {"num_frames": 0}}, "num_frames=0"),

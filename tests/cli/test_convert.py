@@ -84,5 +84,5 @@ def test_recipe_of_an_earlier_version(run, cli_error, tmp_path):
     assert f"{new}: exists; choose another --output" in cli_error(*words, new)
     (tmp_path / "wrong.yaml").write_text("model: {tubelets: 2}")
     message = cli_error("convert", tmp_path / "wrong.yaml", "--output", tmp_path / "other.yaml")
-    assert 'wrong.yaml: unknown key "tubelets"' in message
+    assert 'wrong.yaml: unknown key "model.tubelets"' in message
     assert not (tmp_path / "other.yaml").exists()

@@ -126,7 +126,7 @@ def test_invalid_recipes(cli_error, recipe, tmp_path):
     path = tmp_path / "wrong.yaml"
     words = ["train", "--output", tmp_path / "run", "--data.root", tmp_path, "--config"]
     for text, message in {
-        "train: {epoch: 3}": 'unknown key "epoch" in TrainConfig. Did you mean "epochs"?',
+        "train: {epoch: 3}": 'unknown key "train.epoch". Did you mean "epochs"?',
         "train: {epochs: many}": "epochs",
         "train: {epochs: 0}": "epochs=0: expected a number, at least 1",
         "- 1": "expected a mapping",

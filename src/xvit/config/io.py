@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,7 +55,8 @@ def read_config(cls: type[C], path: str | Path) -> C:
 
 def stored_clip_spec(values: Mapping[str, Any], source: str | Path) -> ClipSpec:
     """The clip spec in a stored file, as `from_dict`. Without a `frame_rate`, from before that field: frames count."""
-    return from_dict(ClipSpec, {"frame_rate": None, **values}, source)
+    with_rate = {"frame_rate": None, **values} if isinstance(values, Mapping) else values
+    return from_dict(ClipSpec, with_rate, source)
 
 
 def stored_recipe(values: Mapping[str, Any], source: str | Path) -> RunConfig:
@@ -73,17 +74,18 @@ def _build(cls: Any, values: Any, keys: tuple[str | int, ...]) -> Any:
     arguments = {}
     for key, value in values.items():
         if key not in fields:
-            raise XViTError(_explain_unknown(cls, key, fields))
+            raise XViTError(_explain_unknown(cls, (*keys, key), fields))
         kind: Any = fields[key].type
         inner = (*keys, key)
         arguments[key] = _build(kind, value, inner) if dataclasses.is_dataclass(kind) else convert(kind, value, inner)
     return cls(**arguments)
 
 
-def _explain_unknown(cls: type, key: str, known: Mapping[str, Any]) -> str:
+def _explain_unknown(cls: type, keys: Sequence[str | int], known: Mapping[str, Any]) -> str:
+    dotted, key = ".".join(map(str, keys)), str(keys[-1])
     if renamed := new_name(cls.__name__, key):
         return (
-            f'written for an earlier version of xvit: "{key}" in {cls.__name__} is now {renamed}. '
+            f'written for an earlier version of xvit: "{dotted}" is now {renamed}. '
             "Convert the recipe or checkpoint: xvit convert SOURCE --output NEW"
         )
-    return f'unknown key "{key}" in {cls.__name__}.{did_you_mean(key, known)} Known: {", ".join(sorted(known))}'
+    return f'unknown key "{dotted}".{did_you_mean(key, known)} Known: {", ".join(sorted(known))}'
