@@ -166,6 +166,17 @@ def test_after_a_reconnection_motion_is_measured_anew():
     assert [prediction.frame for prediction in predictions if prediction.moving] == [0, 1, 2, 6, 7, 8]
 
 
+def test_repeated_frames_of_a_slow_source_are_counted(tmp_path):
+    model = make_stream_model(causal=True)
+    model.clip_spec = replace(CLIP, sampling="strided", frame_rate=8.0, stride=1)
+    live = LivePredictor(model, Source(write_video(tmp_path / "slow.mp4", frames=6, fps=2)))
+    predictions, _ = run(live)
+    stats = live.stats
+    assert (stats.read, stats.repeated, stats.processed) == (6, 18, 24)  # 3 s at 8 frames per second
+    assert (stats.skipped, stats.dropped, stats.undelivered) == (0, 0, 0)
+    assert len(predictions) == 24
+
+
 def test_a_slow_model_on_a_live_source_drops_frames_and_counts_them(video):
     model = make_stream_model(causal=True)
     live = LivePredictor(model, Source(video, real_time=True), stride=2)

@@ -256,10 +256,11 @@ def _settings(live: "LivePredictor") -> dict[str, object]:
 def _format_summary(stats: "StreamStats") -> str:
     losses = {"dropped": stats.dropped, "skipped": stats.skipped, "undelivered": stats.undelivered}
     parts = [f"{count} {name}" for name, count in losses.items() if count or name == "dropped"]
+    repeats = f" ({stats.repeated} of them repeated)" if stats.repeated else ""
     damage = f"; {stats.damaged} damaged" if stats.damaged else ""
     reconnects = f"; {stats.reconnects} attempts to reconnect" if stats.reconnects else ""
     return (
-        f"{stats.read} frames: {stats.processed} processed, {', '.join(parts)}{damage}{reconnects}; "
+        f"{stats.read} frames: {stats.processed} processed{repeats}, {', '.join(parts)}{damage}{reconnects}; "
         f"{stats.predictions} predictions; {stats.frames_per_second:.1f} frames/s; "
         f"lag {stats.mean_lag_seconds:.2f} s on average, 95 % below {stats.p95_lag_seconds:.2f} s"
     )

@@ -61,7 +61,8 @@ class StreamStats:
     """Statistics of a run, so far.
 
     Args:
-        read: frames received from the source: processed + skipped + dropped + undelivered.
+        read: frames received from the source: read + repeated = processed + skipped + dropped + undelivered.
+        repeated: how often a frame was given to the model again, because the source is slower than the frame rate.
         processed: frames given to the model.
         skipped: frames skipped by the stride.
         dropped: frames lost because the model was slower than the source.
@@ -77,6 +78,7 @@ class StreamStats:
     """
 
     read: int
+    repeated: int
     processed: int
     skipped: int
     dropped: int
@@ -193,10 +195,11 @@ class LivePredictor:
         lags = np.array(self._lags or [0.0])
         return StreamStats(
             read=counts.read,
+            repeated=counts.repeated,
             processed=self._processed,
             skipped=counts.skipped,
             dropped=counts.dropped,
-            undelivered=counts.read - self._processed - counts.skipped - counts.dropped,
+            undelivered=counts.read + counts.repeated - self._processed - counts.skipped - counts.dropped,
             damaged=counts.damaged,
             predictions=self._predictions,
             reconnects=self.source.reconnects,
