@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from helpers.color_videos import CLIP, write_video
+from xvit.data.annotations import find_videos
 from xvit.data.transforms import normalize
 from xvit.export.parity import read_clips
 
@@ -20,5 +21,5 @@ def video_dir(tmp_path_factory) -> str:
 @pytest.fixture(scope="package")
 def batch(video_dir) -> torch.Tensor:
     """The clips of all videos, normalised: (6, T, C, H, W)."""
-    clips = read_clips(CLIP, [video_dir], 6, calibrate=False, on_progress=lambda *_: None)[0]
+    clips = read_clips(CLIP, find_videos([video_dir]), on_progress=lambda *_: None)
     return torch.cat([normalize(pixels, CLIP) for pixels in clips])

@@ -1,17 +1,22 @@
 """`export_model`: what it writes, calibration, limits and errors."""
 
 import json
+import shutil
 import sys
+from pathlib import Path
 
 import onnxruntime
 import pytest
 import torch
 
-from helpers.color_videos import CLIP
+from helpers.color_videos import CLIP, write_video
 from helpers.exports import CLASS_NAMES, NO_LIMITS, make_original
+from xvit.config import DataConfig
+from xvit.data.annotations import load_splits
+from xvit.data.seen import fingerprint_splits
 from xvit.data.transforms import normalize
 from xvit.export import ExportedModel, ParityLimits, export_model
-from xvit.export.parity import read_clips
+from xvit.export.parity import choose_videos, read_clips
 from xvit.utils.errors import XViTError
 
 
@@ -45,7 +50,7 @@ def test_onnx_matches_the_model_in_predict_and_eval(run, cli_error, checkpoint, 
 
     session = onnxruntime.InferenceSession(output / "model.onnx")  # users may have this file only
     metadata = session.get_modelmeta().custom_metadata_map
-    assert json.loads(metadata["xvit.class_names"]) == {"": sorted(path.name for path in (videos / "val").iterdir())}
+    assert json.loads(metadata["xvit.class_names"]) == sorted(path.name for path in (videos / "val").iterdir())
     assert metadata["xvit.num_frames"] == "4"
     for command in ("stream", "timeline"):
         words = [videos / "val", "--output", tmp_path / "t"] if command == "timeline" else ["-"]
@@ -60,11 +65,13 @@ def test_openvino_int8_uses_different_videos_for_calibration_and_comparison(vide
     report = export_model(
         original, tmp_path / "int8", videos=[video_dir], on_progress=lambda *event: events.append(event), **settings
     )
-    comparison, calibration = read_clips(CLIP, [video_dir], 3, calibrate=True, on_progress=lambda *_: None)
+    compared, calibrated = choose_videos([video_dir], 3, calibrate=True)
+    comparison, calibration = (read_clips(CLIP, paths, on_progress=lambda *_: None) for paths in (compared, calibrated))
     assert len(comparison) == len(calibration) == 3
     assert not any(torch.equal(a, b) for a in comparison for b in calibration)
     assert {("calibrating", 3, 3), ("comparing", 3, 3)} <= set(events)
     exported = ExportedModel(tmp_path / "int8")
+    assert (exported.manifest.compared_on, exported.manifest.calibrated_on) == (compared, calibrated)
     inputs = normalize(torch.cat(comparison), CLIP)
     actual, expected = exported(inputs), original(inputs)
     assert actual.keys() == expected.keys() == {"colour", "sound"}
@@ -75,6 +82,44 @@ def test_openvino_int8_uses_different_videos_for_calibration_and_comparison(vide
     with pytest.raises(XViTError, match="the installed openvino runtime cannot use it"):
         ExportedModel(tmp_path / "int8", device="meta")
     assert sys.modules["openvino_telemetry"] is None, "telemetry must stay disabled"
+
+
+def test_calibration_on_validation_videos_is_named(run, tmp_path, monkeypatch):
+    """They are recognised by their contents; a list of the training videos of an automatic split has none."""
+    said: list[str] = []
+    monkeypatch.setattr("xvit.export.exporter._logger.warning", lambda text, *values: said.append(text % values))
+    root = tmp_path / "videos"
+    for index in range(12):
+        write_video(root / CLASS_NAMES[index % 3] / f"{index}.mp4", color=index % 3, seed=index)
+    data = load_splits(DataConfig(root=str(root), val_fraction=0.5))
+    model = make_original()
+    counts = {"train": len(data.train), "val": len(data.val)}
+    model.provenance = {"chosen_by": "top-1", "data": counts | {"fingerprints": fingerprint_splits(data)}}
+    settings = {"format": "openvino", "precision": "int8", "num_clips": 6, "limits": NO_LIMITS}
+
+    export_model(model, tmp_path / "all", videos=[str(root)], **settings)
+    manifest = ExportedModel(tmp_path / "all").manifest
+    assert not set(manifest.compared_on) & set(manifest.calibrated_on)
+    validation = {sample.path for sample in data.val}
+    found = [path for path in manifest.calibrated_on if path in validation]
+    message = f"{len(found)} of 6 calibration videos are validation videos of this model ({', '.join(found[:3])}"
+    assert len(found) > 1
+    assert len(said) == 1
+    assert said.pop().startswith(message)
+
+    words = ("--data.root", root, "--data.val_fraction", 0.5, "--num-frames", 4, "--output", tmp_path / "report")
+    assert run("data", "check", *words)[0] == 0
+    shutil.copy(tmp_path / "report" / "train.txt", root)  # as in docs/export.md
+    export_model(model, tmp_path / "train", videos=[str(root / "train.txt")], **settings)
+    manifest = ExportedModel(tmp_path / "train").manifest
+    used = {*manifest.compared_on, *manifest.calibrated_on}
+    assert {Path(path).resolve() for path in used} == {Path(sample.path).resolve() for sample in data.train}
+    export_model(model, tmp_path / "torch", videos=[str(root)], format="torch", num_clips=12)
+    assert not any("validation videos" in text for text in said), "the comparison may use any videos"
+
+    model.provenance = {}
+    export_model(model, tmp_path / "unknown", videos=[str(root)], **settings)
+    assert "does not record its validation videos" in said[-1]
 
 
 def test_missing_package_raises_before_reading_videos(video_dir, tmp_path, monkeypatch):

@@ -60,7 +60,8 @@ parse = parse_data_args
 
 def run(args: Namespace) -> int:
     """Evaluate the model and print its metrics."""
-    from xvit.evaluation import compute_metrics, count_seen, run_metadata, score_videos
+    from xvit.data.seen import count_seen
+    from xvit.evaluation import compute_metrics, run_metadata, score_videos
     from xvit.evaluation.submissions import write_submission
     from xvit.inference.predictor import Predictor
 

@@ -5,9 +5,9 @@ description of its input. Both models are then run on clips of the given videos;
 more than allowed, the export fails and nothing is written. `xvit predict` and `xvit eval` accept the output
 folder as --checkpoint.
 
-int8 computes in integers and is calibrated on half of the clips: give training videos. int8-weights only
-stores the weights as integers. With --streaming, the program processes one frame of a causal model; its state
-is an input and an output.
+int8 computes in integers and is calibrated on half of the clips: give training videos, as a folder or a list
+file; validation videos among them are named in a warning. int8-weights only stores the weights as integers.
+With --streaming, the program processes one frame of a causal model; its state is an input and an output.
 
 examples:
   xvit export run/best --output run/int8 --format openvino --precision int8 --videos videos/train
@@ -33,14 +33,8 @@ if TYPE_CHECKING:
 def add_options(parser: CommandParser) -> None:
     parser.add("checkpoint CHECKPOINT", str, "a trained model", check=check_checkpoint)
     parser.add("--output DIR", str, "folder to create", required=True, check=check_new_directory)
-    parser.add(
-        "--videos VIDEO_OR_FOLDER",
-        str,
-        "real videos to compare both models on",
-        nargs="+",
-        required=True,
-        check=check_exists,
-    )
+    text = "real videos (files, folders, lists) to compare both models on"
+    parser.add("--videos VIDEO_OR_FOLDER", str, text, nargs="+", required=True, check=check_exists)
     parser.add("--format", Literal["onnx", "openvino", "torch"], "target runtime", default="onnx")
     precisions = Literal["fp32", "fp16", "bf16", "int8", "int8-weights"]
     parser.add("--precision", precisions, "precision of weights and arithmetic", default="fp32")

@@ -4,7 +4,7 @@ samples ─▶ score_videos ─▶ ScoredVideos ─▶ compute_metrics ─▶ Ev
                                └─────────▶ write_submission                         also for videos without labels
 
 Each video counts once. Videos that cannot be read are listed, never replaced; those that were read with warnings, such
-as damaged frames, are listed too. `count_seen` tells whether videos were used in the model's own training.
+as damaged frames, are listed too.
 """
 
 from xvit.evaluation.metrics import (
@@ -18,9 +18,8 @@ from xvit.evaluation.metrics import (
 )
 from xvit.evaluation.multi_label import MultiLabelEvaluation
 from xvit.evaluation.scoring import ScoredVideos, VideoResults, describe_views, match_labels, score_videos
-from xvit.evaluation.seen import count_seen, fingerprint_splits
 from xvit.evaluation.submissions import write_submission
 
 __all__ = ["Evaluation", "MultiLabelEvaluation", "SampleResult", "ScoredVideos", "TaskResult", "VideoResults"]
-__all__ += ["compute_metrics", "count_seen", "describe_views", "evaluate", "fingerprint_splits", "match_labels"]
+__all__ += ["compute_metrics", "describe_views", "evaluate", "match_labels"]
 __all__ += ["run_metadata", "score_videos", "wilson_interval", "write_submission"]

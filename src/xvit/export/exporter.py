@@ -5,14 +5,26 @@ checkpoint ─▶ torch.export ─▶ ONNX ─▶ OpenVINO          (int8: calib
                    └── model.pt2, model.onnx, model.xml, run by `xvit.export.runtime` ─▶ parity on other clips
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from xvit.checkpoint import CARD, CONFIG, EXPORTED, model_card
-from xvit.export.parity import OnProgress, ParityLimits, ParityReport, check_parity, measure_parity, read_clips
+from xvit.data.annotations import Sample
+from xvit.data.seen import find_seen
+from xvit.export.parity import (
+    OnProgress,
+    ParityLimits,
+    ParityReport,
+    check_parity,
+    choose_videos,
+    measure_parity,
+    read_clips,
+)
 from xvit.export.programs import state_shapes, write_program
 from xvit.export.runtime import ExportedModel, ExportManifest, Format, Precision, import_package
 from xvit.models.profiling import model_hash
@@ -21,6 +33,8 @@ from xvit.utils.errors import XViTError
 from xvit.utils.files import atomic_directory, check_new_directory, write_json
 from xvit.utils.version import __version__
 
+_logger = logging.getLogger("xvit")
+_MAX_NAMED = 3  # videos in a warning
 _PACKAGES = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "openvino": ("onnx", "onnxscript", "openvino"),
@@ -50,8 +64,8 @@ def export_model(
     Args:
         model: in eval mode, with its clip spec and class names.
         output: directory to create; nothing is left there if the export fails.
-        videos: files and folders of real videos from the target domain. `num_clips` of them are compared; int8 is
-            calibrated on as many others.
+        videos: files, folders and lists of real videos from the target domain. `num_clips` of them are compared; int8
+            is calibrated on as many others, which should not be validation videos: those are named in a warning.
         format: onnx, openvino or torch (a torch.export program).
         precision: fp32, fp16, bf16, int8 (weights and activations) or int8-weights.
         streaming: instead of a program for clips, export one that takes one frame and the state of a `Stream`; needs
@@ -68,11 +82,12 @@ def export_model(
     manifest = ExportManifest(format=format, precision=precision)
     versions = _package_versions(format, precision)
     on_progress = on_progress or (lambda stage, done, total: None)
-    clips, calibration = read_clips(
-        model.clip_spec, videos, num_clips, calibrate=precision == "int8", on_progress=on_progress
-    )
+    compared, calibrated = choose_videos(videos, num_clips, calibrate=precision == "int8")
+    warn_of_validation_videos(model.provenance, calibrated)
+    clips, calibration = (read_clips(model.clip_spec, paths, on_progress) for paths in (compared, calibrated))
     state = state_shapes(model) if streaming else {}
     manifest = replace(manifest, versions=versions, state=state, source_hash=model_hash(model))
+    manifest = replace(manifest, compared_on=compared, calibrated_on=calibrated)
     with atomic_directory(output) as directory:
         on_progress("exporting", 0, 1)
         metadata = model.checkpoint_metadata.to_dict()
@@ -88,6 +103,25 @@ def export_model(
         check_parity(report, limits or ParityLimits.for_precision(precision))
         write_json(directory / EXPORTED, asdict(replace(manifest, parity=asdict(report))))
     return report
+
+
+def warn_of_validation_videos(provenance: Mapping[str, Any], paths: Sequence[str]) -> None:
+    """Log a warning if calibration videos are among the validation videos of the model with this provenance.
+
+    An int8 model that is fitted to them has a better result on them than on other videos.
+    """
+    if paths and "fingerprints" not in provenance.get("data", {}):
+        _logger.warning(
+            "the checkpoint does not record its validation videos: whether int8 is calibrated on some is not known"
+        )
+    found = find_seen(provenance, [Sample(path=path, label=None, id=path) for path in paths], "val")
+    if found:
+        names = ", ".join(sample.path for sample in found[:_MAX_NAMED])
+        _logger.warning(
+            "%d of %d calibration videos are validation videos of this model (%s%s): its accuracy on those will be too "
+            "high; give training videos as --videos",
+            *(len(found), len(paths), names, ", ..." if len(found) > _MAX_NAMED else ""),
+        )
 
 
 def _package_versions(format: Format, precision: Precision) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Comparison of an exported model with the original on real clips: logits, predicted classes and speed."""
 
+import logging
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from xvit.utils.timing import time_interleaved
 
 OnProgress = Callable[[str, int, int], None]  # stage, steps done, steps in total
 _TIMED_CLIPS = 10
+
+_logger = logging.getLogger("xvit")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,23 +73,19 @@ class ParityReport:
         return self.model_ms / self.exported_ms
 
 
-def read_clips(
-    clip_spec: ClipSpec, videos: Sequence[str], num_clips: int, *, calibrate: bool, on_progress: OnProgress
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Read the centre views of videos that are evenly spaced in the list of those given.
+def choose_videos(videos: Sequence[str], num_clips: int, *, calibrate: bool) -> tuple[list[str], list[str]]:
+    """Choose videos that are evenly spaced in the list of those given.
 
     Args:
-        clip_spec: of the model.
-        videos: files and folders.
-        num_clips: number of clips to compare; fewer if there are fewer videos.
-        calibrate: also read as many clips of other videos for calibration.
-        on_progress: called with the stage, the steps done and their total.
+        videos: files, folders and lists.
+        num_clips: number of videos to compare; fewer if there are fewer videos.
+        calibrate: also choose as many others for the calibration.
 
     Returns:
-        Clips (1, T, C, H, W) in uint8 for the comparison, and others for the calibration.
+        The videos for the comparison, and those for the calibration.
 
     Raises:
-        XViTError: too few videos, a video that cannot be read.
+        XViTError: too few videos.
     """
     check_range("num_clips", num_clips, 1)
     paths = find_videos(videos)
@@ -94,16 +93,32 @@ def read_clips(
         raise XViTError(f"{len(paths)} video: expected at least 2, one to calibrate on and another one to compare")
     total = min(num_clips * (1 + calibrate), len(paths))
     chosen = [paths[len(paths) * index // total] for index in range(total)]
-    dataset = VideoDataset(samples=[Sample(path=path, label=None, id=path) for path in chosen], clip_spec=clip_spec)
+    return chosen[:: 1 + calibrate], chosen[1::2] if calibrate else []
+
+
+def read_clips(clip_spec: ClipSpec, paths: Sequence[str], on_progress: OnProgress) -> list[Tensor]:
+    """Read the centre views of videos, (1, T, C, H, W) in uint8.
+
+    What is wrong with a video that is still used is logged. `on_progress` is called with the stage, the steps done and
+    their total.
+
+    Raises:
+        VideoError: a video that cannot be read.
+    """
+    if not paths:
+        return []
+    dataset = VideoDataset(samples=[Sample(path=path, label=None, id=path) for path in paths], clip_spec=clip_spec)
     clips = []
-    for index in range(total):
+    for index, path in enumerate(paths):
         item = dataset[index]
         if item.error is not None:
             raise item.error
+        for warning in item.warnings:
+            _logger.warning("%s: %s", path, warning)
         assert item.pixels is not None
         clips.append(item.pixels)
-        on_progress("reading clips", index + 1, total)
-    return clips[:: 1 + calibrate], clips[1::2] if calibrate else []
+        on_progress("reading clips", index + 1, len(paths))
+    return clips
 
 
 @torch.inference_mode()

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -25,6 +26,7 @@ from xvit.models.streaming import Stream
 from xvit.models.xvit import XViT
 from xvit.utils.errors import XViTError
 
+METADATA_FILE = "xvit.json"  # inside a torch.export program
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -144,7 +146,7 @@ def write_program(
     with _silence_exporters():
         program = _torch_export(module, model, manifest)
         if manifest.format == "torch":
-            torch.export.save(program, path)
+            torch.export.save(program, path, extra_files={METADATA_FILE: json.dumps(_program_metadata(model))})
         elif manifest.format == "onnx":
             _save_onnx(_quantize(_to_onnx(program, model, manifest), manifest, data), path)
         else:
@@ -195,22 +197,53 @@ def _to_onnx(program: ExportedProgram, model: XViT, manifest: ExportManifest) ->
         output_names=[*outputs, *(f"next.{name}" for name in state)],
     )
     assert onnx_program is not None
-    onnx_program.model.metadata_props.update(_program_metadata(model))
-    return onnx_program.model_proto
+    onnx_program.model.metadata_props.update(_as_properties(_program_metadata(model)))
+    proto = onnx_program.model_proto
+    _name_axes(proto)
+    return proto
 
 
-def _program_metadata(model: XViT) -> dict[str, str]:
-    """Metadata inside the program, for users who have only that file."""
+def _name_axes(proto: Any) -> None:
+    """Name the dynamic axes batch and frames in all values; the exporter's names are such as s99."""
+    first = proto.graph.input[0].type.tensor_type.shape.dim  # of pixel_values
+    names = {dim.dim_param: name for dim, name in zip(first, ("batch", "frames"), strict=False) if dim.dim_param}
+    pattern = re.compile(rf"\b({'|'.join(map(re.escape, names))})\b")
+    functions = [value for function in proto.functions for value in function.value_info]
+    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info, *functions):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = pattern.sub(lambda match: names[match[1]], dim.dim_param)
+
+
+def _program_metadata(model: XViT) -> dict[str, Any]:
+    """How a video becomes the program's input and what its outputs are, inside the program itself.
+
+    It is for people who have only that file, and no xvit; docs/export.md shows how to use it.
+    """
     clip_spec = model.clip_spec
-    names = {"" if task == SINGLE_TASK else task: names for task, names in as_task_dict(model.class_names).items()}
     return {
-        "xvit.class_names": json.dumps(names),
-        "xvit.num_frames": str(clip_spec.num_frames),
-        "xvit.sampling": f"{clip_spec.sampling}, stride {clip_spec.stride}",
-        "xvit.image_size": str(clip_spec.image_size),
-        "xvit.mean": json.dumps(clip_spec.mean),
-        "xvit.std": json.dumps(clip_spec.std),
+        "class_names": model.class_names,
+        "activation": "sigmoid" if model.config.multi_label else "softmax",
+        "input_layout": "batch, frames, channels, height, width",
+        "num_frames": clip_spec.num_frames,
+        "sampling": clip_spec.sampling,
+        "stride": clip_spec.stride,
+        "frame_rate": clip_spec.frame_rate,  # null: frames are counted
+        "image_size": clip_spec.image_size,
+        "resize": "the short side to image_size, the long side to floor(image_size * long / short)",
+        "interpolation": clip_spec.interpolation,
+        "antialias": True,
+        "crop": "centre, from floor((long - image_size) / 2)",
+        "color_order": "RGB",
+        "scale": 1 / 255,  # before mean and std
+        "mean": clip_spec.mean,
+        "std": clip_spec.std,
     }
+
+
+def _as_properties(values: dict[str, Any]) -> dict[str, str]:
+    """Metadata for formats that hold texts: texts as they are, other values as JSON."""
+    return {f"xvit.{name}": v if isinstance(v, str) else json.dumps(v) for name, v in values.items()}
 
 
 def _save_onnx(onnx_model: Any, path: Path) -> None:
@@ -225,7 +258,7 @@ def _write_openvino(
     onnx_path = path.with_name("temporary.onnx")
     _save_onnx(_to_onnx(program, model, manifest), onnx_path)
     converted = _quantize(openvino.convert_model(onnx_path), manifest, data)
-    for name, value in _program_metadata(model).items():
+    for name, value in _as_properties(_program_metadata(model)).items():
         converted.set_rt_info(value, name.split("."))
     openvino.save_model(converted, path, compress_to_fp16=manifest.precision in ("fp16", "bf16"))
     del converted  # it reads its weights from the temporary file

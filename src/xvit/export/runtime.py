@@ -44,6 +44,8 @@ class ExportManifest:
         state: of a streaming step: name and shape, without B, of each state tensor; empty for a program for clips.
         dynamic_frames: whether the program accepts clips of any number of frames.
         source_hash: `model_hash` of the model that was exported.
+        compared_on: the videos of the comparison.
+        calibrated_on: the videos on which int8 was calibrated, none of them compared.
         parity: how far the outputs are from the model's, a `xvit.export.parity.ParityReport`.
         versions: of the packages that wrote it.
 
@@ -56,6 +58,8 @@ class ExportManifest:
     state: dict[str, list[int]] = field(default_factory=dict)
     dynamic_frames: bool = False
     source_hash: str = ""
+    compared_on: list[str] = field(default_factory=list)
+    calibrated_on: list[str] = field(default_factory=list)
     parity: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 

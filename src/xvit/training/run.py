@@ -19,7 +19,7 @@ from xvit.data.dataset import Item, VideoDataset
 from xvit.data.loader import make_loader
 from xvit.data.sampler import EpochSampler
 from xvit.data.statistics import learn_sampling
-from xvit.evaluation import fingerprint_splits
+from xvit.data.seen import fingerprint_splits
 from xvit.models.backbone import resolve_clip_spec
 from xvit.models.pretrained import load_initial_weights
 from xvit.models.xvit import XViT
@@ -94,7 +94,7 @@ class TrainingRun:
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
-        """By which `xvit.evaluation.count_seen` recognises the training and validation videos."""
+        """By which `xvit.data.seen.count_seen` recognises the training and validation videos."""
         return fingerprint_splits(self.data)
 
     @property

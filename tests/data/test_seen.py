@@ -7,7 +7,7 @@ import pytest
 from helpers import barcode_videos
 from helpers.color_videos import CLASSES, write_video, write_videos
 from xvit.data.annotations import DatasetSplits, Sample, read_class_folders
-from xvit.evaluation import count_seen, fingerprint_splits
+from xvit.data.seen import count_seen, fingerprint_splits
 
 
 def make_provenance(data: DatasetSplits, *, chosen: bool = True) -> dict:

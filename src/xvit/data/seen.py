@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from xvit.data.annotations import DatasetSplits, Sample
 
@@ -28,17 +28,18 @@ def count_seen(provenance: Mapping[str, Any], samples: Sequence[Sample]) -> dict
     Of a large data set the numbers are estimates, since only a sample of it is recorded. Splits without a match are
     left out. The validation videos have chosen the best checkpoint of a run, not its last one.
     """
-    data = provenance.get("data", {})
-    recorded = data.get("fingerprints", {})
-    if not recorded:
-        return {}
-    given = [_fingerprint(sample) for sample in samples]
-    numbers = {}
+    data, numbers = provenance.get("data", {}), {}
     for name in ("train", "val") if provenance.get("chosen_by") else ("train",):
-        known = recorded[name].split()
-        number = sum(fingerprint in known for fingerprint in given)
-        numbers[name] = min(number * data[name] // len(known), len(given)) if number else 0
-    return {name: number for name, number in numbers.items() if number}
+        if number := len(find_seen(provenance, samples, name)):
+            num_known = len(data["fingerprints"][name].split())
+            numbers[name] = min(number * data[name] // num_known, len(samples))
+    return numbers
+
+
+def find_seen(provenance: Mapping[str, Any], samples: Sequence[Sample], split: Literal["train", "val"]) -> list[Sample]:
+    """Those samples that are recorded as training or validation videos of the model with this provenance."""
+    known = provenance.get("data", {}).get("fingerprints", {}).get(split, "").split()
+    return [sample for sample in samples if _fingerprint(sample) in known] if known else []
 
 
 def _fingerprint(sample: Sample) -> str:
