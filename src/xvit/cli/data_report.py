@@ -14,11 +14,13 @@ from xvit.data.annotations import describe_left_out
 from xvit.data.decode import VideoInfo, read_clip
 from xvit.data.tools.check import CheckReport, Problem
 from xvit.utils.errors import VideoError
+from xvit.utils.text import name_some
 from xvit.utils.version import __version__
 from xvit.visualize import plot_dataset
 
 _MAX_STRIPS = 8  # videos with a problem whose frames are shown
 _STRIP_FRAMES, _STRIP_HEIGHT = 8, 96  # height in pixels
+_MAX_NAMED = 20  # classes or copies in a line
 _MAX_ROWS = 500  # problems on the page; report.json has all of them
 
 
@@ -62,16 +64,12 @@ def describe(report: CheckReport) -> dict[str, str | None]:
         "length": f"{hours:.2f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes",
         "usable": usable + (f", {len(report.usable.test)} for the test" if report.usable.test else ""),
         "problems": ", ".join(f"{count} {kind}" for kind, count in report.problem_counts.items()) or "none",
-        "classes without a usable training video": _first(untrained),
-        "classes without a usable validation video": _first(unvalidated),
-        "same contents in two splits": _first(copies),
+        "classes without a usable training video": name_some(untrained, _MAX_NAMED) or None,
+        "classes without a usable validation video": name_some(unvalidated, _MAX_NAMED) or None,
+        "same contents in two splits": name_some(copies, _MAX_NAMED) or None,
         "left out": describe_left_out(report.usable.left_out) or None,
         "unusual frame rates": str(len(report.unusual_fps)) if report.unusual_fps else None,
     }
-
-
-def _first(names: Sequence[str], limit: int = 20) -> str | None:
-    return ", ".join(names[:limit]) + ", ..." * (len(names) > limit) or None
 
 
 def write_page(report: CheckReport, config: DataConfig, folder: Path, *, full: bool, settings: dict[str, str]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from xvit.config import ClassNames, as_task_dict
 from xvit.data.annotations import DatasetSplits, Label, Sample, class_indices
 from xvit.data.decode.frame_folder import is_image_file
+from xvit.utils.text import name_some
 
 Row = list[Any]  # [name, label, fps, size], plain values
 
@@ -129,15 +130,11 @@ def compare_versions(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {before.get(name)} (now {now.get(name)})" for name in names)
 
 
-def name_some(names: Sequence[str]) -> str:
-    """The first names of many, for a message."""
-    return ", ".join(names[:_MAX_NAMED]) + ", ..." * (len(names) > _MAX_NAMED)
-
-
 def _count(names: Sequence[str], what: str, *, number: bool = True) -> list[str]:
     if not names:
         return []
-    return [f"{len(names)} {what} ({name_some(names)})" if number else f"{name_some(names)} {what}"]
+    shown = name_some(names, _MAX_NAMED)
+    return [f"{len(names)} {what} ({shown})" if number else f"{shown} {what}"]
 
 
 def _plain(values: Any) -> Any:

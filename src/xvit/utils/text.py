@@ -1,4 +1,5 @@
-"""Read text that people bring: one reader for encodings, line ends, quotes and the columns of CSV files."""
+"""Read text that people bring: one reader for encodings, line ends, quotes and the columns of CSV files; and lists of
+names in messages."""
 
 import codecs
 import csv
@@ -68,6 +69,16 @@ def numbered_lines(text: str) -> dict[int, str]:
 def unquote(text: str) -> str:
     """The text without double quotes around it; doubled quotes inside become single ones."""
     return text[1:-1].replace('""', '"') if len(text) > 1 and text[0] == text[-1] == '"' else text
+
+
+def is_index(text: str) -> bool:
+    """Whether the text is a number of the digits 0 to 9."""
+    return text.isascii() and text.isdecimal()
+
+
+def name_some(names: Sequence[str], limit: int = 3) -> str:
+    """The first names of many, for a message."""
+    return ", ".join(names[:limit]) + ", ..." * (len(names) > limit)
 
 
 def split_fields(line: str, delimiter: str) -> list[str]:

@@ -90,6 +90,8 @@ def test_numbers_from_1_are_refused_and_said(text, tmp_path):
         ("a.txt", "größe\nlang\n".encode("latin-1"), "a.txt line 1: byte 0xf6 is not UTF-8"),
         ("a.txt", b"0 run\n2 jump\n", "expected the class indices 0 to 1, each once"),
         ("a.txt", b"0 run\n0 jump\n", "expected the class indices 0 to 1, each once"),
+        ("a.txt", b"0 run\n" + b"9" * 5000 + b" jump\n", "expected the class indices 0 to 1, each once"),
+        ("a.json", b'{"run": 0, "jump": "' + b"9" * 5000 + b'"}', "expected the class indices 0 to 1, each once"),
         ("a.txt", b"0,run\n1,run\n", 'class "run" is in lines 1 and 2'),
         ("a.csv", b"id,name\n0,run\n1,run\n", 'class "run" is in lines 2 and 3'),
         ("a.csv", b"id,name\n0,run\n1,\n", "a.csv line 3: no name"),

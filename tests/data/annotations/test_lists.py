@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from helpers.files import ids, touch
 from xvit.data.annotations import ParsedAnnotations, Sample, VideoFinder, read_list, read_multi_label_list, write_list
+from xvit.data.annotations.lists import read_paths
 from xvit.utils.errors import XViTError
 
 
@@ -147,12 +148,14 @@ def test_missing_videos_other_extensions_and_folders_of_frames(tmp_path):
         ("1.mp4 0\n2.mp4 -1\n", 'line 2: label "-1": expected a class index, as in the other lines'),
         ("1.mp4 0\n2.mp4 1.0\n3.mp4 1", 'line 2: label "1.0": expected a class index'),
         ("1.mp4 0\n2.mp4 99999999999999\n", "line 2: label 99999999999999: expected a class index from 0 to 99999"),
+        (f"1.mp4 0\n2.mp4 {'9' * 5000}\n", "line 2: label 9{200}: expected a class index from 0 to 99999"),
     ],
 )
 def test_invalid_lines(text, message, tmp_path):
     with pytest.raises(XViTError, match=message) as caught:
         parse(tmp_path, text)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
 
 
 def test_unknown_classes_and_missing_files(tmp_path):
@@ -287,3 +290,19 @@ def test_a_missing_video_with_spaces_is_named_without_its_label(tmp_path):
     touch(tmp_path, "1.mp4")
     parsed = parse(tmp_path, "1.mp4 run\nmy gone video.mp4 high jump\n")
     assert (parsed.missing, parsed.class_names) == (["my gone video.mp4"], ["high jump", "run"])
+
+
+@pytest.mark.parametrize("separator", ["\t", ",", " "])
+def test_the_separator_of_a_long_list_and_a_line_of_many_words(separator, tmp_path):
+    lines = [f"my videos/{index}.mp4{separator}{index % 7}" for index in range(1500)]
+    parsed = parse(tmp_path, "\n".join(lines))
+    assert [sample.label for sample in parsed.samples] == []
+    assert parsed.missing == [f"my videos/{index}.mp4" for index in range(1500)]
+    (tmp_path / "junk.txt").write_text(f"any{separator}" * 20_000)
+    with pytest.raises(XViTError, match=r"junk.txt line 1: 'any.*: expected the path of a video") as caught:
+        read_paths(tmp_path / "junk.txt", [str(tmp_path)])
+    assert len(str(caught.value)) < 1000
+    (tmp_path / "my videos").mkdir()
+    (tmp_path / "my videos/1.mp4").touch()
+    (tmp_path / "labels.txt").write_text(f"my videos/1.mp4{separator}" + f"3{separator}4{separator}" * 10_000)
+    assert [s.label for s in read_multi_label_list(tmp_path / "labels.txt", VideoFinder(tmp_path)).samples] == [(3, 4)]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from xvit.utils.errors import XViTError, one_line
-from xvit.utils.text import CSV_DELIMITERS, numbered_lines, read_csv, read_text, split_fields, unquote
+from xvit.utils.text import CSV_DELIMITERS, is_index, numbered_lines, read_csv, read_text, split_fields, unquote
 
 # Known columns, in the order in which they are looked up: in "label;name", the label is the index.
 _NAME_COLUMNS = ("name", "key", "class_name", "classname", "label_name", "class", "category", "action", "label")
@@ -70,10 +70,10 @@ def _parse_json(path: str | Path, text: str) -> list[Entry]:
     pairs: list[tuple[Any, Any]] = []  # index and name
     if isinstance(values, list):
         pairs = [(None, name) for name in values]
-    elif isinstance(values, dict) and all(_is_index(key) and not _is_index(name) for key, name in values.items()):
-        pairs = [(int(key), name) for key, name in values.items()]
+    elif isinstance(values, dict) and all(is_index(key) and not is_index(str(name)) for key, name in values.items()):
+        pairs = [(_to_index(key), name) for key, name in values.items()]
     elif isinstance(values, dict):
-        pairs = [(int(value) if _is_index(value) else -1, name) for name, value in values.items()]
+        pairs = [(_to_index(str(value)), name) for name, value in values.items()]
     if not isinstance(values, list | dict) or not all(isinstance(name, str) for _, name in pairs):
         raise XViTError(f"{path}: expected a list of class names, or a mapping of names to indices")
     return [(f"entry {number}", index, name.strip()) for number, (index, name) in enumerate(pairs, start=1)]
@@ -155,11 +155,6 @@ def _check_indices(path: str | Path, indices: Sequence[int | None]) -> None:
     raise XViTError(f"{path}: {expected}. {_AS_JSON}")
 
 
-def _is_index(value: object) -> bool:
-    text = str(value)
-    return text.isascii() and text.isdecimal()
-
-
 def _to_index(text: str) -> int:
     text = unquote(text)
-    return int(text) if _is_index(text) else -1
+    return int(text) if is_index(text) and len(text) < 10 else -1

@@ -21,17 +21,17 @@ from pathlib import Path
 from xvit.data.decode import VIDEO_EXTENSIONS
 from xvit.data.decode.frame_folder import is_image_file
 from xvit.utils.files import check_folder
+from xvit.utils.text import name_some
 
 NOT_A_VIDEO, HIDDEN = "not a video", "hidden or system"
 BROKEN_LINK, LOOP, UNREADABLE = "broken link", "link to a folder above", "unreadable folder"
 _SYSTEM_FOLDERS = {"@eadir", "#recycle", "#snapshot", "__macosx", "$recycle.bin", "system volume information"}
 _SYSTEM_FOLDERS |= {"lost+found", "__pycache__"}
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini"}  # like hidden files, nobody means them as videos: not reported
-_MAX_NAMED = 3  # of each kind in a message
 
 LeftOut = dict[str, list[str]]  # paths by kind
 
-log = logging.getLogger("xvit")
+_logger = logging.getLogger("xvit")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,24 +55,20 @@ def scan_folder(root: str | Path) -> FolderContents:
     """
     check_folder(root)
     scan = _Scan()
-    scan.visit(os.fspath(root), above=frozenset(), stems_above=frozenset())
+    scan.visit(os.fspath(root), os.path.realpath(root), above=frozenset(), stems_above=frozenset())
     left_out = {kind: sorted(paths) for kind, paths in sorted(scan.left_out.items())}
     return FolderContents(videos=dict(sorted(scan.videos.items())), left_out=left_out)
 
 
 def describe_left_out(left_out: Mapping[str, Sequence[str]]) -> str:
     """What was left out, in one line: the number of each kind and some names."""
-    parts = []
-    for kind, paths in left_out.items():
-        more = ", ..." * (len(paths) > _MAX_NAMED)
-        parts.append(f"{kind}: {len(paths)} ({', '.join(paths[:_MAX_NAMED])}{more})")
-    return "; ".join(parts)
+    return "; ".join(f"{kind}: {len(paths)} ({name_some(paths)})" for kind, paths in left_out.items())
 
 
 def report_left_out(left_out: Mapping[str, Sequence[str]]) -> None:
     """Log what was left out, if anything was, in one line."""
     if left_out:
-        log.warning("left out: %s", describe_left_out(left_out))
+        _logger.warning("left out: %s", describe_left_out(left_out))
 
 
 def merge_left_out(*parts: Mapping[str, Sequence[str]]) -> LeftOut:
@@ -137,11 +133,6 @@ def has_video_extension(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in VIDEO_EXTENSIONS and not os.path.basename(name).startswith(".")
 
 
-def is_video_file(path: str | Path) -> bool:
-    """Whether there is a file with the extension of a video at this path."""
-    return has_video_extension(os.fspath(path)) and os.path.isfile(path)
-
-
 def is_skipped_folder(name: str) -> bool:
     """Whether a folder of this name is left out: hidden, or added by a system."""
     return name.startswith(".") or name.lower() in _SYSTEM_FOLDERS
@@ -154,27 +145,27 @@ class _Scan:
         self.videos: dict[str, str] = {}
         self.left_out: LeftOut = defaultdict(list)
 
-    def visit(self, folder: str, *, above: frozenset[str], stems_above: frozenset[str]) -> bool:
+    def visit(self, folder: str, real_folder: str, *, above: frozenset[str], stems_above: frozenset[str]) -> bool:
         """Add what a folder holds; return whether there is a video in it.
 
         Args:
             folder: the folder.
+            real_folder: its real path.
             above: the real paths of the folders that led here: a folder may have two names, but does not hold itself.
             stems_above: the names of the files of the folder above, without extensions.
         """
-        real_folder = os.path.realpath(folder)
         folders, files = self._list(folder, real_folder)
         videos = {name for name in files if has_video_extension(name)}
         pictures = {name for name in files if is_image_file(name)}
         self.videos |= {os.path.join(folder, name): files[name] for name in videos}
         stems, found = frozenset(map(_stem, files)), bool(videos)
-        for path in folders:
+        for path, real_path in folders.items():
             if is_skipped_folder(os.path.basename(path)):
                 self.left_out[HIDDEN].append(path)
-            elif _is_above(os.path.realpath(path), real_folder) or os.path.realpath(path) in above:
+            elif _is_above(real_path, real_folder) or real_path in above:
                 self.left_out[LOOP].append(path)
             else:
-                found = self.visit(path, above=above | {real_folder}, stems_above=stems) or found
+                found = self.visit(path, real_path, above=above | {real_folder}, stems_above=stems) or found
         if not found and _are_frames({*map(_stem, pictures)}, stems_above):
             self.videos[folder], found = real_folder, True
             videos = pictures
@@ -186,17 +177,17 @@ class _Scan:
                 self.left_out[NOT_A_VIDEO].append(os.path.join(folder, name))
         return found
 
-    def _list(self, folder: str, real_folder: str) -> tuple[list[str], dict[str, str]]:
-        """The paths of the folders in a folder, and the real path of each file by its name."""
-        folders, files = [], {}
+    def _list(self, folder: str, real_folder: str) -> tuple[dict[str, str], dict[str, str]]:
+        """The real paths of what a folder holds: of each folder by its path, and of each file by its name."""
+        folders, files = {}, {}
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
                     is_link = entry.is_symlink()
+                    real_path = os.path.realpath(entry) if is_link else os.path.join(real_folder, entry.name)
                     if os.path.isdir(entry) if is_link else entry.is_dir():
-                        folders.append(entry.path)
+                        folders[entry.path] = real_path
                     elif os.path.isfile(entry) if is_link else entry.is_file():
-                        real_path = os.path.realpath(entry) if is_link else os.path.join(real_folder, entry.name)
                         files[entry.name] = real_path
                     else:
                         self.left_out[BROKEN_LINK if is_link else NOT_A_VIDEO].append(entry.path)

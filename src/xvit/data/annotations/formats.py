@@ -31,11 +31,11 @@ from xvit.data.annotations.samples import (
     remap_label,
 )
 from xvit.utils.errors import XViTError, one_line
-from xvit.utils.text import Row, read_csv, read_text
+from xvit.utils.text import Row, is_index, name_some, read_csv, read_text
 
 EPIC_NUM_CLASSES = {"verb": 97, "noun": 300}
 _EPIC_COLUMNS = ("narration_id", "participant_id", "video_id", "start_timestamp", "stop_timestamp")
-log = logging.getLogger("xvit")
+_logger = logging.getLogger("xvit")
 
 _SECONDS = r"[0-9]{1,9}(\.[0-9]*)?"
 _EPIC_TIMES = (_EPIC_COLUMNS[3:], r"[0-9]{1,3}:[0-5]?[0-9]:[0-5]?[0-9](\.[0-9]+)?", "HH:MM:SS.ss")
@@ -249,8 +249,7 @@ def _report_unused(path: str, parsed: ParsedAnnotations) -> None:
     used = {index for sample in parsed.samples for index in class_indices(sample.label)}
     unused = [name for index, name in enumerate(parsed.class_names) if index not in used]
     if unused:
-        shown = ", ".join(unused[:10]) + ", ..." * (len(unused) > 10)
-        log.warning("%s: %d classes have no training videos: %s", path, len(unused), shown)
+        _logger.warning("%s: %d classes have no training videos: %s", path, len(unused), name_some(unused, 10))
 
 
 def _check_missing(path: str, parsed: ParsedAnnotations, config: DataConfig) -> None:
@@ -258,7 +257,7 @@ def _check_missing(path: str, parsed: ParsedAnnotations, config: DataConfig) -> 
     if not num_missing:
         return
     num_rows = len(parsed.samples) + num_missing
-    examples = ", ".join(parsed.missing[:3]) + ", ..." * (len(parsed.missing) > 3)
+    examples = name_some(parsed.missing)
     message = f"{path}: the videos of {num_missing} of {num_rows} rows are not in {config.root}: {examples}"
     if re.match(r"/|[A-Za-z]:[\\/]", parsed.missing[0]):
         message += " (a path from the root of a disk: expected paths relative to data.root)"
@@ -297,7 +296,7 @@ def _parse_segment(
 
 def _parse_index(where: str, row: dict[str, str], column: str, size: int) -> int:
     text = row[column]
-    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) < size):
+    if not (is_index(text) and len(text) < 10 and int(text) < size):
         raise XViTError(f"{where}: {column} {_shorten(text)}: expected a number from 0 to {size - 1}")
     return int(text)
 

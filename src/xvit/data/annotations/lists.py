@@ -10,7 +10,16 @@ from xvit.data.annotations.finder import VideoFinder, has_video_extension
 from xvit.data.annotations.samples import ParsedAnnotations, Sample, class_index, class_indices
 from xvit.data.decode import VIDEO_EXTENSIONS
 from xvit.utils.errors import XViTError
-from xvit.utils.text import CSV_DELIMITERS, check_text, numbered_lines, read_csv, read_text, split_fields, unquote
+from xvit.utils.text import (
+    CSV_DELIMITERS,
+    check_text,
+    is_index,
+    numbered_lines,
+    read_csv,
+    read_text,
+    split_fields,
+    unquote,
+)
 
 _PATH_COLUMNS = ["path", "video_path", "file_path", "filepath", "filename", "file_name", "file", "video", "video_name"]
 _PATH_COLUMNS += ["clip", "clip_path", "name"]
@@ -18,6 +27,9 @@ _LABEL_COLUMNS = ("label", "labels", "label_id", "class", "class_id", "classname
 _SEPARATORS = {"\t": "a tab", ",": "a comma", ";": "a semicolon", " ": "a space"}
 _EXTENSIONS = "|".join(re.escape(extension) for extension in sorted(VIDEO_EXTENSIONS))
 _PATH_AND_LABEL = re.compile(rf"(.*(?:{_EXTENSIONS}))\s+(\S.*)", re.IGNORECASE)  # of a path that may have spaces
+_MAX_PATH = 4096  # characters; no file system has longer paths
+_MAX_SHOWN = 200  # characters of a line in a message
+_SCORED_LINES = 1000  # of a list, from which its separator is recognised
 _MAX_CLASSES = 100_000  # a larger index is a mistake, and would allocate as many class names
 
 
@@ -47,7 +59,8 @@ def read_list(
     if not rows:
         known = set(class_names or ())
         lines = {number: line.rstrip(",; \t") for number, line in lines.items()}
-        separator = max(_SEPARATORS, key=lambda key: sum(_score_line(line, key, known) for line in lines.values()))
+        first_lines = list(lines.values())[:_SCORED_LINES]
+        separator = max(_SEPARATORS, key=lambda key: sum(_score_line(line, key, known) for line in first_lines))
         rows = {number: _split_line(line, separator, videos) for number, line in lines.items()}
         first = next(iter(rows), 0)
         names = [name for name, _ in rows.values()]
@@ -58,7 +71,7 @@ def read_list(
     for number, row in rows.items():
         if not all(row):
             expected = f"expected a path and a label, separated by {_SEPARATORS[separator]}"
-            raise XViTError(f"{path} line {number}: {lines[number]!r}: {expected}")
+            raise XViTError(f"{path} line {number}: {lines[number][:_MAX_SHOWN]!r}: {expected}")
     labels = [(number, label) for number, (_, label) in rows.items()]
     parsed, indices = _parse_labels(path, labels, class_names)
     for index, (name, _) in zip(indices, rows.values(), strict=True):
@@ -81,12 +94,13 @@ def read_multi_label_list(
     lines = numbered_lines(read_text(path, raw_bytes=True))
     if not lines:
         raise XViTError(f"{path}: no videos in it: expected lines of a path and its labels")
-    splits = {
-        separator: {number: _split_multi_label_line(line, separator, videos) for number, line in lines.items()}
-        for separator in _SEPARATORS
-    }
-    separator = max(splits, key=lambda key: sum(video is not None for video, _, _ in splits[key].values()))
-    rows = splits[separator]
+
+    def count_found(separator: str) -> int:
+        first_lines = list(lines.values())[:_SCORED_LINES]
+        return sum(_split_multi_label_line(line, separator, videos)[0] is not None for line in first_lines)
+
+    separator = max(_SEPARATORS, key=count_found)
+    rows = {number: _split_multi_label_line(line, separator, videos) for number, line in lines.items()}
     first = next(iter(rows))
     names, label = [name for _, name, _ in rows.values()], next(iter(rows[first][2]), "")
     if label and _is_header(f"{path} line {first}", names, label, set(class_names or ()), videos):
@@ -122,7 +136,8 @@ def read_paths(path: str | Path, folders: Sequence[str]) -> list[str]:
             found.append(video)
         elif number != next(iter(lines)) or not _names_columns(line):
             where = " or ".join(str(finder.root) for finder in finders)
-            raise XViTError(f"{path} line {number}: {line!r}: expected the path of a video, but it is not in {where}")
+            expected = f"expected the path of a video, but it is not in {where}"
+            raise XViTError(f"{path} line {number}: {line[:_MAX_SHOWN]!r}: {expected}")
     if not found:
         raise XViTError(f"{path}: no videos in it: expected lines of paths")
     return found
@@ -130,6 +145,7 @@ def read_paths(path: str | Path, folders: Sequence[str]) -> list[str]:
 
 def _beginnings(line: str) -> list[str]:
     """What may be the path in a line, longest first. If one has the extension of a video, so must the path."""
+    line = line[:_MAX_PATH]
     ends = [len(line), *(match.start() for match in reversed(list(re.finditer(r"[\t,; ]+", line))))]
     names = [unquote(line[:end].strip()) for end in ends if end]
     return [name for name in names if has_video_extension(name)] or names
@@ -189,7 +205,7 @@ def _split_line(line: str, separator: str, videos: VideoFinder | None = None) ->
     match = quoted or (_PATH_AND_LABEL.fullmatch(line) if separator == " " else None)
     name, label = (match[1], match[2]) if match else line.rstrip().rpartition(separator)[::2]
     if videos and separator == " " and not match and _find_with_count(name, separator, videos) is None:
-        words = line.split(" ")
+        words = line[:_MAX_PATH].split(" ")
         names = (" ".join(words[:end]) for end in range(len(words) - 2, 0, -1))
         name = next((shorter for shorter in names if videos.find_by_path(shorter)), name)
         label = line[len(name) :]
@@ -211,7 +227,7 @@ def _is_header(where: str, names: Sequence[str], label: str, known: set[str], vi
         XViTError: it seems to, but the names are not known.
     """
     first, *others = names
-    if has_video_extension(first) or _is_index(label) or label in known:
+    if has_video_extension(first) or is_index(label) or label in known:
         return False
     if label.lower() in _LABEL_COLUMNS:
         return True
@@ -225,7 +241,7 @@ def _is_header(where: str, names: Sequence[str], label: str, known: set[str], vi
 def _score_line(line: str, separator: str, class_names: set[str]) -> int:
     """How plausible path and label are if the line is split at this separator; higher is better."""
     name, label = _split_line(line, separator)
-    return 2 * (_is_index(label) or label in class_names) + has_video_extension(name) if name and label else -1
+    return 2 * (is_index(label) or label in class_names) + has_video_extension(name) if name and label else -1
 
 
 def _split_multi_label_line(line: str, separator: str, videos: VideoFinder) -> tuple[str | None, str, list[str]]:
@@ -234,7 +250,8 @@ def _split_multi_label_line(line: str, separator: str, videos: VideoFinder) -> t
         name, rest = quoted[1].replace('""', '"'), line[quoted.end() :]
     else:
         words = [word.strip() for word in line.split(separator)]
-        names = [separator.join(words[:end]) for end in range(len(words), 0, -1)]
+        ends = range(line[:_MAX_PATH].count(separator) + 1, 0, -1)
+        names = [separator.join(words[:end]) for end in ends]
         name = next((name for name in names if videos.find_by_path(name)), "")
         name = name or next((name for name in names if has_video_extension(name)), words[0])
         rest = separator.join(words)[len(name) :]
@@ -242,15 +259,11 @@ def _split_multi_label_line(line: str, separator: str, videos: VideoFinder) -> t
     return videos.find_by_path(name), name, [label for label in labels if label]
 
 
-def _is_index(text: str) -> bool:
-    return text.isascii() and text.isdecimal()
-
-
 def _parse_labels(
     path: str | Path, labels: Sequence[tuple[int, str]], class_names: list[str] | None
 ) -> tuple[ParsedAnnotations, list[int]]:
     """Convert pairs of line number and label text to class indices; also return annotations without rows."""
-    num_numeric = sum(_is_index(label) for _, label in labels)
+    num_numeric = sum(is_index(label) for _, label in labels)
     if not class_names and num_numeric == 0:
         class_names = sorted({check_text(f"{path} line {line}", label) for line, label in labels})
     index_of = {name: index for index, name in enumerate(class_names or ())}
@@ -259,11 +272,12 @@ def _parse_labels(
     for line, label in labels:
         where = f"{path} line {line}"
         check_text(where, label)
-        if _is_index(label) and 2 * num_numeric >= len(labels):
+        if is_index(label) and 2 * num_numeric >= len(labels):
             if len(label) > 9 or int(label) >= num_classes:
-                from_one = int(label) == num_classes and "0" not in {label for _, label in labels}
+                from_one = label == str(num_classes) and "0" not in {label for _, label in labels}
                 advice = ": labels seem to be numbered from 1: subtract 1 from each" if from_one else ""
-                raise XViTError(f"{where}: label {label}: expected a class index from 0 to {num_classes - 1}{advice}")
+                expected = f"expected a class index from 0 to {num_classes - 1}{advice}"
+                raise XViTError(f"{where}: label {label[:_MAX_SHOWN]}: {expected}")
             indices.append(int(label))
         elif index_of:
             indices.append(class_index(where, "label", label, index_of))

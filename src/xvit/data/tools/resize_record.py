@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from xvit.data.record import name_some
 from xvit.utils.errors import XViTError
 from xvit.utils.files import atomic_write_text, check_new_directory
+from xvit.utils.text import name_some
 
 _RECORD = ".resize.json"
 
