@@ -67,6 +67,7 @@ def test_a_directory_in_use_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     assert check_new_directory(tmp_path / "empty") == tmp_path / "empty"
     assert not holds_something(tmp_path / "nowhere")
-    for used in (tmp_path, tmp_path / "file"):
-        with pytest.raises(XViTError, match="exists and is not an empty directory; choose another --output"):
+    states = {tmp_path: "exists and is not an empty directory", tmp_path / "file": "exists"}
+    for used, state in states.items():
+        with pytest.raises(XViTError, match=f"{used}: {state}; choose another --output"):
             check_new_directory(used)
