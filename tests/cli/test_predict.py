@@ -3,7 +3,9 @@
 import json
 import re
 
-from helpers.barcode_videos import corrupt, write_video
+import pytest
+
+from helpers.barcode_videos import corrupt, write_frames, write_video
 from xvit.inference.predictor import Predictor
 
 
@@ -44,6 +46,17 @@ def test_warnings_are_shown_with_the_prediction(run, checkpoint, tmp_path):
     assert given[:2] == [[], ["1 damaged frame"]]
     assert "2 frames" in given[2][0]
     assert "warning: 1 damaged frame" in str(Predictor(checkpoint)(damaged))
+
+
+def test_the_rate_of_a_folder_of_frames(run, checkpoint, tmp_path):
+    words = ["predict", write_frames(tmp_path / "frames", frames=12), "--checkpoint", checkpoint, "--json"]
+    for options, fps, warnings in (
+        ([], 30, ["no timestamps: 30 frames per second assumed"]),
+        (["--fps", 6], 6, []),
+    ):
+        (prediction,) = json.loads(run(*words, *options)[1])["predictions"]
+        assert prediction["warnings"] == warnings
+        assert max(prediction["times"]) == pytest.approx(10 / fps)
 
 
 def test_folder_without_videos(run, checkpoint, tmp_path):

@@ -32,6 +32,7 @@ def add_options(parser: CommandParser) -> None:
     parser.add("--top-k K", int, "number of classes to show per video", default=5, low=1)
     parser.add("--temporal-views N", int, "clips per video, whose scores are averaged", default=1)
     parser.add("--spatial-views M", int, "crops per clip: 1 (centre) or 3", default=1)
+    parser.add("--fps F", float | None, "frames per second of folders of frames; 30 if unset", low=0.001)
     text = "processes that decode videos while the model runs; 0 decodes in the main process"
     parser.add("--num-workers N", int, text, default=2, low=0)
     parser.add_device()
@@ -50,7 +51,7 @@ def run(args: Namespace) -> int:
     predictions: list[Prediction] = []
     failures: list[VideoError] = []
     with terminal.progress_bar("predicting", quiet=args.json) as update:
-        for done, prediction in enumerate(predictor.predict(paths, num_workers=num_workers), start=1):
+        for done, prediction in enumerate(predictor.predict(paths, fps=args.fps, num_workers=num_workers), start=1):
             if isinstance(prediction, VideoError):
                 failures.append(prediction)
             else:

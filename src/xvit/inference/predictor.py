@@ -124,18 +124,21 @@ class Predictor:
             raise prediction
         return prediction
 
-    def predict(self, paths: Sequence[str | Path], *, num_workers: int = 0) -> Iterator[Prediction | VideoError]:
+    def predict(
+        self, paths: Sequence[str | Path], *, fps: float | None = None, num_workers: int = 0
+    ) -> Iterator[Prediction | VideoError]:
         """Classify many videos in batches.
 
         Args:
             paths: the videos.
+            fps: frames per second of folders of frames, 30 if None; a file has its own rate.
             num_workers: processes that read videos while the model runs; 0 reads in this process, between batches.
 
         Yields:
             For each path, in order, its prediction, or the error if it cannot be read.
         """
         dataset = VideoDataset(
-            samples=[Sample(path=str(path), label=None, id=str(path)) for path in paths],
+            samples=[Sample(path=str(path), label=None, id=str(path), fps=fps) for path in paths],
             clip_spec=self.clip_spec,
             temporal_views=self.temporal_views,
             spatial_views=self.spatial_views,

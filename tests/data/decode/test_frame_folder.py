@@ -42,7 +42,9 @@ def test_probe_of_a_folder(tmp_path):
     assert (info.num_frames, info.fps, info.duration) == (6, 60, 0.1)
     assert (info.width, info.height, info.codec, info.container, info.damage) == (96, 64, "mjpeg", "folder", "")
     assert info.times.tolist() == [number / 60 for number in range(6)]
-    assert probe(tmp_path).fps == 30
+    assert info.warnings == ()
+    assumed = probe(tmp_path)
+    assert (assumed.fps, assumed.warnings) == (30, ("no timestamps: 30 frames per second assumed",))
     for fps in (0, -1, "25"):
         with pytest.raises(XViTError, match="fps="):
             probe(tmp_path, fps=fps)

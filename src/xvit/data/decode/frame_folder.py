@@ -18,6 +18,7 @@ from xvit.utils.errors import VideoError, check_range
 IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png"})
 
 _DECODERS = {b"\xff\xd8": "mjpeg", b"\x89P": "png"}  # by the first bytes of a file, because extensions are often wrong
+_ASSUMED_RATE = 30.0  # frames per second
 _MAX_BYTES = 2**28
 _OPTIONS = {"err_detect": "explode", "max_pixels": str(2**26)}  # 8192 x 8192: a tiny PNG can announce gigabytes
 _UNREADABLE = "not a readable image, or cut short"
@@ -29,8 +30,12 @@ def is_image_file(name: str) -> bool:
 
 
 def scan_frame_folder(path: str | Path, fps: float | None = None) -> tuple[VideoInfo, list[str]]:
-    """Return the same information as for a video file, and the paths of the images in order. `fps` is 30 if None."""
-    fps = 30.0 if fps is None else fps
+    """Return the same information as for a video file, and the paths of the images in order.
+
+    Without `fps`, 30 frames per second are assumed, and a warning says so.
+    """
+    warnings = () if fps is not None else (f"no timestamps: {_ASSUMED_RATE:g} frames per second assumed",)
+    fps = _ASSUMED_RATE if fps is None else fps
     check_range("fps", fps, 0.001)
     try:
         with os.scandir(path) as entries:
@@ -56,6 +61,7 @@ def scan_frame_folder(path: str | Path, fps: float | None = None) -> tuple[Video
         height=header.height,
         codec=header.codec.name,
         container="folder",
+        warnings=warnings,
         times=np.arange(len(names)) / fps,
     )
     return info, images
