@@ -138,7 +138,7 @@ def test_a_model_with_workers_and_the_files_written(tmp_path):
     assert metadata["data"]["root"] == "videos"
     assert (metadata["checkpoint"], metadata["precision"]) == ("run/best", "float32")
     assert (metadata["device"], metadata["processes"]) == ("cpu", 1)
-    assert set(metadata["versions"]) == {"xvit", "torch", "timm"}
+    assert set(metadata["versions"]) == {"xvit", "torch", "timm", "av"}
     assert values["top1"] == result.top1
     assert values["tasks"]["label"]["confusion"] == result.tasks[SINGLE_TASK].confusion
     assert values["tasks"]["label"]["mean_class_accuracy"] == result.tasks[SINGLE_TASK].mean_class_accuracy

@@ -11,6 +11,7 @@ import yaml
 from helpers.changed_videos import CHANGES, changed_video, file_hashes
 from xvit.cli.main import main
 from xvit.config import RunConfig, from_dict
+from xvit.data import record
 from xvit.data.synthetic.motion import CLASSES
 from xvit.experiments import common
 from xvit.experiments.common import default_recipe
@@ -148,8 +149,8 @@ def test_other_settings_are_named_and_change_nothing(options, message, demo, sho
 
 
 def test_other_library_versions_are_said(demo, short_recipe, monkeypatch, caplog):
-    versions = {**common.library_versions(), "torch": "9"}
-    monkeypatch.setattr(common, "library_versions", lambda: versions)
+    versions = {**record.library_versions(), "torch": "9"}
+    monkeypatch.setattr(record, "library_versions", lambda: versions)
     run_demo(demo[0], recipe=short_recipe, clips_per_class=3)
     assert re.search(r"was started with torch 2\.\S+ \(now 9\): the results of its parts differ", caplog.text)
 

@@ -13,8 +13,9 @@ import torch
 
 from helpers.color_videos import CLASSES, CLIP, make_model, with_metadata, write_video
 from helpers.features import features_one_by_one
+from xvit.data import record
 from xvit.data.dataset import VideoDataset
-from xvit.features import extract, extract_features, read_features
+from xvit.features import extract_features, read_features
 from xvit.features.partial import partial_folder
 from xvit.inference.predictor import Predictor
 from xvit.models.profiling import model_hash
@@ -213,9 +214,9 @@ def test_replaced_videos_and_other_libraries_are_refused(model, paths, tmp_path,
     with pytest.raises(XViTError, match=r"whose videos changed: 1 of another size \(.*/0\.mp4\); undo this change"):
         extract_features(model, copies, output, batch_size=2)
     shutil.copy(paths[0], copies[0])  # with another time of modification
-    versions = extract.library_versions()
+    versions = record.library_versions()
     with monkeypatch.context() as patched:
-        patched.setattr(extract, "library_versions", lambda: versions | {"torch": "9"})
+        patched.setattr(record, "library_versions", lambda: versions | {"torch": "9"})
         with pytest.raises(XViTError, match=r'whose versions\.torch was "2\..*" and is now "9"'):
             extract_features(model, copies, output, batch_size=2)
     assert before == {path.name: path.read_bytes() for path in partial_folder(output).iterdir()}

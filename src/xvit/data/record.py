@@ -13,10 +13,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import torch
+
 from xvit.config import ClassNames, as_task_dict
 from xvit.data.annotations import DatasetSplits, Label, Sample, class_indices
 from xvit.data.decode.frame_folder import is_image_file
 from xvit.utils.text import name_some
+from xvit.utils.version import library_versions
 
 Row = list[Any]  # [name, label, fps, size], plain values
 
@@ -122,6 +125,11 @@ def compare_splits(before: Mapping[str, Any], now: Mapping[str, Any], splits: It
         kind = {"train": "training", "val": "validation"}.get(split, split)
         parts[f"{kind} videos"] = compare_rows(before[split], now[split], name_label)
     return "; ".join(f"{what}: {changes}" for what, changes in parts.items() if changes)
+
+
+def record_versions(device: torch.device) -> dict[str, str]:
+    """The libraries and the kind of device, with which the last digits of a result change."""
+    return {**library_versions(), "device": device.type}
 
 
 def compare_versions(before: Mapping[str, str], now: Mapping[str, str]) -> str:

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from xvit.evaluation.scoring import ScoredVideos, VideoResults, score_videos
 from xvit.inference.predictor import Predictor
 from xvit.utils import distributed
 from xvit.utils.errors import XViTError
-from xvit.utils.version import __version__
+from xvit.utils.version import library_versions
 from xvit.visualize import plot_confusion_matrix, plot_per_class
 
 
@@ -138,7 +137,7 @@ def run_metadata(predictor: Predictor, data: DataConfig, *, checkpoint: str | Pa
         "device": str(predictor.device),
         "precision": predictor.model.precision,
         "processes": distributed.world_size(),
-        "versions": {"xvit": __version__, "torch": str(torch.__version__), "timm": timm.__version__},
+        "versions": library_versions(),
     }
 
 

@@ -11,7 +11,7 @@ import torch
 
 from xvit.config import DataConfig, RunConfig, find_recipe, read_config
 from xvit.data.annotations import load_splits
-from xvit.data.record import compare_splits, compare_versions, record_splits
+from xvit.data.record import compare_splits, compare_versions, record_splits, record_versions
 from xvit.data.synthetic.dataset import write_motion_dataset
 from xvit.evaluation import Evaluation, evaluate, match_labels
 from xvit.inference.predictor import Predictor
@@ -19,7 +19,6 @@ from xvit.utils.devices import default_device
 from xvit.utils.errors import XViTError, one_line
 from xvit.utils.files import atomic_write_text, check_new_directory
 from xvit.utils.timing import time_interleaved
-from xvit.utils.version import library_versions
 
 CountCallback = Callable[[str, int, int], None]  # called with the current step, the number of items done, their total
 State = TypeVar("State")
@@ -75,7 +74,7 @@ def check_videos(directory: Path, data: DataConfig) -> None:
         XViTError: the data set changed, or the record is damaged.
     """
     path = directory.with_name(f"{directory.name}.json")
-    versions = {**library_versions(), "device": default_device().type}
+    versions = record_versions(default_device())
     record = {"versions": versions, **record_splits(load_splits(data))}
     if not path.exists():
         atomic_write_text(path, json.dumps(record) + "\n")

@@ -17,7 +17,7 @@ from xvit.config import to_dict
 from xvit.data.annotations import Sample
 from xvit.data.dataset import Batch, VideoDataset
 from xvit.data.loader import make_loader
-from xvit.data.record import record_samples
+from xvit.data.record import record_samples, record_versions
 from xvit.data.transforms import normalize
 from xvit.features.partial import VALUES, PartialExtraction, open_partial, partial_folder
 from xvit.features.storage import FORMAT, LEVELS, Level, check_format, check_names, sidecars, write_features
@@ -25,7 +25,6 @@ from xvit.models.profiling import model_hash
 from xvit.models.token_merging import patches_after_merging
 from xvit.models.xvit import XViT
 from xvit.utils.errors import VideoError, XViTError, check_choice, check_range
-from xvit.utils.version import library_versions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +58,9 @@ def extract_features(
 ) -> ExtractionResult:
     """Write the features of videos, one view each, to a file. A video that cannot be read gets no row.
 
-    An extraction that was stopped or killed is resumed when the function is called again. The values are then equal,
-    to the last bit, to those of an uninterrupted run (on the same machine, with the same number of threads). Everything
-    that they depend on has to be the same: the model and its clip spec, the level, the batch size, the videos (their
-    names, labels, order and sizes), the library versions and the kind of device.
+    An extraction that was stopped or killed is resumed when the function is called again. The values equal those of an
+    uninterrupted run to the last bit (same machine, same number of threads). What they depend on has to be the same:
+    model, clip spec, level, batch size, videos (names, labels, order, sizes), library versions and kind of device.
 
     Args:
         model: on its device; it is put in eval mode.
@@ -91,11 +89,7 @@ def extract_features(
     metadata: dict[str, Any] = {"format": FORMAT, "level": level}
     metadata |= {"model_hash": model_hash(model.eval()), "clip_spec": to_dict(model.clip_spec)}
     check_names(output, (len(names), *row_shape), metadata | {"paths": names, "labels": classes})
-    # The last bits of the values depend on the batch size, the libraries and the device.
-    run = metadata | {"batch_size": batch_size, "versions": library_versions(), "device": model.device.type}
-    run["video_rows"] = [
-        [name, label, *rest] for label, (name, _, *rest) in zip(classes, record_samples(samples), strict=True)
-    ]
+    run = metadata | _describe_run(model, samples, classes, batch_size)
     with open_partial(output, run, 4 * math.prod(row_shape), resume=resume) as partial:
         for done in _extract_remaining(model, dataset, partial, level, batch_size, num_workers):
             if on_progress is not None:
@@ -121,6 +115,18 @@ def check_output(output: str | Path) -> Path:
         if path.exists():
             raise XViTError(f"{path}: exists; choose another output, or remove it")
     return output
+
+
+def _describe_run(
+    model: XViT, samples: Sequence[Sample], classes: Sequence[str | None], batch_size: int
+) -> dict[str, Any]:
+    """The videos with the names of their classes, and what the last bits of the values depend on."""
+    rows = zip(classes, record_samples(samples), strict=True)
+    return {
+        "batch_size": batch_size,
+        "versions": record_versions(model.device),
+        "video_rows": [[name, label, *rest] for label, (name, _, *rest) in rows],
+    }
 
 
 def _extract_remaining(

@@ -12,7 +12,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from accelerate.utils import send_to_device
 from torch import Tensor
@@ -28,7 +27,7 @@ from xvit.training.losses import classification_loss, mix_batch
 from xvit.training.run import TrainingRun
 from xvit.utils import distributed
 from xvit.utils.errors import Interrupted
-from xvit.utils.version import __version__
+from xvit.utils.version import library_versions
 
 _logger = logging.getLogger("xvit")
 VALIDATION = EvalConfig(temporal_views=1, spatial_views=1)
@@ -244,5 +243,5 @@ def _provenance(config: RunConfig, data: DatasetSplits) -> dict[str, Any]:
         "data": {"name": name, **videos, "train_videos_per_class": unwrap_single_task(videos_per_class)},
         "seed": config.train.seed,
         "weights": "averaged" if config.train.ema_decay else "trained",
-        "versions": {"xvit": __version__, "torch": str(torch.__version__), "timm": timm.__version__},
+        "versions": library_versions(),
     }
