@@ -38,6 +38,12 @@ def test_incomplete_and_later_rows_are_deleted(videos, tmp_path):
     assert fit(make_config(videos, epochs=1), tmp_path, resume=True).bad_videos == 1
     assert (tmp_path / "metrics.jsonl").read_text() == before
     assert (tmp_path / "bad_videos.jsonl").read_text().endswith('"empty"}\n')
+    for name in ("metrics.jsonl", "bad_videos.jsonl"):  # by a disk, say
+        content = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(f"\0\0\0\n{content}")
+        with pytest.raises(XViTError, match=rf"{name}: damaged \(Expecting value: .*; remove the damaged rows"):
+            fit(make_config(videos, epochs=1), tmp_path, resume=True)
+        (tmp_path / name).write_text(content)
 
 
 def test_a_corrupt_state_is_named(videos, tmp_path):

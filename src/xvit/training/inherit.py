@@ -88,15 +88,18 @@ def _refuse(
     source: str, trained: ModelConfig, before: dict[str, Any], changed: dict[str, Any], places: dict[str, str]
 ) -> None:
     """Raise an error that names the changed settings which keep the weights from being used."""
-    culprits = []
-    for key in (key for key in changed if key.startswith("model.")):
+    keys, culprits = [key for key in changed if key.startswith("model.")], []
+    for key in keys:
         alone = merge(to_dict(trained), unflatten({key.removeprefix("model."): changed[key]}))
         try:
             if explain_misfit(_build(from_dict(ModelConfig, alone, source)), trained):
                 culprits.append(key)
         except XViTError:  # only together with other changes
             culprits.append(key)
-    texts = [f"{key}={changed[key]} from {places.get(key)} (its own: {before.get(key, 'unset')})" for key in culprits]
+    texts = [
+        f"{key}={changed[key]} from {places.get(key)} (its own: {before.get(key, 'unset')})"
+        for key in culprits or keys  # or all, if none of them is one alone
+    ]
     what = "this setting" if len(texts) == 1 else "these settings"
     raise XViTError(
         f"{source}: its weights cannot be used with {', '.join(texts)}: leave {what} out, or start without "

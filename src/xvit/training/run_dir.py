@@ -28,12 +28,11 @@ from torch import nn
 from xvit.checkpoint.format import tensor_shapes
 from xvit.config import ClipSpec, RunConfig, describe_change, from_dict, read_yaml, stored_recipe, to_dict
 from xvit.data.annotations import DatasetSplits
-from xvit.data.record import compare_splits, compare_versions, record_hash, record_splits
+from xvit.data.record import compare_splits, compare_versions, record_hash, record_splits, record_versions
 from xvit.utils import distributed
 from xvit.utils.devices import default_device
 from xvit.utils.errors import XViTError, one_line
 from xvit.utils.files import atomic_directory, atomic_write_text, holds_something, read_json
-from xvit.utils.version import library_versions
 
 _logger = logging.getLogger("xvit")
 _MAY_CHANGE = {"data.num_workers", "train.save_minutes"}  # settings that do not influence the result
@@ -133,7 +132,7 @@ class RunDirectory:
         try:
             changes = compare_splits(before, self._record, ("train", "val"))
             test_changes = compare_splits(before, self._record, ("test",))
-            versions = compare_versions(before[_VERSIONS], _versions())
+            versions = compare_versions(before[_VERSIONS], record_versions(default_device()))
             self.clip_spec = from_dict(ClipSpec, before[_CLIP_SPEC], self._data_path)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             reason = one_line(error, name=True)
@@ -159,7 +158,7 @@ class RunDirectory:
             return
         self.path.mkdir(parents=True, exist_ok=True)
         if not self._data_path.exists():
-            record = {_VERSIONS: _versions(), _CLIP_SPEC: to_dict(clip_spec)} | self._record
+            record = {_VERSIONS: record_versions(default_device()), _CLIP_SPEC: to_dict(clip_spec)} | self._record
             atomic_write_text(self._data_path, json.dumps(record) + "\n")
         if not self._config_path.exists():
             atomic_write_text(self._config_path, yaml.safe_dump(to_dict(config), sort_keys=False))
@@ -265,15 +264,13 @@ class RunDirectory:
         return sorted(self._state_dir.glob("step_*"))
 
 
-def _versions() -> dict[str, str]:
-    """The libraries and the device, with which the last digits of a result change."""
-    return {**library_versions(), "device": default_device().type}
-
-
 def _read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file, without a last one that has no end."""
+    """The rows of a JSON-lines file, without a last one that has no end. Raises `XViTError` for a damaged one."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    try:
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+    except ValueError as error:
+        raise XViTError(f"{path}: damaged ({one_line(error)}); remove the damaged rows") from None
 
 
 def _truncate_rows(path: Path, last_step: float = math.inf) -> None:
