@@ -162,8 +162,7 @@ def score_videos(
                 for row, index in enumerate(batch["indices"].tolist()):
                     rows[mine[index]] = {task: values[row] for task, values in arrays.items()}
             if on_progress is not None:
-                done = (len(rows) + len(errors)) * distributed.world_size()
-                on_progress(min(done, len(samples)), len(samples))
+                on_progress(min((len(rows) + len(errors)) * distributed.world_size(), len(samples)), len(samples))
     for other_rows, other_errors, other_warnings in distributed.all_gather((rows, errors, warnings)):
         rows, errors, warnings = rows | other_rows, errors | other_errors, warnings | other_warnings
     if not rows:

@@ -81,19 +81,7 @@ def read_class_folders(
     class_names = sorted(set().union(*(part.classes for part in folders.values())))
     if len(class_names) == 1:
         problems.append((str(root), f'only one class, "{class_names[0]}": expected at least two class folders'))
-    splits: dict[str, list[Sample]] = {}
-    for split, part in folders.items():
-        splits[split] = [
-            Sample(
-                path=path,
-                label=label,
-                id=Path(path).relative_to(root).as_posix(),
-                fps=None if has_video_extension(path) else fps,
-            )
-            for label, name in enumerate(class_names)
-            for path in part.classes.get(name, ())
-        ]
-        splits[split].sort(key=lambda sample: sample.id)
+    splits = {split: _to_samples(part, root, class_names, fps) for split, part in folders.items()}
     if problems and (strict or not any(splits.values())):
         path, reason = problems[0]
         more = f" ({len(problems) - 1} more problems: `xvit data check` lists them)" if len(problems) > 1 else ""
@@ -101,6 +89,15 @@ def read_class_folders(
     left_out = merge_left_out(*(part.left_out for part in folders.values()))
     train, val, test = (splits.get(split, []) for split in SPLITS)
     return DatasetSplits(train=train, val=val, test=test, class_names=class_names, problems=problems, left_out=left_out)
+
+
+def _to_samples(part: _ClassFolders, root: Path, class_names: list[str], fps: float | None) -> list[Sample]:
+    samples = []
+    for label, name in enumerate(class_names):
+        for path in part.classes.get(name, ()):
+            id, fps_of_path = Path(path).relative_to(root).as_posix(), None if has_video_extension(path) else fps
+            samples.append(Sample(path=path, label=label, id=id, fps=fps_of_path))
+    return sorted(samples, key=lambda sample: sample.id)
 
 
 def _has_split_folders(root: Path) -> bool:
