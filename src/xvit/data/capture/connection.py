@@ -281,7 +281,8 @@ class Connection:
                     if not orientation.exact:
                         _logger.warning("%s: %s", self.spec.display_name, ODD_MATRIX)
                 self.time = clock.tick(now if by_arrival else timing.seconds(image))
-                self.num_timed, self.seconds = self.num_timed + 1, self.time - start
+                self.seconds = self.time - start  # first: the consumer's thread divides by it once there are 2 frames
+                self.num_timed += 1
                 yield self.time, (index, image, orientation)
                 if self.closed or index + 1 == self.spec.max_frames:
                     return
