@@ -3,7 +3,7 @@
 Write the built-in data set: short videos of moving shapes, in 12 classes that depend on the motion only. Each
 has a time-reversed counterpart, so a model that ignores the order of the frames reaches at most 50 % on them.
 A 13th class, "background", is for models that watch long videos: static scenes, blank pictures, noise,
-flicker and camera shake. It has four times as many videos as each of the others.
+flicker and camera shake. It has three times as many videos as each of the others.
 Files: DIR/train/<class>/*.mp4 and DIR/val/<class>/*.mp4 (a fifth of the videos).
 
 With --concatenate: long videos DIR/*.mp4 instead, of 30 new clips each and as much time of background between

@@ -12,7 +12,6 @@ A single frame of a static scene does not reveal the class: it is a frame of one
 """
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
 from numpy.random import Generator
@@ -22,8 +21,7 @@ from xvit.data.synthetic.shapes import SIZE, Scene, Texture
 from xvit.utils.errors import check_choice
 
 BACKGROUND = "background"  # the name of the class
-# The kinds, and how often each is drawn: the ones that are harder to tell from motion more often.
-KINDS = {"static": 2, "blank": 1, "noise": 2, "grain": 3, "flicker": 5, "shake": 5, "cut": 2}
+KINDS = ("static", "blank", "noise", "grain", "flicker", "shake", "cut")
 
 _NOISES = ("normal", "uniform", "binary", "sparse")
 _GRAINS = (1, 1, 1, 2, 3, 4, 6, 8, 12, 16)  # pixels
@@ -46,19 +44,14 @@ def render_background(
     Raises:
         XViTError: no such kind.
     """
-    kind = _draw_kind(rng, KINDS) if kind is None else kind
+    kind = str(rng.choice(KINDS)) if kind is None else kind
     check_choice("kind", kind, KINDS)
     num_frames = frame_count(seconds, fps)
     if kind != "cut":
         return to_uint8(_render(kind, rng, num_frames, fps).clip(0, 1))
-    halves = {half: weight for half, weight in KINDS.items() if half != "cut"}
-    before, after = (_render(_draw_kind(rng, halves), rng, num_frames, fps) for _ in range(2))
+    before, after = (_render(str(half), rng, num_frames, fps) for half in rng.choice(KINDS[:-1], size=2))
     first = round(num_frames * rng.uniform(0.1, 0.9))  # frame after the cut
     return to_uint8(np.concatenate([before[:first], after[first:]]).clip(0, 1))
-
-
-def _draw_kind(rng: Generator, weights: Mapping[str, int]) -> str:
-    return str(rng.choice(list(weights), p=np.array(list(weights.values())) / sum(weights.values())))
 
 
 def _render(kind: str, rng: Generator, num_frames: int, fps: float) -> np.ndarray:

@@ -16,7 +16,7 @@ from xvit.utils.errors import check_range
 from xvit.utils.files import atomic_directory, check_new_directory
 
 QUANTISER = 20  # constant H.264 quantiser; 0 is lossless, 23 the default of the encoder
-BACKGROUND_SHARE = 4  # background clips per clip of any other class: its videos are the most diverse
+BACKGROUND_SHARE = 3  # background clips per clip of any other class: its videos are the most diverse
 MAX_FPS = 240
 
 Part = Callable[[], np.ndarray]  # draws frames (T, H, W, 3), uint8
