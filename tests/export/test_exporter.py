@@ -16,6 +16,7 @@ from xvit.data.annotations import load_splits
 from xvit.data.seen import fingerprint_splits
 from xvit.data.transforms import normalize
 from xvit.export import ExportedModel, ParityLimits, export_model
+from xvit.export.exporter import warn_of_validation_videos
 from xvit.export.parity import choose_videos, read_clips
 from xvit.utils.errors import XViTError
 
@@ -37,7 +38,9 @@ def test_onnx_matches_the_model_in_predict_and_eval(run, cli_error, checkpoint, 
         result = tmp_path / f"result {directory.name}"
         words = ("--data.root", videos, "--data.num_workers", 0, "--eval.batch_size", 5, "--output", result)
         assert run("eval", "--checkpoint", directory, *words)[0] == 0
-        predicted = json.loads(run("predict", videos / "val", "--checkpoint", directory, "--json")[1])
+        predicted = json.loads(
+            run("predict", videos / "val", "--checkpoint", directory, "--json", "--num-workers", 0)[1]
+        )
         rows = [json.loads(line) for line in (result / "predictions.jsonl").read_text().splitlines()]
         results.append((predicted["predictions"], rows))
     for original, exported in zip(results[0][0], results[1][0], strict=True):
@@ -57,14 +60,16 @@ def test_onnx_matches_the_model_in_predict_and_eval(run, cli_error, checkpoint, 
         assert "an exported model, for xvit predict and eval only" in cli_error(command, *words, "--checkpoint", output)
 
 
-def test_openvino_int8_uses_different_videos_for_calibration_and_comparison(video_dir, tmp_path):
+def test_openvino_int8_uses_different_videos_for_calibration_and_comparison(video_dir, tmp_path, caplog):
     original = make_original(num_classes={"colour": 3, "sound": 2})
     original.class_names = {"colour": CLASS_NAMES, "sound": ["loud", "soft"]}
     events = []
     settings = {"format": "openvino", "precision": "int8", "num_clips": 3, "limits": NO_LIMITS}
+    caplog.set_level("WARNING")
     report = export_model(
         original, tmp_path / "int8", videos=[video_dir], on_progress=lambda *event: events.append(event), **settings
     )
+    assert "does not record its validation videos" in caplog.text
     compared, calibrated = choose_videos([video_dir], 3, calibrate=True)
     comparison, calibration = (read_clips(CLIP, paths, on_progress=lambda *_: None) for paths in (compared, calibrated))
     assert len(comparison) == len(calibration) == 3
@@ -92,34 +97,29 @@ def test_calibration_on_validation_videos_is_named(run, tmp_path, monkeypatch):
     for index in range(12):
         write_video(root / CLASS_NAMES[index % 3] / f"{index}.mp4", color=index % 3, seed=index)
     data = load_splits(DataConfig(root=str(root), val_fraction=0.5))
-    model = make_original()
     counts = {"train": len(data.train), "val": len(data.val)}
-    model.provenance = {"chosen_by": "top-1", "data": counts | {"fingerprints": fingerprint_splits(data)}}
-    settings = {"format": "openvino", "precision": "int8", "num_clips": 6, "limits": NO_LIMITS}
+    provenance = {"chosen_by": "top-1", "data": counts | {"fingerprints": fingerprint_splits(data)}}
 
-    export_model(model, tmp_path / "all", videos=[str(root)], **settings)
-    manifest = ExportedModel(tmp_path / "all").manifest
-    assert not set(manifest.compared_on) & set(manifest.calibrated_on)
+    compared, calibrated = choose_videos([str(root)], 6, calibrate=True)
+    assert not set(compared) & set(calibrated)
+    warn_of_validation_videos(provenance, calibrated)
     validation = {sample.path for sample in data.val}
-    found = [path for path in manifest.calibrated_on if path in validation]
+    found = [path for path in calibrated if path in validation]
     message = f"{len(found)} of 6 calibration videos are validation videos of this model ({', '.join(found[:3])}"
     assert len(found) > 1
     assert len(said) == 1
     assert said.pop().startswith(message)
 
-    words = ("--data.root", root, "--data.val_fraction", 0.5, "--num-frames", 4, "--output", tmp_path / "report")
-    assert run("data", "check", *words)[0] == 0
+    words = ("--data.root", root, "--data.val_fraction", 0.5, "--data.num_workers", 0, "--num-frames", 4)
+    assert run("data", "check", *words, "--output", tmp_path / "report")[0] == 0
     shutil.copy(tmp_path / "report" / "train.txt", root)  # as in docs/export.md
-    export_model(model, tmp_path / "train", videos=[str(root / "train.txt")], **settings)
-    manifest = ExportedModel(tmp_path / "train").manifest
-    used = {*manifest.compared_on, *manifest.calibrated_on}
-    assert {Path(path).resolve() for path in used} == {Path(sample.path).resolve() for sample in data.train}
-    export_model(model, tmp_path / "torch", videos=[str(root)], format="torch", num_clips=12)
-    assert not any("validation videos" in text for text in said), "the comparison may use any videos"
-
-    model.provenance = {}
-    export_model(model, tmp_path / "unknown", videos=[str(root)], **settings)
-    assert "does not record its validation videos" in said[-1]
+    compared, calibrated = choose_videos([str(root / "train.txt")], 6, calibrate=True)
+    assert {Path(path).resolve() for path in compared + calibrated} == {Path(x.path).resolve() for x in data.train}
+    warn_of_validation_videos(provenance, calibrated)
+    warn_of_validation_videos(provenance, [])  # other precisions: the comparison may use any videos
+    assert said == []
+    warn_of_validation_videos({}, calibrated)
+    assert "does not record its validation videos" in said[0]
 
 
 def test_missing_package_raises_before_reading_videos(video_dir, tmp_path, monkeypatch):
