@@ -61,7 +61,7 @@ def test_invalid_source_or_output(tmp_path):
 def test_old_recipe_error_gives_the_new_name_and_conversion_works():
     path = ASSETS / "recipe.yaml"
     values = read_yaml(path)
-    with pytest.raises(XViTError, match=r'"direction" in ModelConfig is now model.causal. Convert.*xvit convert'):
+    with pytest.raises(XViTError, match=r'"model.direction" is now model.causal. Convert.*xvit convert'):
         from_dict(RunConfig, values, path)
     config = from_dict(RunConfig, upgrade_recipe(values), path)
     assert config.model.causal

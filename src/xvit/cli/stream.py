@@ -4,7 +4,7 @@ Classify a live stream. SOURCE is a camera (/dev/video0, or its number), an addr
 udp://, ...), a video file, or - for the standard input (mpegts, matroska, ...; raw frames with --raw).
 Prints a line when the label changes (with --all: for each prediction); in a terminal, a live view. --json
 prints one JSON document per line: all predictions, then a summary.
-The label is null where the score is below the threshold, where nothing moves, and for classes that are ignored.
+The label is null where the score is below the threshold, where nothing moves, and for ignored classes.
 If the model is slower than a live source, the oldest frames are dropped. Files, pipes and http files wait for
 the model, unless --real-time is given. Dropped, damaged and lost frames are reported on standard error.
 Ctrl-C prints the summary and ends with exit code 130; a source that fails after its first frame ends with 1.
