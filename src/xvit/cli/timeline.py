@@ -1,15 +1,15 @@
 """xvit timeline VIDEO_OR_FOLDER ... --checkpoint DIR [--output DIR] [--ground-truth FILE] [--ignore CLASS] [...]
 
-Find when each class occurs in long videos. The model sees frames a fixed time apart, as it was trained, whatever
-the frame rate of a video, and scores the latest ones again and again. A segment begins where the score of a class
-reaches the threshold, and ends where it falls below the low threshold. Times at which nothing moves, and classes
-that are ignored, are no segments. Memory does not grow with the length of a video.
+Find when each class occurs in long videos. The model sees frames a fixed time apart, as it was trained,
+whatever the frame rate of a video, and scores the latest ones again and again. A segment begins where the
+score of a class reaches the threshold, and ends where it falls below the low threshold. Times at which
+nothing moves, and ignored classes, are no segments. Memory does not grow with the length of a video.
 Files that cannot be read are skipped, damaged ones are scored as far as they can be read; both are listed at
 the end, and the exit code is 1.
 
 Writes to the output folder, if given: timeline.json, timeline.csv, timeline.srt (subtitles) and timeline.png.
-With several videos, each gets a folder of its own, named after the file. The same command goes on after a stop:
-finished videos are not scored again.
+With several videos, each gets a folder of its own, named after the file. The same command goes on after a
+stop: finished videos are not scored again.
 
 examples:
   xvit timeline match.mp4 --checkpoint run/best --output match

@@ -18,8 +18,8 @@ from xvit.data.annotations import DatasetSplits, load_splits
 from xvit.data.dataset import Item, VideoDataset
 from xvit.data.loader import make_loader
 from xvit.data.sampler import EpochSampler
-from xvit.data.statistics import learn_sampling
 from xvit.data.seen import fingerprint_splits
+from xvit.data.statistics import learn_sampling
 from xvit.models.backbone import resolve_clip_spec
 from xvit.models.pretrained import load_initial_weights
 from xvit.models.xvit import XViT
