@@ -370,6 +370,11 @@ def test_labels_from_1_and_classes_without_videos_are_said(tmp_path, caplog):
     gap = write(tmp_path / "gap.txt", "0.mp4 0\n1.mp4 3\n")
     assert load_splits(DataConfig(root=str(tmp_path), format="list", train=gap)).class_names == list("0123")
     assert caplog.messages == [f"{gap}: 2 classes have no training videos: 1, 2"]
+    caplog.clear()
+    names = write(tmp_path / "names.txt", "red\ngreen\nblue\ngrey\n")
+    load_splits(DataConfig(root=str(tmp_path), format="list", train=from_one, label_files=names))
+    advice = "; if the labels are numbered from 1, number them from 0"
+    assert caplog.messages == [f"{from_one}: 2 classes have no training videos: red, grey{advice}"]
 
 
 def test_without_strictness_all_classes_are_read(tmp_path):

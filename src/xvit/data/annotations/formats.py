@@ -249,7 +249,9 @@ def _report_unused(path: str, parsed: ParsedAnnotations) -> None:
     used = {index for sample in parsed.samples for index in class_indices(sample.label)}
     unused = [name for index, name in enumerate(parsed.class_names) if index not in used]
     if unused:
-        _logger.warning("%s: %d classes have no training videos: %s", path, len(unused), name_some(unused, 10))
+        count = "1 class has" if len(unused) == 1 else f"{len(unused)} classes have"
+        advice = "; if the labels are numbered from 1, number them from 0" if used and 0 not in used else ""
+        _logger.warning("%s: %s no training videos: %s%s", path, count, name_some(unused, 10), advice)
 
 
 def _check_missing(path: str, parsed: ParsedAnnotations, config: DataConfig) -> None:
