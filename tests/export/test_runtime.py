@@ -15,7 +15,7 @@ def test_torch_program_needs_trust_code_and_accepts_any_number_of_frames(run, cl
     export_model(original, tmp_path / "pt2", videos=[video_dir], format="torch", num_clips=2)
     with pytest.raises(XViTError, match=r"can hold any code.*trust_code=True"):
         ExportedModel(tmp_path / "pt2")
-    words = ("predict", video_dir, "--checkpoint", tmp_path / "pt2")
+    words = ("predict", video_dir, "--checkpoint", tmp_path / "pt2", "--num-workers", 0)
     assert "can hold any code" in cli_error(*words)
     assert run(*words, "--trust-code")[0] == 0
     exported = Predictor(tmp_path / "pt2", trust_code=True).model
