@@ -267,7 +267,7 @@ def test_stalled_pipe_gives_exit_code_1(stream, monkeypatch):
 
 def test_raw_frames_through_a_pipe_until_ctrl_c(model):
     frames = b"".join(barcode_frame(number).tobytes() for number in range(10))
-    words = [*XVIT, "-", "--raw", "96x64@25", "--checkpoint", str(model[1]), "--json", "--timeout", "60"]
+    words = [*XVIT, "-", "--raw", "96x64@25", "--checkpoint", str(model[1]), "--json", "--timeout", "3600"]
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     with subprocess.Popen(words, **pipes) as process:
         stop = threading.Timer(TIMEOUT, process.kill)
@@ -275,10 +275,8 @@ def test_raw_frames_through_a_pipe_until_ctrl_c(model):
         process.stdin.write(frames)
         process.stdin.flush()
         first = process.stdout.readline()  # it is running
-        began = time.monotonic()
         process.send_signal(signal.SIGINT)
-        assert process.wait(TIMEOUT) == 130
-        assert time.monotonic() - began < 10
+        assert process.wait(TIMEOUT) == 130  # it does not wait for the source, whose timeout is an hour
         out, err = (first + process.stdout.read()).decode(), process.stderr.read().decode()
         stop.cancel()
     predictions, summary = parse_output(out)

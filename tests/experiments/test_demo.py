@@ -19,6 +19,7 @@ from xvit.experiments.demo import run as run_module
 from xvit.experiments.demo.run import VARIANTS, DemoCallbacks, run_demo
 from xvit.inference.predictor import Predictor
 from xvit.utils.errors import XViTError
+from xvit.utils.version import library_versions
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +150,7 @@ def test_other_settings_are_named_and_change_nothing(options, message, demo, sho
 
 
 def test_other_library_versions_are_said(demo, short_recipe, monkeypatch, caplog):
-    versions = {**record.library_versions(), "torch": "9"}
+    versions = {**library_versions(), "torch": "9"}
     monkeypatch.setattr(record, "library_versions", lambda: versions)
     run_demo(demo[0], recipe=short_recipe, clips_per_class=3)
     assert re.search(r"was started with torch 2\.\S+ \(now 9\): the results of its parts differ", caplog.text)

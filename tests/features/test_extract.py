@@ -20,6 +20,7 @@ from xvit.features.partial import partial_folder
 from xvit.inference.predictor import Predictor
 from xvit.models.profiling import model_hash
 from xvit.utils.errors import XViTError
+from xvit.utils.version import library_versions
 
 SUFFIXES = (".safetensors", ".npy", ".parquet")
 
@@ -214,7 +215,7 @@ def test_replaced_videos_and_other_libraries_are_refused(model, paths, tmp_path,
     with pytest.raises(XViTError, match=r"whose videos changed: 1 of another size \(.*/0\.mp4\); undo this change"):
         extract_features(model, copies, output, batch_size=2)
     shutil.copy(paths[0], copies[0])  # with another time of modification
-    versions = record.library_versions()
+    versions = library_versions()
     with monkeypatch.context() as patched:
         patched.setattr(record, "library_versions", lambda: versions | {"torch": "9"})
         with pytest.raises(XViTError, match=r'whose versions\.torch was "2\..*" and is now "9"'):

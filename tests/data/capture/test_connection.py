@@ -42,9 +42,8 @@ def test_a_slow_consumer_of_a_file_loses_no_frame(tmp_path):
 
 def test_real_time_delivers_frames_at_their_times_and_drops_the_oldest(tmp_path):
     path = write_video(tmp_path / "a.mp4", frames=25)
-    start = time.monotonic()
     frames, _ = collect(source := Source(path, real_time=True))
-    assert time.monotonic() - start > 0.9
+    assert time.monotonic() >= frames[-1].due_time  # not before its time
     assert frame_numbers(frames) == [frame.index for frame in frames]  # a busy machine may drop some
     assert source.counts.read == 25
     delays = [frame.due_time - frames[0].due_time for frame in frames]
