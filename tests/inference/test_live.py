@@ -130,12 +130,15 @@ def test_the_same_motion_has_the_same_predictions_at_every_frame_rate(tmp_path, 
         assert [prediction.label for prediction in predictions] == [prediction.label for prediction in results["8"]]
 
 
-def test_a_model_of_segments_with_a_frame_rate_has_a_stride(video):
+@pytest.mark.parametrize("sampling", ["segments", "pyslowfast_segments"])
+def test_a_model_of_segments_with_a_frame_rate_has_a_stride(video, sampling):
     model = make_stream_model()
-    model.clip_spec = replace(CLIP, frame_rate=12.5, stride=4)
+    model.clip_spec = replace(CLIP, sampling=sampling, frame_rate=12.5, stride=4)
     predictions, events = run(LivePredictor(model, Source(video)))
     assert [event.kind for event in events] == ["opened", "sampling"]
     assert [prediction.time for prediction in predictions] == pytest.approx([0, 0.32, 0.64])
+    model.clip_spec = replace(model.clip_spec, stride=1)  # of a model without training videos
+    assert "stride" in [event.kind for event in run(LivePredictor(model, Source(video)))[1]]
 
 
 def test_still_pictures_and_ignored_classes_have_no_label():

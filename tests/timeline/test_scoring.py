@@ -117,12 +117,23 @@ def test_the_default_stride_is_that_of_training(video):
     assert progress == sorted(progress)
 
 
-def test_a_model_of_segments_with_a_frame_rate_has_a_stride(video):
+@pytest.mark.parametrize("sampling", ["segments", "pyslowfast_segments"])
+def test_a_model_of_segments_with_a_frame_rate_has_a_stride(video, sampling):
     model = make_noisy_model(**CAUSAL)
-    model.clip_spec = replace(CLIP, frame_rate=12.5, stride=2)
+    model.clip_spec = replace(CLIP, sampling=sampling, frame_rate=12.5, stride=2)
     timeline = score_video(model, video)
     assert (timeline.frame_rate, timeline.stride, timeline.clip_duration) == (12.5, 2, FRAMES * 2 / 12.5)
     assert len(timeline.times) == 13
+    for unknown in ({"frame_rate": None}, {"stride": 1}):  # of a model without training videos
+        model.clip_spec = replace(CLIP, **{"sampling": sampling, "frame_rate": 12.5, "stride": 2} | unknown)
+        with pytest.raises(XViTError, match=r"stride: missing"):
+            score_video(model, video)
+
+
+def test_the_spacing_of_pyslowfast_clips_is_that_of_their_frames(video):
+    model = make_noisy_model(**CAUSAL)
+    model.clip_spec = replace(CLIP, sampling="pyslowfast_strided", frame_rate=25.0, stride=5)
+    assert score_video(model, video).stride == 6  # 4 frames over 20, both ends included
 
 
 @pytest.mark.parametrize("options", [CAUSAL, CENTERED, WINDOWS], ids=["causal", "centered", "windows"])

@@ -71,9 +71,14 @@ class ClipSpec:
         return self.sampling.endswith("segments")
 
     @property
-    def spacing(self) -> int:
-        """Frames from one frame of a clip to the next, rounded: the stride at which the model sees endless videos."""
-        if self.sampling == "pyslowfast_strided" and self.num_frames > 1:  # `num_frames` frames, end to end
+    def spacing(self) -> int | None:
+        """Frames from one frame of a clip to the next, rounded: the stride at which the model sees endless videos.
+
+        None if clips span whole videos and the spacing was not learnt from any.
+        """
+        if self.spans_video:
+            return self.stride if self.frame_rate and self.stride > 1 else None
+        if self.sampling == "pyslowfast_strided" and self.num_frames > 1:  # T stride frames, end to end
             return round((self.num_frames * self.stride - 1) / (self.num_frames - 1))
         return self.stride
 

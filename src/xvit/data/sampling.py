@@ -107,7 +107,8 @@ def sampling_warning(clip_spec: ClipSpec, num_frames: int, fps: float) -> str:
     T, rate = clip_spec.num_frames, clip_spec.frame_rate
     if num_frames < T:
         return f"{num_frames} frames, fewer than the {T} of a clip: frames are repeated"
-    return slow_warning(fps, rate / clip_spec.spacing) if rate and not clip_spec.spans_video else ""
+    spacing = None if clip_spec.spans_video else clip_spec.spacing
+    return slow_warning(fps, rate / spacing) if rate and spacing else ""
 
 
 def slow_warning(fps: float, needed: float) -> str:

@@ -137,8 +137,8 @@ class LivePredictor:
         self.model, self.source = model, source
         self.threshold, self.motion_threshold = threshold, motion_threshold
         self.frame_rate = model.clip_spec.frame_rate
-        self._stride_unknown = stride is None and model.clip_spec.sampling == "segments" and not self.frame_rate
-        self.stride = stride or (1 if self._stride_unknown else model.clip_spec.stride)
+        self._stride_unknown = stride is None and model.clip_spec.spacing is None
+        self.stride = stride or model.clip_spec.spacing or 1
         if not any(as_task_dict(model.class_names).values()):
             raise XViTError("the model has no classes to predict: use one that was trained on labelled videos")
         self.ignore = resolve_ignored(model.class_names, ignore)

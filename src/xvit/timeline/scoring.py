@@ -108,9 +108,9 @@ def score_video(
     stride = _resolve_stride(model, stride)
     frame_rate = model.clip_spec.frame_rate
     reader = FrameReader(path, stride=stride, frame_rate=frame_rate, short_side=model.clip_spec.image_size)
-    duration, counted_rate = reader.info.num_frames / reader.info.fps, frame_rate or reader.info.fps
+    counted_rate = frame_rate or reader.info.fps
     # A short video has at least one score.
-    predict_every = min(predict_every, max(int(duration * counted_rate / stride), 1))
+    predict_every = min(predict_every, max(int(reader.info.duration * counted_rate / stride), 1))
 
     def chunks() -> Iterator[tuple[np.ndarray, Tensor]]:
         for chunk in reader:
@@ -120,10 +120,8 @@ def score_video(
 
     parts = list(iterate_scores(model, chunks(), predict_every=predict_every))
     if not parts:
-        needed = predict_every * stride / counted_rate
-        raise VideoError(
-            path, f"only {reader.num_decoded} frames can be decoded, too few for one score in {needed:.3g} s"
-        )
+        needed = f"one score in {predict_every * stride / counted_rate:.3g} s"
+        raise VideoError(path, f"only {reader.num_decoded} frames can be decoded, too few for {needed}")
     if on_progress is not None:
         on_progress(reader.info.num_frames, reader.info.num_frames)
     return ScoreTimeline(
@@ -242,13 +240,13 @@ def _resolve_stride(model: XViT, stride: int | None) -> int:
     if stride is not None:
         check_range("stride", stride, 1)
         return stride
-    if model.clip_spec.sampling == "segments" and not model.clip_spec.frame_rate:
+    if model.clip_spec.spacing is None:
         frames = model.clip_spec.num_frames
         raise XViTError(
             f"--stride: missing: the model was trained on {frames} frames spread over whole videos. If these had about "
             f"10 x {frames} frames, --stride 10 shows the model long videos at the same frame spacing"
         )
-    return model.clip_spec.stride
+    return model.clip_spec.spacing
 
 
 def _check_model(model: XViT) -> None:

@@ -79,12 +79,16 @@ def plot_timeline(
     for axes in parts:
         axes.spines[:].set_visible(False)
         axes.tick_params(axis="x", length=0, labelbottom=False)
-    bottom = parts[-1]
-    bottom.set_xlim(0, duration)
-    bottom.xaxis.set_major_locator(MultipleLocator(next((step for step in _TICKS if duration / step <= 13), 36000)))
-    bottom.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: _format_time(seconds, duration)))
-    bottom.tick_params(axis="x", labelsize=9, colors=TEXT_COLOR, length=3, labelbottom=True)
+    _label_time(parts[-1], duration)
     save_figure(figure, path)
+
+
+def _label_time(axes: Axes, duration: float) -> None:
+    """Label the horizontal axis of the lowest part with times."""
+    axes.set_xlim(0, duration)
+    axes.xaxis.set_major_locator(MultipleLocator(next((step for step in _TICKS if duration / step <= 13), 36000)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: _format_time(seconds, duration)))
+    axes.tick_params(axis="x", labelsize=9, colors=TEXT_COLOR, length=3, labelbottom=True)
 
 
 def _select_classes(scores: np.ndarray, class_names: Sequence[str], bands: Bands) -> list[int]:
