@@ -20,7 +20,7 @@ from xvit.config import as_task_dict
 from xvit.utils.errors import XViTError, did_you_mean
 
 BACKGROUND_CLASS = "background"  # ignored unless the user says otherwise
-MOTION_THRESHOLD = 5.0  # grey levels; still pictures of real sizes stay below, movements reach 40 and more
+MOTION_THRESHOLD = 5.0  # grey levels: above still pictures with the noise of a sensor, below slow fades
 _MAX_CELLS = 24  # along the width
 _MIN_CELL = 4  # pixels
 _MAX_NOISE = 12.0  # grey levels; what changes more from frame to frame is no sensor noise
