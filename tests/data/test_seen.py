@@ -60,3 +60,19 @@ def test_of_a_large_split_a_sample_is_recorded(tmp_path, total):
     assert count_seen(provenance, data.val)["val"] == total
     half = count_seen(provenance, data.val[: total // 2])["val"]
     assert half == pytest.approx(total / 2, abs=3)
+
+
+NO_RECORDS = [
+    None,
+    "text",
+    [1],
+    {"fingerprints": 3},
+    {"fingerprints": {"train": [1]}},
+    {"fingerprints": {"train": "a"}},
+]
+
+
+@pytest.mark.parametrize("data", NO_RECORDS)
+def test_a_provenance_of_other_code_records_nothing(tmp_path, data):
+    (tmp_path / "a.mp4").write_text("video")
+    assert count_seen({"chosen_by": "x", "data": data}, samples_of([tmp_path / "a.mp4"])) == {}

@@ -28,18 +28,28 @@ def count_seen(provenance: Mapping[str, Any], samples: Sequence[Sample]) -> dict
     Of a large data set the numbers are estimates, since only a sample of it is recorded. Splits without a match are
     left out. The validation videos have chosen the best checkpoint of a run, not its last one.
     """
-    data, numbers = provenance.get("data", {}), {}
+    numbers = {}
     for name in ("train", "val") if provenance.get("chosen_by") else ("train",):
         if number := len(find_seen(provenance, samples, name)):
-            num_known = len(data["fingerprints"][name].split())
-            numbers[name] = min(number * data[name] // num_known, len(samples))
+            known, size = _recorded(provenance, name)
+            numbers[name] = min(number * size // len(known), len(samples))
     return numbers
 
 
 def find_seen(provenance: Mapping[str, Any], samples: Sequence[Sample], split: Literal["train", "val"]) -> list[Sample]:
     """Those samples that are recorded as training or validation videos of the model with this provenance."""
-    known = provenance.get("data", {}).get("fingerprints", {}).get(split, "").split()
+    known, _ = _recorded(provenance, split)
     return [sample for sample in samples if _fingerprint(sample) in known] if known else []
+
+
+def _recorded(provenance: Mapping[str, Any], split: str) -> tuple[list[str], int]:
+    """The fingerprints of a split and its number of videos; none if the provenance does not hold them."""
+    data = provenance.get("data")
+    fingerprints = data.get("fingerprints") if isinstance(data, Mapping) else None
+    known = fingerprints.get(split) if isinstance(fingerprints, Mapping) else None
+    if not isinstance(data, Mapping) or not isinstance(known, str) or type(data.get(split)) is not int:
+        return [], 0
+    return known.split(), data[split]
 
 
 def _fingerprint(sample: Sample) -> str:
