@@ -11,6 +11,7 @@ import torch
 
 from helpers.color_videos import CLIP, write_video
 from helpers.exports import CLASS_NAMES, NO_LIMITS, make_original
+from helpers.signal_stack import signal_stack
 from xvit.config import DataConfig
 from xvit.data.annotations import load_splits
 from xvit.data.seen import fingerprint_splits
@@ -63,7 +64,7 @@ def test_onnx_matches_the_model_in_predict_and_eval(run, cli_error, checkpoint, 
 def test_openvino_int8_uses_different_videos_for_calibration_and_comparison(video_dir, tmp_path, caplog):
     original = make_original(num_classes={"colour": 3, "sound": 2})
     original.class_names = {"colour": CLASS_NAMES, "sound": ["loud", "soft"]}
-    events = []
+    events, stack = [], signal_stack()
     settings = {"format": "openvino", "precision": "int8", "num_clips": 3, "limits": NO_LIMITS}
     caplog.set_level("WARNING")
     report = export_model(
@@ -87,6 +88,7 @@ def test_openvino_int8_uses_different_videos_for_calibration_and_comparison(vide
     with pytest.raises(XViTError, match="the installed openvino runtime cannot use it"):
         ExportedModel(tmp_path / "int8", device="meta")
     assert sys.modules["openvino_telemetry"] is None, "telemetry must stay disabled"
+    assert signal_stack() == stack, "OpenVINO would leave one that it has freed: the next signal ends the process"
 
 
 def test_calibration_on_validation_videos_is_named(run, tmp_path, monkeypatch):

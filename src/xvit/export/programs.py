@@ -25,6 +25,7 @@ from xvit.models.pretrained import load_tensors
 from xvit.models.streaming import Stream
 from xvit.models.xvit import XViT
 from xvit.utils.errors import XViTError
+from xvit.utils.signal_stack import keep_signal_stack
 
 METADATA_FILE = "xvit.json"  # inside a torch.export program
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -276,7 +277,8 @@ def _quantize(program: Any, manifest: ExportManifest, data: CalibrationInputs) -
         ignored = nncf.IgnoredScope(types=["Conv"], validate=False) if manifest.format == "onnx" else None
         return nncf.compress_weights(program, mode=nncf.CompressWeightsMode.INT8_ASYM, ignored_scope=ignored)
     dataset, transformer = nncf.Dataset(data), nncf.ModelType.TRANSFORMER
-    return nncf.quantize(program, dataset, model_type=transformer, subset_size=len(data))
+    with keep_signal_stack():
+        return nncf.quantize(program, dataset, model_type=transformer, subset_size=len(data))
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from xvit.models.xvit import XViT, check_pixel_values
 from xvit.utils.devices import resolve_device
 from xvit.utils.errors import XViTError, check_choices, did_you_mean, import_optional, one_line
 from xvit.utils.files import read_json
+from xvit.utils.signal_stack import keep_signal_stack
 
 Format = Literal["onnx", "openvino", "torch"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int8-weights"]
@@ -251,7 +252,8 @@ def _load_openvino(path: Path, manifest: ExportManifest, device: torch.device) -
     openvino = import_package("openvino")
     hint = "bf16" if manifest.precision == "bf16" else "f32"  # for all operations that are not int8
     settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    compiled = openvino.Core().compile_model(path, "CPU", settings)
+    with keep_signal_stack():
+        compiled = openvino.Core().compile_model(path, "CPU", settings)
 
     def run(inputs: list[Tensor]) -> list[Tensor]:
         outputs = compiled([np.ascontiguousarray(x.numpy()) for x in inputs])
