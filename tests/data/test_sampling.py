@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xvit.config import ClipSpec
-from xvit.data.sampling import count_frames, frames_at, sample_frames, sample_indices, sampling_warning
+from xvit.data.sampling import (
+    _float32_linspace,
+    count_frames,
+    display_starts,
+    frames_at,
+    sample_frames,
+    sample_indices,
+    sampling_warning,
+    slow_warning,
+)
 from xvit.utils.errors import XViTError
 
 totals = st.integers(1, 2000)
@@ -162,13 +171,49 @@ def frame_on_display(times: np.ndarray, second: float, frame_rate: float, interv
     return shown
 
 
-@given(st.lists(st.floats(0.003, 3), min_size=1, max_size=40), rates, seeds)
+@given(st.lists(st.floats(0.0005, 3), min_size=1, max_size=40), rates, seeds)
 def test_frames_at_varying_intervals_equal_a_naive_loop(intervals, frame_rate, seed):
     times = np.cumsum([0, *intervals])
     seconds = np.random.default_rng(seed).uniform(0, times[-1] + 0.5, size=20)
     interval = times[-1] / len(times)
     expected = [frame_on_display(times, second, frame_rate, interval) for second in seconds]
     assert frames_at(times, seconds, frame_rate, interval=interval).tolist() == expected
+
+
+@given(st.lists(st.floats(0.004, 3), min_size=1, max_size=40), rates)
+def test_a_frame_is_on_display_from_its_start(intervals, frame_rate):
+    times = np.cumsum([0, *intervals])
+    starts = display_starts(times, frame_rate, interval=times[-1] / len(times))
+    expected = list(range(1, len(times)))
+    assert frames_at(times, starts, frame_rate, interval=times[-1] / len(times)).tolist() == expected
+
+
+@given(st.integers(10, 60), st.sampled_from(KINDS), st.sampled_from([16.0, 32.0]), seeds, st.integers(0, 2))
+def test_segments_of_a_video_give_the_same_frames_wherever_they_start(total, kind, rate, seed, view):
+    spec, rng = clip_spec(kind, 8.0), np.random.default_rng(seed)
+    times = np.arange(total) / rate  # exact, as the shifts: sums of powers of two
+    times = times[np.union1d([0], rng.choice(total, total // 2, replace=False))]
+    first, *others = (
+        sample_frames(spec, times + shift, start=shift, end=shift + total / rate, view=view, num_views=3).tolist()
+        for shift in (0, 4, 256)
+    )
+    assert others == [first, first]
+
+
+@given(st.integers(8, 100), st.sampled_from(KINDS), strides, st.integers(1, 3))
+def test_views_of_timed_videos_are_those_of_counted_ones(total, kind, stride, num_views):
+    timed, counted = (clip_spec(kind, frame_rate, stride=stride) for frame_rate in (8.0, None))
+    for view in range(num_views):
+        found = sample_frames(timed, np.arange(total) / 8, start=0, end=total / 8, view=view, num_views=num_views)
+        assert found.tolist() == sample_indices(counted, total, view=view, num_views=num_views).tolist()
+        assert found.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("frames", "count"), [(0, 1), (0.2, 1), (1, 1), (1.4, 1), (1.5, 1), (1.6, 2), (2, 2), (2.5, 2), (2.6, 3), (3.5, 3)]
+)
+def test_half_a_frame_at_the_end_is_none(frames, count):
+    assert count_frames(frames / 8, 8.0) == count
 
 
 @given(st.integers(1, 500), st.sampled_from(KINDS), rates, lengths, strides, st.one_of(st.none(), seeds))
@@ -251,6 +296,8 @@ def test_a_short_video_keeps_its_frames():
     spec = clip_spec("segments", 8.0)  # 0.5 s hold 4 frames at 8 per second, but 12 at 24
     indices = sample_frames(spec, np.arange(12) / 24, start=0, end=0.5)
     assert len(set(indices.tolist())) == 8
+    # 3 frames at 8 per second are 9 at 24, of which each of 8 parts has its middle one; the last part has two frames.
+    assert sample_frames(spec, np.arange(9) / 24, start=0, end=0.375).tolist() == [0, 1, 2, 3, 4, 5, 6, 8]
     assert sample_frames(spec, np.zeros(1), start=0, end=0.04).tolist() == [0] * 8
 
 
@@ -267,11 +314,18 @@ def test_strided_indices_of_pyslowfast(total, num_frames, stride, num_views, see
         assert found[view].tolist() == spread.clamp(0, total - 1).long().tolist()
 
 
+@given(st.floats(0, 500), st.floats(0, 500), lengths)
+def test_linspace_equals_that_of_torch(start, length, num):
+    expected = torch.linspace(start, start + length, num)
+    assert _float32_linspace(start, start + length, num).tolist() == expected.tolist()
+
+
 @given(totals, lengths, seeds)
 def test_segment_indices_of_pyslowfast(total, num_frames, seed):
     spec, size = clip_spec("pyslowfast_segments", None, num_frames), (total - 1) / num_frames
     bounds = [(round(size * i), round(size * (i + 1))) for i in range(num_frames)]
     views = [sample_indices(spec, total, view=view, num_views=3).tolist() for view in range(3)]
+    assert sample_indices(spec, total).dtype == np.int64
     assert views == [[(a + b) // 2 for a, b in bounds], [a for a, _ in bounds], [b for _, b in bounds]]
     drawn = sample_indices(spec, total, rng=np.random.default_rng(seed))
     assert all(a <= index <= b for (a, b), index in zip(bounds, drawn, strict=True))
@@ -293,6 +347,8 @@ def test_pyslowfast_reaches_every_frame_of_a_segment():
         ("strided", 1, 30.0, 40, 29.97, ""),
         ("strided", 1, None, 40, 4.0, ""),
         ("segments", 1, 8.0, 40, 4.0, ""),
+        ("segments", 3, 8.0, 40, 2.0, ""),
+        ("segments", 1, 8.0, 8, 8.0, ""),
         ("segments", 1, 8.0, 7, 25.0, "7 frames, fewer than the 8 of a clip: frames are repeated"),
         ("pyslowfast_strided", 7, 64.0, 400, 7.0, "7 frames per second, but the model was trained on 8:"),
     ],
@@ -301,6 +357,11 @@ def test_repeated_frames_are_reported(kind, stride, frame_rate, num_frames, fps,
     warning = sampling_warning(clip_spec(kind, frame_rate, stride=stride), num_frames, fps)
     assert warning.startswith(text)
     assert bool(warning) == bool(text)
+
+
+def test_a_tenth_slower_is_not_reported():
+    assert slow_warning(9.0, 10.0) == ""
+    assert slow_warning(8.99, 10.0).startswith("8.99 frames per second, but the model was trained on 10:")
 
 
 @pytest.mark.parametrize("frame_rate", [-1.0, 1e-4, 1e4, float("nan"), True])
