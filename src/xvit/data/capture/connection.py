@@ -20,7 +20,8 @@ import torch
 from av.container import InputContainer
 
 from xvit.data.decode.clock import MAX_TIME_STEP, Clock, Timing, choose_frames
-from xvit.data.decode.demux import READ_ERRORS, check_aspect_ratio, error_reason, open_video, probe_file, video_errors
+from xvit.data.decode.demux import READ_ERRORS, error_reason, open_video, probe_file, video_errors
+from xvit.data.decode.limits import DECODER_OPTIONS, check_dimensions, prepare_decoder
 from xvit.data.decode.orientation import ODD_MATRIX, Orientation, read_orientation
 from xvit.data.decode.streams import best_stream, video_streams
 from xvit.data.decode.video import frame_to_rgb
@@ -35,7 +36,7 @@ _OPTIONS = {
     "mpjpeg,yuv4mpegpipe",
     "protocol_whitelist": ",".join((*SCHEMES, "httpproxy", "tls", "rtp", "srtp")),
     "rtsp_transport": "tcp",  # over UDP each lost packet damages a frame
-}
+} | DECODER_OPTIONS
 # Frames that are read to recognise a stream without timestamps arrive all at once. The fewer, the better the times.
 _LIVE_OPTIONS = _OPTIONS | {"max_ts_probe": "1", "fpsprobesize": "1"}
 # Raw MJPEG, which FFmpeg opens only after its first seconds: too late for a live source.
@@ -121,7 +122,7 @@ class SourceSpec:
             target = f"/dev/video{self.name}" if self.name.isdigit() else self.name
             if not os.path.exists(target):
                 raise VideoError(target, "no such camera")
-            options |= {"format": "v4l2", "options": {}}
+            options |= {"format": "v4l2", "options": DECODER_OPTIONS}
         if self.kind == "pipe":
             target = _StandardInput(connection)
             options = {"format": "rawvideo" if self.raw_options else None, "options": self.raw_options or _PIPE_OPTIONS}
@@ -133,7 +134,7 @@ class SourceSpec:
         with container:
             streams = video_streams(self.display_name, container)
             stream = best_stream(streams, {stream.index: stream.frames for stream in streams})
-            stream.codec_context.thread_count = 1
+            prepare_decoder(self.display_name, stream)
             yield container, stream
 
 
@@ -250,7 +251,7 @@ class Connection:
                 self._wait_until(due_time)
                 repeated = decoded is converted
                 if not repeated:
-                    check_aspect_ratio("", image.width, image.height)
+                    check_dimensions(spec.display_name, image.width, image.height)
                     rgb = np.ascontiguousarray(frame_to_rgb(image, orientation, self.short_side))
                     converted, pixels = decoded, torch.from_numpy(rgb).permute(2, 0, 1)
                 size = image.width, image.height

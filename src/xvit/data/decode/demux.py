@@ -1,5 +1,6 @@
 """Open a video file safely and scan its packets, without decoding them or trusting its metadata."""
 
+import errno
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +14,7 @@ from av.container import InputContainer
 from av.stream import Stream
 
 from xvit.data.decode.clock import Timing, display_order, split_sections
+from xvit.data.decode.limits import DECODER_OPTIONS, MAX_PIXELS, prepare_decoder
 from xvit.data.decode.signatures import why_no_video
 from xvit.data.decode.streams import best_stream, video_streams
 from xvit.utils.errors import VideoError, XViTError
@@ -22,13 +24,13 @@ from xvit.utils.errors import VideoError, XViTError
 _OPTIONS = {
     "format_whitelist": "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,h264,hevc,m4v,mxf,nut,ivf,yuv4mpegpipe",
     "protocol_whitelist": "file",
-}
+} | DECODER_OPTIONS
 # Titles and comments may be in any encoding. PyAV 19 has removed this argument and never fails on them.
 _METADATA: Any = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 _INDEXED_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 _ONE_FRAME_PER_PACKET = {"h264", "hevc", "vp9", "av1"}
 READ_ERRORS = (av.error.FFmpegError, ValueError, ArithmeticError, LookupError, MemoryError)  # seen on damaged files
-MAX_ASPECT_RATIO = 32  # resizing the short side of a frame of 2 x 60000 pixels would take gigabytes
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # of the disk that is written to: no fault of a video
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +75,7 @@ class PacketScan:
 
 def probe_file(path: str | Path) -> VideoInfo:
     """Count the frames of a video file and read its size and times, without decoding it, as `probe` does."""
-    with open_video(path) as (container, stream):
+    with video_errors(path, "cannot be read"), open_video(path) as (container, stream):
         return scan_video(path, container, stream).info
 
 
@@ -85,19 +87,18 @@ def error_reason(error: BaseException) -> str:
 
 @contextmanager
 def video_errors(path: str | Path, message: str) -> Iterator[None]:
-    """Turn the errors of FFmpeg and PyAV, which cannot be pickled by a worker, into a `VideoError`."""
+    """Turn any error of FFmpeg, PyAV and others while a video is read into a `VideoError`.
+
+    A damaged video must not end a command that reads many. Errors of PyAV cannot be pickled by a worker, either.
+    """
     try:
         yield
     except XViTError:
         raise
-    except READ_ERRORS as error:
+    except Exception as error:
+        if (number := getattr(error, "errno", None)) in _DISK_ERRORS:
+            raise OSError(number, os.strerror(number)) from None
         raise VideoError(path, f"{message} ({error_reason(error)})") from None
-
-
-def check_aspect_ratio(path: str | Path, width: int, height: int) -> None:
-    """Raise `VideoError` if frames of this size are too elongated to be resized."""
-    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
-        raise VideoError(path, f"frames of {width}x{height} pixels: the aspect ratio is above {MAX_ASPECT_RATIO}")
 
 
 @contextmanager
@@ -119,7 +120,9 @@ def open_video(path: str | Path) -> Iterator[tuple[InputContainer, av.VideoStrea
         if len(streams) > 1 and not all(num_frames.values()):  # mkv, ts and others do not say
             num_frames = _count_to_two(path, num_frames)
         stream = best_stream(streams, num_frames)
-        stream.codec_context.thread_count = 1  # more threads cost a third of the throughput of several workers
+        prepare_decoder(path, stream)
+        if not stream.codec_context.width or not stream.codec_context.height:
+            raise VideoError(path, f"the file has no frames, or frames of more than {MAX_PIXELS:,} pixels")
         yield container, stream
 
 
@@ -161,9 +164,8 @@ def scan_video(path: str | Path, container: InputContainer, stream: av.VideoStre
                 frame_dts.append(packet.dts)
             end_time = max(end_time, _end_time(packet))
     context, num_frames = stream.codec_context, len(frame_pts)
-    if not frame_pts or not context.width or not context.height:
+    if not frame_pts:
         raise VideoError(path, "the file has no frames")
-    check_aspect_ratio(path, context.width, context.height)
     sections = split_sections(frame_dts, timing.max_step / timing.time_base)
     in_order = [value for section in sections for value in display_order(frame_pts[section])]
     clock = timing.clock()

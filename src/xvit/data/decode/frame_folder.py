@@ -12,7 +12,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from xvit.data.decode.demux import VideoInfo, check_aspect_ratio, error_reason, video_errors
+from xvit.data.decode.demux import VideoInfo, error_reason, video_errors
+from xvit.data.decode.limits import DECODER_OPTIONS, check_dimensions
 from xvit.utils.errors import VideoError, check_range
 
 IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png"})
@@ -20,7 +21,7 @@ IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png"})
 _DECODERS = {b"\xff\xd8": "mjpeg", b"\x89P": "png"}  # by the first bytes of a file, because extensions are often wrong
 _ASSUMED_RATE = 30.0  # frames per second
 _MAX_BYTES = 2**28
-_OPTIONS = {"err_detect": "explode", "max_pixels": str(2**26)}  # 8192 x 8192: a tiny PNG can announce gigabytes
+_OPTIONS = {"err_detect": "explode"} | DECODER_OPTIONS
 _UNREADABLE = "not a readable image, or cut short"
 
 
@@ -85,7 +86,7 @@ def _read_header(path: str) -> av.VideoCodecContext:
         context.decode(av.Packet(data))
     if not context.width or not context.height:
         raise VideoError(path, "not a readable image")
-    check_aspect_ratio(path, context.width, context.height)
+    check_dimensions(path, context.width, context.height)
     return context
 
 

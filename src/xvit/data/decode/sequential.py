@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from xvit.data.decode.clock import Timing, choose_frames
-from xvit.data.decode.demux import READ_ERRORS, error_reason, open_video, probe_file
+from xvit.data.decode.demux import READ_ERRORS, error_reason, open_video, probe_file, video_errors
 from xvit.data.decode.orientation import ODD_MATRIX, Orientation, read_orientation
 from xvit.data.decode.video import check_frame_size, frame_to_rgb
 from xvit.data.sampling import slow_warning
@@ -70,13 +70,14 @@ class FrameReader:
             Seconds from the first frame (n,), ascending, and frames (n, C, H, W) uint8 RGB, 1 <= n <= 8.
 
         Raises:
-            VideoError: none of its frames can be decoded, or their size changes.
+            VideoError: none of its frames can be decoded, one cannot be converted, or their size changes.
         """
         self._reset()
-        images = self._images()
-        while chunk := list(islice(images, _CHUNK_FRAMES)):
-            times, arrays = zip(*chunk, strict=True)
-            yield np.array(times), torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)  # NHWC -> NCHW
+        with video_errors(self.path, "cannot be read to its end"):
+            images = self._images()
+            while chunk := list(islice(images, _CHUNK_FRAMES)):
+                times, arrays = zip(*chunk, strict=True)
+                yield np.array(times), torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)  # NHWC -> NCHW
         if self.num_decoded == 0:
             raise VideoError(self.path, "none of its frames can be decoded")
 

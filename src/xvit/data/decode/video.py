@@ -26,6 +26,7 @@ from av.container import InputContainer
 
 from xvit.data.decode.demux import READ_ERRORS, PacketScan, VideoInfo, open_video, probe_file, scan_video, video_errors
 from xvit.data.decode.frame_folder import decode_image, scan_frame_folder
+from xvit.data.decode.limits import check_dimensions
 from xvit.data.decode.orientation import ODD_MATRIX, Orientation, read_orientation
 from xvit.utils.errors import VideoError, XViTError
 
@@ -99,7 +100,8 @@ def probe(path: str | Path, *, fps: float | None = None) -> VideoInfo:
         VideoError: no such file, not a video, no frames; a folder with images of several sequences.
         XViTError: fps is not a positive number.
     """
-    return scan_frame_folder(path, fps)[0] if os.path.isdir(path) else probe_file(path)
+    with video_errors(path, "cannot be read"):
+        return scan_frame_folder(path, fps)[0] if os.path.isdir(path) else probe_file(path)
 
 
 def decode(
@@ -133,13 +135,33 @@ def read_clip(
             also a file that is cut short or frames that cannot be decoded.
         XViTError: no index, or a negative one; fps is not a positive number.
     """
-    if os.path.isdir(path):
-        info, images = scan_frame_folder(path, fps)
-        buffer = FrameBuffer(info, choose_indices, short_side)
-        for index in buffer.unique:
-            buffer.orientation = Orientation()  # each image has its own
-            buffer.add(decode_image(images[index]), requested=True)
-        return buffer.to_clip()
+    try:
+        with video_errors(path, "cannot be read"):
+            if os.path.isdir(path):
+                return _read_folder(path, choose_indices, short_side, fps)
+            return _read_file(path, choose_indices, short_side, strict)
+    except _ChooserError as error:
+        raise error.original from None
+
+
+class _ChooserError(XViTError):
+    """An error of the caller's `choose_indices`, which is no fault of the video."""
+
+    def __init__(self, original: Exception) -> None:
+        super().__init__(str(original))
+        self.original = original
+
+
+def _read_folder(path: str | Path, choose_indices: IndexChooser, short_side: int | None, fps: float | None) -> Clip:
+    info, images = scan_frame_folder(path, fps)
+    buffer = FrameBuffer(info, choose_indices, short_side)
+    for index in buffer.unique:
+        buffer.orientation = Orientation()  # each image has its own
+        buffer.add(decode_image(images[index]), requested=True)
+    return buffer.to_clip()
+
+
+def _read_file(path: str | Path, choose_indices: IndexChooser, short_side: int | None, strict: bool) -> Clip:
     with open_video(path) as (container, stream):
         scan = scan_video(path, container, stream)
         if strict and scan.info.damage:
@@ -174,8 +196,13 @@ def frame_to_rgb(frame: av.VideoFrame, orientation: Orientation, short_side: int
 
 
 def check_frame_size(path: str | Path, size: tuple[int, int], expected: tuple[int, int] | None) -> tuple[int, int]:
-    """Return the displayed width and height of a frame; raise `VideoError` if they differ from the expected ones."""
-    if expected is not None and expected != size:
+    """Return the displayed width and height of a frame; raise `VideoError` if they differ from the expected ones.
+
+    If none are expected, it is the first frame: raise `VideoError` if it is too large or too elongated.
+    """
+    if expected is None:
+        check_dimensions(path, *size)  # the headers may say something else
+    elif expected != size:
         before, after = (f"{width}x{height}" for width, height in (expected, size))
         raise VideoError(path, f"the frame size changes within the video, from {before} to {after}")
     return size
@@ -185,7 +212,10 @@ class FrameBuffer:
     """The requested frames of a video, filled in ascending order, and the number of frames decoded for them."""
 
     def __init__(self, info: VideoInfo, choose_indices: IndexChooser, short_side: int | None) -> None:
-        requested = np.asarray(choose_indices(info), dtype=np.int64)
+        try:
+            requested = np.asarray(choose_indices(info), dtype=np.int64)
+        except Exception as error:
+            raise _ChooserError(error) from None
         if requested.ndim != 1 or requested.size == 0 or requested.min() < 0:
             raise XViTError(f"indices={requested.tolist()}: expected at least one, none negative")
         self.info, self.short_side = info, short_side

@@ -120,8 +120,8 @@ def resize_video(source: str | Path, target: str | Path, *, short_side: int, fps
     tmp_path = target.with_name(f".{target.name}.part")
     try:
         with (
-            open_video(source) as (container, stream),
             video_errors(source, "cannot be re-encoded"),
+            open_video(source) as (container, stream),
             av.open(f"file:{tmp_path}", "w", format="mp4", options={"movflags": "faststart"}) as output,
         ):
             frames = (frame for packet in container.demux(stream) for frame in packet.decode())
