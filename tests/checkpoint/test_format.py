@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from helpers.color_videos import CLASSES, CLIP, make_model, with_metadata
 from xvit import XViT
 from xvit.checkpoint import format as checkpoint
-from xvit.utils.errors import XViTError
+from xvit.utils.errors import WriteError, XViTError
 
 load = XViT.from_pretrained
 
@@ -182,7 +182,7 @@ def test_failed_save_keeps_the_previous_checkpoint(directory, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(checkpoint, "save_file", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(WriteError, match=r"/best: cannot be written: disk full$"):
         save(directory, make_model(), provenance={"seed": 4})
     assert load(directory).provenance == {"seed": 3}
     monkeypatch.undo()

@@ -1,6 +1,10 @@
 """Writing small files for tests, and reading results back."""
 
-from collections.abc import Iterable
+import resource
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import av
@@ -38,3 +42,28 @@ def read_frames(path: Path) -> np.ndarray:
         container.streams.video[0].codec_context.thread_count = 1  # faster than threads for such small frames
         frames = (frame.reformat(format="rgb24", threads=1) for frame in container.decode(video=0))
         return np.stack([frame.to_ndarray() for frame in frames])
+
+
+@contextmanager
+def limited_file_size(size: int) -> Iterator[None]:
+    """Let no file of this process grow beyond `size` bytes: writing fails as on a full disk, with EFBIG."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@contextmanager
+def locked_by_another_process(directory: Path, command: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that holds the lock of a folder until the block ends."""
+    program = (
+        "import sys; from xvit.utils.locks import lock_directory\n"
+        "with lock_directory(*sys.argv[1:]): print('locked', flush=True); sys.stdin.read()"
+    )
+    arguments = [sys.executable, "-c", program, str(directory), command]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "locked\n"
+        yield process

@@ -1,11 +1,17 @@
 """Files and directories that appear only when they are complete."""
 
+import errno
+import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from xvit.utils.errors import XViTError
+from helpers.files import limited_file_size
+from xvit.utils.errors import WriteError, XViTError
 from xvit.utils.files import (
     atomic_directory,
     atomic_write_text,
@@ -16,23 +22,90 @@ from xvit.utils.files import (
     write_json,
 )
 
+ERRORS = [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ENOENT, errno.EFBIG]
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    path = tmp_path / "a.json"
-    atomic_write_text(path, "old\n")
 
-    def fail(self, target):
-        raise OSError("disk full")
+@pytest.mark.parametrize("number", ERRORS)
+@pytest.mark.parametrize("function", ["fsync", "rename", "replace"])
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_failed_write_leaves_the_old_one_and_nothing_else(kind, function, number, tmp_path, monkeypatch):
+    path = tmp_path / "a"
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", fail)
-        with pytest.raises(OSError, match="disk full"):
-            atomic_write_text(path, "new\n")
-    assert path.read_text() == "old\n"
-    assert list(tmp_path.iterdir()) == [path]
-    atomic_write_text(path, "new\n")
-    assert path.read_bytes() == b"new\n"
-    assert list(tmp_path.iterdir()) == [path]
+    def write(text):
+        if kind == "file":
+            return atomic_write_text(path, text)
+        with atomic_directory(path) as folder:
+            (folder / "b").write_text(text)
+
+    def content():
+        assert list(tmp_path.iterdir()) == [path]
+        return path.read_text() if kind == "file" else (path / "b").read_text()
+
+    def fail(*args):
+        raise OSError(number, os.strerror(number))
+
+    if (kind, function) == ("file", "rename"):
+        pytest.skip("files are replaced")
+    write("old\n")
+    monkeypatch.setattr(os, function, fail)
+    with pytest.raises(WriteError, match=f"^{path}: cannot be written: {os.strerror(number)}$"):
+        write("new\n")
+    assert content() == "old\n"
+    monkeypatch.undo()
+    write("new\n")
+    assert content() == "new\n"
+
+
+def test_torch_and_safetensors_on_a_full_disk(tmp_path):
+    tensors = {"a": torch.zeros(100_000)}
+    for save in (save_file, torch.save):
+        with (
+            limited_file_size(10_000),
+            pytest.raises(WriteError, match=f"^{tmp_path / 'a'}: cannot be written"),
+            atomic_directory(tmp_path / "a") as folder,
+        ):
+            save(tensors, folder / "b")
+    assert not list(tmp_path.iterdir())
+    for error in (RuntimeError("no such layer"), BrokenPipeError()):  # nothing of the disk's
+        with pytest.raises(type(error)), atomic_directory(tmp_path / "a"):
+            raise error
+
+
+def test_files_and_folders_are_flushed_before_they_get_their_name(tmp_path, monkeypatch):
+    """A power failure must not leave an empty file under a final name."""
+    calls = []
+
+    def fsync(file):
+        calls.append(("fsync", Path(os.readlink(f"/proc/self/fd/{file}")).name))
+
+    def replace(source, target):
+        calls.append(("replace", Path(source).name))
+        os.rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    atomic_write_text(tmp_path / "a", "text")
+    assert calls == [("fsync", ".a"), ("replace", ".a"), ("fsync", tmp_path.name)]
+    calls.clear()
+    with atomic_directory(tmp_path / "b") as folder:
+        (folder / "c").mkdir()
+        (folder / "c" / "d").write_text("text")
+    names = ["c", "d", ".b.writing"]
+    assert calls == [*(("fsync", name) for name in names), ("replace", ".b.writing"), ("fsync", tmp_path.name)]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_the_umask_decides_the_modes(umask, tmp_path):
+    before = os.umask(umask)
+    try:
+        with atomic_directory(tmp_path / "a") as folder:
+            (folder / "b").mkdir()
+            (folder / "b" / "c").touch(mode=0o600)
+            save_file({"a": torch.zeros(1)}, folder / "d")
+    finally:
+        os.umask(before)
+    for name in ("b/c", "d"):
+        assert stat.S_IMODE((tmp_path / "a" / name).stat().st_mode) == 0o666 & ~umask
 
 
 def test_json_files(tmp_path):

@@ -30,7 +30,8 @@ from xvit.config import (
 )
 from xvit.utils.checkpoint_path import CARD, CONFIG, WEIGHTS
 from xvit.utils.errors import XViTError, did_you_mean
-from xvit.utils.files import atomic_directory, read_json, write_json
+from xvit.utils.files import atomic_directory, read_json
+from xvit.utils.text import is_utf8
 
 FORMAT = 2
 PREPROCESSOR = "preprocessor_config.json"
@@ -64,6 +65,10 @@ class CheckpointMetadata:
                 raise XViTError(
                     f"class_names={self.class_names!r:.200}: expected a list of names, or a dict of tasks to lists"
                 )
+            for name in task_names:
+                if not is_utf8(name):
+                    shown = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+                    raise XViTError(f'class "{shown}": the name is not valid UTF-8: rename the class')
         numbers = {task: len(task_names) for task, task_names in names.items()}
         if numbers != self.model.tasks:
             given, expected = unwrap_single_task(numbers), unwrap_single_task(self.model.tasks)
@@ -103,17 +108,33 @@ def write_checkpoint(directory: str | Path, metadata: CheckpointMetadata, tensor
     ours = {WEIGHTS, CONFIG, CARD, PREPROCESSOR}
     if others := sorted(path.name for path in directory.glob("*") if path.name not in ours):
         raise XViTError(f"{directory}: holds files that are not of a checkpoint ({others[0]}): choose a new directory")
-    try:
-        config = json.dumps(metadata.to_dict(), indent=2) + "\n"
-    except (TypeError, ValueError) as error:
-        raise XViTError(f"settings or provenance cannot be written to {CONFIG}: {error}") from None
+    files = checkpoint_files(metadata)
     with atomic_directory(directory) as tmp_path:
         state = {name: x.detach().cpu().clone(memory_format=torch.contiguous_format) for name, x in tensors.items()}
         save_file(state, tmp_path / WEIGHTS, metadata={"format": "pt"})
-        (tmp_path / CONFIG).write_text(config, encoding="utf-8")
-        (tmp_path / WEIGHTS).chmod((tmp_path / CONFIG).stat().st_mode)  # safetensors: the owner's only
-        write_json(tmp_path / PREPROCESSOR, preprocessor_config(metadata.clip_spec))
-        (tmp_path / CARD).write_text(model_card(metadata.to_dict()), encoding="utf-8")
+        for name, content in files.items():
+            (tmp_path / name).write_bytes(content)
+
+
+def checkpoint_files(metadata: CheckpointMetadata) -> dict[str, bytes]:
+    """The contents of a checkpoint's files other than the weights, by name: CONFIG, PREPROCESSOR, CARD.
+
+    Raises:
+        XViTError: settings or provenance that JSON or UTF-8 cannot hold.
+    """
+    try:
+        texts = {
+            CONFIG: json.dumps(metadata.to_dict(), indent=2),
+            PREPROCESSOR: json.dumps(preprocessor_config(metadata.clip_spec), indent=2),
+            CARD: model_card(metadata.to_dict()).removesuffix("\n"),
+        }
+        return {name: f"{text}\n".encode() for name, text in texts.items()}
+    except UnicodeEncodeError as error:
+        line = error.object[: error.end].splitlines()[-1] + error.object[error.end :].partition("\n")[0]
+        shown = line.encode(errors="backslashreplace").decode()
+        raise XViTError(f"a checkpoint cannot hold names that are not UTF-8: {shown:.300}") from None
+    except (TypeError, ValueError) as error:
+        raise XViTError(f"settings or provenance cannot be written to {CONFIG}: {error}") from None
 
 
 def preprocessor_config(clip_spec: ClipSpec) -> dict[str, Any]:

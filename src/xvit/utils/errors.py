@@ -16,6 +16,10 @@ class XViTError(ValueError):
     """Invalid input: a value, a file or a name. The message says what was given, what was expected and what to do."""
 
 
+class WriteError(XViTError):
+    """A file or folder that cannot be written: a full disk, a quota, a read-only or missing folder."""
+
+
 class VideoError(XViTError):
     """A video that cannot be used. Can be pickled, so that worker processes can return it.
 

@@ -1,25 +1,80 @@
 """Files and directories that appear under their name only when they are complete, and checks of paths."""
 
+import errno
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from xvit.utils.errors import XViTError
+from safetensors import SafetensorError
+
+from xvit.utils.errors import WriteError, XViTError, one_line
+
+LOCK = ".lock"  # name of the lock file in a folder, and end of its name beside one; see `xvit.utils.locks`
+_TORCH_WRITERS = ("inline_container", "PytorchStreamWriter", "iostream")  # in the messages of its errors
+
+
+@contextmanager
+def write_errors(path: str | Path) -> Iterator[None]:
+    """Report an error of the file system while `path` is written as a `WriteError`, in one line that names it.
+
+    safetensors and torch have errors of their own; torch's do not say what the system's error was.
+    """
+    try:
+        yield
+    except BrokenPipeError:  # of standard output
+        raise
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
+        raise WriteError(f"{path}: cannot be written: {reason}") from None
+    except RuntimeError as error:
+        if not any(name in str(error) for name in _TORCH_WRITERS):
+            raise
+        raise WriteError(f"{path}: cannot be written; is the disk full, or a quota reached?") from None
 
 
 def atomic_write_text(path: str | Path, text: str) -> None:
-    """Write a UTF-8 text file under a temporary name, then rename it: readers see the old file or the new one."""
+    """Write a UTF-8 text file under a temporary name, then rename it: readers see the old file or the new one.
+
+    Raises:
+        WriteError: the disk is full, the folder is read-only or gone, and the like. The old file is as it was.
+    """
     path = Path(path)
     tmp_path = path.with_name(f".{path.name}")
+    with write_errors(path):
+        try:
+            tmp_path.write_text(text, encoding="utf-8", newline="")
+            publish(tmp_path, path)
+        finally:
+            tmp_path.unlink(missing_ok=True)
+
+
+def publish(tmp_path: Path, path: Path) -> None:
+    """Rename a complete file or folder to its final name, on the disk too: a power failure leaves no part of it."""
+    if tmp_path.is_dir():
+        for child in tmp_path.rglob("*"):
+            sync(child)
+    sync(tmp_path)
+    tmp_path.replace(path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or the names in a folder, from the system's memory to the disk."""
+    if os.name == "nt" and path.is_dir():
+        return  # which cannot open folders
+    file = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
-        tmp_path.write_text(text, encoding="utf-8", newline="")
-        tmp_path.replace(path)
+        os.fsync(file)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that cannot flush a folder
+            raise
     finally:
-        tmp_path.unlink(missing_ok=True)
+        os.close(file)
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -44,26 +99,45 @@ def atomic_directory(directory: str | Path) -> Iterator[Path]:
     """Yield an empty temporary directory that is renamed to `directory` when the block ends without an error.
 
     An existing `directory` is first renamed to `previous_version(directory)`, and deleted once the new one is in place.
-    A process that is killed between the two renames leaves the old contents there.
+    A process that is killed between the two renames leaves the old contents there. The umask decides the modes of the
+    files, whatever library wrote them.
+
+    Raises:
+        WriteError: the disk is full, the folder is read-only or gone, and the like. `directory` is as it was.
     """
     directory = Path(directory)
-    directory.parent.mkdir(parents=True, exist_ok=True)
     tmp_path, previous = directory.with_name(f".{directory.name}.writing"), previous_version(directory)
-    if tmp_path.exists():
-        shutil.rmtree(tmp_path)  # left by a process that was killed
-    tmp_path.mkdir()
-    try:
-        yield tmp_path
-    except BaseException:
-        shutil.rmtree(tmp_path, ignore_errors=True)
-        raise
-    if directory.exists():
+    with write_errors(directory):
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        if tmp_path.exists():
+            shutil.rmtree(tmp_path)  # left by a process that was killed
+        tmp_path.mkdir()
+        try:
+            yield tmp_path
+            _apply_umask(tmp_path)
+            if directory.exists():
+                if previous.exists():
+                    shutil.rmtree(previous)
+                directory.rename(previous)
+            try:
+                publish(tmp_path, directory)
+            except OSError:
+                if previous.exists() and not directory.exists():
+                    previous.rename(directory)
+                raise
+        except BaseException:
+            shutil.rmtree(tmp_path, ignore_errors=True)
+            raise
         if previous.exists():
             shutil.rmtree(previous)
-        directory.rename(previous)
-    tmp_path.rename(directory)
-    if previous.exists():
-        shutil.rmtree(previous)
+
+
+def _apply_umask(directory: Path) -> None:
+    """Give the files in a new directory the modes that the umask gives to new files: some libraries write 0600."""
+    mode = stat.S_IMODE(directory.stat().st_mode) & 0o666
+    for path in directory.rglob("*"):
+        if path.is_file() and stat.S_IMODE(path.stat().st_mode) != mode:
+            path.chmod(mode)
 
 
 def previous_version(directory: Path) -> Path:
@@ -72,9 +146,9 @@ def previous_version(directory: Path) -> Path:
 
 
 def holds_something(path: str | Path) -> bool:
-    """Whether `path` is a file, or a directory that is not empty."""
+    """Whether `path` is a file, or a directory with anything but a lock in it."""
     path = Path(path)
-    return path.exists() and (not path.is_dir() or any(path.iterdir()))
+    return path.exists() and (not path.is_dir() or any(child.name != LOCK for child in path.iterdir()))
 
 
 def check_new_directory(path: str | Path, advice: str = "choose another --output") -> Path:

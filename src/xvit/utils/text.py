@@ -55,7 +55,7 @@ def read_text(path: str | Path, *, raw_bytes: bool = False) -> str:
 
 def check_text(where: str, text: str) -> str:
     """Return the text; raise `XViTError` if it has bytes that are not UTF-8 (see `read_text`)."""
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    if not is_utf8(text):
         shown = text.encode(errors="surrogateescape").decode(errors="replace")
         raise XViTError(f'{where}: "{shown}" is not UTF-8: save the file as UTF-8')
     return text
@@ -69,6 +69,11 @@ def numbered_lines(text: str) -> dict[int, str]:
 def unquote(text: str) -> str:
     """The text without double quotes around it; doubled quotes inside become single ones."""
     return text[1:-1].replace('""', '"') if len(text) > 1 and text[0] == text[-1] == '"' else text
+def is_utf8(text: str) -> bool:
+    """Whether UTF-8 can hold the text: a file name of other bytes, as Python reads it, cannot be written to a file."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 
 
 def is_index(text: str) -> bool:
