@@ -13,8 +13,6 @@ examples:
   xvit ablate --output small --tables window mix_inputs --seeds 1
 """
 
-import os
-import sys
 import time
 from collections.abc import Callable
 
@@ -90,4 +88,4 @@ class _Progress:
             self.start = time.monotonic()
         elif name == "training":
             minutes = (time.monotonic() - self.start) / done * (total - done) / 60
-            print(f"{done} of {total} trainings done, about {minutes:.0f} min left", file=sys.stderr)
+            terminal.echo(f"{done} of {total} trainings done, about {minutes:.0f} min left", stderr=True)

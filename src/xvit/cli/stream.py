@@ -41,6 +41,7 @@ from xvit.config import SINGLE_TASK, as_task_dict
 from xvit.utils.checkpoint_path import check_checkpoint
 from xvit.utils.errors import XViTError
 from xvit.utils.files import check_exists
+from xvit.utils.text import printable
 
 if TYPE_CHECKING:
     from xvit.data.capture.source import Source, SourceEvent
@@ -163,7 +164,7 @@ class _LineView:
             if reason := self.no_label_reason(prediction, task):
                 text = f"{reason}: {text}"
             texts.append(text if task == SINGLE_TASK else f"{task}: {text}")
-        print(f"{prediction.time:.2f} s: {'; '.join(texts)}", flush=True)
+        terminal.echo(f"{prediction.time:.2f} s: {'; '.join(texts)}")
 
     def no_label_reason(self, prediction: "LivePrediction", task: str) -> str:
         """Why a task has no label; empty if it has one."""
@@ -174,10 +175,10 @@ class _LineView:
         return "ignored" if as_task_dict(prediction.labels)[task][0] in self.live.ignore else "below threshold"
 
     def show_event(self, event: "SourceEvent") -> None:
-        print(f"xvit: {event.message}", file=sys.stderr, flush=True)
+        terminal.echo(f"xvit: {event.message}", stderr=True)
 
     def show_summary(self, stats: "StreamStats") -> None:
-        print(_format_summary(stats), flush=True)
+        terminal.echo(_format_summary(stats))
 
 
 class _JsonView(_LineView):
@@ -202,15 +203,16 @@ class _ScreenView(_LineView):
         classes = terminal.best_classes(prediction)
         self.history.append({task: dict(ranked) for task, ranked in classes.items()})
         shown = [label for ranked in classes.values() for label, _ in ranked[: self.top_k]]
-        width, name_width = self.screen.console.width, max(map(cell_len, shown))
+        width, name_width = self.screen.console.width, max(cell_len(printable(label)) for label in shown)
         bar_width, curve_width = fit_columns(width, name_width)
         name_width = min(name_width, width - _GAP - _SCORE_WIDTH)  # a longer name continues on the next line
         parts: list[Text | Table] = []
         for task, ranked in classes.items():
             best, reason = as_task_dict(prediction.label)[task], self.no_label_reason(prediction, task)
             title = reason or str(best)
-            parts.append(Text(title if task == SINGLE_TASK else f"{task}: {title}", style="dim" if reason else "bold"))
-            table = Table.grid(Column(overflow="fold", min_width=name_width), padding=(0, _GAP, 0, 0))
+            title = title if task == SINGLE_TASK else f"{task}: {title}"
+            parts.append(terminal.to_text(title, "dim" if reason else "bold"))
+            table = terminal.grid(Column(overflow="fold", min_width=name_width), padding=(0, _GAP, 0, 0))
             for _ in range(1 + bool(bar_width) + bool(curve_width)):
                 table.add_column(no_wrap=True)
             for label, score in ranked[: self.top_k]:
@@ -231,7 +233,7 @@ class _ScreenView(_LineView):
 
     def show_event(self, event: "SourceEvent") -> None:
         style = "dim" if event.kind in ("opened", "sampling", "ignored", "stride") else "yellow"
-        self.screen.console.print(Text(event.message, style=style))
+        self.screen.console.print(event.message, style=style)
 
     def show_summary(self, stats: "StreamStats") -> None:
         self.screen.console.print(_format_summary(stats))

@@ -1,4 +1,7 @@
-"""Output of the commands: tables and progress bars for people, JSON for programs; plain text outside a terminal."""
+"""Output of the commands: tables and progress bars for people, JSON for programs; plain text outside a terminal.
+
+All text for people goes through `printable` here: in `echo`, in the console, and in the cells of tables.
+"""
 
 import json
 import sys
@@ -12,13 +15,15 @@ from jsonargparse import Namespace
 from rich import box
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.style import Style
+from rich.table import Column, Table
 from rich.text import Text
 
 from xvit.cli.exit_codes import SOME_FAILED, SUCCESS
 from xvit.config import as_task_dict, unwrap_single_task
 from xvit.utils import distributed
 from xvit.utils.errors import VideoError
+from xvit.utils.text import printable
 
 if TYPE_CHECKING:
     from xvit.inference.live import LivePrediction
@@ -30,8 +35,27 @@ _UNLIMITED_WIDTH = 10_000  # columns; nothing is cut or wrapped in a file or a p
 
 
 class _Console(Console):
+    def print(self, *objects: Any, **options: Any) -> None:
+        # A `Text` passes as it is: rich prints the lines of other libraries, without their escape sequences, as one.
+        super().print(*(to_text(value) if isinstance(value, str) else value for value in objects), **options)
+
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError  # handled by `main`, instead of rich's own exit
+
+
+class _Table(Table):
+    def add_row(self, *cells: object, **_: object) -> None:
+        super().add_row(*(to_text(cell, cell.style) if isinstance(cell, Text) else to_text(cell) for cell in cells))
+
+
+def to_text(value: object, style: str | Style = "") -> Text:
+    """A value as text of one line, which may be foreign."""
+    return Text(printable(value), style=style)
+
+
+def echo(text: str, *, stderr: bool = False) -> None:
+    """Print one line, which may hold foreign text."""
+    print(printable(text), file=sys.stderr if stderr else sys.stdout, flush=True)
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -45,7 +69,8 @@ def table(
     *columns: str, rows: Iterable[Iterable[str | Text]] = (), title: str | None = None, numeric: Sequence[int] = ()
 ) -> Table:
     """A table. The columns whose indices are in `numeric` are aligned to the right."""
-    result = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    title = None if title is None else printable(title)
+    result = _Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
     for index, name in enumerate(columns):
         result.add_column(name, justify="right" if index in numeric else "left", overflow="fold")
     for row in rows:
@@ -53,12 +78,17 @@ def table(
     return result
 
 
+def grid(*columns: Column, padding: tuple[int, ...]) -> Table:
+    """A table without lines and column names."""
+    return _Table.grid(*columns, padding=padding)
+
+
 def key_values(rows: Mapping[str, object]) -> Table:
     """A table with one name and value per line. Values that are None are left out."""
-    result = Table.grid(padding=(0, 3))
+    result = grid(padding=(0, 3))
     for name, value in rows.items():
         if value is not None:
-            result.add_row(Text(name, style="bold"), Text(str(value)))
+            result.add_row(Text(name, style="bold"), value)
     return result
 
 
@@ -78,20 +108,20 @@ def finish(
         for text in texts:
             console().print(text)
     if failures and distributed.is_main():
-        print(f"xvit: {len(failures)} of {total} videos could not be read:", file=sys.stderr)
+        echo(f"xvit: {len(failures)} of {total} videos could not be read:", stderr=True)
         for error in failures:
-            print(f"  {error}", file=sys.stderr)
+            echo(f"  {error}", stderr=True)
     return SOME_FAILED if failures else SUCCESS
 
 
 def print_warnings(warnings: Sequence[tuple[str, Sequence[str]]], *, total: int) -> None:
     """Print the videos that were read with warnings, as pairs of path and warnings, to standard error."""
     if warnings and distributed.is_main():
-        print(f"xvit: {len(warnings)} of {total} videos were read with warnings:", file=sys.stderr)
+        echo(f"xvit: {len(warnings)} of {total} videos were read with warnings:", stderr=True)
         for path, texts in warnings[:_MAX_WARNINGS]:
-            print(f"  {path}: {'; '.join(texts)}", file=sys.stderr)
+            echo(f"  {path}: {'; '.join(texts)}", stderr=True)
         if len(warnings) > _MAX_WARNINGS:
-            print(f"  and {len(warnings) - _MAX_WARNINGS} more; --json lists all", file=sys.stderr)
+            echo(f"  and {len(warnings) - _MAX_WARNINGS} more; --json lists all", stderr=True)
 
 
 def failures_to_json(failures: Sequence[VideoError]) -> list[dict[str, str]]:
@@ -127,7 +157,7 @@ def progress_bars(*, quiet: bool = False) -> Iterator[Callable[[str, int, int], 
 
         def update(name: str, done: int, total: int) -> None:
             if name not in tasks:
-                tasks[name] = display.add_task(name, total=None)
+                tasks[name] = display.add_task(printable(name), total=None)
             display.update(tasks[name], completed=done, total=total)
 
         yield update

@@ -18,7 +18,6 @@ examples:
 """
 
 import hashlib
-import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -143,9 +142,11 @@ def _open_output(
     run["--ground-truth"] = truth and f"of hash {hashlib.sha256(Path(truth).read_bytes()).hexdigest()[:16]}"
     output = open_output(args.output, run, paths)
     for path, folder in output.renamed.items():
-        print(f"xvit: the timeline of {path} goes to {folder}, because its name is taken", file=sys.stderr)
+        terminal.echo(f"xvit: the timeline of {path} goes to {folder}, because its name is taken", stderr=True)
     if finished := sum(map(output.is_finished, paths)):
-        print(f"xvit: {finished} of {len(paths)} videos are finished already in {output.directory}", file=sys.stderr)
+        terminal.echo(
+            f"xvit: {finished} of {len(paths)} videos are finished already in {output.directory}", stderr=True
+        )
     return output
 
 
@@ -245,7 +246,7 @@ def _print_result(result: dict[str, Any]) -> None:
         table.add_row(format_time(segment["start"]), format_time(segment["end"]), Text(segment["label"]), score)
     if not result["segments"]:
         table.add_row("", "", Text("no event: no score reaches the threshold", style="dim"), "")
-    terminal.console().print(Text(result["video"], style="bold"))  # a table would wrap it as its title
+    terminal.console().print(result["video"], style="bold")  # a table would wrap it as its title
     terminal.console().print(table)
     terminal.console().print(terminal.key_values(_describe(result)))
 

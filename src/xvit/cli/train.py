@@ -118,15 +118,15 @@ def run(args: Namespace) -> int:
         "time": f"{result.seconds:.0f} s",
         "checkpoint": result.best,
     }
-    terminal.finish(args, values, terminal.key_values(rows), _describe_choice(args.recipe, result))
+    terminal.finish(args, values, terminal.key_values(rows), *_describe_choice(args.recipe, result))
     counts = {"could not be read": result.bad_videos, "were read with warnings": result.warned_videos}
     for what, number in counts.items():
         if number and distributed.is_main():
-            print(f"xvit: {number} videos {what}; see {Path(args.output, 'bad_videos.jsonl')}", file=sys.stderr)
+            terminal.echo(f"xvit: {number} videos {what}; see {Path(args.output, 'bad_videos.jsonl')}", stderr=True)
     return SOME_FAILED if result.bad_videos else SUCCESS
 
 
-def _describe_choice(recipe: RunConfig, result: "FitResult") -> str:
+def _describe_choice(recipe: RunConfig, result: "FitResult") -> tuple[str, str]:
     """That the best checkpoint was chosen by the validation videos, and how to measure it on others."""
     words = ["xvit", "eval", "--checkpoint", str(result.best), "--data.root"]
     if result.test_videos:
@@ -142,5 +142,6 @@ def _describe_choice(recipe: RunConfig, result: "FitResult") -> str:
             words += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
     return (
         "The checkpoint was chosen by its result on the validation videos, so that result tends to be too high. "
-        f"Measure it on {videos}:\n  {shlex.join(words)}"
+        f"Measure it on {videos}:",
+        f"  {shlex.join(words)}",
     )

@@ -19,6 +19,7 @@ from xvit.models.profiling import model_hash
 from xvit.models.xvit import XViT
 from xvit.utils.devices import default_device, resolve_device
 from xvit.utils.errors import VideoError, XViTError, check_range
+from xvit.utils.text import printable
 
 Labels = tuple[str, ...] | dict[str, tuple[str, ...]]  # best first; a dict for several tasks
 Scores = tuple[float, ...] | dict[str, tuple[float, ...]]
@@ -60,15 +61,16 @@ class Prediction:
                 )
 
     def __str__(self) -> str:
-        lines = [f"{self.path}: {len(self.times)} frames, {self.times[0]:.2f} to {self.times[-1]:.2f} s"]
+        lines = [f"{printable(self.path)}: {len(self.times)} frames, {self.times[0]:.2f} to {self.times[-1]:.2f} s"]
         scores = as_task_dict(self.scores)
         for task, labels in as_task_dict(self.labels).items():
             if task != SINGLE_TASK:
-                lines.append(f"  {task}")
-            width = max(map(len, labels[:_MAX_PRINTED]))
-            for label, score in list(zip(labels, scores[task], strict=True))[:_MAX_PRINTED]:
+                lines.append(f"  {printable(task)}")
+            shown = list(map(printable, labels[:_MAX_PRINTED]))
+            width = max(map(len, shown))
+            for label, score in zip(shown, scores[task], strict=False):
                 lines.append(f"  {label:<{width}}  {100 * score:5.1f} %")
-        lines += [f"  warning: {warning}" for warning in self.warnings]
+        lines += [f"  warning: {printable(warning)}" for warning in self.warnings]
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,9 +1,11 @@
-"""Read text that people bring: one reader for encodings, line ends, quotes and the columns of CSV files; and lists of
-names in messages."""
+"""Text that people bring. Reading it: encodings, line ends, quotes and the columns of CSV files. Showing it: control
+characters, passwords, formulas and long lists of names."""
 
 import codecs
 import csv
 import io
+import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,6 +19,12 @@ _BYTE_ORDER_MARKS = {  # those of UTF-32 begin like those of UTF-16
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
+
+_INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # Unicode's categories: control, format, surrogate, line and paragraph ends
+_JOINERS = "\u200c\u200d"  # format characters that only choose the shape of the letters and emoji beside them
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
+_ADDRESS_PARTS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)([^/?#]*)([^?#]*)(.*)", re.DOTALL)
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 Row = tuple[str, dict[str, str]]  # file and line, for error messages; values by column
 
@@ -61,6 +69,11 @@ def check_text(where: str, text: str) -> str:
     return text
 
 
+def is_utf8(text: str) -> bool:
+    """Whether UTF-8 can hold the text: a file name of other bytes, as Python reads it, cannot be written to a file."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def numbered_lines(text: str) -> dict[int, str]:
     """The lines that are not blank, by their numbers from 1, without white space at their ends."""
     return {number: line.strip() for number, line in enumerate(text.split("\n"), start=1) if line.strip()}
@@ -69,11 +82,6 @@ def numbered_lines(text: str) -> dict[int, str]:
 def unquote(text: str) -> str:
     """The text without double quotes around it; doubled quotes inside become single ones."""
     return text[1:-1].replace('""', '"') if len(text) > 1 and text[0] == text[-1] == '"' else text
-def is_utf8(text: str) -> bool:
-    """Whether UTF-8 can hold the text: a file name of other bytes, as Python reads it, cannot be written to a file."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
-
-
 
 
 def is_index(text: str) -> bool:
@@ -151,3 +159,37 @@ def _check_header(path: str | Path, header: Sequence[str], columns: Sequence[str
             raise XViTError(f"{path} line 1: no column {column}.{suggestion} {expected}")
         if header.count(column) > 1:
             raise XViTError(f"{path} line 1: column {column} is there twice: {shown}")
+
+
+def printable(text: object) -> str:
+    r"""Foreign text, such as a class name, a path or the error of a library, in one line that is safe to show.
+
+    Escape sequences and other control characters, bidirectional controls, line breaks, invisible characters and bytes
+    that are not UTF-8 become escapes such as \x1b, \u202e, \n and \udce9. Addresses are shown as `hide_secrets` does.
+    """
+    text = _ADDRESS.sub(lambda match: hide_secrets(match[0]), str(text))
+    return text if text.isprintable() else "".join(map(_escape, text))
+
+
+def _escape(character: str) -> str:
+    invisible = unicodedata.category(character) in _INVISIBLE and character not in _JOINERS
+    return character.encode("unicode_escape").decode() if invisible else character
+
+
+def hide_secrets(address: str) -> str:
+    """An address without user name, password and query, which often holds a token; other text as it is."""
+    match = _ADDRESS_PARTS.fullmatch(address)
+    if not match:
+        return address
+    scheme, authority, path, query = match.groups()
+    if ":" in authority and "@" in path + query:
+        return f"{scheme}..."  # perhaps a password with an unescaped / ? #, which ends at the last @
+    return f"{scheme}{authority.rpartition('@')[2]}{path}{'?...' if query else ''}"
+
+
+def spreadsheet_cell(text: str) -> str:
+    """Text for a cell of a CSV file that people open in spreadsheets: none is read as a formula.
+
+    An apostrophe is put before what would be one, as OWASP advises.
+    """
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text

@@ -25,8 +25,10 @@ from collections.abc import Generator
 from dataclasses import dataclass
 
 from xvit.data.capture.connection import SCHEMES, Connection, Frame, FrameCounts, SourceSpec
+from xvit.data.decode.limits import check_dimensions
 from xvit.data.sampling import slow_warning
 from xvit.utils.errors import VideoError, XViTError, check_range, did_you_mean
+from xvit.utils.text import hide_secrets
 
 FIRST_RECONNECT_WAIT = 0.5  # seconds before the first attempt to reconnect; doubled for each further one
 _MAX_RECONNECT_WAIT = 30.0  # seconds
@@ -89,7 +91,7 @@ class Source:
         check_range("max_frames", 1 if max_frames is None else max_frames, 1)
         name = os.fspath(name)
         kind = _source_kind(name)
-        display_name = re.sub(r"(?<=://)[^/?#]*@", "", name)
+        display_name = hide_secrets(name)
         if raw is not None and kind != "pipe":
             raise XViTError(f"raw={raw!r}: raw frames are read from the standard input only, not from {display_name}")
         raw_options = None if raw is None else _parse_raw(raw)
