@@ -24,7 +24,7 @@ def naive_precision(scores, positive) -> float:
 @given(st.integers(0, 2**31), st.integers(1, 12), st.integers(1, 4))
 def test_average_precision(seed, videos, classes):
     rng = np.random.default_rng(seed)
-    scores = rng.permutation(videos * classes).reshape(videos, classes) / (videos * classes)  # all different
+    scores = rng.integers(0, 8, (videos, classes)) / 7  # some videos score the same
     positive = rng.random((videos, classes)) < 0.4
     names = [f"c{k}" for k in range(classes)]
     result = compute_metrics(

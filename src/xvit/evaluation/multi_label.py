@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torchmetrics.functional.classification import binary_average_precision
+from torch import Tensor
 
 from xvit.config import SINGLE_TASK, as_task_dict
 from xvit.data.annotations.samples import class_indices
@@ -43,6 +43,21 @@ class MultiLabelEvaluation(VideoResults):
             plot_per_class({"average precision": measured}, directory / "per_class.png")
 
 
+def average_precision(scores: Tensor, positive: Tensor) -> float:
+    """The mean, over the videos of a class, of the precision at the video's score, without interpolation.
+
+    Args:
+        scores: (videos,).
+        positive: (videos,), 1 for the videos of the class, of which there is at least one, else 0.
+    """
+    descending, order = scores.sort(descending=True)
+    num_positive = positive[order].cumsum(0)
+    # how many videos score at least as high: the last rank of the score, also where videos score the same
+    num_above = torch.searchsorted(-descending, -descending, right=True)
+    precision = num_positive[num_above - 1].double() / num_above
+    return precision[positive[order] == 1].mean().item()
+
+
 def compute_multi_label_metrics(scored: ScoredVideos) -> MultiLabelEvaluation:
     """Compare the scores of videos with their labels, which are tuples of class indices."""
     names, scores = as_task_dict(scored.class_names)[SINGLE_TASK], scored.scores[SINGLE_TASK]  # (videos, classes)
@@ -50,10 +65,8 @@ def compute_multi_label_metrics(scored: ScoredVideos) -> MultiLabelEvaluation:
     for row, sample in zip(ground_truth, scored.samples, strict=True):
         row[list(class_indices(sample.label))] = 1
     has_videos = ground_truth.any(dim=0)  # (classes,)
-    # torchmetrics' multilabel_average_precision refuses a single class, and warns of classes without videos
     precision = [
-        binary_average_precision(scores[:, k], ground_truth[:, k]).item() if has_videos[k] else None
-        for k in range(len(names))
+        average_precision(scores[:, k], ground_truth[:, k]) if has_videos[k] else None for k in range(len(names))
     ]
     measured = [value for value in precision if value is not None]
     return MultiLabelEvaluation(
