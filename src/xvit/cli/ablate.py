@@ -23,6 +23,7 @@ from xvit.cli.parsing import CommandParser, parse_args, read_recipe
 from xvit.experiments.ablation.grid import TABLES
 from xvit.utils.errors import check_choice
 from xvit.utils.files import check_writable_directory
+from xvit.utils.threads import available_cores
 
 
 def add_options(parser: CommandParser) -> None:
@@ -32,7 +33,7 @@ def add_options(parser: CommandParser) -> None:
     parser.add("--config RECIPE", str | None, "recipe file; recipes/motion.yaml if unset", check=read_recipe)
     parser.add("--tables NAME", str, "tables to measure; all if unset", nargs="+", default=list(TABLES))
     parser.add("--seeds N", int, "trainings per model", default=3)
-    parser.add("--jobs N", int | None, "parallel trainings; the number of CPU cores if unset")
+    parser.add("--jobs N", int | None, "parallel trainings, of one thread each; the number of available cores if unset")
     parser.add("--clips-per-class N", int | None, "generated videos per class")
 
 
@@ -59,7 +60,7 @@ def run(args: Namespace) -> int:
             recipe=recipe,
             tables=args.tables,
             seeds=args.seeds,
-            jobs=(os.cpu_count() or 1) if args.jobs is None else args.jobs,
+            jobs=available_cores() if args.jobs is None else args.jobs,
             clips_per_class=clips_per_class,
             on_progress=update if args.json else _Progress(update),
         )

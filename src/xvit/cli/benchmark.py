@@ -36,7 +36,6 @@ def add_options(parser: CommandParser) -> None:
     parser.add("--batch-size N", int, "clips per step", default=1)
     parser.add("--rounds N", int, "timed steps of each model", default=5)
     parser.add_switch("--compiled", "use torch.compile, which needs a C++ compiler")
-    parser.add("--threads N", int | None, "threads on a CPU; all cores if unset")
     parser.add_device()
 
 
@@ -56,7 +55,7 @@ def run(args: Namespace) -> int:
         precisions=tuple(args.precisions),
         modes=tuple(args.modes),
         device=args.device or str(default_device()),
-        threads=args.threads or torch.get_num_threads(),
+        threads=torch.get_num_threads(),
     )
     with terminal.progress_display(quiet=args.json) as display:
         task = display.add_task("benchmark", total=None)

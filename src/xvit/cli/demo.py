@@ -29,6 +29,7 @@ def add_options(parser: CommandParser) -> None:
     parser.add("--config RECIPE", str | None, "recipe file; recipes/motion.yaml if unset", check=read_recipe)
     parser.add("--clips-per-class N", int | None, "videos per class")
     parser.add("--seed S", int, "seed of the videos", default=0)
+    parser.add_threads()
 
 
 def run(args: Namespace) -> int:

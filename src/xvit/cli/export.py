@@ -44,6 +44,7 @@ def add_options(parser: CommandParser) -> None:
     parser.add("--max-difference D", float | None, text, low=0)
     text = "smallest allowed fraction of clips for which both models predict the same class"
     parser.add("--min-agreement FRACTION", float, text, default=0.99, low=0, high=1)
+    parser.add_threads()
 
 
 def run(args: Namespace) -> int:

@@ -28,7 +28,7 @@ from xvit.utils.files import check_exists, check_writable_file
 if TYPE_CHECKING:
     from xvit.models.xvit import XViT
 
-_ANY_MODEL = ("videos", "output", "checkpoint", "level", "batch_size", "num_workers", "device", "json")
+_ANY_MODEL = ("videos", "output", "checkpoint", "level", "batch_size", "num_workers", "device", "threads", "json")
 
 
 def add_options(parser: CommandParser) -> None:
@@ -104,12 +104,14 @@ def _load_model(args: Namespace) -> "XViT":
     from xvit.models.pretrained import load_initial_weights
     from xvit.models.xvit import XViT
     from xvit.utils.devices import resolve_device
+    from xvit.utils.threads import limit_threads
 
     device = resolve_device(args.device)
     if args.checkpoint is not None:
         return XViT.from_pretrained(args.checkpoint, device=device)
     torch.manual_seed(0)  # untrained weights, and so the features, are the same in each run
     model = XViT(args.model)
+    limit_threads(model.approximate_macs)
     if args.init:
         load_initial_weights(model, args.init)
     return model.to(device).eval()

@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 from xvit.cli.explain import explain
 from xvit.config import DataConfig, InitConfig, ModelConfig, RunConfig, find_recipe, read_config
 from xvit.config.values import ValueTypeError, convert
+from xvit.utils import threads
 from xvit.utils.errors import XViTError, check_range
 from xvit.utils.files import check_exists, check_files, check_folder
 
@@ -84,6 +85,12 @@ class CommandParser(ArgumentParser):
     def add_device(self) -> None:
         """Add --device, for commands that run a model."""
         self.add("--device", str | None, "cpu, cuda, cuda:1, ...; chosen automatically if unset")
+        self.add_threads()
+
+    def add_threads(self) -> None:
+        """Add --threads, for commands that run a model; `parse_command` applies it."""
+        text = "threads on a CPU; if unset, as OMP_NUM_THREADS says, else all available cores, and 1 for small models"
+        self.add("--threads N", int | None, text, low=1)
 
     def add_trust_code(self) -> None:
         """Add --trust-code, for commands that run exported models."""
@@ -116,7 +123,7 @@ class CommandParser(ArgumentParser):
 
 
 def parse_command(name: str, module: ModuleType, argv: list[str]) -> Namespace:
-    """Parse the arguments of one command.
+    """Parse the arguments of one command, and set the number of threads of this process.
 
     Args:
         name: the command, such as "data motion".
@@ -139,6 +146,7 @@ def parse_command(name: str, module: ModuleType, argv: list[str]) -> Namespace:
     module.add_options(parser)
     parser.add_switch("--json", "print the result as JSON, and nothing else")
     args: Namespace = getattr(module, "parse", parse_args)(parser, argv)
+    threads.configure(args.get("threads"))
     return args
 
 

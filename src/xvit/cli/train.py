@@ -49,6 +49,7 @@ def add_options(parser: CommandParser) -> None:
     parser.add_switch("--resume", "continue the run in the output folder")
     parser.add("--config RECIPE", str | None, "recipe (a YAML file, or a name); other options override its settings")
     parser.add_switch("--print-config", "print all settings as a recipe, then exit")
+    parser.add_threads()
     parser.add_class_arguments(RunConfig)
     parser.add_data_checks()
 

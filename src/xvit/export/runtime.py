@@ -237,6 +237,7 @@ def _load_onnx(path: Path, manifest: ExportManifest, device: torch.device) -> Ru
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads sleep
     options.log_severity_level = 3  # errors only, no reports about optimisations
     session = runtime.InferenceSession(path, options, providers=providers)
     names = [entry.name for entry in session.get_inputs()]

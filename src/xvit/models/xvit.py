@@ -25,6 +25,7 @@ from xvit.models.temporal import Classifier, FrameProjection, TemporalAttention,
 from xvit.models.token_merging import merge_similar_tokens
 from xvit.utils.devices import resolve_device
 from xvit.utils.errors import XViTError, one_line
+from xvit.utils.threads import limit_threads
 
 
 class Features(NamedTuple):
@@ -95,6 +96,12 @@ class XViT(nn.Module):
     def in_chans(self) -> int:
         """C, channels of a frame."""
         return int(self.backbone.in_chans) // self.config.tubelet_size
+
+    @property
+    def approximate_macs(self) -> int:
+        """Multiply-adds of a frame's weights. `count_macs` also counts the attention, and takes a second."""
+        patches: int = self.backbone.patch_embed.num_patches
+        return patches * sum(weight.numel() for weight in self.backbone.parameters())
 
     @property
     def attention_layers(self) -> list[SpatialAttention]:
@@ -221,6 +228,7 @@ class XViT(nn.Module):
         model.load_state_dict(tensors, assign=True)
         model.clip_spec, model.class_names = metadata.clip_spec, metadata.class_names
         model.provenance = metadata.provenance
+        limit_threads(model.approximate_macs)
         return model.to(target).eval()
 
     def save_pretrained(self, directory: str | Path) -> None:

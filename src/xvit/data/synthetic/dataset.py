@@ -1,6 +1,5 @@
 """Writing the built-in data set: two-second clips in class folders, as H.264 files."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
@@ -14,6 +13,7 @@ from xvit.data.synthetic.background import BACKGROUND, render_background
 from xvit.data.synthetic.motion import CLASSES, FPS, render_clip
 from xvit.utils.errors import check_range
 from xvit.utils.files import atomic_directory, check_new_directory
+from xvit.utils.threads import available_cores
 
 QUANTISER = 20  # constant H.264 quantiser; 0 is lossless, 23 the default of the encoder
 BACKGROUND_SHARE = 3  # background clips per clip of any other class: its videos are the most diverse
@@ -109,7 +109,7 @@ def write_videos(
 
         for name, text in (texts or {}).items():
             (directory / name).write_text(text, encoding="utf-8")
-        pool = ThreadPoolExecutor(os.cpu_count())  # numpy and the encoder release the GIL
+        pool = ThreadPoolExecutor(available_cores())  # numpy and the encoder release the GIL
         try:
             for done, _ in enumerate(pool.map(write_video, videos), start=1):
                 if on_progress is not None:
