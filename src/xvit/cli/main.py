@@ -1,15 +1,17 @@
 """The entry point of the command line: the list of commands, their overview, and errors as exit codes."""
 
-import logging
 import os
 import sys
 import time
+import traceback
 from importlib import import_module
 from types import ModuleType
 
 from xvit.cli.exit_codes import INTERRUPTED, SUCCESS, USER_ERROR
-from xvit.utils import distributed
-from xvit.utils.errors import XViTError, did_you_mean
+from xvit.cli.output import command_output
+from xvit.utils import distributed, threads
+from xvit.utils.errors import XViTError, did_you_mean, one_line
+from xvit.utils.text import printable
 from xvit.utils.version import __version__
 
 # To add a command, add an entry here and a module to this package, whose name has "_" for the space.
@@ -68,30 +70,52 @@ def main(argv: list[str] | None = None) -> int:
         The exit code: 0 success, 1 some videos failed, 2 invalid arguments or input, 130 stopped by Ctrl-C.
     """
     argv = sys.argv[1:] if argv is None else argv
-    _set_up_output()
-    name = ""
-    try:
-        if text := overview(argv):
-            print(text)
-            return SUCCESS
-        from xvit.cli.parsing import parse_command
+    launcher_error = distributed.check_environment()
+    threads.sleep_while_waiting()
+    with command_output() as stdout:
+        try:
+            if launcher_error:
+                raise XViTError(launcher_error)
+            exit_code = _run(argv)
+            stdout.flush()  # so that an error is noticed here, not when the interpreter shuts down
+        except BaseException as error:
+            closed_pipe = isinstance(error, BrokenPipeError) and isinstance(stdout.error, BrokenPipeError)
+            exit_code = SUCCESS if closed_pipe else _report(error, argv)  # the reader of `xvit ... | head` closed it
+        if stdout.error and not isinstance(stdout.error, BrokenPipeError):
+            exit_code = fail(f"error: standard output: {stdout.error.strerror}; the result is not printed", USER_ERROR)
+    return exit_code
 
-        name, module, options = find_command(argv)
-        if distributed.world_size() > 1 and name not in DISTRIBUTED:
-            raise XViTError(f"xvit {name} runs in a single process; start it without torchrun")
-        exit_code: int = module.run(parse_command(name, module, options))
-        sys.stdout.flush()  # so that a closed pipe is noticed here, not when the interpreter shuts down
-        return exit_code
-    except SystemExit as stop:  # raised by --help
-        return stop.code if isinstance(stop.code, int) else SUCCESS
-    except BrokenPipeError:  # the reader of `xvit ... | head` closed the pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+def _run(argv: list[str]) -> int:
+    if text := overview(argv):
+        print(text)
         return SUCCESS
-    except KeyboardInterrupt as interrupt:  # `Interrupted` carries its own advice and exit code
-        message = str(interrupt) or f"stopped. {RESUME.get(name, 'Run the same command to start again.')}"
-        return fail(message, getattr(interrupt, "exit_code", INTERRUPTED))
-    except (XViTError, OSError) as error:
-        return fail(f"error: {' '.join(str(error).split())}", USER_ERROR)
+    from xvit.cli.parsing import parse_command
+
+    name, module, options = find_command(argv)
+    if distributed.world_size() > 1 and name not in DISTRIBUTED:
+        raise XViTError(f"xvit {name} runs in a single process; start it without torchrun")
+    exit_code: int = module.run(parse_command(name, module, options))
+    return exit_code
+
+
+def _report(error: BaseException, argv: list[str]) -> int:
+    """Print in one line what ended a command, and return the exit code."""
+    if isinstance(error, SystemExit):  # raised by --help; libraries raise it with a text or a code of their own
+        return fail(f"error: {error.code}", USER_ERROR) if isinstance(error.code, str) else int(error.code or SUCCESS)
+    if isinstance(error, KeyboardInterrupt):  # `Interrupted` carries its own advice and exit code
+        advice = RESUME.get(_command_name(argv), "Run the same command to start again.")
+        return fail(str(error) or f"stopped. {advice}", getattr(error, "exit_code", INTERRUPTED))
+    if isinstance(error, XViTError):
+        return fail(f"error: {str(error).strip()}", USER_ERROR)
+    if os.environ.get("XVIT_DEBUG", "0") not in ("", "0"):
+        traceback.print_exception(error)
+    if isinstance(error, MemoryError):
+        return fail(f"error: out of memory: {error}".strip(": "), USER_ERROR)
+    if isinstance(error, OSError) and error.filename is not None:
+        return fail(f"error: {os.fsdecode(error.filename)}: {error.strerror}", USER_ERROR)
+    text = one_line(error, name=True, length=1000).strip(": ")
+    return fail(f"error: unexpected {text} (please report it; XVIT_DEBUG=1 shows the traceback)", USER_ERROR)
 
 
 def find_command(argv: list[str]) -> tuple[str, ModuleType, list[str]]:
@@ -106,13 +130,16 @@ def find_command(argv: list[str]) -> tuple[str, ModuleType, list[str]]:
     Raises:
         XViTError: there is no such command.
     """
-    for words in (2, 1):
-        name = " ".join(argv[:words])
-        if name in COMMANDS:
-            return name, import_module(f"xvit.cli.{name.replace(' ', '_')}"), argv[words:]
+    if name := _command_name(argv):
+        return name, import_module(f"xvit.cli.{name.replace(' ', '_')}"), argv[len(name.split()) :]
     family = [command for command in COMMANDS if command.startswith(f"{argv[0]} ")]
     name = " ".join(argv[:2]) if family else argv[0]
     raise XViTError(f'no command "{name}".{did_you_mean(name, family or COMMANDS)} Known: {", ".join(COMMANDS)}')
+
+
+def _command_name(argv: list[str]) -> str:
+    """The command that the arguments begin with; empty if there is none of that name."""
+    return next((name for name in (" ".join(argv[:2]), " ".join(argv[:1])) if name in COMMANDS), "")
 
 
 def overview(argv: list[str]) -> str:
@@ -142,17 +169,5 @@ def fail(message: str, exit_code: int) -> int:
             return exit_code
         time.sleep(_LAUNCHER_SECONDS)
         message = f"process {distributed.rank()}: {message}"
-    print(f"xvit: {message.strip()}", file=sys.stderr)
+    print(f"xvit: {printable(message.strip())}", file=sys.stderr)
     return exit_code
-
-
-def _set_up_output() -> None:
-    """Print log messages of the library; print nothing but errors in all processes except the first."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a file name that is not valid text must not end a long run
-            stream.reconfigure(errors="backslashreplace")
-    log = logging.getLogger("xvit")
-    log.handlers = [logging.StreamHandler()]
-    log.setLevel(logging.INFO if distributed.is_main() else logging.CRITICAL)
-    if not distributed.is_main():
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115

@@ -1,7 +1,5 @@
 """Choosing the device that a model runs on."""
 
-import os
-
 import torch
 
 from xvit.utils import distributed
@@ -14,7 +12,7 @@ def default_device() -> torch.device:
     if accelerator is None:
         return torch.device("cpu")
     if distributed.world_size() > 1:
-        return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", "0")))
+        return torch.device(accelerator.type, distributed.local_rank())
     return accelerator
 
 

@@ -8,17 +8,45 @@ import os
 from functools import cache
 from typing import Any, TypeVar
 
+_LAUNCHER_VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK")
+
 T = TypeVar("T")
 
 
 def world_size() -> int:
     """Number of processes."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return int(os.environ.get("WORLD_SIZE") or 1)
 
 
 def rank() -> int:
     """Index of this process, from 0."""
-    return int(os.environ.get("RANK", "0"))
+    return int(os.environ.get("RANK") or 0) if world_size() > 1 else 0
+
+
+def local_rank() -> int:
+    """Index of this process among those of its machine, from 0."""
+    return int(os.environ.get("LOCAL_RANK") or 0) if world_size() > 1 else 0
+
+
+def check_environment() -> str:
+    """Remove the variables of a launcher unless they describe several processes: accelerate reads them, too.
+
+    Returns:
+        What is wrong with them; empty if nothing is.
+    """
+    given = {name: text for name in _LAUNCHER_VARIABLES if (text := os.environ.get(name, "").strip())}
+    wrong = [f"{name}={text!r}: expected a whole number" for name, text in given.items() if not text.isdecimal()]
+    if not wrong and int(given.get("WORLD_SIZE", 1)) > 1:
+        size = int(given["WORLD_SIZE"])
+        if missing := [name for name in _LAUNCHER_VARIABLES if name not in given]:
+            wrong = [f"WORLD_SIZE={size}, but {' and '.join(missing)} not set"]
+        elif int(given["RANK"]) < size:
+            return ""
+        else:
+            wrong = [f"RANK={given['RANK']}: expected a number below WORLD_SIZE={size}"]
+    for name in _LAUNCHER_VARIABLES:
+        os.environ.pop(name, None)
+    return f"{wrong[0]}; torchrun sets it, a single process needs it unset" if wrong else ""
 
 
 def is_main() -> bool:
