@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 def test_overview_lists_all_commands_and_imports_no_heavy_package():
     code = (
         "import sys; from xvit.cli.main import main; code = main(['--help']); "
-        "heavy = {'torch', 'timm', 'matplotlib', 'torchmetrics', 'jsonargparse', 'rich', 'yaml', 'numpy', 'av'}; "
+        "heavy = {'torch', 'timm', 'matplotlib', 'torchvision', 'jsonargparse', 'rich', 'yaml', 'numpy', 'av'}; "
         "sys.exit(code or ', '.join(heavy & set(sys.modules)) or 0)"
     )
     completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -106,6 +106,7 @@ def test_error_of_another_process_is_printed_with_its_rank(capsys, monkeypatch):
     """The first process prints an error that all have; the others wait, so that the launcher stops them."""
     waits = []
     monkeypatch.setattr("time.sleep", waits.append)
+    monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     assert fail("error: no such file", USER_ERROR) == USER_ERROR
     assert capsys.readouterr().err == "xvit: process 1: error: no such file\n"
@@ -119,7 +120,8 @@ def test_error_of_another_process_is_printed_with_its_rank(capsys, monkeypatch):
 
 
 def test_commands_for_a_single_process_refuse_torchrun(cli_error, monkeypatch, tmp_path):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
     message = cli_error("predict", tmp_path / "a.mp4", "--checkpoint", tmp_path)
     assert message == "xvit predict runs in a single process; start it without torchrun"
 
