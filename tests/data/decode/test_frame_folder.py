@@ -5,6 +5,7 @@ import pickle
 import struct
 import zlib
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -155,3 +156,21 @@ def test_only_regular_files_are_opened(tmp_path):
     (folder / "frame_0000000004.jpg").mkdir()
     (folder / "frame_0000000005.jpg").symlink_to("nowhere")
     assert probe(folder).num_frames == 2
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iCCP", b"iTXt", b"tEXt"])
+def test_png_metadata_is_not_expanded(kind, tmp_path, monkeypatch):
+    folder = write_frames(tmp_path, frames=2, name="{}.png")
+    expected = read_clip(folder, lambda info: [0, 1]).frames
+    sizes = {path.stat().st_size for path in folder.glob("*.png")}
+    contents = b"k\0\1\0\0\0" if kind == b"iTXt" else b"k\0\0"
+    for path in folder.glob("*.png"):
+        data = path.read_bytes()
+        header = 8 + 25  # the signature and the chunk IHDR
+        bomb = png_chunk(kind, contents + zlib.compress(bytes(10**7)))
+        path.write_bytes(data[:header] + bomb + data[header:])
+    given: set[int] = set()
+    real = av.Packet
+    monkeypatch.setattr(av, "Packet", lambda data: given.add(len(data)) or real(data))
+    assert torch.equal(read_clip(folder, lambda info: [0, 1]).frames, expected)
+    assert given == sizes  # the decoder never got the chunk

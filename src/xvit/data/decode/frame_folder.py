@@ -22,6 +22,8 @@ _DECODERS = {b"\xff\xd8": "mjpeg", b"\x89P": "png"}  # by the first bytes of a f
 _ASSUMED_RATE = 30.0  # frames per second
 _MAX_BYTES = 2**28
 _OPTIONS = {"err_detect": "explode"} | DECODER_OPTIONS
+_PNG_SIGNATURE_BYTES = 8
+_PNG_METADATA = {b"iCCP", b"iTXt", b"tEXt", b"zTXt"}
 _UNREADABLE = "not a readable image, or cut short"
 
 
@@ -90,6 +92,17 @@ def _read_header(path: str) -> av.VideoCodecContext:
     return context
 
 
+def _without_metadata(data: bytes) -> bytes:
+    """A PNG without its texts and colour profile: a few bytes of them can expand to gigabytes, which FFmpeg keeps."""
+    parts, start = [data[:_PNG_SIGNATURE_BYTES]], _PNG_SIGNATURE_BYTES
+    while start < len(data):
+        end = start + 12 + int.from_bytes(data[start : start + 4])  # length, kind, contents, checksum
+        if data[start + 4 : start + 8] not in _PNG_METADATA:
+            parts.append(data[start:end])
+        start = end
+    return b"".join(parts)
+
+
 def _open_decoder(path: str) -> tuple[av.VideoCodecContext, bytes]:
     """Return a decoder and the bytes to give it: FFmpeg's image readers take a % in a file name for a pattern."""
     try:
@@ -102,6 +115,8 @@ def _open_decoder(path: str) -> tuple[av.VideoCodecContext, bytes]:
     name = _DECODERS.get(data[:2])
     if name is None:
         raise VideoError(path, "not a JPEG or PNG image")
+    if name == "png":
+        data = _without_metadata(data)
     if name == "mjpeg" and b"\xff\xd9" not in data:  # without the end marker the decoder invents the last rows
         raise VideoError(path, "the image is cut short")
     context = av.CodecContext.create(name, "r")
