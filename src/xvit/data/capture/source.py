@@ -234,4 +234,5 @@ def _parse_raw(raw: str) -> dict[str, str]:
     match = re.fullmatch(r"(\d{1,5})x(\d{1,5})@(\d{1,4}(?:\.\d{1,6})?)", raw, flags=re.ASCII)
     if not match or not (int(match[1]) and int(match[2]) and float(match[3])):
         raise XViTError(f"raw={raw!r}: expected WIDTHxHEIGHT@RATE in pixels and frames per second, such as 320x240@25")
+    check_dimensions(f"raw={raw}", int(match[1]), int(match[2]))
     return {"video_size": f"{match[1]}x{match[2]}", "framerate": match[3], "pixel_format": "rgb24"}

@@ -25,6 +25,7 @@ MISSING, UNREADABLE, CUT_SHORT, DAMAGED, TOO_SHORT = "missing", "unreadable", "c
 CLASSES, OVERLAP = "classes", "in two splits"
 _FIRST_FRAME_ONLY = 2**31  # a stride: all frames are decoded, but only the first one is converted to RGB
 _IMAGES_PER_READ = 32
+_KEPT_SIDE = 32  # pixels of the frames that are decoded only to see whether they can be
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +177,7 @@ def check_file(samples: Sequence[Sample], *, full: bool = False) -> FileReport:
             if full:
                 _decode_all(path, info.num_frames)
             else:
-                num_damaged = read_clip(path, lambda info: [0, info.num_frames - 1]).num_damaged
+                num_damaged = read_clip(path, lambda info: [0, info.num_frames - 1], short_side=_KEPT_SIDE).num_damaged
                 if num_damaged:
                     raise VideoError(path, f"{num_damaged} damaged frames")
         except VideoError as error:
@@ -216,7 +217,7 @@ def _decode_all(path: str, num_frames: int) -> None:
     if os.path.isdir(path):
         for first in range(0, num_frames, _IMAGES_PER_READ):
             check_stop()
-            decode(path, range(first, min(first + _IMAGES_PER_READ, num_frames)))
+            decode(path, range(first, min(first + _IMAGES_PER_READ, num_frames)), short_side=_KEPT_SIDE)
         return
     reader = FrameReader(path, stride=_FIRST_FRAME_ONLY)
     for _ in reader:
