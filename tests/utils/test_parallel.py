@@ -60,11 +60,29 @@ def _square_or_die(job: int) -> int:
     return job * job
 
 
-def test_results_are_in_order_and_a_killed_worker_is_an_error():
+def _die_once(folder: Path) -> str:
+    if not (folder / "begun").exists():
+        (folder / "begun").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "done"
+
+
+def test_results_are_in_order_and_a_killed_worker_is_an_error(tmp_path):
     assert parallel_map(_square_or_die, [0, 1, 2, 4], num_workers=0) == [0, 1, 4, 16]
     assert parallel_map(_square_or_die, [], num_workers=2) == []
-    with pytest.raises(XViTError, match=r"a worker process was killed, .* from number \d \(\d\) on; use fewer workers"):
-        parallel_map(_square_or_die, [0, 1, 2, 3, 4], num_workers=1)
+    jobs, progress = [0, 1, 2, 3, 4], []
+    with pytest.raises(XViTError, match=r"job 4 of 5 \(3\): .* killed \(signal 9\) twice, .* fewer workers"):
+        parallel_map(_square_or_die, jobs, num_workers=2)
+    reported = parallel_map(
+        _square_or_die,
+        jobs,
+        num_workers=2,
+        on_progress=lambda done, total: progress.append((done, total)),
+        on_killed=lambda job, how: f"{job} {how}",
+    )
+    assert reported == [0, 1, 4, "3 was killed (signal 9)", 16]
+    assert progress == [(done, 5) for done in range(1, 6)]
+    assert parallel_map(_die_once, [tmp_path], num_workers=1) == ["done"]
     with pytest.raises(XViTError, match="num_workers=-1"):
         parallel_map(_square_or_die, [1], num_workers=-1)
 

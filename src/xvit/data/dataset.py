@@ -18,6 +18,7 @@ from torch.utils.data import Dataset, default_collate
 from xvit.config import SINGLE_TASK, AugmentConfig, ClassNames, ClipSpec, DataConfig, as_task_dict, unwrap_single_task
 from xvit.data.annotations import Label, Sample, class_indices, remap_label
 from xvit.data.decode import Clip, VideoInfo, read_clip
+from xvit.data.decode.demux import video_errors
 from xvit.data.sampling import sample_frames, sampling_warning
 from xvit.data.timeout import call_with_timeout
 from xvit.data.transforms import TrainTransform, eval_views, flipped_classes
@@ -80,6 +81,9 @@ class VideoDataset(Dataset[Item]):
         class_names: needed for `augment.flip_pairs` and for multi-label samples.
         decode_timeout: seconds after which a video that is still being read counts as unreadable; 0 for no limit.
 
+    Attributes:
+        epoch: set by `set_epoch`.
+
     Raises:
         XViTError: no samples; a number out of its range; samples with different tasks; an incomplete `clip_spec`;
             multi-label samples without class names; `flip_pairs` without class names or without a pair among them.
@@ -115,19 +119,14 @@ class VideoDataset(Dataset[Item]):
         self.class_names, self.decode_timeout = class_names, decode_timeout
         self._transform = TrainTransform(clip_spec, augment) if augment else None
         self._flipped_classes = _map_flipped_classes(class_names) if augment and augment.flip_pairs else None
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # shared: persistent workers see its changes
+        self.epoch = 0
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    @property
-    def epoch(self) -> int:
-        """The epoch set by `set_epoch`."""
-        return int(self._epoch)
-
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch, which seeds the clips and their order. Call it between epochs, not within one."""
-        self._epoch.fill_(epoch)
+        self.epoch = epoch
 
     @property
     def item_shape(self) -> tuple[int, ...]:
@@ -147,12 +146,13 @@ class VideoDataset(Dataset[Item]):
         sample = self.samples[index]
         label = sample.label
         try:
-            if self._transform is None:
-                pixels, clip = self._read_test_views(sample)
-                times = tuple(np.unique(clip.times).tolist())
-                return Item(index=index, label=label, pixels=pixels, times=times, warnings=clip.warnings)
-            rng = np.random.default_rng([self.seed, self.epoch, index, repetition])
-            pixels, flipped, warnings = self._read_training_clip(sample, self._transform, rng)
+            with video_errors(sample.path, "cannot be read"):
+                if self._transform is None:
+                    pixels, clip = self._read_test_views(sample)
+                    times = tuple(np.unique(clip.times).tolist())
+                    return Item(index=index, label=label, pixels=pixels, times=times, warnings=clip.warnings)
+                rng = np.random.default_rng([self.seed, self.epoch, index, repetition])
+                pixels, flipped, warnings = self._read_training_clip(sample, self._transform, rng)
         except VideoError as error:
             # A new error: the traceback of the original would keep the stack and its video frames in memory.
             return Item(index=index, label=label, error=VideoError(error.path, error.reason))

@@ -1,20 +1,27 @@
 """The data loader: batches of a `VideoDataset`, read by worker processes."""
 
+import logging
 import math
 import shutil
-import signal
-import sys
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch.utils.data import DataLoader
 
-from xvit.data.dataset import Item, VideoDataset
+from xvit.data.dataset import Batch, Item, VideoDataset
 from xvit.data.sampler import EpochSampler
-from xvit.utils.errors import XViTError, check_range
+from xvit.utils.errors import VideoError, XViTError, check_range
+from xvit.utils.workers import Killed, WorkerPool
 
 SHARED_MEMORY = Path("/dev/shm")  # Linux; on other systems workers pass batches in other ways
 PREFETCH_FACTOR = 2  # batches that each worker reads ahead
+_MAX_KILLS = 10  # of workers in one epoch, without a video that does it
+
+_Job = tuple[int, list[int | Item]]  # the epoch, and a batch: indices to read, and items of videos not to be read
+
+_logger = logging.getLogger("xvit")
 
 
 def make_loader(
@@ -23,10 +30,9 @@ def make_loader(
     batch_size: int,
     num_workers: int = 0,
     sampler: EpochSampler | None = None,
-    drop_last: bool = False,
     pin_memory: bool = False,
-) -> DataLoader[Item]:
-    """A `DataLoader` that yields `Batch`es and keeps its workers between epochs.
+) -> "VideoLoader":
+    """A loader that yields `Batch`es and keeps its workers between epochs.
 
     Call `dataset.set_epoch` before each epoch.
 
@@ -34,7 +40,6 @@ def make_loader(
         batch_size: videos per batch, including unreadable ones.
         num_workers: worker processes, each with one torch thread; 0 reads in the main process.
         sampler: which samples an epoch reads, in which order; None reads all of them in their order.
-        drop_last: leave out the last batch if it is not full.
         pin_memory: copy batches to pinned memory, for faster transfer to a GPU.
 
     Raises:
@@ -45,19 +50,7 @@ def make_loader(
     shortage = num_workers and shared_memory_shortage(dataset, batch_size=batch_size, num_workers=num_workers)
     if shortage:
         raise XViTError(f"{shortage}: use fewer workers or a smaller batch, or add memory (docker run --shm-size=8g)")
-    return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=sampler,
-        num_workers=num_workers,
-        collate_fn=dataset.collate,
-        drop_last=drop_last,
-        pin_memory=pin_memory,
-        persistent_workers=num_workers > 0,
-        prefetch_factor=PREFETCH_FACTOR if num_workers else None,
-        worker_init_fn=_init_worker,
-        generator=torch.Generator(),  # a separate one: iterating must not draw from torch's global generator
-    )
+    return VideoLoader(dataset, batch_size=batch_size, num_workers=num_workers, sampler=sampler, pin_memory=pin_memory)
 
 
 def shared_memory_shortage(dataset: VideoDataset, *, batch_size: int, num_workers: int) -> str:
@@ -72,9 +65,93 @@ def shared_memory_shortage(dataset: VideoDataset, *, batch_size: int, num_worker
     return f"{SHARED_MEMORY}: {free / 1e6:.0f} MB free, but {batches}"
 
 
-def _init_worker(worker_id: int) -> None:
-    """Ignore Ctrl-C, which reaches all processes of a terminal: the main process still needs the current batches."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # If the main process ends while a worker sends it a batch, the connection breaks: print no traceback for that.
-    default_hook = sys.excepthook
-    sys.excepthook = lambda kind, error, trace: None if issubclass(kind, OSError) else default_hook(kind, error, trace)
+class VideoLoader:
+    """An iterable over the batches of an epoch; see `make_loader`.
+
+    If a worker is killed, by a crash of a decoder or for lack of memory, the videos of its batch are read again, one at
+    a time. A video that kills its process again counts as unreadable, in later epochs too. All else stays the same.
+    """
+
+    def __init__(
+        self,
+        dataset: VideoDataset,
+        *,
+        batch_size: int,
+        num_workers: int,
+        sampler: EpochSampler | None,
+        pin_memory: bool,
+    ) -> None:
+        self.dataset, self.batch_size, self.num_workers, self.sampler = dataset, batch_size, num_workers, sampler
+        self.pin_memory = pin_memory
+        self._fatal: dict[int, Item] = {}  # by sample index: those that kill the process that reads them
+        read = partial(_read_batch, dataset)
+        self._pool = WorkerPool(read, num_workers, initializer=_use_one_thread, prefetch=PREFETCH_FACTOR)
+
+    def __len__(self) -> int:
+        """Number of batches in an epoch."""
+        return math.ceil(len(self.dataset if self.sampler is None else self.sampler) / self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the batches of the data set's epoch, in order.
+
+        Raises:
+            XViTError: workers are killed again and again, though each of their videos can be read.
+        """
+        indices = list(range(len(self.dataset)) if self.sampler is None else self.sampler)
+        requests = [self._fatal.get(index % len(self.dataset), index) for index in indices]
+        batches = [requests[start : start + self.batch_size] for start in range(0, len(requests), self.batch_size)]
+        jobs = [(self.dataset.epoch, batch) for batch in batches]
+        for batch in self._read_in_workers(jobs) if self.num_workers else map(partial(_read_batch, self.dataset), jobs):
+            if self.pin_memory:
+                batch["pixels"] = batch["pixels"].pin_memory()
+            yield batch
+
+    def _read_in_workers(self, jobs: list[_Job]) -> Iterator[Batch]:
+        finished: dict[int, Batch] = {}  # read before those that precede them
+        position = num_kills = 0
+        for index, result in self._pool.imap(jobs, window=PREFETCH_FACTOR * self.num_workers):
+            if isinstance(result, Killed):
+                num_fatal = len(self._fatal)
+                result = self._read_one_by_one(jobs[index], result)
+                num_kills += len(self._fatal) == num_fatal
+                if num_kills > _MAX_KILLS:
+                    raise XViTError(
+                        f"loader workers were killed {num_kills} times, though each of their videos can be read: "
+                        "perhaps memory is short; use fewer workers or a smaller batch"
+                    )
+            finished[index] = result
+            while position in finished:
+                yield finished.pop(position)
+                position += 1
+
+    def _read_one_by_one(self, job: _Job, killed: Killed) -> Batch:
+        """Read the batch of a worker that was killed in another process, one video at a time."""
+        epoch, requests = job
+        indices = [request % len(self.dataset) if isinstance(request, int) else request.index for request in requests]
+        paths = [self.dataset.samples[index].path for index in indices]
+        _logger.warning("a loader worker %s; its videos are read again, one by one: %s", killed.how, ", ".join(paths))
+        items: list[Item] = []
+        with closing(WorkerPool(partial(_read_items, self.dataset), 1, initializer=_use_one_thread)) as pool:
+            for position, result in pool.imap([(epoch, [request]) for request in requests], window=1):
+                if isinstance(result, Killed):
+                    index = indices[position]
+                    error = VideoError(paths[position], f"the process that read it {result.how}")
+                    _logger.warning("%s", error)
+                    result = [Item(index=index, label=None, error=error)]
+                    self._fatal[index] = result[0]
+                items += result
+        return self.dataset.collate(items)
+
+
+def _read_batch(dataset: VideoDataset, job: _Job) -> Batch:
+    return dataset.collate(_read_items(dataset, job))
+
+
+def _read_items(dataset: VideoDataset, job: _Job) -> list[Item]:
+    epoch, requests = job
+    dataset.set_epoch(epoch)
+    return [dataset[request] if isinstance(request, int) else request for request in requests]
+
+
+def _use_one_thread() -> None:
+    torch.set_num_threads(1)
