@@ -50,6 +50,19 @@ def test_processes_share_an_epoch(total, world_size, monkeypatch):
         assert skipped == shares[rank][1:]
 
 
+def test_only_the_pass_after_a_resume_skips():
+    sampler = EpochSampler(Dataset(5))
+    whole = list(sampler)
+    assert sorted(whole) == list(range(5))
+    sampler.skip = 2
+    assert [list(sampler) for _ in range(2)] == [whole[2:], whole]
+
+
+def test_repeated_aug_out_of_range():
+    with pytest.raises(XViTError, match="^repeated_aug=0: expected"):
+        EpochSampler(Dataset(3), repeated_aug=0)
+
+
 @pytest.mark.parametrize(("total", "repeated_aug"), [(7, 2), (8, 2), (9, 4), (3, 5)])
 def test_repeated_samples_are_adjacent_and_distinct_clips(total, repeated_aug):
     indices = indices_of(total, repeated_aug=repeated_aug)
