@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from xvit.cli.exit_codes import INTERRUPTED, USER_ERROR
-from xvit.cli.main import COMMANDS, fail, find_command
+from xvit.cli.main import COMMANDS, DISTRIBUTED, fail, find_command, main
 from xvit.cli.parsing import CommandParser, parse_command
 
 ROOT = Path(__file__).parents[2]
@@ -100,6 +100,18 @@ def test_ctrl_c_prints_how_to_continue(run, monkeypatch):
     monkeypatch.setattr("xvit.data.synthetic.dataset.write_motion_dataset", interrupt)
     code, out, err = run("data", "motion", "--output", "x")
     assert (code, out, err) == (130, "", "xvit: stopped. Run the same command to start again.\n")
+
+
+@pytest.mark.parametrize("name", DISTRIBUTED)
+@pytest.mark.parametrize("exit_code", [0, 1])
+def test_no_process_returns_before_the_others_have_their_result(name, exit_code, monkeypatch):
+    """torchrun ends all processes as soon as one has returned 1, for a video that could not be read."""
+    order = []
+    monkeypatch.setattr("xvit.cli.parsing.parse_command", lambda *words: None)
+    monkeypatch.setattr(f"xvit.cli.{name}.run", lambda args: order.append("run") or exit_code)
+    monkeypatch.setattr("xvit.utils.distributed.all_gather", lambda value: order.append("wait") or [value])
+    assert main([name]) == exit_code
+    assert order == ["run", "wait"]
 
 
 def test_error_of_another_process_is_printed_with_its_rank(capsys, monkeypatch):

@@ -7,14 +7,21 @@ from xvit.utils import distributed
 
 SCRIPT = """
 from pathlib import Path
-import sys
+import os, sys
 from xvit.utils import distributed
+from xvit.utils.errors import XViTError
 
 rank = distributed.rank()
 gathered = distributed.all_gather({"rank": rank})
 largest = max(distributed.all_gather(rank)), max(distributed.all_gather(-rank)), any(distributed.all_gather(rank == 0))
 distributed.barrier()
 Path(sys.argv[1], str(rank)).write_text(f"{distributed.world_size()} {distributed.is_main()} {gathered} {largest}")
+if rank == 1:
+    os._exit(0)
+try:
+    distributed.barrier()
+except XViTError as error:
+    Path(sys.argv[1], "error").write_text(str(error))
 """
 
 
@@ -37,3 +44,4 @@ def test_two_processes(tmp_path):
     for rank in (0, 1):
         text = (tmp_path / str(rank)).read_text()
         assert text == f"2 {rank == 0} [{{'rank': 0}}, {{'rank': 1}}] (1, 0, True)"
+    assert (tmp_path / "error").read_text() == "another process of this run has ended; see its error"

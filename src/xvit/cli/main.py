@@ -96,6 +96,7 @@ def _run(argv: list[str]) -> int:
     if distributed.world_size() > 1 and name not in DISTRIBUTED:
         raise XViTError(f"xvit {name} runs in a single process; start it without torchrun")
     exit_code: int = module.run(parse_command(name, module, options))
+    distributed.barrier()  # a launcher ends all processes once one has returned anything but 0
     return exit_code
 
 

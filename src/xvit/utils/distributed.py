@@ -8,6 +8,8 @@ import os
 from functools import cache
 from typing import Any, TypeVar
 
+from xvit.utils.errors import XViTError
+
 _LAUNCHER_VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK")
 
 T = TypeVar("T")
@@ -62,13 +64,21 @@ def uses_cpu() -> bool:
 
 
 def all_gather(value: T) -> list[T]:
-    """The values of all processes, by rank. All processes must call it."""
+    """The values of all processes, by rank. All processes must call it.
+
+    Raises:
+        XViTError: another process has ended.
+    """
     if world_size() == 1:
         return [value]
     import torch.distributed
 
     values: list[Any] = [None] * world_size()
-    torch.distributed.all_gather_object(values, value, group=_cpu_group())
+    group = _cpu_group()
+    try:
+        torch.distributed.all_gather_object(values, value, group=group)
+    except RuntimeError:  # the connection is closed; the other process has printed its error
+        raise XViTError("another process of this run has ended; see its error") from None
     return values
 
 
