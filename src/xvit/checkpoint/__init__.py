@@ -2,6 +2,7 @@
 
 from xvit.checkpoint.format import (
     CheckpointMetadata,
+    check_num_layers,
     checkpoint_files,
     preprocessor_config,
     read_metadata,
@@ -12,5 +13,6 @@ from xvit.checkpoint.hub import find_checkpoint, push_to_hub
 from xvit.checkpoint.model_card import model_card
 from xvit.utils.checkpoint_path import CARD, CONFIG, EXPORTED, WEIGHTS
 
-__all__ = ["CARD", "CONFIG", "EXPORTED", "WEIGHTS", "CheckpointMetadata", "checkpoint_files", "find_checkpoint"]
-__all__ += ["model_card", "preprocessor_config", "push_to_hub", "read_metadata", "read_tensors", "write_checkpoint"]
+__all__ = ["CARD", "CONFIG", "EXPORTED", "WEIGHTS", "CheckpointMetadata", "check_num_layers", "checkpoint_files"]
+__all__ += ["find_checkpoint", "model_card", "preprocessor_config", "push_to_hub", "read_metadata", "read_tensors"]
+__all__ += ["write_checkpoint"]

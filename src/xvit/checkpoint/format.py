@@ -7,13 +7,14 @@ no pickle in a checkpoint, and reading one never executes code.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -29,7 +30,7 @@ from xvit.config import (
     unwrap_single_task,
 )
 from xvit.utils.checkpoint_path import CARD, CONFIG, WEIGHTS
-from xvit.utils.errors import XViTError, did_you_mean
+from xvit.utils.errors import XViTError, did_you_mean, one_line
 from xvit.utils.files import atomic_directory, read_json
 from xvit.utils.text import is_utf8
 
@@ -185,7 +186,9 @@ def read_metadata(directory: Path) -> CheckpointMetadata:
 def check_format(number: int, source: str | Path) -> None:
     """Raise `XViTError` unless this version of xvit reads that format."""
     if number > FORMAT:
-        raise XViTError(f"{source}: format {number}; this version of xvit reads format {FORMAT}: pip install -U xvit")
+        raise XViTError(
+            f"{source}: format {number!s:.20}; this version of xvit reads format {FORMAT}: pip install -U xvit"
+        )
     if number < FORMAT:
         raise XViTError(
             f"{source}: format {number}, written by an earlier version of xvit, whose settings had other names. "
@@ -193,11 +196,29 @@ def check_format(number: int, source: str | Path) -> None:
         )
 
 
+def check_num_layers(directory: Path, model: ModelConfig) -> None:
+    """Compare the numbers of layers that config.json states with the tensors, before so many layers are built.
+
+    Raises:
+        XViTError: a damaged file; another number of layers.
+    """
+    path = directory / WEIGHTS
+    stated = {"backbone.blocks.": model.backbone_kwargs.get("depth")}
+    if model.temporal_head == "attention":
+        stated["temporal_head.blocks."] = model.advanced.temporal_layers
+    names = tensor_shapes(path)
+    for prefix, number in stated.items():
+        found = len({name.split(".")[2] for name in names if name.startswith(prefix)})
+        if number is not None and number != found:
+            text = f"{found} layers {prefix}*, but {CONFIG} describes {number}"
+            raise XViTError(f"{path}: tensors do not match the model of {CONFIG}: {text}")
+
+
 def read_tensors(directory: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
     """Read the tensors of a checkpoint directory as float32, after checking their names and shapes.
 
     Raises:
-        XViTError: a damaged file; missing or unexpected tensors, or wrong shapes.
+        XViTError: a damaged file; missing or unexpected tensors, wrong shapes, NaN or infinite values.
     """
     path = directory / WEIGHTS
     shapes = tensor_shapes(path)
@@ -214,11 +235,30 @@ def read_tensors(directory: Path, expected: Mapping[str, tuple[int, ...]]) -> di
             if names
         )
         raise XViTError(f"{path}: tensors do not match the model of {CONFIG}: {text}")
-    tensors: dict[str, Tensor] = load_file(path)
+    return read_tensor_file(path)
+
+
+def read_tensor_file(path: Path) -> dict[str, Tensor]:
+    """The tensors in a safetensors file, as float32.
+
+    Raises:
+        XViTError: a damaged file; a tensor that is not floating point, or has NaN or infinite values.
+    """
+    with safetensors_errors(path):
+        tensors: dict[str, Tensor] = load_file(path)
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             raise XViTError(f"{path}: {name} is of {tensor.dtype}: expected floating point")
-    return {name: tensor.float() for name, tensor in tensors.items()}
+    tensors = {name: tensor.float() for name, tensor in tensors.items()}
+    check_finite(tensors, path)
+    return tensors
+
+
+def check_finite(tensors: Mapping[str, Tensor], source: str | Path) -> None:
+    """Raise `XViTError` if a tensor has NaN or infinite values; the message names it."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise XViTError(f"{source}: {name} has NaN or infinite values: the weights are damaged")
 
 
 def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -227,8 +267,14 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     Raises:
         XViTError: a damaged file.
     """
+    with safetensors_errors(path), safe_open(path, framework="pt") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118, no mapping
+
+
+@contextmanager
+def safetensors_errors(path: Path) -> Iterator[None]:
+    """Turn any error while a safetensors file is read into an `XViTError` that names it."""
     try:
-        with safe_open(path, framework="pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118, no mapping
-    except (SafetensorError, OSError) as error:
-        raise XViTError(f"{path}: damaged or truncated, not readable as safetensors: {error}") from None
+        yield
+    except Exception as error:  # of the library, of torch for types that it does not have, of the system
+        raise XViTError(f"{path}: damaged or truncated, not readable as safetensors: {one_line(error)}") from None

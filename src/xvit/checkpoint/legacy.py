@@ -1,16 +1,13 @@
 """Conversion of checkpoints of format 1 (development versions before November 2026), whose settings had other names."""
 
-import json
 from pathlib import Path
 
-from safetensors.torch import load_file
-
-from xvit.checkpoint.format import CheckpointMetadata, tensor_shapes, write_checkpoint
+from xvit.checkpoint.format import CheckpointMetadata, read_tensor_file, write_checkpoint
 from xvit.config import SINGLE_TASK, ModelConfig, from_dict, stored_clip_spec
 from xvit.config.legacy import upgrade_recipe
 from xvit.utils.checkpoint_path import CONFIG, WEIGHTS
 from xvit.utils.errors import XViTError, one_line
-from xvit.utils.files import check_new_directory
+from xvit.utils.files import check_new_directory, parse_json
 
 
 def upgrade_checkpoint(source: Path, output: Path) -> None:
@@ -25,15 +22,15 @@ def upgrade_checkpoint(source: Path, output: Path) -> None:
     """
     path = source / CONFIG
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_text(encoding="utf-8"))
         number = values["format"]
         if number == 1:
             clip_spec, class_names, provenance = values["clip"], values["labels"], dict(values["provenance"])
             upgraded = upgrade_recipe({"model": values["model"]})["model"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise XViTError(f"{path}: not the config of a checkpoint of format 1 ({one_line(error, name=True)})") from None
     if number != 1:
-        raise XViTError(f"{path}: format {number}; only format 1 needs to be converted")
+        raise XViTError(f"{path}: format {number!s:.20}; only format 1 needs to be converted")
     if isinstance(provenance.get("recipe"), dict):
         provenance["recipe"] = upgrade_recipe(provenance["recipe"])
     metadata = CheckpointMetadata(
@@ -42,8 +39,7 @@ def upgrade_checkpoint(source: Path, output: Path) -> None:
         class_names=class_names,
         provenance=provenance,
     )
-    tensor_shapes(source / WEIGHTS)  # tells what is wrong with a damaged file
-    tensors = load_file(source / WEIGHTS)
+    tensors = read_tensor_file(source / WEIGHTS)
     if SINGLE_TASK in metadata.model.tasks:
         renamed = {f"classifier.fc.{name}": f"classifier.fc.{SINGLE_TASK}.{name}" for name in ("weight", "bias")}
         tensors = {renamed.get(name, name): tensor for name, tensor in tensors.items()}

@@ -5,6 +5,11 @@ from typing import Literal
 
 from xvit.utils.errors import XViTError, check_choices, check_range
 
+MAX_FRAMES = 4096  # of a clip
+MAX_IMAGE_SIZE = 4096
+MAX_CLIP_PIXELS = 2**26  # T frames of S x S: 200 MB of uint8. 256 frames of 512 x 512, for example
+_MAX_STRIDE = 10**6
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSpec:
@@ -45,9 +50,12 @@ class ClipSpec:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check_range("num_frames", self.num_frames, 1)
-        check_range("stride", self.stride, 1)
-        check_range("image_size", self.image_size, 0)
+        check_range("num_frames", self.num_frames, 1, MAX_FRAMES)
+        check_range("stride", self.stride, 1, _MAX_STRIDE)
+        check_range("image_size", self.image_size, 0, MAX_IMAGE_SIZE)
+        if self.num_frames * self.image_size**2 > MAX_CLIP_PIXELS:
+            size = f"num_frames={self.num_frames} of {self.image_size}x{self.image_size} pixels"
+            raise XViTError(f"{size}: expected at most {MAX_CLIP_PIXELS:,} pixels in a clip")
         if self.frame_rate:
             check_range("frame_rate", self.frame_rate, 0.001, 1000)
         for name in ("mean", "std"):
@@ -55,8 +63,8 @@ class ClipSpec:
             object.__setattr__(self, name, values)
             if len(values) not in (0, 3):
                 raise XViTError(f"{name}={values}: expected 3 numbers, one per colour, or none for the backbone's")
-        if self.std and min(self.std) <= 0:
-            raise XViTError(f"std={self.std}: expected positive numbers")
+            for value in values:
+                check_range(name, value, 1e-3 if name == "std" else -1e3, 1e3)
 
     @property
     def open_fields(self) -> list[str]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
+from xvit.config.clip import MAX_FRAMES, MAX_IMAGE_SIZE
 from xvit.config.tasks import SINGLE_TASK
 from xvit.utils.errors import XViTError, check_choice, check_choices, check_range, did_you_mean
 
@@ -10,6 +11,8 @@ AttentionScheme = Literal["mixing", "spatial", "local", "joint", "divided"]
 ATTENTION_SCHEMES: tuple[str, ...] = get_args(AttentionScheme)
 # Values of timm's own options. Not Any: the parser would take a mapping with "class_path" for a class to instantiate.
 PlainValue = bool | int | float | str | None | list[bool | int | float | str]
+_MAX_DIMENSION = 65536  # of a layer
+_MAX_DEPTH = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +57,7 @@ class AdvancedConfig:
             check_choice("mixing_layers", self.mixing_layers, ("all", "first_half", "second_half", "odd"))
         else:
             object.__setattr__(self, "mixing_layers", tuple(self.mixing_layers))
-        check_range("segment_frames", self.segment_frames, 0)
+        check_range("segment_frames", self.segment_frames, 0, MAX_FRAMES)
         check_range("temporal_layers", self.temporal_layers, 1, 100)
         check_range("classifier_hidden", self.classifier_hidden, 0, 1e6)
 
@@ -114,14 +117,16 @@ class ModelConfig:
     def __post_init__(self) -> None:
         check_choices(self)
         for task, number in self.tasks.items():
-            check_range("num_classes" if task == SINGLE_TASK else f'num_classes["{task}"]', number, 0)
-        check_range("num_frames", self.num_frames, 1)
+            check_range("num_classes" if task == SINGLE_TASK else f'num_classes["{task}"]', number, 0, 10**6)
+        check_range("num_frames", self.num_frames, 1, MAX_FRAMES)
         check_range("window", self.window, 0, 1000)
         check_range("mix_ratio", self.mix_ratio, 0, 1)
         check_range("dropout", self.dropout, 0, 1)
-        check_range("summary_tokens", self.summary_tokens, 0)
+        check_range("summary_tokens", self.summary_tokens, 0, _MAX_DIMENSION)
         check_range("tubelet_size", self.tubelet_size, 1, 2)
-        check_range("tome_r", self.tome_r, 0)
+        check_range("tome_r", self.tome_r, 0, _MAX_DIMENSION)
+        for name, value in self.backbone_kwargs.items():
+            _check_backbone_option(name, value)
         for name, frames in (("num_frames", self.num_frames), ("segment_frames", self.advanced.segment_frames)):
             if frames % self.tubelet_size:
                 raise XViTError(f"{name}={frames}: expected a multiple of tubelet_size={self.tubelet_size}")
@@ -136,6 +141,15 @@ class ModelConfig:
     def tasks(self) -> dict[str, int]:
         """Number of classes of each task; a single task is named `SINGLE_TASK`."""
         return dict(self.num_classes) if isinstance(self.num_classes, dict) else {SINGLE_TASK: self.num_classes}
+
+
+def _check_backbone_option(name: str, value: PlainValue) -> None:
+    """Raise `XViTError` if a number is beyond any model: the layers would be built before anything is compared."""
+    limits = {"depth": (1, _MAX_DEPTH), "img_size": (1, MAX_IMAGE_SIZE)}
+    low, high = limits.get(name, (-_MAX_DIMENSION, _MAX_DIMENSION))
+    for number in value if isinstance(value, list) else [value]:
+        if isinstance(number, int | float) and not isinstance(number, bool):
+            check_range(f"backbone_kwargs['{name}']", number, low, high)
 
 
 def model_config(base: ModelConfig | None = None, **options: Any) -> ModelConfig:

@@ -89,7 +89,8 @@ def convert(kind: Any, value: Any, keys: tuple[str | int, ...] = ()) -> Any:
 
 
 def _convert_union(kind: Any, value: Any, keys: tuple[str | int, ...]) -> Any:
-    if any(type(value) is member for member in get_args(kind)):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if any(type(value) is member for member in get_args(kind)) and not (is_number and _read_number(value) is None):
         return value
     errors = []
     for member in get_args(kind):
@@ -106,10 +107,12 @@ def _read_number(value: Any) -> int | float | None:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
-        number = value if isinstance(value, int | float) else float(value)
-    except ValueError:
+        number = float(value)
+    except (ValueError, OverflowError):  # a whole number of 400 digits
         return None
-    return number if isinstance(number, int) or math.isfinite(number) else None
+    if not math.isfinite(number):
+        return None
+    return value if isinstance(value, int) else number
 
 
 def describe(kind: Any) -> str:

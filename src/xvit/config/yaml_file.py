@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from xvit.utils.errors import XViTError, one_line
+from xvit.utils.files import check_nesting
 from xvit.utils.text import read_text
 
 _SCALARS = [  # tag, pattern, first characters
@@ -20,6 +21,7 @@ _SCALARS = [  # tag, pattern, first characters
     ("null", r"~|(?i:null)|", ["~", "n", "N", ""]),
     ("merge", r"<<", "<"),
 ]
+_MAX_VALUES = 10_000  # of a file, each alias written out: a few lines of them can stand for billions
 
 
 class _Loader(yaml.SafeLoader):
@@ -41,8 +43,21 @@ _Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value)
 
 
 def parse_yaml(text: str) -> Any:
-    """The plain values in a text. Raises `yaml.YAMLError`."""
-    return yaml.load(text, _Loader)
+    """The plain values in a text.
+
+    Raises:
+        yaml.YAMLError: not YAML, nested too deeply, or too many values once its aliases are written out.
+    """
+    try:
+        values = yaml.load(text, _Loader)
+        check_nesting(values, max_values=_MAX_VALUES)
+    except yaml.YAMLError:
+        raise
+    except RecursionError:
+        raise yaml.YAMLError("nested too deeply") from None
+    except Exception as error:  # PyYAML raises many kinds, such as for a list as a key
+        raise yaml.YAMLError(str(error)) from None
+    return values
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -54,7 +69,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     text = read_text(path)
     try:
         values = parse_yaml(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except yaml.YAMLError as error:
         reason = one_line(error).replace('in "<unicode string>", ', "in ")
         raise XViTError(f"{path}: not readable as YAML: {reason}") from None
     if not isinstance(values, dict):

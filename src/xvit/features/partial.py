@@ -18,7 +18,7 @@ from typing import IO, Any
 from xvit.config import describe_change
 from xvit.data.record import compare_rows
 from xvit.utils.errors import XViTError
-from xvit.utils.files import atomic_write_text
+from xvit.utils.files import atomic_write_text, parse_json
 
 VALUES = "values"
 _RUN, _JOURNAL, _LOCK = "run.json", "journal.jsonl", "lock"
@@ -96,8 +96,8 @@ def _read_journal(
     """
     done, failed, warnings = 0, dict[int, str](), dict[int, list[str]]()
     try:
-        changes = _describe_changes(json.loads((folder / _RUN).read_text(encoding="utf-8")), run)
-        for line in map(json.loads, journal.splitlines()):
+        changes = _describe_changes(parse_json((folder / _RUN).read_text(encoding="utf-8")), run)
+        for line in map(parse_json, journal.splitlines()):
             done = int(line["done"])
             failed |= {int(index): str(reason) for index, reason in line["failed"].items()}
             warnings |= {int(index): [*map(str, texts)] for index, texts in line["warnings"].items()}

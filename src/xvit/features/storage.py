@@ -16,6 +16,7 @@ from safetensors import safe_open
 
 from xvit.config import ClipSpec, stored_clip_spec
 from xvit.utils.errors import XViTError, check_choice, did_you_mean, import_optional, one_line
+from xvit.utils.files import parse_json
 
 Level = Literal["clip", "frames", "tokens"]
 LEVELS: tuple[str, ...] = ("clip", "frames", "tokens")
@@ -143,7 +144,7 @@ def _write_safetensors(path: Path, raw: Path, shape: tuple[int, ...], metadata: 
 
 def _read_safetensors(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     with safe_open(path, framework="np") as file:
-        return file.get_tensor(_TENSOR), json.loads(file.metadata()[_METADATA_KEY])
+        return file.get_tensor(_TENSOR), parse_json(file.metadata()[_METADATA_KEY])
 
 
 def _write_npy(path: Path, raw: Path, shape: tuple[int, ...], metadata: Mapping[str, Any]) -> None:
@@ -154,7 +155,7 @@ def _write_npy(path: Path, raw: Path, shape: tuple[int, ...], metadata: Mapping[
 
 
 def _read_npy(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
-    metadata = json.loads(sidecars(path)[0].read_text(encoding="utf-8"))
+    metadata = parse_json(sidecars(path)[0].read_text(encoding="utf-8"))
     # unlike np.load, this reads .npy only: no .npz, no pickled objects
     return np.lib.format.open_memmap(path, mode="r"), metadata
 
@@ -176,7 +177,7 @@ def _write_parquet(path: Path, raw: Path, shape: tuple[int, ...], metadata: Mapp
 
 def _read_parquet(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     with import_optional("pyarrow.parquet", extra="features").ParquetFile(path) as file:
-        metadata = json.loads(file.schema_arrow.metadata[_METADATA_KEY.encode()])
+        metadata = parse_json(file.schema_arrow.metadata[_METADATA_KEY.encode()])
         shape = (file.metadata.num_rows, *metadata.pop("shape"))
         values = np.empty((shape[0], math.prod(shape[1:])), np.float32)
         metadata |= {"paths": [], "labels": []}

@@ -24,7 +24,7 @@ from xvit.models.attention import (
     SpatialAttention,
 )
 from xvit.models.mixing import MixingPattern, channel_slices, temporal_offsets
-from xvit.utils.errors import XViTError, check_range, did_you_mean, one_line
+from xvit.utils.errors import XViTError, did_you_mean, one_line
 
 _NOT_MODEL_OPTIONS = ("cache_dir", "device", "dtype", "feature_cfg", "pretrained_cfg", "pretrained_cfg_overlay")
 Backbone = VisionTransformer | Eva
@@ -68,8 +68,6 @@ def build_backbone(config: ModelConfig) -> Backbone:
             raise XViTError(f"backbone_kwargs[{name!r}] is not allowed: it does not describe the model")
     if config.backbone_kwargs.get("patch_drop_rate"):
         raise XViTError("patch dropout is not supported: mixing needs the same patches in every frame")
-    depth: Any = config.backbone_kwargs.get("depth", 1)
-    check_range("backbone_kwargs['depth']", depth, 1, 1000)
     options: dict[str, Any] = {"dynamic_img_size": True, "num_classes": 0, **config.backbone_kwargs}
     if config.tubelet_size > 1:
         options["in_chans"] = options.get("in_chans", 3) * config.tubelet_size
@@ -106,6 +104,8 @@ def _configure_attention(backbone: Backbone, config: ModelConfig) -> None:
             f"summary_tokens={config.summary_tokens} with attention={config.attention!r}: its queries attend to other "
             "frames' tokens already"
         )
+    if config.summary_tokens > (patches := backbone.patch_embed.num_patches):
+        raise XViTError(f"summary_tokens={config.summary_tokens}: expected at most one per patch of a frame, {patches}")
     if config.tome_r:
         _check_token_merging(config, backbone)
     mixing_layers = select_mixing_layers(config.advanced.mixing_layers, len(backbone.blocks))

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from xvit.checkpoint.format import check_finite
 from xvit.config import SINGLE_TASK, ModelConfig, model_config
 from xvit.models.load_report import LoadReport
 from xvit.models.temporal import resize_positions
@@ -154,6 +155,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     for name, tensor in state.items():
         if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.is_meta:
             raise XViTError(f'{path}: tensor "{name}" is {tensor.dtype}, {tensor.layout}: expected dense floats')
+    check_finite(state, path)
     return {name: tensor.float() for name, tensor in state.items()}
 
 

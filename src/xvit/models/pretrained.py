@@ -8,12 +8,11 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.models import adapt_input_conv, eva, load_state_dict, load_state_dict_from_hf, vision_transformer
 from torch import Tensor
 
 from xvit.checkpoint import CONFIG, WEIGHTS, find_checkpoint, read_metadata
-from xvit.checkpoint.format import tensor_shapes
+from xvit.checkpoint.format import check_finite, check_num_layers, read_tensor_file
 from xvit.config import ClassNames, InitConfig, ModelConfig, as_task_dict
 from xvit.models.load_report import LoadReport, group_names
 from xvit.models.temporal import resize_positions
@@ -77,6 +76,7 @@ def load_tensors(model: XViT, image: Mapping[str, Tensor], rest: Mapping[str, Te
             raise XViTError(f"{source}: {key} is {tensor.dtype}, {tensor.layout}: expected a dense float tensor")
     if random := [key for key in new if key.startswith("backbone.") and not key.startswith(_NO_WARNING)]:
         _logger.warning("%s: parts of the image model stay randomly initialised: %s", source, group_names(random))
+    check_finite(usable, source)
     with torch.no_grad():
         for key, tensor in usable.items():
             expected[key].copy_(tensor)
@@ -193,12 +193,12 @@ def explain_misfit(model: XViT, trained: ModelConfig) -> str:
 
 def _read_xvit(path: Path, model: XViT, class_names: ClassNames | None) -> dict[str, Tensor]:
     directory, config = find_checkpoint(path), model.config
-    tensor_shapes(directory / WEIGHTS)  # tells what is wrong with a damaged file
     metadata = read_metadata(directory)
     other = metadata.model
+    check_num_layers(directory, other)
     if reason := explain_misfit(model, other):
         raise XViTError(f"{path}: {reason}")
-    state: dict[str, Tensor] = load_file(directory / WEIGHTS)
+    state = read_tensor_file(directory / WEIGHTS)
     if class_names is not None:
         theirs = as_task_dict(metadata.class_names)
         known = {task for task, names in as_task_dict(class_names).items() if theirs.get(task) == names}

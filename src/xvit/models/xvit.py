@@ -210,6 +210,7 @@ class XViT(nn.Module):
         target = resolve_device(device)
         directory = checkpoint.find_checkpoint(source, revision)
         metadata = checkpoint.read_metadata(directory)
+        checkpoint.check_num_layers(directory, metadata.model)
         try:
             with torch.device("meta"):  # spends no time on initial weights, which are replaced at once
                 model = cls(metadata.model)

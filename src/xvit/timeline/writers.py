@@ -10,7 +10,7 @@ from typing import Any
 
 from xvit.timeline.segments import Segment
 from xvit.utils.errors import XViTError, did_you_mean, one_line
-from xvit.utils.files import atomic_write_text
+from xvit.utils.files import atomic_write_text, parse_json
 from xvit.utils.text import read_text
 
 
@@ -29,8 +29,10 @@ def read_ground_truth(path: str | Path, class_names: Sequence[str]) -> dict[Path
     """
     path = Path(path)
     try:
-        videos = json.loads(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
+        videos = parse_json(read_text(path))
+    except XViTError:
+        raise
+    except ValueError as error:
         raise XViTError(f"{path}: not readable as JSON: {one_line(error)}") from None
     if not isinstance(videos, dict):
         raise XViTError(f"{path}: expected a mapping of videos to segments, got {type(videos).__name__}")

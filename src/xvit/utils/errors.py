@@ -121,7 +121,8 @@ def check_choices(config: Any) -> None:
 
 
 def check_range(field: str, value: float, low: float, high: float = float("inf")) -> None:
-    """Raise `XViTError` unless `value` is a number and low <= value <= high."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+    """Raise `XViTError` unless `value` is a finite number and low <= value <= high."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) != float("inf")
+    if not is_number or not low <= value <= high:
         bounds = f"at least {low}" if high == float("inf") else f"between {low} and {high}"
-        raise XViTError(f"{field}={value!r}: expected a number, {bounds}")
+        raise XViTError(f"{field}={value!r:.80}: expected a number, {bounds}")

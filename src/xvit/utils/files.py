@@ -2,11 +2,13 @@
 
 import errno
 import json
+import math
 import os
 import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from safetensors import SafetensorError
 
 from xvit.utils.errors import WriteError, XViTError, one_line
 
+_MAX_NESTING = 100  # levels of plain values
 LOCK = ".lock"  # name of the lock file in a folder, and end of its name beside one; see `xvit.utils.locks`
 _TORCH_WRITERS = ("inline_container", "PytorchStreamWriter", "iostream")  # in the messages of its errors
 
@@ -34,7 +37,7 @@ def write_errors(path: str | Path) -> Iterator[None]:
     except RuntimeError as error:
         if not any(name in str(error) for name in _TORCH_WRITERS):
             raise
-        raise WriteError(f"{path}: cannot be written; is the disk full, or a quota reached?") from None
+        raise WriteError(f"{path}: cannot be written (is the disk full, or a quota reached?)") from None
 
 
 def atomic_write_text(path: str | Path, text: str) -> None:
@@ -89,9 +92,43 @@ def read_json(path: Path) -> Any:
         XViTError: no such file, not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
+        return parse_json(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
         raise XViTError(f"{path}: not readable as JSON: {error}") from None
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The plain values in a JSON text.
+
+    Raises:
+        ValueError: not JSON; NaN or Infinity, which JSON does not have; nested too deeply.
+    """
+    try:
+        values = json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    check_nesting(values)
+    return values
+
+
+def check_nesting(values: Any, max_values: float = math.inf) -> None:
+    """Raise `ValueError` if plain values are nested so deeply that functions on them fail, or are too many."""
+    level, count = [values], 0
+    for _ in range(_MAX_NESTING):
+        count += len(level)
+        if count > max_values:
+            raise ValueError(f"more than {max_values:,} values")
+        inner = (
+            value.values() if isinstance(value, dict) else value for value in level if isinstance(value, dict | list)
+        )
+        level = list(chain.from_iterable(inner))
+        if not level:
+            return
+    raise ValueError("nested too deeply")
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 @contextmanager

@@ -9,7 +9,6 @@
 For kinetics, ssv2 and epic the videos may be anywhere below the root: they are found by their names.
 """
 
-import json
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +30,7 @@ from xvit.data.annotations.samples import (
     remap_label,
 )
 from xvit.utils.errors import XViTError, one_line
+from xvit.utils.files import parse_json
 from xvit.utils.text import Row, is_index, name_some, read_csv, read_text
 
 EPIC_NUM_CLASSES = {"verb": 97, "noun": 300}
@@ -151,7 +151,9 @@ def read_ssv2(
         XViTError: no such file, invalid JSON, an invalid entry, an unknown class.
     """
     try:
-        entries = json.loads(read_text(path))
+        entries = parse_json(read_text(path))
+    except XViTError:
+        raise
     except ValueError as error:
         raise XViTError(f"{path}: not readable as JSON: {one_line(error)}") from None
     if not isinstance(entries, list) or not entries:
@@ -239,8 +241,9 @@ def _join_classes(class_names: ClassNames | None, parsed: ParsedAnnotations) -> 
     names = parsed.class_names
     if class_names is None or isinstance(names, dict) or isinstance(class_names, dict) or names == class_names:
         return names, parsed.samples
-    joined = [*class_names, *(name for name in names if name not in class_names)]
-    indices = {SINGLE_TASK: [joined.index(name) for name in names]}
+    joined = list(dict.fromkeys([*class_names, *names]))
+    index_of = {name: index for index, name in enumerate(joined)}
+    indices = {SINGLE_TASK: [index_of[name] for name in names]}
     return joined, [replace(sample, label=remap_label(sample.label, indices)) for sample in parsed.samples]
 
 
