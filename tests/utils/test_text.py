@@ -1,6 +1,8 @@
 """One reader for text that people bring: encodings, line ends, quotes, columns."""
 
 import codecs
+import os
+import socket
 
 import pytest
 
@@ -24,7 +26,7 @@ def test_encodings_and_line_ends(name, line_end, tmp_path):
     data = ENCODINGS[name] + TEXT.replace("\n", line_end).encode(name.split()[0])
     (tmp_path / "file").write_bytes(data)
     assert read_text(tmp_path / "file") == TEXT
-    assert numbered_lines(read_text(tmp_path / "file")) == {1: "größe;動作", 3: "a b"}
+    assert numbered_lines("file", read_text(tmp_path / "file")) == {1: "größe;動作", 3: "a b"}
 
 
 @pytest.mark.parametrize(
@@ -90,3 +92,54 @@ def test_trailing_delimiters_are_no_values(tmp_path):
 def test_split_fields():
     assert split_fields('"a, b" , c,', ",") == ["a, b", "c", ""]
     assert split_fields("a\rb;c", ";") == ["a b", "c"]
+
+
+def make_fifo(path):
+    os.mkfifo(path)
+
+
+def make_socket(path):
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(path))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (os.mkdir, "a folder, not a regular file"),
+        (make_fifo, "a pipe, a device or a socket, not a regular file"),
+        (make_socket, "a pipe, a device or a socket, not a regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "a pipe, a device or a socket, not a regular file"),
+        (lambda path: path.symlink_to(path), "not readable"),
+        (lambda path: None, "no such file"),
+    ],
+    ids=["folder", "pipe", "socket", "device", "loop", "missing"],
+)
+def test_only_regular_files_are_read(make, message, tmp_path):
+    """A pipe would block for ever, and a device never end."""
+    make(tmp_path / "file")
+    with pytest.raises(XViTError, match=f"file: {message}"):
+        read_text(tmp_path / "file")
+
+
+def test_sizes_are_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr("xvit.utils.text._MAX_BYTES", 2**20)
+    (tmp_path / "file").write_bytes(b"a\n" * 2**19)
+    assert len(numbered_lines("file", read_text(tmp_path / "file"))) == 2**19
+    (tmp_path / "file").write_bytes(b"a\n" * 2**19 + b"a")
+    with pytest.raises(XViTError, match="file: larger than 1 MiB, the limit of a text file: split it"):
+        read_text(tmp_path / "file")
+
+
+@pytest.mark.parametrize("length", [2**16, 2**16 + 1])
+def test_lines_are_bounded(length, tmp_path):
+    line = "x" * length
+    (tmp_path / "file").write_text(f"name,id\n\n{line},1\n")
+    if length + 2 > 2**16:
+        with pytest.raises(XViTError, match="file line 3: longer than 65536 characters: expected one entry per line"):
+            list(read_csv(tmp_path / "file", ["name"]))
+    if length > 2**16:
+        with pytest.raises(XViTError, match="file line 2: longer than 65536 characters"):
+            numbered_lines("file", f"a\n{line}\n")
+    else:
+        assert numbered_lines("file", f"a\n{line}\n") == {1: "a", 2: line}

@@ -4,7 +4,9 @@ characters, passwords, formulas and long lists of names."""
 import codecs
 import csv
 import io
+import os
 import re
+import stat
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +14,8 @@ from pathlib import Path
 from xvit.utils.errors import XViTError, did_you_mean
 
 CSV_DELIMITERS = ",;\t"
+_MAX_BYTES = 2**27  # of a text file: lines of two million videos
+_MAX_LINE = 2**16  # characters
 _BYTE_ORDER_MARKS = {  # those of UTF-32 begin like those of UTF-16
     codecs.BOM_UTF8: "utf-8",
     codecs.BOM_UTF32_LE: "utf-32-le",
@@ -22,7 +26,7 @@ _BYTE_ORDER_MARKS = {  # those of UTF-32 begin like those of UTF-16
 
 _INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # Unicode's categories: control, format, surrogate, line and paragraph ends
 _JOINERS = "\u200c\u200d"  # format characters that only choose the shape of the letters and emoji beside them
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}://\S+")  # bounded: a search in long text takes linear time
 _ADDRESS_PARTS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)([^/?#]*)([^?#]*)(.*)", re.DOTALL)
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
@@ -38,13 +42,9 @@ def read_text(path: str | Path, *, raw_bytes: bool = False) -> str:
             are bytes, in any encoding. `check_text` finds them.
 
     Raises:
-        XViTError: no such file, not readable, not text, another encoding.
+        XViTError: no such file, not a regular file, not readable, too large, not text, another encoding.
     """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else f"not readable ({error.strerror})"
-        raise XViTError(f"{path}: {reason}") from None
+    data = _read_bytes(path)
     mark = next((mark for mark in _BYTE_ORDER_MARKS if data.startswith(mark)), b"")
     encoding, data = _BYTE_ORDER_MARKS.get(mark, "utf-8"), data[len(mark) :]
     errors = "surrogateescape" if raw_bytes and encoding == "utf-8" else "strict"
@@ -69,14 +69,39 @@ def check_text(where: str, text: str) -> str:
     return text
 
 
+def _read_bytes(path: str | Path) -> bytes:
+    """The contents of a regular file: a pipe or a device may block for ever, or never end."""
+    try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):
+            found = "a folder" if stat.S_ISDIR(mode) else "a pipe, a device or a socket"
+            raise XViTError(f"{path}: {found}, not a regular file")
+        with open(path, "rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else f"not readable ({error.strerror})"
+        raise XViTError(f"{path}: {reason}") from None
+    if len(data) > _MAX_BYTES:
+        raise XViTError(f"{path}: larger than {_MAX_BYTES // 2**20} MiB, the limit of a text file: split it")
+    return data
+
+
 def is_utf8(text: str) -> bool:
     """Whether UTF-8 can hold the text: a file name of other bytes, as Python reads it, cannot be written to a file."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def numbered_lines(text: str) -> dict[int, str]:
-    """The lines that are not blank, by their numbers from 1, without white space at their ends."""
-    return {number: line.strip() for number, line in enumerate(text.split("\n"), start=1) if line.strip()}
+def numbered_lines(path: str | Path, text: str) -> dict[int, str]:
+    """The lines of a file that are not blank, by their numbers from 1, without white space at their ends.
+
+    Raises:
+        XViTError: a line that is too long.
+    """
+    lines = dict(enumerate(text.split("\n"), start=1))
+    for number, line in lines.items():
+        if len(line) > _MAX_LINE:
+            raise XViTError(f"{path} line {number}: longer than {_MAX_LINE} characters: expected one entry per line")
+    return {number: stripped for number, line in lines.items() if (stripped := line.strip())}
 
 
 def unquote(text: str) -> str:
@@ -119,6 +144,7 @@ def read_csv(
         XViTError: no such file, another encoding, a missing column, a row that does not fit, no rows.
     """
     text = read_text(path, raw_bytes=raw_bytes)
+    numbered_lines(path, text)  # checks their length
     first, _, _ = text.partition("\n")
     delimiter = max(CSV_DELIMITERS, key=first.count)
     reader = csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True)
@@ -154,7 +180,7 @@ def _check_header(path: str | Path, header: Sequence[str], columns: Sequence[str
     shown = ", ".join(header)[:200] or "empty"
     for column in columns:
         if column not in header:
-            suggestion = did_you_mean(column, [name[:60] for name in header])
+            suggestion = did_you_mean(column, [name[:60] for name in header[:100]])
             expected = f"Expected {', '.join(columns)}; the first line is: {shown}"
             raise XViTError(f"{path} line 1: no column {column}.{suggestion} {expected}")
         if header.count(column) > 1:

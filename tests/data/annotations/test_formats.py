@@ -103,7 +103,11 @@ def test_kinetics_file_with_several_splits(kinetics, tmp_path):
             "a.csv line 2: time_start 10, time_end 10: expected start < end",
         ),
         ("label,youtube_id,time_start,time_end\nx,a,nan,inf\n", "a.csv line 2: time_start 'nan'"),
-        (f"label,youtube_id,time_start,time_end\nx,{'a' * 140_000},0,1\n", "a.csv line 2: not readable as CSV"),
+        (
+            f"label,youtube_id,time_start,time_end\nx,{'a' * 140_000},0,1\n",
+            "a.csv line 2: longer than 65536 characters",
+        ),
+        ('label,youtube_id,time_start,time_end\nx,"' + "a\n" * 70_000, r"a.csv line \d+: not readable as CSV"),
     ],
 )
 def test_invalid_kinetics_rows(text, message, tmp_path):

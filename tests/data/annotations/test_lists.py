@@ -298,7 +298,7 @@ def test_the_separator_of_a_long_list_and_a_line_of_many_words(separator, tmp_pa
     parsed = parse(tmp_path, "\n".join(lines))
     assert [sample.label for sample in parsed.samples] == []
     assert parsed.missing == [f"my videos/{index}.mp4" for index in range(1500)]
-    (tmp_path / "junk.txt").write_text(f"any{separator}" * 20_000)
+    (tmp_path / "junk.txt").write_text(f"any{separator}" * 15_000)
     with pytest.raises(XViTError, match=r"junk.txt line 1: 'any.*: expected the path of a video") as caught:
         read_paths(tmp_path / "junk.txt", [str(tmp_path)])
     assert len(str(caught.value)) < 1000

@@ -2,6 +2,8 @@
 
 import json
 import re
+import string
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ _NAME_COLUMNS = ("name", "key", "class_name", "classname", "label_name", "class"
 _INDEX_COLUMNS = ("id", "index", "idx", "class_id", "label_id", "class_index", "number", "label", "class")
 _HEADERS = {*_NAME_COLUMNS, *_INDEX_COLUMNS, "names", "classes", "labels", "class_names", "actions", "categories"}
 _INDEX_FIRST = re.compile(r'(?P<index>"?[0-9]+"?)\s*(?:[,;:\t]\s*|\s)(?P<name>.+)')
-_INDEX_LAST = re.compile(r'(?P<name>.+?)\s*[,;\t]\s*(?P<index>"?[0-9]+"?)')
+# The separator begins after what is no white space, and gives nothing back: this takes linear time.
+_INDEX_LAST = re.compile(r'(?P<name>.+?)(?<!\s)(?:\s*+[,;]|[^\S\t]*+\t)\s*+(?P<index>"?[0-9]++"?)')
 _AS_JSON = 'To use whole lines as names, write them as JSON: ["first name", "second name", ...]'
 
 Entry = tuple[str, int | None, str]  # where it is, such as "line 3"; class index; name
@@ -82,15 +85,13 @@ def _parse_json(path: str | Path, text: str) -> list[Entry]:
 def _to_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f'"{next(key for key in keys if keys.count(key) > 1)}" is there twice')
+        counts = Counter(key for key, _ in pairs)
+        raise ValueError(f'"{next(key for key, count in counts.items() if count > 1)}" is there twice')
     return values
 
 
 def _parse_text(path: str | Path, text: str) -> list[Entry]:
-    lines = numbered_lines(text)
-    while len(lines) > 1 and all(line[-1] in ",;" for line in lines.values()):
-        lines = {number: line[:-1].strip() for number, line in lines.items()}
+    lines = _strip_delimiters(numbered_lines(path, text))
     first = next(iter(lines.values()), "")
     for delimiter in CSV_DELIMITERS:
         if columns := _find_columns(split_fields(first, delimiter)):
@@ -114,6 +115,16 @@ def _parse_text(path: str | Path, text: str) -> list[Entry]:
     return [(f"line {number}", None, unquote(line)) for number, line in lines.items()]
 
 
+def _strip_delimiters(lines: dict[int, str]) -> dict[int, str]:
+    """The lines without the delimiters at their ends that all of them have; a single line keeps its own."""
+    starts = {number: len(line.rstrip(f",;{string.whitespace}")) for number, line in lines.items()}
+    ends = {n: [end for end in range(starts[n], len(line)) if line[end] in ",;"] for n, line in lines.items()}
+    common = min(map(len, ends.values()), default=0)
+    if len(lines) < 2 or not common:
+        return lines
+    return {number: line[: ends[number][-common]].strip() for number, line in lines.items()}
+
+
 def _find_columns(fields: Sequence[str]) -> tuple[str, str] | None:
     """The columns of names and of indices among the fields of a first line; None if it has not both."""
     known = [field.lower() for field in fields]
@@ -124,7 +135,7 @@ def _find_columns(fields: Sequence[str]) -> tuple[str, str] | None:
 
 def _is_header(first: str) -> bool:
     """Whether a line names one column, or one that is known and others."""
-    return any(unquote(field).lower() in _HEADERS for field in re.split(r"\s*[,;\t]\s*", first))
+    return any(unquote(field.strip()).lower() in _HEADERS for field in re.split("[,;\t]", first))
 
 
 def _is_table(path: str | Path, lines: list[str]) -> bool:
@@ -133,7 +144,8 @@ def _is_table(path: str | Path, lines: list[str]) -> bool:
         counts = {len(split_fields(line, delimiter)) for line in lines}
         if len(counts) == 1 and counts != {1}:
             return True
-    return sum(bool(re.match(r"[0-9]+\s*[,;\t]|.*[,;\t]\s*[0-9]+$", line)) for line in lines) > len(lines) / 2
+    indexed = (re.match(r"[0-9]++\s*[,;\t]", line) or _INDEX_LAST.fullmatch(line) for line in lines)
+    return sum(map(bool, indexed)) > len(lines) / 2
 
 
 def _unknown_columns(path: str | Path, first: str) -> XViTError:

@@ -28,6 +28,7 @@ _SEPARATORS = {"\t": "a tab", ",": "a comma", ";": "a semicolon", " ": "a space"
 _EXTENSIONS = "|".join(re.escape(extension) for extension in sorted(VIDEO_EXTENSIONS))
 _PATH_AND_LABEL = re.compile(rf"(.*(?:{_EXTENSIONS}))\s+(\S.*)", re.IGNORECASE)  # of a path that may have spaces
 _MAX_PATH = 4096  # characters; no file system has longer paths
+_MAX_WORDS = 256  # that a separator may part a path into
 _MAX_SHOWN = 200  # characters of a line in a message
 _SCORED_LINES = 1000  # of a list, from which its separator is recognised
 _MAX_CLASSES = 100_000  # a larger index is a mistake, and would allocate as many class names
@@ -54,7 +55,7 @@ def read_list(
         XViTError: no such file, no lines, a first line that is not understood, a line without a path and a label, an
             unknown class.
     """
-    lines = numbered_lines(read_text(path, raw_bytes=True))
+    lines = numbered_lines(path, read_text(path, raw_bytes=True))
     separator, rows = ",", _read_table(path, lines)
     if not rows:
         known = set(class_names or ())
@@ -91,7 +92,7 @@ def read_multi_label_list(
     Raises:
         XViTError: no such file, no lines, no label in any line, an unknown class.
     """
-    lines = numbered_lines(read_text(path, raw_bytes=True))
+    lines = numbered_lines(path, read_text(path, raw_bytes=True))
     if not lines:
         raise XViTError(f"{path}: no videos in it: expected lines of a path and its labels")
 
@@ -125,7 +126,7 @@ def read_paths(path: str | Path, folders: Sequence[str]) -> list[str]:
     Raises:
         XViTError: no such file, no lines, a line that names no existing file or folder.
     """
-    lines = numbered_lines(read_text(path, raw_bytes=True))
+    lines = numbered_lines(path, read_text(path, raw_bytes=True))
     finders = [VideoFinder(folder) for folder in dict.fromkeys(folders)]
     table = {number: name for number, (name, _) in _read_table(path, lines).items()}
     found = []
@@ -146,7 +147,8 @@ def read_paths(path: str | Path, folders: Sequence[str]) -> list[str]:
 def _beginnings(line: str) -> list[str]:
     """What may be the path in a line, longest first. If one has the extension of a video, so must the path."""
     line = line[:_MAX_PATH]
-    ends = [len(line), *(match.start() for match in reversed(list(re.finditer(r"[\t,; ]+", line))))]
+    words = islice(re.finditer(r"[\t,; ]+", line), _MAX_WORDS)
+    ends = [len(line), *reversed([match.start() for match in words])]
     names = [unquote(line[:end].strip()) for end in ends if end]
     return [name for name in names if has_video_extension(name)] or names
 
@@ -201,21 +203,27 @@ def _split_line(line: str, separator: str, videos: VideoFinder | None = None) ->
 
     With `videos`, spaces in the path of a folder of frames and in a label are told apart by what exists.
     """
-    quoted = re.fullmatch(rf'(.*){separator}\s*("(?:[^"]|"")*")\s*', line)
+    quoted = re.fullmatch(rf'(.*){_between(separator)}("(?:[^"]|"")*")\s*', line)
     match = quoted or (_PATH_AND_LABEL.fullmatch(line) if separator == " " else None)
     name, label = (match[1], match[2]) if match else line.rstrip().rpartition(separator)[::2]
     if videos and separator == " " and not match and _find_with_count(name, separator, videos) is None:
-        words = line[:_MAX_PATH].split(" ")
+        words = line[:_MAX_PATH].split(" ")[:_MAX_WORDS]
         names = (" ".join(words[:end]) for end in range(len(words) - 2, 0, -1))
         name = next((shorter for shorter in names if videos.find_by_path(shorter)), name)
         label = line[len(name) :]
     return unquote(name.strip()), unquote(label.strip())
 
 
+def _between(separator: str) -> str:
+    """The pattern of a separator and the white space around it, which takes linear time in its length."""
+    # It begins after what is no white space, and gives nothing back of what it has matched.
+    return rf"(?<!\s)(?>[^\S{separator}]*{separator})\s*+" if separator.isspace() else rf"(?<!\s)\s*+{separator}\s*+"
+
+
 def _find_with_count(name: str, separator: str, videos: VideoFinder) -> str | None:
     """Find a video; after the name of a folder of frames, there may be the number of its frames."""
     video = videos.find_by_path(name)
-    if video is None and (without_count := re.fullmatch(rf"(.+?)\s*{separator}\s*[0-9]+", name)):
+    if video is None and (without_count := re.fullmatch(rf"(.+){_between(separator)}[0-9]++", name)):
         video = videos.find_by_path(without_count[1])
     return video
 
@@ -250,7 +258,7 @@ def _split_multi_label_line(line: str, separator: str, videos: VideoFinder) -> t
         name, rest = quoted[1].replace('""', '"'), line[quoted.end() :]
     else:
         words = [word.strip() for word in line.split(separator)]
-        ends = range(line[:_MAX_PATH].count(separator) + 1, 0, -1)
+        ends = range(min(line[:_MAX_PATH].count(separator) + 1, _MAX_WORDS), 0, -1)
         names = [separator.join(words[:end]) for end in ends]
         name = next((name for name in names if videos.find_by_path(name)), "")
         name = name or next((name for name in names if has_video_extension(name)), words[0])
