@@ -13,7 +13,7 @@ from xvit.utils.errors import XViTError
 
 
 def test_upload_and_download(tmp_path, monkeypatch):
-    """push_to_hub uploads a complete directory; a name that is not a local path is looked up on the Hub."""
+    """push_to_hub uploads a complete directory; hf:// downloads it."""
     model = with_metadata(make_model(), list(CLASSES))
     uploaded = tmp_path / "hub"
 
@@ -34,9 +34,60 @@ def test_upload_and_download(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(hub, "snapshot_download", download)
-    loaded = XViT.from_pretrained("me/colours", revision="v2").state_dict()
+    (tmp_path / "me").mkdir()  # local folders do not matter
+    loaded = XViT.from_pretrained("hf://me/colours", revision="v2").state_dict()
     assert all(torch.equal(tensor, loaded[name]) for name, tensor in model.state_dict().items())
-    (tmp_path / "me").mkdir()
-    # The folder "me" exists now, so the name is read as a path.
-    with pytest.raises(XViTError, match=r"me/colours: no such checkpoint directory$"):
-        XViT.from_pretrained("me/colours", revision="v2")
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """The Hub must not be asked; the working directory is empty."""
+
+    def download(name, **options):
+        raise AssertionError(f"the Hub was asked for {name}")
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("folder_exists", [False, True])
+@pytest.mark.parametrize(
+    "name", ["run/best", "run", "./run/best", "run/a/best", "../best", "/nowhere/best", "hf:/run/best"]
+)
+def test_a_path_that_does_not_exist_is_never_asked_of_the_hub(name, folder_exists, offline, tmp_path):
+    if folder_exists:
+        (tmp_path / "run").mkdir()
+    with pytest.raises(XViTError) as caught:
+        XViT.from_pretrained(name)
+    hint = "; for a repository of the Hugging Face Hub write hf://run/best" if name == "run/best" else ""
+    expected = f"{name}: no such checkpoint directory{hint}"
+    if (name, folder_exists) == ("run", True):
+        expected = "run: not a checkpoint directory, model.safetensors and config.json missing"
+    assert str(caught.value) == expected
+
+
+@pytest.mark.parametrize(
+    "name", ["hf://", "hf://run", "hf://a/b/c", "hf://../best", "hf:///etc", "hf://a/b?c", "hf://a b/c"]
+)
+def test_a_name_that_no_repository_has_is_refused(name, offline):
+    with pytest.raises(XViTError, match="expected a repository of the Hugging Face Hub as hf://owner/name"):
+        XViT.from_pretrained(name)
+
+
+@pytest.mark.parametrize("command", ["predict", "timeline", "stream", "export", "info"])
+def test_commands_refuse_a_misspelt_path_before_anything_else(command, offline, cli_error, tmp_path):
+    (tmp_path / "a.mp4").touch()
+    words = {"info": [], "export": ["run/best", "--output", "out", "--videos", "a.mp4"]}.get(command, ["a.mp4"])
+    options = [] if command == "export" else ["--checkpoint", "run/best"]
+    assert "write hf://run/best" in cli_error(command, *words, *options)
+
+
+def test_a_failed_download_is_one_line(monkeypatch):
+    def download(name, **options):
+        raise RuntimeError("a\nproxy")
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    with pytest.raises(
+        XViTError, match=r"^hf://me/colours: cannot be downloaded from the Hugging Face Hub \(a proxy\)$"
+    ):
+        XViT.from_pretrained("hf://me/colours")

@@ -5,9 +5,15 @@ from tempfile import TemporaryDirectory
 from typing import Protocol
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from xvit.utils.checkpoint_path import CONFIG, WEIGHTS, check_checkpoint_directory, find_local_checkpoint
+from xvit.utils.checkpoint_path import (
+    CONFIG,
+    HUB_PREFIX,
+    WEIGHTS,
+    check_checkpoint_directory,
+    find_local_checkpoint,
+    hub_name,
+)
 from xvit.utils.errors import XViTError, one_line
 
 
@@ -18,10 +24,10 @@ class Saveable(Protocol):
 
 
 def find_checkpoint(source: str | Path, revision: str | None = None) -> Path:
-    """The checkpoint directory at a path, or else of that name on the Hugging Face Hub; see `find_local_checkpoint`.
+    """The checkpoint directory at a path, or a downloaded one for hf://owner/name; see `find_local_checkpoint`.
 
     Args:
-        source: a directory, or an `owner/name` on the Hub; its local cache needs no network.
+        source: a directory, or hf://owner/name on the Hugging Face Hub, whose local cache needs no network.
         revision: branch, tag or commit of the Hub repository.
 
     Raises:
@@ -29,7 +35,7 @@ def find_checkpoint(source: str | Path, revision: str | None = None) -> Path:
     """
     path = find_local_checkpoint(source)
     if path is None:
-        path = _download(str(source), revision)
+        path = _download(hub_name(source), revision)
         check_checkpoint_directory(path)
     return path
 
@@ -55,10 +61,8 @@ def push_to_hub(model: Saveable, repo_id: str, *, private: bool | None = None, m
 
 
 def _download(name: str, revision: str | None) -> Path:
-    not_found = f"{name}: no such checkpoint directory"
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=[WEIGHTS, CONFIG]))
-    except HFValidationError:  # not a name of a repository
-        raise XViTError(not_found) from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise XViTError(f"{not_found}, and not on the Hugging Face Hub either ({one_line(error)})") from None
+    except Exception as error:  # the network, the Hub and its cache raise many kinds
+        reason = one_line(error)
+        raise XViTError(f"{HUB_PREFIX}{name}: cannot be downloaded from the Hugging Face Hub ({reason})") from None

@@ -126,7 +126,13 @@ class XViT(nn.Module):
         return unwrap_single_task(as_task_dict(logits))  # users may replace the classifier by one that returns a tensor
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Class scores in [0, 1], float32: softmax, which adds up to 1, or sigmoid if the model is multi-label."""
+        """Class scores in [0, 1], float32: softmax, which adds up to 1, or sigmoid if the model is multi-label.
+
+        Raises:
+            XViTError: NaN or infinite logits.
+        """
+        if not logits.isfinite().all():
+            raise XViTError("the model's logits are NaN or infinite: weights too large for its precision, or damaged")
         return logits.float().sigmoid() if self.config.multi_label else logits.float().softmax(dim=-1)
 
     def forward_features(self, pixel_values: Tensor) -> Features:
@@ -199,7 +205,7 @@ class XViT(nn.Module):
         """Load a trained model, in eval mode, with its clip spec, class names and provenance. Never executes code.
 
         Args:
-            source: a directory written by `save_pretrained` or by training, or an `owner/name` on the Hugging Face Hub.
+            source: a directory written by `save_pretrained` or by training, or hf://owner/name on the Hugging Face Hub.
             revision: branch, tag or commit of the Hub repository.
             device: where the model goes.
 

@@ -1,35 +1,47 @@
 """What a checkpoint directory holds. Without torch: commands check their paths before imports that take seconds."""
 
+import re
 from pathlib import Path
 
 from xvit.utils.errors import XViTError
 from xvit.utils.files import previous_version
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+HUB_PREFIX = "hf://"
 EXPORTED = "export.json"  # replaces the weights in the directory of an exported model (`xvit.export.runtime`)
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 def find_local_checkpoint(source: str | Path) -> Path | None:
-    """The checkpoint directory at a path; None if `source` may be a name on the Hugging Face Hub.
+    """The checkpoint directory at a path; None if `source` is a repository of the Hugging Face Hub, hf://owner/name.
 
-    A path below an existing folder is never looked up on the Hub.
+    Only this prefix leads to the Hub: a misspelt path must not ask it for whatever has that name there.
 
     Raises:
-        XViTError: no such directory, not a checkpoint directory.
+        XViTError: no such directory, not a checkpoint directory, not a name of a repository.
     """
+    if str(source).startswith(HUB_PREFIX):
+        if not _REPOSITORY.fullmatch(hub_name(source)):
+            raise XViTError(f"{source}: expected a repository of the Hugging Face Hub as {HUB_PREFIX}owner/name")
+        return None
     path = Path(source)
     if not path.exists() and previous_version(path).is_dir():
         path = previous_version(path)  # its writer was killed between two renames
     if not path.exists():
-        if len(path.parts) != 2 or Path(path.parts[0]).exists():
-            raise XViTError(f"{source}: no such checkpoint directory")
-        return None
+        is_name = _REPOSITORY.fullmatch(str(source))
+        hint = f"; for a repository of the Hugging Face Hub write {HUB_PREFIX}{source}" if is_name else ""
+        raise XViTError(f"{source}: no such checkpoint directory{hint}")
     check_checkpoint_directory(path)
     return path
 
 
+def hub_name(source: str | Path) -> str:
+    """The owner/name of hf://owner/name."""
+    return str(source).removeprefix(HUB_PREFIX)
+
+
 def check_checkpoint(source: str | Path) -> None:
-    """Raise `XViTError` if there is no checkpoint at a path, and it cannot be a name on the Hub either."""
+    """Raise `XViTError` if there is no checkpoint at a path, and it is no name on the Hub either."""
     find_local_checkpoint(source)
 
 
