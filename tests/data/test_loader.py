@@ -1,10 +1,11 @@
-"""The data loader: workers do not change the batches, nor does their loss; too little shared memory is an error."""
+"""The data loader: workers do not change the batches, nor does their loss, or a lack of shared memory."""
 
 import faulthandler
 import multiprocessing
 import os
 import signal
 from collections import namedtuple
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import pytest
@@ -152,14 +153,35 @@ def test_global_random_state_does_not_change(samples):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_too_little_shared_memory_is_an_error(samples, monkeypatch):
+def _small(monkeypatch):
     usage = namedtuple("usage", "free")
-    monkeypatch.setattr(loader.shutil, "disk_usage", lambda path: usage(1_000_000))
+    monkeypatch.setattr(loader.shutil, "disk_usage", lambda path: usage(100_000))
     monkeypatch.setattr(loader, "SHARED_MEMORY", Path("/"))
-    dataset = VideoDataset(samples=samples, clip_spec=ClipSpec(image_size=224, **PREPROCESSING), augment=AUGMENT)
-    make_loader(dataset, batch_size=16)
-    with pytest.raises(XViTError, match=r"1 MB free, but the batches of 2 loader workers need 96 MB.*--shm-size"):
-        make_loader(dataset, batch_size=16, num_workers=2)
+
+
+def _unusable(monkeypatch):
+    def share_memory_(tensor):
+        raise RuntimeError("unable to open shared memory object in read-write mode: Read-only file system (30)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", share_memory_)
+
+
+@pytest.mark.parametrize(
+    ("shared_memory", "message"), [(_small, "0 MB free"), (_unusable, "/dev/shm: no usable shared memory")]
+)
+def test_batches_pass_through_pipes_without_shared_memory(shared_memory, message, samples, monkeypatch, caplog):
+    dataset = VideoDataset(samples=samples, clip_spec=SPEC, augment=AUGMENT)
+    expected = list(make_loader(dataset, batch_size=3))
+    shared_memory(monkeypatch)
+    assert_equal(list(make_loader(dataset, batch_size=3)), expected)
+    assert not caplog.messages  # only workers need shared memory
+    # Any tensor that were to be shared would be an error.
+    monkeypatch.setitem(ForkingPickler._extra_reducers, torch.Tensor, None)
+    with_workers = make_loader(dataset, batch_size=3, num_workers=2)
+    assert_equal(list(with_workers), expected)
+    (text,) = caplog.messages
+    assert message in text
+    assert "the batches of 2 loader workers need 0 MB: they are passed through pipes" in text
 
 
 @pytest.mark.parametrize("values", [{"batch_size": 0}, {"num_workers": -1}])

@@ -3,10 +3,11 @@
 import logging
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,6 +22,8 @@ _MAX_KILLS = 10  # of workers in one epoch, without a video that does it
 
 _Job = tuple[int, list[int | Item]]  # the epoch, and a batch: indices to read, and items of videos not to be read
 
+_Pool = WorkerPool[_Job, Any]
+
 _logger = logging.getLogger("xvit")
 
 
@@ -34,7 +37,8 @@ def make_loader(
 ) -> "VideoLoader":
     """A loader that yields `Batch`es and keeps its workers between epochs.
 
-    Call `dataset.set_epoch` before each epoch.
+    Call `dataset.set_epoch` before each epoch. Without enough shared memory, as in small containers, the workers pass
+    the batches through pipes, and a log message says so.
 
     Args:
         batch_size: videos per batch, including unreadable ones.
@@ -43,26 +47,33 @@ def make_loader(
         pin_memory: copy batches to pinned memory, for faster transfer to a GPU.
 
     Raises:
-        XViTError: a number out of its range; not enough shared memory for the batches of the workers.
+        XViTError: a number out of its range.
     """
     check_range("batch_size", batch_size, 1)
     check_range("num_workers", num_workers, 0)
     shortage = num_workers and shared_memory_shortage(dataset, batch_size=batch_size, num_workers=num_workers)
     if shortage:
-        raise XViTError(f"{shortage}: use fewer workers or a smaller batch, or add memory (docker run --shm-size=8g)")
-    return VideoLoader(dataset, batch_size=batch_size, num_workers=num_workers, sampler=sampler, pin_memory=pin_memory)
+        _logger.warning("%s: they are passed through pipes, which is slower (for docker: run --shm-size=8g)", shortage)
+    return VideoLoader(
+        dataset,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        sampler=sampler,
+        pin_memory=pin_memory,
+        share_memory=not shortage,
+    )
 
 
 def shared_memory_shortage(dataset: VideoDataset, *, batch_size: int, num_workers: int) -> str:
-    """An error message if the workers' batches do not fit in shared memory, else "". (Workers die with "Bus error".)"""
-    if not SHARED_MEMORY.is_dir():
-        return ""
-    free = shutil.disk_usage(SHARED_MEMORY).free
+    """Why the workers' batches do not fit in shared memory; empty if they do. (Workers would die with "Bus error".)"""
     needed = math.prod(dataset.item_shape) * batch_size * (PREFETCH_FACTOR * num_workers + 1)
-    if free >= needed:
-        return ""
     batches = f"the batches of {num_workers} loader workers need {needed / 1e6:.0f} MB"
-    return f"{SHARED_MEMORY}: {free / 1e6:.0f} MB free, but {batches}"
+    try:
+        torch.empty(1).share_memory_()
+    except RuntimeError:  # missing, read-only or full
+        return f"{SHARED_MEMORY}: no usable shared memory, but {batches}"
+    free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else math.inf
+    return "" if free >= needed else f"{SHARED_MEMORY}: {free / 1e6:.0f} MB free, but {batches}"
 
 
 class VideoLoader:
@@ -80,12 +91,21 @@ class VideoLoader:
         num_workers: int,
         sampler: EpochSampler | None,
         pin_memory: bool,
+        share_memory: bool,
     ) -> None:
         self.dataset, self.batch_size, self.num_workers, self.sampler = dataset, batch_size, num_workers, sampler
-        self.pin_memory = pin_memory
+        self.pin_memory, self._share_memory = pin_memory, share_memory
         self._fatal: dict[int, Item] = {}  # by sample index: those that kill the process that reads them
-        read = partial(_read_batch, dataset)
-        self._pool = WorkerPool(read, num_workers, initializer=_use_one_thread, prefetch=PREFETCH_FACTOR)
+        self._pool = self._open_pool(_read_batch, num_workers, prefetch=PREFETCH_FACTOR)
+
+    def _open_pool(self, read: Callable[[VideoDataset, _Job], Any], num_workers: int, *, prefetch: int) -> _Pool:
+        return WorkerPool(
+            partial(read, self.dataset),
+            num_workers,
+            initializer=_use_one_thread,
+            prefetch=prefetch,
+            share_memory=self._share_memory,
+        )
 
     def __len__(self) -> int:
         """Number of batches in an epoch."""
@@ -131,7 +151,7 @@ class VideoLoader:
         paths = [self.dataset.samples[index].path for index in indices]
         _logger.warning("a loader worker %s; its videos are read again, one by one: %s", killed.how, ", ".join(paths))
         items: list[Item] = []
-        with closing(WorkerPool(partial(_read_items, self.dataset), 1, initializer=_use_one_thread)) as pool:
+        with closing(self._open_pool(_read_items, 1, prefetch=1)) as pool:
             for position, result in pool.imap([(epoch, [request]) for request in requests], window=1):
                 if isinstance(result, Killed):
                     index = indices[position]

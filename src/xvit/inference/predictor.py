@@ -1,6 +1,5 @@
 """`Predictor` classifies video files. Evaluation uses the same probabilities."""
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch import Tensor
 from xvit.config import SINGLE_TASK, ClassNames, as_task_dict, unwrap_single_task
 from xvit.data.annotations import Sample
 from xvit.data.dataset import VideoDataset
-from xvit.data.loader import make_loader, shared_memory_shortage
+from xvit.data.loader import make_loader
 from xvit.data.transforms import normalize
 from xvit.export.runtime import ExportedModel, is_exported, read_manifest, supports_device
 from xvit.models.profiling import model_hash
@@ -24,7 +23,6 @@ from xvit.utils.text import printable
 Labels = tuple[str, ...] | dict[str, tuple[str, ...]]  # best first; a dict for several tasks
 Scores = tuple[float, ...] | dict[str, tuple[float, ...]]
 
-_logger = logging.getLogger("xvit")
 _BATCH_CLIPS = 8
 _MAX_PRINTED = 5  # classes in str(prediction)
 
@@ -82,7 +80,7 @@ class Predictor:
     """Classifies video files with a trained model.
 
     Args:
-        model: a checkpoint directory, a repository on the Hugging Face Hub, the directory of an exported model
+        model: a checkpoint directory, hf://owner/name on the Hugging Face Hub, the directory of an exported model
             (`xvit export`), or a model object (which is put in eval mode).
         device: where the model runs, such as cuda:1. By default, a model object stays on its device, and a model that
             is loaded goes to the accelerator if there is one.
@@ -146,10 +144,6 @@ class Predictor:
             spatial_views=self.spatial_views,
         )
         batch_size = max(_BATCH_CLIPS // (self.temporal_views * self.spatial_views), 1)
-        shortage = num_workers and shared_memory_shortage(dataset, batch_size=batch_size, num_workers=num_workers)
-        if shortage:
-            _logger.warning("%s. Videos are read in the main process, one at a time", shortage)
-            num_workers = 0
         for batch in make_loader(dataset, batch_size=batch_size, num_workers=num_workers):
             results: dict[int, Prediction | VideoError] = dict(batch["errors"])
             if len(batch["indices"]):

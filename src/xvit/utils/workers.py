@@ -56,6 +56,7 @@ class WorkerPool(Generic[Job, Result]):
         start_method: of `multiprocessing`: "spawn" or "fork"; None for the system's own.
         prefetch: number of jobs that each worker is given at a time.
         stop: ends a worker: `BaseProcess.kill`, or `BaseProcess.terminate` for workers that tidy up first.
+        share_memory: pass tensors among the results through shared memory; through the pipe if False.
     """
 
     def __init__(
@@ -67,11 +68,12 @@ class WorkerPool(Generic[Job, Result]):
         start_method: str | None = None,
         prefetch: int = 1,
         stop: Callable[[BaseProcess], None] = BaseProcess.kill,
+        share_memory: bool = True,
     ) -> None:
         self.function, self.num_workers, self.initializer, self.prefetch = function, num_workers, initializer, prefetch
         self._context: Any = multiprocessing.get_context(start_method)
         self._workers: list[_Worker] = []
-        self._stop = stop
+        self._stop, self._share_memory = stop, share_memory
         # Its priority lets it run before multiprocessing waits for all processes, when this one exits.
         Finalize(self, _stop_workers, (self._workers, stop), exitpriority=10)
 
@@ -122,7 +124,9 @@ class WorkerPool(Generic[Job, Result]):
 
     def _start_worker(self) -> _Worker:
         ours, theirs = multiprocessing.Pipe()
-        process = self._context.Process(target=_work, args=(theirs, self.function, self.initializer))
+        process = self._context.Process(
+            target=_work, args=(theirs, self.function, self.initializer, self._share_memory)
+        )
         with _blocked_interrupts():
             process.start()
         theirs.close()  # so that the pipe ends when the process does
@@ -182,7 +186,10 @@ _stopping = False
 
 
 def _work(
-    connection: "Connection[Any, Any]", function: Callable[[Any], Any], initializer: Callable[[], object] | None
+    connection: "Connection[Any, Any]",
+    function: Callable[[Any], Any],
+    initializer: Callable[[], object] | None,
+    share_memory: bool,
 ) -> None:
     """Do the jobs that come through the pipe, in a worker process, until it is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all processes
@@ -190,22 +197,23 @@ def _work(
     Thread(target=_exit_with_parent, daemon=True).start()
     if initializer is not None:
         initializer()
+    dumps = ForkingPickler.dumps if share_memory else pickle.dumps  # torch makes the first one share tensors
     with suppress(EOFError, OSError, KeyboardInterrupt):  # the main process has closed the pipe, or wants to
         while True:
-            connection.send_bytes(_call(function, connection.recv()))
+            connection.send_bytes(_call(function, connection.recv(), dumps))
 
 
-def _call(function: Callable[[Any], Any], job: Any) -> memoryview:
+def _call(function: Callable[[Any], Any], job: Any, dumps: Callable[[Any], bytes | memoryview]) -> bytes | memoryview:
     """The pickled pair of the result of a job and None, or of None and the exception it raised."""
     try:
-        return ForkingPickler.dumps((function(job), None))
+        return dumps((function(job), None))
     except Exception as error:
         error.add_note("".join(traceback.format_exception(error)))
         try:
-            data = ForkingPickler.dumps((None, error))
+            data = dumps((None, error))
             pickle.loads(data)
         except Exception:
-            data = ForkingPickler.dumps((None, RuntimeError(one_line(error, name=True))))
+            data = dumps((None, RuntimeError(one_line(error, name=True))))
         return data
 
 
