@@ -53,9 +53,8 @@ def run(args: Namespace) -> int:
     output = check_new_directory(args.output) if args.output else None
     data = load_splits(replace(args.data, max_missing_fraction=1.0), strict=False)
     with terminal.progress_bar("checking", quiet=args.json) as update:
-        report = check_dataset(
-            data, num_frames=args.num_frames, full=args.full, num_workers=args.data.num_workers, on_progress=update
-        )
+        options = {"num_workers": args.data.num_workers, "decode_timeout": args.data.decode_timeout}
+        report = check_dataset(data, num_frames=args.num_frames, full=args.full, **options, on_progress=update)
     values = summary(report)
     if output:
         with atomic_directory(output) as directory:

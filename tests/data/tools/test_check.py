@@ -8,6 +8,7 @@ from helpers.bad_dataset import PROBLEMS, PROBLEMS_IN_FULL_CHECK, USABLE, write_
 from helpers.barcode_videos import write_video
 from xvit.config import SINGLE_TASK, DataConfig
 from xvit.data.annotations import DatasetSplits, Sample, load_splits
+from xvit.data.tools import check
 from xvit.data.tools.check import check_dataset
 from xvit.utils.errors import XViTError
 
@@ -66,3 +67,17 @@ def test_each_segment_of_a_long_video_is_checked(tmp_path):
 def test_num_frames_out_of_range():
     with pytest.raises(XViTError, match="num_frames=0"):
         check_dataset(DatasetSplits(train=[], val=[], class_names=["a"]), num_frames=0)
+
+
+def test_a_video_that_kills_its_process_is_unreadable(root, monkeypatch):
+    def parallel_map(function, jobs, *, on_killed, **options):
+        kills = [samples[0].path.endswith("put down/1.mp4") for samples in jobs]
+        how = "was killed (signal 11)"
+        return [on_killed(job, how) if kill else function(job) for job, kill in zip(jobs, kills, strict=True)]
+
+    monkeypatch.setattr(check, "parallel_map", parallel_map)
+    report = check_dataset(load_splits(DataConfig(root=str(root), val_fraction=0)), num_workers=2)
+    problems = {problem.id: str(problem) for problem in report.problems}
+    path = root / "put down/1.mp4"
+    assert problems.pop("put down/1.mp4") == f"{path}: unreadable: the process that read it was killed (signal 11)"
+    assert PROBLEMS.keys() <= problems.keys() <= (PROBLEMS | PROBLEMS_IN_FULL_CHECK).keys()

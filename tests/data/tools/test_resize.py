@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from helpers.barcode_videos import FORMATS, barcode_frame, read_numbers, truncate, write_frames, write_video
+from helpers.files import limited_file_size, locked_by_another_process
 from xvit.data.decode import decode, probe
 from xvit.data.tools import resize
 from xvit.data.tools.resize import resize_video, resize_videos
-from xvit.utils.errors import VideoError, XViTError
+from xvit.utils.errors import VideoError, WriteError, XViTError
 
 
 @pytest.mark.parametrize("kind", ["h264-mp4", "h264-pyramid", "h264-avi", "hevc-mp4", "vp9-webm", "mpeg2-mpg", "gif"])
@@ -139,3 +140,56 @@ def test_invalid_folders_and_numbers(root, tmp_path):
     for values in ({"short_side": 1}, {"fps": 0}, {"num_workers": -1}):
         with pytest.raises(XViTError, match=next(iter(values))):
             resize_videos(root, tmp_path / "out", **values)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("limit", [0, 100, 3_000])  # nothing, the beginning, the packets
+def test_a_full_disk_is_not_blamed_on_the_videos(limit, num_workers, tmp_path):
+    root, output = tmp_path / "videos", tmp_path / "small"
+    for name in "abc":
+        write_video(root / f"{name}.mp4", frames=30, width=160, height=120)
+    resize_videos(root, output, short_side=60)
+    for name in "bc":
+        (output / f"{name}.mp4").unlink()
+    size = (output / "a.mp4").stat().st_size
+    assert size > 3_000
+    record = (output / ".resize.json").read_bytes()
+
+    def fail(path, text):
+        assert text.encode() == record
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("xvit.data.tools.resize_record.atomic_write_text", fail)
+        with limited_file_size(limit), pytest.raises(WriteError, match=r"small/b\.mp4: cannot be written: "):
+            resize_videos(root, output, short_side=60, num_workers=num_workers)
+    assert sorted(path.name for path in output.iterdir()) == [".resize.json", "a.mp4"]
+    assert resize_videos(root, output, short_side=60).written == 2
+
+
+def test_two_processes_do_not_write_the_same_copies(tmp_path):
+    write_video(tmp_path / "videos" / "a.mp4")
+    with (
+        locked_by_another_process(tmp_path / "small", "xvit data resize") as other,
+        pytest.raises(XViTError, match=rf"small: in use by xvit data resize \(process {other.pid} on host "),
+    ):
+        resize_videos(tmp_path / "videos", tmp_path / "small")
+    assert not (tmp_path / "small").exists()
+
+
+def test_a_video_that_kills_its_process_is_a_failure(tmp_path, monkeypatch):
+    """The process leaves a part of a file behind."""
+    for name in ("a", "b"):
+        write_video(tmp_path / "in" / f"{name}.mp4", frames=10)
+
+    def parallel_map(function, jobs, *, on_killed, **options):
+        part = tmp_path / "out" / ".a.mp4.part"
+        part.parent.mkdir(exist_ok=True)
+        part.touch()
+        return [on_killed(job, "was killed (signal 9)") if job.name == "a.mp4" else function(job) for job in jobs]
+
+    monkeypatch.setattr(resize, "parallel_map", parallel_map)
+    result = resize_videos(tmp_path / "in", tmp_path / "out", num_workers=2)
+    reason = "the process that read it was killed (signal 9)"
+    assert [str(error) for error in result.failures] == [f"{tmp_path / 'in' / 'a.mp4'}: {reason}"]
+    assert result.written == 1
+    assert {path.name for path in (tmp_path / "out").iterdir() if path.suffix in (".mp4", ".part")} == {"b.mp4"}

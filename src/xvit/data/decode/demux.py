@@ -17,6 +17,7 @@ from xvit.data.decode.clock import Timing, display_order, split_sections
 from xvit.data.decode.limits import DECODER_OPTIONS, MAX_PIXELS, prepare_decoder
 from xvit.data.decode.signatures import why_no_video
 from xvit.data.decode.streams import best_stream, video_streams
+from xvit.data.timeout import check_deadline
 from xvit.utils.errors import VideoError, XViTError
 
 # Only formats that are a video in themselves. FFmpeg also opens playlists and scripts that refer to other files and
@@ -132,12 +133,19 @@ def _open_container(path: str | Path) -> InputContainer:
         return av.open(f"file:{os.fspath(path)}", "r", options=_OPTIONS, **_METADATA)
 
 
+def read_packets(container: InputContainer, *streams: Stream) -> "Iterator[av.Packet[Any]]":
+    """Yield the packets of some streams, or of all; the one place that does, so that each read can be timed out."""
+    for packet in container.demux(*streams):
+        check_deadline()
+        yield packet
+
+
 def _count_to_two(path: str | Path, indices: Iterable[int]) -> dict[int, int]:
     """Count the frames of streams, but stop once each has two; a stream without any counts as a still picture."""
     counts = dict.fromkeys(indices, 0)
     # In a container of its own, because not every one can be rewound.
     with _open_container(path) as container, suppress(*READ_ERRORS):
-        for packet in container.demux([container.streams[index] for index in counts]):
+        for packet in read_packets(container, *(container.streams[index] for index in counts)):
             counts[packet.stream_index] += packet.size > 0
             if min(counts.values()) > 1:
                 break
@@ -153,7 +161,7 @@ def scan_video(path: str | Path, container: InputContainer, stream: av.VideoStre
     end_time = 0.0  # of the last packet, in seconds
     timing = Timing.of(container, stream)
     with video_errors(path, "not a readable video file"):
-        for packet in container.demux(stream):
+        for packet in read_packets(container, stream):
             if packet.size == 0:
                 continue
             num_corrupt += packet.is_corrupt
@@ -219,7 +227,7 @@ def _describe_damage(
         min_end = duration - max(0.5, 0.02 * duration)
         if end_time < min_end:  # the audio may be longer than the video
             container.seek(0)
-            end_time = max([end_time, *(_end_time(packet) for packet in container.demux())])
+            end_time = max([end_time, *(_end_time(packet) for packet in read_packets(container))])
         if end_time < min_end:
             return f"cut short: {end_time:.1f} of its {duration:.1f} s are present"
     if container.format.name == "flv":  # FFmpeg ends where another file's header follows
@@ -234,6 +242,6 @@ def _last_position(container: InputContainer) -> int:
     end = 0
     with suppress(*READ_ERRORS):
         container.seek(0)
-        for packet in container.demux():
+        for packet in read_packets(container):
             end = max(end, (packet.pos or 0) + packet.size)
     return end

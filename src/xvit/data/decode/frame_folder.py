@@ -14,6 +14,7 @@ import numpy as np
 
 from xvit.data.decode.demux import VideoInfo, error_reason, video_errors
 from xvit.data.decode.limits import DECODER_OPTIONS, check_dimensions
+from xvit.data.timeout import check_deadline
 from xvit.utils.errors import VideoError, check_range
 
 IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png"})
@@ -72,6 +73,7 @@ def scan_frame_folder(path: str | Path, fps: float | None = None) -> tuple[Video
 
 def decode_image(path: str) -> av.VideoFrame:
     """Decode one image; raise `VideoError` if it is not a JPEG or PNG, is damaged, or exceeds 8192 x 8192 pixels."""
+    check_deadline()
     context, data = _open_decoder(path)
     with video_errors(path, _UNREADABLE):
         frames = [*context.decode(av.Packet(data)), *context.decode(None)]

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from xvit.data.decode.clock import Timing, choose_frames
-from xvit.data.decode.demux import READ_ERRORS, error_reason, open_video, probe_file, video_errors
+from xvit.data.decode.demux import READ_ERRORS, error_reason, open_video, probe_file, read_packets, video_errors
 from xvit.data.decode.orientation import ODD_MATRIX, Orientation, read_orientation
 from xvit.data.decode.video import check_frame_size, frame_to_rgb
 from xvit.data.sampling import slow_warning
+from xvit.data.timeout import restart_deadline
 from xvit.utils.errors import VideoError, check_range
 
 _CHUNK_FRAMES = 8
@@ -107,7 +108,7 @@ class FrameReader:
         with open_video(self.path) as (container, stream):
             timing = Timing.of(container, stream)
             clock = timing.clock()
-            packets = container.demux(stream)
+            packets = read_packets(container, stream)
             while True:
                 try:
                     packet = next(packets)
@@ -122,6 +123,7 @@ class FrameReader:
                     num_damaged += 1
                     continue
                 for frame in frames:
+                    restart_deadline()  # the whole of a long video may take hours
                     orientation = read_orientation(frame, orientation)
                     size = check_frame_size(self.path, orientation.displayed_size(frame), size)
                     num_damaged += bool(frame.is_corrupt)

@@ -24,7 +24,16 @@ import numpy as np
 import torch
 from av.container import InputContainer
 
-from xvit.data.decode.demux import READ_ERRORS, PacketScan, VideoInfo, open_video, probe_file, scan_video, video_errors
+from xvit.data.decode.demux import (
+    READ_ERRORS,
+    PacketScan,
+    VideoInfo,
+    open_video,
+    probe_file,
+    read_packets,
+    scan_video,
+    video_errors,
+)
 from xvit.data.decode.frame_folder import decode_image, scan_frame_folder
 from xvit.data.decode.limits import check_dimensions
 from xvit.data.decode.orientation import ODD_MATRIX, Orientation, read_orientation
@@ -279,7 +288,7 @@ def decode_in_order(container: InputContainer, stream: av.VideoStream, buffer: F
     """Decode from the start until the buffer is full or the video ends."""
     path = buffer.info.path
     with video_errors(path, "cannot be read to its end"):
-        for packet in container.demux(stream):
+        for packet in read_packets(container, stream):
             try:
                 frames = packet.decode()
             except av.error.FFmpegError as error:
@@ -305,7 +314,7 @@ def decode_by_seeking(scan: PacketScan, container: InputContainer, stream: av.Vi
             first = max(bisect_right(scan.pts, keyframe) - 1, 0)
             if position < 0 or first > position + _MIN_SEEK_GAIN:
                 container.seek(keyframe, stream=stream)
-                packets, position = container.demux(stream), first
+                packets, position = read_packets(container, stream), first
             packet = next(packets)
             if packet.pts is not None:
                 position = max(position, bisect_right(scan.pts, packet.pts) - 1)

@@ -16,13 +16,14 @@ from xvit.config import DataConfig, as_task_dict
 from xvit.data.annotations import DatasetSplits, Sample, class_indices, write_list
 from xvit.data.decode import VideoInfo, decode, probe, read_clip
 from xvit.data.decode.sequential import FrameReader
+from xvit.data.timeout import call_with_timeout, restart_deadline
 from xvit.data.tools.splits import find_class_problems, find_copies, find_overlaps
 from xvit.utils.errors import VideoError, check_range
 from xvit.utils.parallel import check_stop, parallel_map
 from xvit.utils.text import read_csv
 
 MISSING, UNREADABLE, CUT_SHORT, DAMAGED, TOO_SHORT = "missing", "unreadable", "cut short", "damaged", "too short"
-CLASSES, OVERLAP = "classes", "in two splits"
+CLASSES, OVERLAP, LINE_BREAK = "classes", "in two splits", "line break"
 _FIRST_FRAME_ONLY = 2**31  # a stride: all frames are decoded, but only the first one is converted to RGB
 _IMAGES_PER_READ = 32
 _KEPT_SIDE = 32  # pixels of the frames that are decoded only to see whether they can be
@@ -34,7 +35,7 @@ class FileReport:
 
     Args:
         path: the file or folder.
-        kind: what is wrong: missing, unreadable, cut short or damaged; empty if nothing.
+        kind: what is wrong: missing, unreadable, cut short, damaged, or a line break in the path; empty if nothing.
         reason: the details.
         info: its size and length, without the times of the frames; None if it cannot be read.
         segment_frames: number of frames of each segment, by its start and stop.
@@ -116,6 +117,7 @@ def check_dataset(
     num_frames: int = 8,
     full: bool = False,
     num_workers: int = 0,
+    decode_timeout: float = DataConfig.decode_timeout,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> CheckReport:
     """Check each video of a data set once.
@@ -125,6 +127,8 @@ def check_dataset(
         num_frames: frames per clip; a sample with fewer frames is a problem.
         full: decode all frames; otherwise count the packets and decode the first and last frame.
         num_workers: worker processes; 0 checks in this process.
+        decode_timeout: seconds after which a video that is still being read counts as unreadable, as in training; with
+            `full`, after which its next frame is still being read; 0 for no limit.
         on_progress: called with (files done, total files) after each file.
 
     Raises:
@@ -135,8 +139,10 @@ def check_dataset(
     by_file: dict[tuple[str, float | None], list[Sample]] = {}
     for sample in samples:
         by_file.setdefault((sample.path, sample.fps), []).append(sample)
-    check = partial(check_file, full=full)
-    files = parallel_map(check, list(by_file.values()), num_workers=num_workers, on_progress=on_progress)
+    check = partial(check_file, full=full, timeout=decode_timeout)
+    files = parallel_map(
+        check, list(by_file.values()), num_workers=num_workers, on_progress=on_progress, on_killed=_report_killed
+    )
     reports = dict(zip(by_file, files, strict=True))
     problems = [Problem(id=path, path="", kind=CLASSES, reason=reason) for path, reason in find_class_problems(splits)]
     problems += [Problem(id=name, path="", kind=MISSING, reason="annotated, but not found") for name in splits.missing]
@@ -156,21 +162,30 @@ def check_dataset(
     return CheckReport(usable=usable_splits, files=files, problems=problems, copies=copies, num_samples=len(samples))
 
 
-def check_file(samples: Sequence[Sample], *, full: bool = False) -> FileReport:
+def check_file(samples: Sequence[Sample], *, full: bool = False, timeout: float = 0.0) -> FileReport:
     """Check the file or folder of frames that the samples are segments of.
 
     Args:
         samples: at least one, all with the same path and frame rate.
         full: decode all frames, not only the first and the last.
+        timeout: as `decode_timeout` of `check_dataset`.
     """
     path = samples[0].path
     check_stop()
     if not os.path.exists(path):
         return FileReport(path=path, kind=MISSING, reason="no such file")
     try:
-        info = probe(path, fps=samples[0].fps)
+        return call_with_timeout(partial(_check_contents, path, samples, full), path, timeout)
     except VideoError as error:
         return FileReport(path=path, kind=UNREADABLE, reason=_reason(error, path))
+
+
+def _report_killed(samples: Sequence[Sample], how: str) -> FileReport:
+    return FileReport(path=samples[0].path, kind=UNREADABLE, reason=f"the process that read it {how}")
+
+
+def _check_contents(path: str, samples: Sequence[Sample], full: bool) -> FileReport:
+    info = probe(path, fps=samples[0].fps)
     kind, reason = (CUT_SHORT, info.damage) if info.damage else ("", "")
     if not kind:
         try:
@@ -182,6 +197,8 @@ def check_file(samples: Sequence[Sample], *, full: bool = False) -> FileReport:
                     raise VideoError(path, f"{num_damaged} damaged frames")
         except VideoError as error:
             kind, reason = DAMAGED, _reason(error, path)
+    if not kind and "\n" in path:
+        kind, reason = LINE_BREAK, "a line break in the path, which no list of videos can hold: rename it"
     segment_frames = {(sample.start, sample.stop): len(sample.frames(info.times)) for sample in samples}
     info = replace(info, times=info.times[:0])  # they would fill the memory
     return FileReport(path=path, kind=kind, reason=reason, info=info, segment_frames=segment_frames)
@@ -217,6 +234,7 @@ def _decode_all(path: str, num_frames: int) -> None:
     if os.path.isdir(path):
         for first in range(0, num_frames, _IMAGES_PER_READ):
             check_stop()
+            restart_deadline()
             decode(path, range(first, min(first + _IMAGES_PER_READ, num_frames)), short_side=_KEPT_SIDE)
         return
     reader = FrameReader(path, stride=_FIRST_FRAME_ONLY)

@@ -14,11 +14,13 @@ from av.container import OutputContainer
 from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
+from xvit.config import DataConfig
 from xvit.data.annotations.finder import merge_left_out, report_left_out, scan_folder
 from xvit.data.decode.clock import choose_frames
-from xvit.data.decode.demux import VideoInfo, open_video, probe_file, video_errors
+from xvit.data.decode.demux import VideoInfo, open_video, probe_file, read_packets, video_errors
 from xvit.data.decode.orientation import ODD_MATRIX, Orientation, read_orientation
 from xvit.data.decode.video import check_frame_size, frame_to_rgb
+from xvit.data.timeout import restart_deadline, time_limit
 from xvit.data.tools.resize_record import open_output
 from xvit.utils.errors import VideoError, XViTError, check_range
 from xvit.utils.files import check_folder
@@ -96,7 +98,8 @@ def resize_videos(
             on_progress(skipped + done, skipped + total)
 
     resize = partial(_resize_or_report, root=root, output=output, short_side=short_side, fps=fps)
-    results = parallel_map(resize, sources, num_workers=num_workers, on_progress=report_progress)
+    on_killed = partial(_report_killed, root=root, output=output)
+    results = parallel_map(resize, sources, num_workers=num_workers, on_progress=report_progress, on_killed=on_killed)
     failures = [error for error in results if error is not None]
     written = len(sources) - len(failures)
     return ResizeResult(
@@ -117,14 +120,14 @@ def resize_video(source: str | Path, target: str | Path, *, short_side: int, fps
         _logger.warning("%s: %s", source, warning)
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    tmp_path = target.with_name(f".{target.name}.part")
+    tmp_path = _tmp_path(target)
     try:
         with (
             video_errors(source, "cannot be re-encoded"),
             open_video(source) as (container, stream),
             av.open(f"file:{tmp_path}", "w", format="mp4", options={"movflags": "faststart"}) as output,
         ):
-            frames = (frame for packet in container.demux(stream) for frame in packet.decode())
+            frames = (frame for packet in read_packets(container, stream) for frame in packet.decode())
             chosen = choose_frames(
                 _read_frames(frames, info), stride=1, frame_rate=fps, interval=1 / info.fps, end=info.duration
             )
@@ -139,14 +142,24 @@ def _resize_or_report(
     source: Path, *, root: Path, output: Path, short_side: int, fps: float | None
 ) -> VideoError | None:
     try:
-        resize_video(source, _target(source, root, output), short_side=short_side, fps=fps)
+        with time_limit(source, DataConfig.decode_timeout, f"no frame within {DataConfig.decode_timeout:g} s"):
+            resize_video(source, _target(source, root, output), short_side=short_side, fps=fps)
     except VideoError as error:
         return VideoError(error.path, error.reason)  # a new error, whose traceback does not hold video frames
     return None
 
 
+def _report_killed(source: Path, how: str, *, root: Path, output: Path) -> VideoError:
+    _tmp_path(_target(source, root, output)).unlink(missing_ok=True)
+    return VideoError(source, f"the process that read it {how}")
+
+
 def _target(source: Path, root: Path, output: Path) -> Path:
     return output / source.relative_to(root).with_suffix(".mp4")
+
+
+def _tmp_path(target: Path) -> Path:
+    return target.with_name(f".{target.name}.part")
 
 
 def _read_frames(
@@ -156,6 +169,7 @@ def _read_frames(
     time, num_decoded, num_damaged, size, orientation = 0.0, 0, 0, None, Orientation()
     for frame in frames:
         check_stop()
+        restart_deadline()
         orientation = read_orientation(frame, orientation)
         size = check_frame_size(info.path, orientation.displayed_size(frame), size)
         time = float(info.times[num_decoded]) if num_decoded < info.num_frames else time + 1 / info.fps
