@@ -3,14 +3,13 @@
 import csv
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 import yaml
 
 from helpers import barcode_videos
 from helpers.color_videos import CLASSES, CLIP, MODEL, make_model, with_metadata, write_video, write_videos
+from helpers.warm_processes import run_two
 from xvit.config import to_dict
 from xvit.data.synthetic import motion
 
@@ -145,11 +144,10 @@ def test_two_processes_give_the_results_of_one(tmp_path, run):
     words = [*map(str, words), "--eval.temporal_views", "2", "--eval.batch_size", "2", "--output"]
     code, _, err = run(*words, tmp_path / "one")
     assert (code, "1 of 7 videos could not be read" in err) == (1, True)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "xvit"]
-    ended = subprocess.run([*launch, *words, str(tmp_path / "two")], capture_output=True, text=True, check=False)
-    assert ended.returncode == 1
-    assert ended.stderr.count("1 of 7 videos could not be read") == 1
-    assert ended.stdout.count("of 6 videos") == 1
+    codes, out, err = run_two(*words, tmp_path / "two")
+    assert codes == [1, 1], err
+    assert err.count("1 of 7 videos could not be read") == 1
+    assert out.count("of 6 videos") == 1
     one, two = (json.loads((tmp_path / name / "evaluation.json").read_text()) for name in ("one", "two"))
     assert (one["metadata"].pop("processes"), two["metadata"].pop("processes")) == (1, 2)
     for result in (one, two):

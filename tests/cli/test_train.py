@@ -4,8 +4,6 @@ import json
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import yaml
 import xvit
 from helpers import color_videos
 from helpers.barcode_videos import write_video
+from helpers.warm_processes import WarmProcess
 from xvit.config import RunConfig, from_dict, to_dict
 from xvit.data.synthetic.motion import CLASSES
 from xvit.inference import Predictor
@@ -159,14 +158,13 @@ def test_ctrl_c_with_workers_then_resume(run, videos, recipe, tmp_path):
     output = tmp_path / "run"
     words = ["train", "--config", recipe, "--data.root", videos, "--output", output, "--train.epochs=3", "--json"]
     words += ["--data.num_workers=1"]
-    command = [sys.executable, "-m", "xvit", *map(str, words)]
-    training = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
+    training = WarmProcess(*words)
+    deadline = time.monotonic() + 600
     while not (output / "last" / "config.json").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     training.send_signal(signal.SIGINT)
-    _, err = training.communicate(timeout=60)
-    assert training.returncode == 130
+    code, _, err = training.wait()
+    assert code == 130
     first, last = err.splitlines()  # the first is printed at once: a step may take long
     assert first.startswith("stopping after this step")
     assert "--resume" in last

@@ -1,4 +1,4 @@
-"""Training with two processes, started by torchrun (gloo, CPU)."""
+"""Training with two processes (gloo, CPU), started as torchrun does or by torchrun itself."""
 
 import json
 import os
@@ -14,11 +14,11 @@ import yaml
 from safetensors.torch import load_file
 
 from helpers.color_videos import make_config, write_videos
+from helpers.warm_processes import run_two
 from xvit.config import to_dict
 from xvit.training import fit
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-TRAIN = [*TORCHRUN, "-m", "xvit", "train"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "xvit"]
 
 
 @pytest.fixture(scope="module")
@@ -32,22 +32,12 @@ def config(videos, tmp_path_factory):
     return run_config, path
 
 
-def train_with_two(path, output, *options):
-    """Run `xvit train` in two processes."""
-    return subprocess.run(
-        [*TRAIN, "--config", str(path), "--output", str(output), *options],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 @pytest.fixture(scope="module")
 def two_processes(config, tmp_path_factory):
     output = tmp_path_factory.mktemp("two") / "run"
-    completed = train_with_two(config[1], output, "--json")
-    assert completed.returncode == 0, completed.stderr
-    assert completed.stdout.count('"best"') == 1  # only the main process prints
+    codes, out, err = run_two("train", "--config", config[1], "--output", output, "--json")
+    assert codes == [0, 0], err
+    assert out.count('"best"') == 1  # only the main process prints
     return output
 
 
@@ -61,27 +51,29 @@ def test_two_processes_equal_one_with_twice_the_batch_size(config, two_processes
 def test_two_processes_are_stopped_and_resumed(config, two_processes, tmp_path):
     """A cluster sends SIGTERM to the launcher, which sends it to the processes."""
     output = tmp_path / "run"
+    words = ["train", "--config", str(config[1]), "--output", str(output)]
     launcher = subprocess.Popen(
-        [*TRAIN, "--config", str(config[1]), "--output", str(output)],
+        [*TORCHRUN, *words],
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 600
         while not list(output.glob("state/step_*")) and time.monotonic() < deadline:
             time.sleep(0.02)
         launcher.terminate()
-        stderr = launcher.communicate(timeout=60)[1]
+        stderr = launcher.communicate(timeout=600)[1]
     finally:
         if launcher.poll() is None:
             os.killpg(launcher.pid, signal.SIGKILL)
     assert launcher.returncode != 0
     assert "continue with --resume" in stderr
-    refused = train_with_two(config[1], output)
-    assert "continue it with --resume" in refused.stderr
-    completed = train_with_two(config[1], output, "--resume")
-    assert completed.returncode == 0, completed.stderr
+    codes, _, err = run_two(*words)
+    assert codes == [2, 2]
+    assert "continue it with --resume" in err
+    codes, _, err = run_two(*words, "--resume")
+    assert codes == [0, 0], err
     one, two = (load_file(path / "last" / "model.safetensors") for path in (output, two_processes))
     assert all(torch.equal(two[name], weight) for name, weight in one.items())
 
@@ -99,8 +91,8 @@ def test_a_process_without_readable_videos_does_not_block(tmp_path):
         path.write_bytes(b"no video")
     path = tmp_path / "two.yaml"
     path.write_text(yaml.safe_dump(to_dict(make_config(root, batch_size=1, epochs=1, save_minutes=0.0))))
-    completed = train_with_two(path, tmp_path / "run", "--json")
-    assert completed.returncode == 1, completed.stderr
-    assert json.loads(completed.stdout)["bad_videos"] == len(broken)
+    codes, out, err = run_two("train", "--config", path, "--output", tmp_path / "run", "--json")
+    assert codes == [1, 1], err
+    assert json.loads(out)["bad_videos"] == len(broken)
     rows = [json.loads(line) for line in (tmp_path / "run" / "bad_videos.jsonl").read_text().splitlines()]
     assert sorted(row["path"] for row in rows) == sorted(map(str, broken))
