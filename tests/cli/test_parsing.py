@@ -6,9 +6,10 @@ import pytest
 import yaml
 
 from xvit.cli.main import COMMANDS, find_command
-from xvit.cli.parsing import CommandParser
+from xvit.cli.parsing import CommandParser, parse_args
 from xvit.config import RunConfig, from_dict
 from xvit.config.values import describe
+from xvit.utils.errors import XViTError
 
 
 def test_argument_errors_are_explained_in_one_line(cli_error):
@@ -33,10 +34,17 @@ def test_argument_errors_are_explained_in_one_line(cli_error):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_each_option_refuses_another_type_in_plain_words(name, cli_error):
+def test_each_option_refuses_another_type_in_plain_words(name):
     """Numbers, switches and choices of every command. The value comes before anything that is missing."""
-    parser = CommandParser(prog="xvit")
-    find_command(name.split())[1].add_options(parser)
+    module = find_command(name.split())[1]
+    parser = CommandParser(prog="xvit", exit_on_error=False, allow_abbrev=False)
+    module.add_options(parser)
+
+    def error(*words):
+        with pytest.raises(XViTError) as caught:
+            getattr(module, "parse", parse_args)(parser, list(words))
+        return str(caught.value)
+
     typed = [action for action in parser._actions if getattr(action, "_typehint", None) is not None]
     typed = [action for action in typed if action.option_strings and str not in kinds(action._typehint)]
     assert typed or name in ("data check", "probe") or any(action.option_strings for action in parser._actions)
@@ -44,10 +52,10 @@ def test_each_option_refuses_another_type_in_plain_words(name, cli_error):
         option = action.option_strings[0]
         number = action.nargs if isinstance(action.nargs, int) else 1
         expected = f"expected {describe(action._typehint)}"
-        assert cli_error(*name.split(), option, *["wrong"] * number).startswith(f"{option}: wrong: {expected}")
+        assert error(option, *["wrong"] * number).startswith(f"{option}: wrong: {expected}")
         if number == 1:
-            assert cli_error(*name.split(), f"{option}=").startswith(f"{option}: (empty): {expected}")
-        assert cli_error(*name.split(), option).startswith(f"{option}: expected a value")
+            assert error(f"{option}=").startswith(f"{option}: (empty): {expected}")
+        assert error(option).startswith(f"{option}: expected a value")
 
 
 def kinds(annotation):
