@@ -1,13 +1,16 @@
 """The model card of a checkpoint: README.md, for readers and for the Hugging Face Hub."""
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from xvit.config import SINGLE_TASK, ClassNames, as_task_dict, stored_clip_spec
+from xvit.utils.text import printable
 
 _SHOWN_CLASSES = 200
 _PROVENANCE = ("source", "data", "metrics", "epoch", "seed", "versions")
+_MARKUP = re.compile(r"[&<>`*\[\]|\\~$]|(?<![^\W_])_|_(?![^\W_])")  # an underscore inside a word is none
 _CARD = """\
 ---
 library_name: xvit
@@ -29,7 +32,7 @@ A video transformer on {backbone} with {attention} attention.
 ```python
 import xvit
 
-predictor = xvit.Predictor("PATH_OR_NAME")  # this directory, or its name on the Hub
+predictor = xvit.Predictor("PATH")  # this directory, or hf://owner/name on the Hub
 print(predictor("video.mp4"))
 ```
 
@@ -58,9 +61,9 @@ def model_card(config: Mapping[str, Any]) -> str:
         **{name: _one_line(provenance[name]) for name in _PROVENANCE if provenance.get(name)},
     }
     return _CARD.format(
-        backbone=model["backbone"],
-        attention=model["attention"],
-        facts="\n".join(f"| {name} | {_table_cell(value)} |" for name, value in facts.items()),
+        backbone=_escape(model["backbone"]),
+        attention=_escape(model["attention"]),
+        facts="\n".join(f"| {name} | {_escape(value)} |" for name, value in facts.items()),
         recipe="config.json holds the recipe that trained it." if "recipe" in provenance else "",
         classes="\n".join(_class_lines(config["class_names"])),
     )
@@ -69,10 +72,18 @@ def model_card(config: Mapping[str, Any]) -> str:
 def _class_lines(class_names: ClassNames) -> list[str]:
     lines = []
     for task, names in as_task_dict(class_names).items():
-        shown = ", ".join(f"`{name}`" for name in names[:_SHOWN_CLASSES])
+        shown = ", ".join(map(_code_span, names[:_SHOWN_CLASSES]))
         total = f", ... ({len(names)} in all)" if len(names) > _SHOWN_CLASSES else ""
-        lines.append(shown + total if task == SINGLE_TASK else f"{task}: {shown}{total}")
+        lines.append(shown + total if task == SINGLE_TASK else f"{_code_span(task)}: {shown}{total}")
     return lines
+
+
+def _code_span(text: str) -> str:
+    """Text between more back-ticks than it has in a row, so that none of them ends the span."""
+    text = printable(text)
+    fence = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
+    space = " " if text.startswith(("`", " ")) or text.endswith(("`", " ")) else ""  # one at each end is not shown
+    return f"{fence}{space}{text}{space}{fence}"
 
 
 def _one_line(value: Any) -> str:
@@ -82,5 +93,6 @@ def _one_line(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
 
 
-def _table_cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())
+def _escape(text: str) -> str:
+    """Text that is neither Markdown nor HTML, also in the cell of a table."""
+    return _MARKUP.sub(lambda match: f"&#{ord(match[0])};", " ".join(printable(text).split()))

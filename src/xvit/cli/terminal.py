@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import Namespace
 from rich import box
 from rich.console import Console, RenderableType
+from rich.padding import PaddingDimensions
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.style import Style
 from rich.table import Column, Table
@@ -78,7 +79,7 @@ def table(
     return result
 
 
-def grid(*columns: Column, padding: tuple[int, ...]) -> Table:
+def grid(*columns: Column, padding: PaddingDimensions) -> Table:
     """A table without lines and column names."""
     return _Table.grid(*columns, padding=padding)
 
@@ -88,7 +89,7 @@ def key_values(rows: Mapping[str, object]) -> Table:
     result = grid(padding=(0, 3))
     for name, value in rows.items():
         if value is not None:
-            result.add_row(Text(name, style="bold"), value)
+            result.add_row(Text(name, style="bold"), to_text(value))
     return result
 
 

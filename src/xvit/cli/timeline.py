@@ -18,7 +18,7 @@ examples:
 """
 
 import hashlib
-import warnings
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -221,21 +221,18 @@ class _Finder:
 
         truth = self.ground_truth.get(scores.path)
         rows = {"predicted": segments} if truth is None else {"ground truth": truth, "predicted": segments}
-        title = Path(scores.path).name.encode(errors="backslashreplace").decode()  # may be invalid Unicode
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing")  # letters in a class name that the font lacks
-            plot_timeline(
-                scores.times,
-                scores.scores,
-                scores.class_names,
-                path,
-                duration=scores.duration,
-                bands={name: [(s.start, s.end, s.label) for s in segments] for name, segments in rows.items()},
-                ignored=result["ignore"],
-                still=[(stretch["start"], stretch["end"]) for stretch in result["motion_gate"]["stretches"]],
-                frames=_read_frames(scores.path),
-                title=title,
-            )
+        plot_timeline(
+            scores.times,
+            scores.scores,
+            scores.class_names,
+            path,
+            duration=scores.duration,
+            bands={name: [(s.start, s.end, s.label) for s in segments] for name, segments in rows.items()},
+            ignored=result["ignore"],
+            still=[(stretch["start"], stretch["end"]) for stretch in result["motion_gate"]["stretches"]],
+            frames=_read_frames(scores.path),
+            title=Path(scores.path).name,
+        )
 
 
 def _print_result(result: dict[str, Any]) -> None:

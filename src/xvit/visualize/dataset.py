@@ -34,7 +34,7 @@ def plot_dataset(
         _draw_named_classes(axes, stacks, classes)
     else:
         _draw_many_classes(axes, stacks, len(classes))
-    axes.set_title(title, loc="left", color=style.TEXT_COLOR, fontsize=11)
+    axes.set_title(style.plain_text(title), loc="left", color=style.TEXT_COLOR, fontsize=11)
     if len(counts) > 1:
         style.legend_above(figure, axes)
     for row, (name, numbers) in enumerate(values.items()):
@@ -75,5 +75,5 @@ def _draw_histogram(axes: Axes, name: str, numbers: Sequence[float]) -> None:
     # half a bar at each end, so that the smallest and the largest value lie in the middle of a bar
     margin = (high - low) / 58 if high > low else max(0.1 * abs(high), 0.5)
     axes.hist(numbers, bins=30 if high > low else 31, range=(low - margin, high + margin), color=style.COLORS[0])
-    axes.set(xlabel=name, ylabel="files")
+    axes.set(xlabel=style.plain_text(name), ylabel="files")
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))

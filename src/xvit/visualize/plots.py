@@ -34,7 +34,7 @@ def plot_confusion_matrix(matrix: ArrayLike, class_names: Sequence[str], path: s
     axes = figure.subplots()
     style.style_axes(axes)
     image = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
-    axes.set(xlabel="prediction", ylabel="ground truth", title=title)
+    axes.set(xlabel="prediction", ylabel="ground truth", title=style.plain_text(title))
     axes.spines[:].set_visible(False)
     if K <= style.MAX_NAMED_CLASSES:
         names = [style.display_name(name) for name in class_names]

@@ -1,5 +1,6 @@
 """Colours, sizes, axes and file output of all plots."""
 
+import warnings
 from pathlib import Path
 from typing import Literal
 
@@ -8,6 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import LayoutEngine
+
+from xvit.utils.text import printable
 
 COLORS = ("#2563eb", "#ea7317", "#64748b", "#16a34a", "#9333ea", "#dc2626")
 TEXT_COLOR, GRID_COLOR, CORRECT_COLOR, WRONG_COLOR = "#1e293b", "#e2e8f0", "#15803d", "#c81e1e"
@@ -39,7 +42,8 @@ def legend_above(figure: Figure, axes: Axes) -> None:
     # about 14 characters fit into an inch; the line sample takes 7
     max_columns = 14 * figure.get_figwidth() // (max(map(len, labels)) + 7)
     columns = int(np.clip(max_columns, 1, len(labels)))
-    figure.legend(handles, labels, loc="outside upper left", ncols=columns, frameon=False, fontsize=9)
+    names = list(map(plain_text, labels))
+    figure.legend(handles, names, loc="outside upper left", ncols=columns, frameon=False, fontsize=9)
 
 
 def color_of(index: int) -> str:
@@ -49,11 +53,20 @@ def color_of(index: int) -> str:
 
 def display_name(label: str, max_length: int | None = None) -> str:
     """A label as text in a plot, shortened to `max_length` characters."""
-    name = label.replace("_", " ").replace("$", r"\$")  # a dollar sign would start a formula
-    return name if max_length is None or len(name) <= max_length else f"{name[: max_length - 1]}…"
+    name = printable(label).replace("_", " ")
+    if max_length is not None and len(name) > max_length:
+        name = f"{name[: max_length - 1]}…"
+    return plain_text(name)
+
+
+def plain_text(text: str) -> str:
+    """Text in a plot that may be foreign; a dollar sign starts no formula."""
+    return printable(text).replace("$", r"\$")
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a PNG file, the same bytes at any time."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, facecolor="white", bbox_inches="tight", pad_inches=0.08, metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # letters in a class name that the font lacks
+        figure.savefig(path, facecolor="white", bbox_inches="tight", pad_inches=0.08, metadata={"Software": None})

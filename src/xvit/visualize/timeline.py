@@ -10,7 +10,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 
 from xvit.utils.errors import XViTError
-from xvit.visualize.style import GRID_COLOR, TEXT_COLOR, display_name, new_figure, save_figure
+from xvit.visualize.style import GRID_COLOR, TEXT_COLOR, display_name, new_figure, plain_text, save_figure
 
 Bands = Mapping[str, Sequence[tuple[float, float, str]]]  # by name: segments as start and end in seconds, and label
 
@@ -71,7 +71,7 @@ def plot_timeline(
     figure = new_figure(width, sum(heights) + 1.0, layout=ConstrainedLayoutEngine(hspace=0.02, h_pad=0.04))
     parts = figure.subplots(len(heights), 1, height_ratios=heights, sharex=True)
     _draw_bands(parts[0], bands, colors, duration)
-    parts[0].set_title(title.replace("$", r"\$"), loc="left", color=TEXT_COLOR, fontsize=11)
+    parts[0].set_title(plain_text(title), loc="left", color=TEXT_COLOR, fontsize=11)
     _draw_scores(parts[1], times, scores[:, shown], colors, ignored, duration)
     _shade(parts[1], still)
     if frames is not None:
