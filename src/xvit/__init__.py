@@ -11,6 +11,7 @@
 Subpackages hold the rest: xvit.data, xvit.training, xvit.evaluation, xvit.inference, xvit.timeline, xvit.export, ...
 """
 
+import os as _os
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
@@ -24,6 +25,11 @@ if _TYPE_CHECKING:
     from xvit.models.profiling import count_macs
     from xvit.models.streaming import Stream
     from xvit.models.xvit import XViT
+
+# No library reports its use, unless the user asks for it. ONNX Runtime reads its variable when it is imported: it would
+# look up a server, and write an identifier of the device into the home folder.
+for _name in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
+    _os.environ.setdefault(_name, "1")
 
 __all__ = [
     "Prediction",
