@@ -63,12 +63,26 @@ def test_a_step_without_readable_videos_changes_nothing(tmp_path):
     assert result.bad_videos == 1
 
 
+@pytest.mark.parametrize(("split", "name"), [("train", "training"), ("val", "validation")])
+def test_a_split_without_readable_videos_is_found_before_the_training(split, name, tmp_path):
+    root = write_videos(tmp_path / "videos", train=1, val=1)
+    for path in (root / split).rglob("*.mp4"):
+        path.write_text("not a video")
+    message = rf"none of the 3 {name} videos could be read; the first error: .*blue/0\.mp4: not a readable video"
+    with pytest.raises(XViTError, match=message):
+        fit(make_config(root), tmp_path / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["videos"]
+
+
 def test_an_epoch_without_readable_videos_stops_the_training(tmp_path):
     root = write_videos(tmp_path / "videos", train=1)
-    for path in (root / "train").rglob("*.mp4"):
-        path.write_text("not a video")
-    with pytest.raises(XViTError, match=r"epoch 1: none of 3 videos could be read; the last error: .*\.mp4"):
-        fit(make_config(root), tmp_path / "run")
+
+    def spoil_videos(event):
+        for path in (root / "train").rglob("*.mp4"):
+            path.write_text("not a video")
+
+    with pytest.raises(XViTError, match=r"epoch 2: none of 3 videos could be read; the last error: .*\.mp4"):
+        fit(make_config(root), tmp_path / "run", on_progress=spoil_videos)
 
 
 def test_too_many_unreadable_videos_stop_the_training(tmp_path):

@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,9 +16,10 @@ import torch
 from accelerate.utils import send_to_device
 from torch import Tensor
 
+from xvit.checkpoint import checkpoint_files
 from xvit.config import EvalConfig, RunConfig, as_task_dict, to_dict, unwrap_single_task
-from xvit.data.annotations import DatasetSplits, class_indices
-from xvit.data.dataset import Batch
+from xvit.data.annotations import DatasetSplits, Sample, class_indices
+from xvit.data.dataset import Batch, VideoDataset
 from xvit.data.transforms import normalize
 from xvit.evaluation import describe_views, evaluate
 from xvit.inference.predictor import Predictor
@@ -26,7 +27,7 @@ from xvit.training.logger import Progress
 from xvit.training.losses import classification_loss, mix_batch
 from xvit.training.run import TrainingRun
 from xvit.utils import distributed
-from xvit.utils.errors import Interrupted
+from xvit.utils.errors import Interrupted, WriteError, XViTError
 from xvit.utils.version import library_versions
 
 _logger = logging.getLogger("xvit")
@@ -82,6 +83,7 @@ def fit(
     Raises:
         XViTError: settings that do not go together; a run folder that is in use; unusable data; a loss that is not
             finite; an epoch in which no video could be read.
+        WriteError: the run folder cannot be written, on a full disk for example. What was saved before is whole.
         Interrupted: Ctrl-C or SIGTERM was received. The current step was finished and the state saved; the message says
             how to resume.
     """
@@ -92,11 +94,19 @@ def fit(
     state, epochs, run_dir = run.state, run.config.train.epochs, run.run_dir
     with run.signals:
         try:
+            check_start(run)
             while state.epoch < epochs:
                 train_epoch(run)
                 metrics = validate(run)
                 finish_epoch(run, metrics)
+        except WriteError as error:
+            saved = "continue with --resume once it can be" if run_dir.saved_states() else "no state is saved"
+            message = f"{error}; stopped after step {state.step} of {epochs * run.steps_per_epoch}; {saved}"
+            raise WriteError(message) from None
         except Interrupted as stop:
+            if not state.step:  # a folder appears only after the first step
+                message = f"stopped before the first step; nothing is saved in {run_dir.path}"
+                raise Interrupted(message, exit_code=stop.exit_code) from None
             run.save_state()
             message = f"stopped in epoch {state.epoch + 1} of {epochs}, after step {state.step}"
             message += f"; state saved in {run_dir.path}; continue with --resume"
@@ -116,6 +126,38 @@ def fit(
         warned_videos=len(run_dir.bad_videos["used"]),
         test_videos=len(run.data.test),
     )
+
+
+def check_start(run: TrainingRun) -> None:
+    """Find before the training what would end it later.
+
+    Raises:
+        XViTError: the checkpoint cannot be written; no training video or no validation video can be read.
+    """
+    run.eval_model.provenance = _provenance(run.config, run.data)
+    checkpoint_files(run.eval_model.checkpoint_metadata)
+    splits = {"training": run.data.train, "validation": run.data.val}
+    message = ""
+    if distributed.is_main():
+        message = next(filter(None, (_why_unreadable(run, name, samples) for name, samples in splits.items())), "")
+    if message := distributed.all_gather(message)[0]:
+        raise XViTError(message)
+
+
+def _why_unreadable(run: TrainingRun, split: str, samples: Sequence[Sample]) -> str:
+    """Why no video of a split can be read; empty if one can."""
+    dataset = VideoDataset(
+        samples=samples,
+        clip_spec=run.raw_model.clip_spec,
+        class_names=run.data.class_names,
+        decode_timeout=run.config.data.decode_timeout,
+    )
+    first = None
+    for index in range(len(samples)):
+        if (error := dataset[index].error) is None:
+            return ""
+        first = first or error
+    return f"none of the {len(samples)} {split} videos could be read; the first error: {first}"
 
 
 def train_epoch(run: TrainingRun) -> None:
@@ -139,6 +181,7 @@ def train_epoch(run: TrainingRun) -> None:
             update_weights(run)
             num_accumulated = 0
         run.state.step += 1
+        run.run_dir.open()
     run.signals.check()
 
 
@@ -221,6 +264,7 @@ def finish_epoch(run: TrainingRun, metrics: dict[str, float]) -> None:
 def save_checkpoint(run: TrainingRun, directory: Path, result: dict[str, Any]) -> None:
     """Write the model of the current epoch, the description of its training and its result, in the main process."""
     if distributed.is_main():
+        run.run_dir.open()
         provenance = _provenance(run.config, run.data) | {"epoch": run.state.epoch + 1} | result
         provenance["data"]["fingerprints"] = run.fingerprints
         run.eval_model.provenance = provenance

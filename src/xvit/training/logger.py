@@ -9,13 +9,15 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from xvit.config import RunConfig
 from xvit.data.annotations import Sample
 from xvit.data.dataset import Batch
 from xvit.evaluation import Evaluation, MultiLabelEvaluation
-from xvit.training.run_dir import BAD_VIDEOS, METRICS, RunDirectory, TrainState
+from xvit.training.rows import BAD_VIDEOS, METRICS
+from xvit.training.run_dir import RunDirectory
+from xvit.training.state import TrainState
+from xvit.training.tensorboard import TensorBoardWriter
 from xvit.utils import distributed
 from xvit.utils.errors import XViTError
 
@@ -78,9 +80,7 @@ class TrainingLogger:
         self._unreadable_paths: set[str] = set()
         # Of this process, not yet known to the others: path, reason, and whether the video was skipped or used.
         self._unshared_videos: list[tuple[str, str, Literal["skipped", "used"]]] = []
-        self._tensorboard: SummaryWriter | None = None
-        if distributed.is_main():
-            self._tensorboard = SummaryWriter(str(run_dir.path / "tensorboard"), purge_step=state.step + 1)
+        self._tensorboard = TensorBoardWriter(run_dir.path / "tensorboard", first_step=state.step + 1)
 
     def track_epoch(self, loader: Iterable[Batch], steps_done: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch. Measures the wait for each and collects bad videos.
@@ -160,11 +160,6 @@ class TrainingLogger:
         """Number of different videos that could not be read so far."""
         return len(self.run_dir.bad_videos["skipped"])
 
-    def close(self) -> None:
-        """Close TensorBoard's file."""
-        if self._tensorboard is not None:
-            self._tensorboard.close()
-
     def _start_row(self) -> None:
         self._steps: list[tuple[int, Tensor, list[int]]] = []  # number, loss and sample indices of each step
         self._grad_norms: list[Tensor] = []
@@ -208,6 +203,6 @@ class TrainingLogger:
 
     def _write_row(self, stage: Stage, epoch: float, values: dict[str, float | None]) -> None:
         self.run_dir.append(METRICS, {"stage": stage, "epoch": epoch, "step": self.state.step, **values})
-        for name, value in values.items():
-            if self._tensorboard is not None and value is not None:
-                self._tensorboard.add_scalar(f"{stage}/{name}", value, self.state.step)
+        if distributed.is_main():
+            scalars = {f"{stage}/{name}": value for name, value in values.items() if value is not None}
+            self._tensorboard.add_scalars(scalars, self.state.step)

@@ -11,12 +11,11 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from timm.utils import ModelEmaV3
-from torch.utils.data import DataLoader
 
 from xvit.config import ModelConfig, RunConfig, TrainConfig, as_task_dict, unwrap_single_task
 from xvit.data.annotations import DatasetSplits, load_splits
-from xvit.data.dataset import Item, VideoDataset
-from xvit.data.loader import make_loader
+from xvit.data.dataset import VideoDataset
+from xvit.data.loader import VideoLoader, make_loader
 from xvit.data.sampler import EpochSampler
 from xvit.data.seen import fingerprint_splits
 from xvit.data.statistics import learn_sampling
@@ -29,6 +28,7 @@ from xvit.training.run_dir import RunDirectory
 from xvit.training.signals import StopSignals
 from xvit.utils import distributed
 from xvit.utils.errors import XViTError, check_choice, one_line
+from xvit.utils.threads import limit_threads
 
 
 def check_recipe(config: RunConfig) -> None:
@@ -73,7 +73,14 @@ class TrainingRun:
         self.config = replace(config, model=_resolve_model_config(config, self.data))
         self.accelerator = _make_accelerator(train)
         self.run_dir = RunDirectory(output, config, self.data, resume=resume)
+        try:
+            self._build(on_progress)
+        except BaseException:
+            self.run_dir.close()
+            raise
 
+    def _build(self, on_progress: Callable[[Progress], None] | None) -> None:
+        train = self.config.train
         set_seed(train.seed)  # all processes start from the same weights
         self.raw_model = self._build_model()
         self.ema_model = ModelEmaV3(self.raw_model, decay=train.ema_decay, use_warmup=True) if train.ema_decay else None
@@ -86,8 +93,8 @@ class TrainingRun:
             self.optimizer, steps=steps * train.epochs, warmup_steps=warmup_steps, lr=scaled_lr(train)
         )
         self.state = self.run_dir.load_state(self.accelerator, self.raw_model, self.ema_model)
-        self.run_dir.create(config, self.raw_model.clip_spec)
-        self.logger = TrainingLogger(self.run_dir, config, self.data.train, self.state, steps, on_progress)
+        self.run_dir.prepare(self.raw_model.clip_spec)
+        self.logger = TrainingLogger(self.run_dir, self.config, self.data.train, self.state, steps, on_progress)
         self.signals = StopSignals()
         self.last_saved = time.monotonic()
         self._start_time = self.last_saved - self.state.seconds  # including the time before the run was resumed
@@ -110,12 +117,13 @@ class TrainingRun:
         self.last_saved = time.monotonic()
 
     def close(self) -> None:
-        """Finish the log files and release the model's memory."""
-        self.logger.close()
+        """Release the run folder and the model's memory."""
+        self.run_dir.close()
         self.accelerator.free_memory()
 
     def _build_model(self) -> XViT:
         config, model = self.config, XViT(self.config.model)
+        limit_threads(model.approximate_macs)
         if config.init and not self.run_dir.saved_states():
             load_initial_weights(model, config.init, self.data.class_names)
         model.to(self.accelerator.device)
@@ -128,7 +136,7 @@ class TrainingRun:
         model.backbone.requires_grad_(not config.train.freeze_backbone)
         return model
 
-    def _build_loader(self) -> tuple[VideoDataset, EpochSampler, DataLoader[Item]]:
+    def _build_loader(self) -> tuple[VideoDataset, EpochSampler, VideoLoader]:
         data, augment, train = self.config.data, self.config.augment, self.config.train
         dataset = VideoDataset(
             samples=self.data.train,

@@ -12,11 +12,10 @@ state/step_0000120/  everything needed to resume after step 120; the newest two 
 
 import json
 import logging
-import math
 import shutil
 from collections.abc import Mapping
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,36 +28,34 @@ from xvit.checkpoint.format import tensor_shapes
 from xvit.config import ClipSpec, RunConfig, describe_change, from_dict, read_yaml, stored_recipe, to_dict
 from xvit.data.annotations import DatasetSplits
 from xvit.data.record import compare_splits, compare_versions, record_hash, record_splits, record_versions
+from xvit.training.rows import BAD_VIDEOS, METRICS, read_rows, truncate_rows
+from xvit.training.state import TrainState, check_random_state, read_train_state
 from xvit.utils import distributed
 from xvit.utils.devices import default_device
-from xvit.utils.errors import XViTError, one_line
-from xvit.utils.files import atomic_directory, atomic_write_text, holds_something, read_json
+from xvit.utils.errors import WriteError, XViTError, one_line
+from xvit.utils.files import (
+    atomic_directory,
+    atomic_write_text,
+    holds_something,
+    previous_version,
+    read_json,
+    sync,
+    write_errors,
+)
+from xvit.utils.locks import lock_directory
 
 _logger = logging.getLogger("xvit")
 _MAY_CHANGE = {"data.num_workers", "train.save_minutes"}  # settings that do not influence the result
-METRICS, BAD_VIDEOS = "metrics.jsonl", "bad_videos.jsonl"
 _DATA, _VERSIONS, _CLIP_SPEC = "data.json", "versions", "clip_spec"
 _MODEL, _EMA_MODEL, _TRAIN_STATE = "model.safetensors", "ema_model.safetensors", "train_state.json"
-
-
-@dataclass
-class TrainState:
-    """What a run has done so far."""
-
-    epoch: int = 0  # finished epochs, including their validation
-    step: int = 0  # finished steps, including those of the current epoch
-    world_size: int = field(default_factory=distributed.world_size)  # a step's clips depend on it
-    seconds: float = 0.0  # wall time spent
-    best_epoch: int = 0  # epoch of the best validation, counted from 1; 0 before the first
-    best_metrics: dict[str, float] = field(default_factory=dict)  # its metrics
-    data_hash: str = ""  # of what it was trained on; empty in a state of an earlier version
 
 
 class RunDirectory:
     """The run folder `path`, opened for a new run or, with `resume`, for the run that is in it.
 
-    A new folder appears with `create`, when the run is ready to start: nothing is left of one that could not. Nothing
-    is changed in the folder of a run that cannot be resumed.
+    It is locked until `close`, so that no other process writes into it. A new folder appears with the first row or
+    state, after the first step: nothing is left of a run that could not start. Nothing is changed in the folder of a
+    run that cannot be resumed.
 
     Everything on which the result depends has to be the same when a run is resumed: the recipe, the classes, and the
     training and validation videos (`xvit.data.record` says what is compared); `load_state` compares the number of
@@ -76,50 +73,59 @@ class RunDirectory:
 
     Raises:
         XViTError: the folder contains a run and `resume` is false, or other files; the run has a different recipe, or
-            is trained on other data.
+            is trained on other data; another process uses the folder.
     """
 
     def __init__(self, path: str | Path, config: RunConfig, data: DatasetSplits, *, resume: bool) -> None:
-        self.path = Path(path)
+        self.path, self._config = Path(path), config
         self.best, self.last, self._state_dir = self.path / "best", self.path / "last", self.path / "state"
         self._config_path, self._data_path = self.path / "config.yaml", self.path / _DATA
         self._record: dict[str, Any] = {}  # of the data, in the main process
         self.clip_spec: ClipSpec | None = None
         self.bad_videos: dict[str, set[str]] = {"skipped": set(), "used": set()}  # the paths in BAD_VIDEOS
+        self._settings: dict[Path, str] = {}  # files that are written with the first row or state, in the main process
+        self._lock = ExitStack()
         message, self._data_hash = "", ""
         if distributed.is_main():
             try:
+                self._lock.enter_context(lock_directory(path, "xvit train"))
                 self._record = record_splits(data)
                 self._data_hash = record_hash({name: self._record[name] for name in ("class_names", "train", "val")})
-                self._open(config, resume=resume)
+                self._open(resume=resume)
             except (XViTError, OSError) as error:
                 message = str(error)
         message, self._data_hash = distributed.all_gather((message, self._data_hash))[0]
         if message:
+            self.close()
             raise XViTError(message)
 
-    def _open(self, config: RunConfig, *, resume: bool) -> None:
+    def close(self) -> None:
+        """Let other processes use the folder."""
+        self._lock.close()
+
+    def _open(self, *, resume: bool) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise XViTError(f"{self.path}: is a file; expected a folder for the run, or a new path")
         if holds_something(self.path):
-            self._check_same_run(config, resume=resume)
+            self._check_same_run(resume=resume)
         elif resume:
             _logger.info("%s: no run to resume; starting a new one", self.path)
-        for row in _read_rows(self.path / BAD_VIDEOS):
+        read_rows(self.path / METRICS)  # damage is reported before the training
+        for row in read_rows(self.path / BAD_VIDEOS):
             self.bad_videos[row.get("outcome", "skipped")].add(row["path"])
 
-    def _check_same_run(self, config: RunConfig, *, resume: bool) -> None:
+    def _check_same_run(self, *, resume: bool) -> None:
         if not self._config_path.is_file():
             raise XViTError(f"{self.path}: contains files, but no training run; choose another --output")
         if not resume:
             advice = "continue it with --resume, or choose another --output"
             raise XViTError(f"{self.path}: contains a training run; {advice}")
-        self._check_recipe(config)
+        self._check_recipe()
         self._check_data()
 
-    def _check_recipe(self, config: RunConfig) -> None:
+    def _check_recipe(self) -> None:
         recipe = stored_recipe(read_yaml(self._config_path), self._config_path)
-        if change := describe_change(to_dict(recipe), to_dict(config), _MAY_CHANGE):
+        if change := describe_change(to_dict(recipe), to_dict(self._config), _MAY_CHANGE):
             raise XViTError(
                 f"{self.path}: cannot be resumed with a different recipe: {change}; use the same value, or "
                 f"{self._new_run_advice()}"
@@ -152,21 +158,37 @@ class RunDirectory:
             return f"start a new run from these weights: --output OTHER --init.checkpoint_path {self.last}"
         return "start a new run: --output OTHER"
 
-    def create(self, config: RunConfig, clip_spec: ClipSpec) -> None:
-        """Create the folder of a new run, with its recipe and the record of its data. `clip_spec` is complete."""
+    def prepare(self, clip_spec: ClipSpec) -> None:
+        """Prepare the recipe and the record of the data for a new folder. `clip_spec` is complete."""
+        if distributed.is_main():
+            record = {_VERSIONS: record_versions(default_device()), _CLIP_SPEC: to_dict(clip_spec)} | self._record
+            files = {
+                self._data_path: json.dumps(record) + "\n",
+                self._config_path: yaml.safe_dump(to_dict(self._config), sort_keys=False),
+            }
+            self._settings = {path: text for path, text in files.items() if not path.exists()}
+
+    def open(self) -> None:
+        """Create the folder, if it is new, before something is written to it.
+
+        Raises:
+            WriteError: it cannot be written, or was removed while the run was on.
+        """
         if not distributed.is_main():
             return
-        self.path.mkdir(parents=True, exist_ok=True)
-        if not self._data_path.exists():
-            record = {_VERSIONS: record_versions(default_device()), _CLIP_SPEC: to_dict(clip_spec)} | self._record
-            atomic_write_text(self._data_path, json.dumps(record) + "\n")
-        if not self._config_path.exists():
-            atomic_write_text(self._config_path, yaml.safe_dump(to_dict(config), sort_keys=False))
+        with write_errors(self.path):
+            if self._settings:
+                self.path.mkdir(parents=True, exist_ok=True)
+            for path in list(self._settings):
+                atomic_write_text(path, self._settings.pop(path))
+        if not self._config_path.is_file():
+            raise WriteError(f"{self.path}: was removed, or lost its {self._config_path.name}, while the run was on")
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
         """Add a row to METRICS or BAD_VIDEOS, in the main process."""
         if distributed.is_main():
-            with (self.path / name).open("a", encoding="utf-8") as file:
+            self.open()
+            with write_errors(self.path / name), (self.path / name).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
 
     def add_bad_video(self, path: str, reason: str, outcome: Literal["skipped", "used"]) -> None:
@@ -178,6 +200,11 @@ class RunDirectory:
     def save_state(self, accelerator: Accelerator, ema_model: nn.Module | None, state: TrainState) -> None:
         """Save everything needed to resume, then delete all states but the newest two."""
         directory = self._state_dir / f"step_{state.step:07d}"
+        self.open()
+        if distributed.is_main():
+            for name in (METRICS, BAD_VIDEOS):  # the rows before a state are on the disk before it
+                if (self.path / name).exists():
+                    sync(self.path / name)
         with atomic_directory(directory) if distributed.is_main() else nullcontext(directory) as tmp_path:
             tmp_path = distributed.all_gather(tmp_path)[0]
             accelerator.save_state(str(tmp_path))  # each process writes its own random state
@@ -213,17 +240,30 @@ class RunDirectory:
         if distributed.is_main():
             for unfinished in self._state_dir.glob(".step_*"):  # left by a process that was killed
                 shutil.rmtree(unfinished)
-            _truncate_rows(self.path / METRICS, last_step=state.step)
-            _truncate_rows(self.path / BAD_VIDEOS)
+            self._restore_checkpoints(state)
+            truncate_rows(self.path / METRICS, last_step=state.step)
+            truncate_rows(self.path / BAD_VIDEOS)
         return state
+
+    def _restore_checkpoints(self, state: TrainState) -> None:
+        """Rename the checkpoints that a killed process left under another name. Says if the best one is missing."""
+        for directory in (self.best, self.last):
+            if not directory.exists() and previous_version(directory).exists():
+                previous_version(directory).rename(directory)
+        if state.best_epoch and not self.best.exists():
+            _logger.warning(
+                "%s: the checkpoint of epoch %d is missing; later ones are saved", self.best, state.best_epoch
+            )
+            state.best_epoch, state.best_metrics = 0, {}
 
     def _load_one(
         self, path: Path, accelerator: Accelerator, model: nn.Module, ema_model: nn.Module | None
     ) -> tuple[TrainState, str]:
         """The state in a folder, or what is corrupt in it. What the state does not fit is found before it is loaded."""
         try:
-            state = TrainState(**json.loads((path / _TRAIN_STATE).read_text(encoding="utf-8")))
+            state = read_train_state(path / _TRAIN_STATE)
             shapes = tensor_shapes(path / _MODEL)
+            check_random_state(path)
         except Exception as error:  # three libraries read these files, and each fails in its own ways
             return TrainState(), f"{path}: corrupt ({one_line(error)})"
         self._check_state(path, state, shapes, model)
@@ -262,19 +302,3 @@ class RunDirectory:
     def saved_states(self) -> list[Path]:
         """The complete states, oldest first. The names of incomplete ones begin with a dot."""
         return sorted(self._state_dir.glob("step_*"))
-
-
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file, without a last one that has no end. Raises `XViTError` for a damaged one."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    try:
-        return [json.loads(line) for line in lines if line.endswith("\n")]
-    except ValueError as error:
-        raise XViTError(f"{path}: damaged ({one_line(error)}); remove the damaged rows") from None
-
-
-def _truncate_rows(path: Path, last_step: float = math.inf) -> None:
-    """Delete the rows of later steps from a JSON-lines file, and a last row without its end."""
-    if path.exists():
-        rows = [row for row in _read_rows(path) if row.get("step", 0) <= last_step]
-        atomic_write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
