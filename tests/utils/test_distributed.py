@@ -1,8 +1,6 @@
 """Values exchanged between processes."""
 
-import subprocess
-import sys
-
+from helpers.warm_processes import run_two
 from xvit.utils import distributed
 
 SCRIPT = """
@@ -34,13 +32,8 @@ def test_one_process():
 
 
 def test_two_processes(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    completed = subprocess.run(
-        [*torchrun, str(script), str(tmp_path)], capture_output=True, text=True, check=False, timeout=300
-    )
-    assert completed.returncode == 0, completed.stderr
+    codes, _, err = run_two("-c", SCRIPT, tmp_path)
+    assert codes == [0, 0], err
     for rank in (0, 1):
         text = (tmp_path / str(rank)).read_text()
         assert text == f"2 {rank == 0} [{{'rank': 0}}, {{'rank': 1}}] (1, 0, True)"
