@@ -4,6 +4,7 @@ import os
 import sys
 import time
 import traceback
+from contextlib import nullcontext
 from importlib import import_module
 from types import ModuleType
 
@@ -11,6 +12,7 @@ from xvit.cli.exit_codes import INTERRUPTED, SUCCESS, USER_ERROR
 from xvit.cli.output import command_output
 from xvit.utils import distributed, threads
 from xvit.utils.errors import XViTError, did_you_mean, one_line
+from xvit.utils.locks import lock_directory
 from xvit.utils.text import printable
 from xvit.utils.version import __version__
 
@@ -44,6 +46,7 @@ COMMANDS: dict[str, str] = {name: summary for group in GROUPS.values() for name,
 RESUME = {"train": "Run the same command with --resume to continue."} | dict.fromkeys(
     ["demo", "data resize", "features", "benchmark", "ablate"], "Run the same command to continue."
 )
+OWN_LOCK = ("train", "features", "data resize")  # whose functions lock the output, for callers in Python too
 DISTRIBUTED = ("train", "eval")  # torchrun or accelerate launch may run these in several processes
 _LAUNCHER_SECONDS = 5.0  # torchrun stops the other processes within this time after the first one has failed
 
@@ -95,7 +98,10 @@ def _run(argv: list[str]) -> int:
     name, module, options = find_command(argv)
     if distributed.world_size() > 1 and name not in DISTRIBUTED:
         raise XViTError(f"xvit {name} runs in a single process; start it without torchrun")
-    exit_code: int = module.run(parse_command(name, module, options))
+    args = parse_command(name, module, options)
+    output = args.get("output") if name not in OWN_LOCK and distributed.is_main() else None
+    with lock_directory(output, f"xvit {name}") if output else nullcontext():
+        exit_code: int = module.run(args)
     distributed.barrier()  # a launcher ends all processes once one has returned anything but 0
     return exit_code
 

@@ -25,6 +25,8 @@ from xvit.models.profiling import model_hash
 from xvit.models.token_merging import patches_after_merging
 from xvit.models.xvit import XViT
 from xvit.utils.errors import VideoError, XViTError, check_choice, check_range
+from xvit.utils.files import publish, write_errors
+from xvit.utils.locks import lock_directory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +75,10 @@ def extract_features(
         on_progress: called with the number of videos done and the total.
 
     Raises:
-        XViTError: `check_output` refuses the output; there are no videos, or none can be read; the format cannot hold
-            the names; there is an unfinished extraction of other videos or with other settings.
+        WriteError: the disk is full, and the like; what was extracted so far is kept.
+        XViTError: `check_output` refuses the output; another process writes it; there are no videos, or none can be
+            read; the format cannot hold the names; there is an unfinished extraction of other videos or with other
+            settings.
     """
     output = check_output(output)
     check_choice("level", level, LEVELS)
@@ -90,7 +94,11 @@ def extract_features(
     metadata |= {"model_hash": model_hash(model.eval()), "clip_spec": to_dict(model.clip_spec)}
     check_names(output, (len(names), *row_shape), metadata | {"paths": names, "labels": classes})
     run = metadata | _describe_run(model, samples, classes, batch_size)
-    with open_partial(output, run, 4 * math.prod(row_shape), resume=resume) as partial:
+    with (
+        lock_directory(output, "xvit features"),
+        write_errors(output),
+        open_partial(output, run, 4 * math.prod(row_shape), resume=resume) as partial,
+    ):
         for done in _extract_remaining(model, dataset, partial, level, batch_size, num_workers):
             if on_progress is not None:
                 on_progress(done, len(names))
@@ -98,7 +106,7 @@ def extract_features(
         metadata |= {"paths": [names[index] for index in read], "labels": [classes[index] for index in read]}
         if read:
             _write_output(output, (len(read), *row_shape), metadata)
-    shutil.rmtree(partial_folder(output))
+        shutil.rmtree(partial_folder(output))
     failures = tuple(VideoError(names[index], reason) for index, reason in partial.failed.items())
     warnings = tuple((names[index], tuple(texts)) for index, texts in partial.warnings.items())
     if not read:
@@ -163,7 +171,7 @@ def _write_output(output: Path, shape: tuple[int, ...], metadata: dict[str, Any]
     if output.exists():
         raise XViTError(f"{output}: was created by another program meanwhile; remove it and run the same again")
     for source, target in zip([*sidecars(written), written], [*sidecars(output), output], strict=True):
-        source.replace(target)
+        publish(source, target)
 
 
 def _row_shape(model: XViT, level: Level) -> tuple[int, ...]:

@@ -8,7 +8,6 @@ journal.jsonl   one line per batch, written after its rows are on disk: a batch 
 
 import json
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from xvit.utils.errors import XViTError
 from xvit.utils.files import atomic_write_text, parse_json
 
 VALUES = "values"
-_RUN, _JOURNAL, _LOCK = "run.json", "journal.jsonl", "lock"
+_RUN, _JOURNAL = "run.json", "journal.jsonl"
 
 
 @dataclass
@@ -59,19 +58,20 @@ def open_partial(
 ) -> Iterator[PartialExtraction]:
     """Open the unfinished extraction to `output`, or begin one. Data after the last complete batch is cut off.
 
+    `output` has to be locked (`xvit.utils.locks`).
+
     Args:
         run: everything that the values depend on, as plain values; "video_rows" are those of `xvit.data.record`.
         row_bytes: size of one row.
         resume: continue an unfinished extraction; otherwise start again.
 
     Raises:
-        XViTError: the folder is damaged or belongs to an extraction with other settings, or another process uses it.
+        XViTError: the folder is damaged or belongs to an extraction with other settings.
     """
     folder = partial_folder(output)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _JOURNAL
-    with open(folder / _LOCK, "wb") as lock, open(folder / VALUES, "ab") as values, open(path, "ab") as journal:
-        _lock(lock, folder)
+    with open(folder / VALUES, "ab") as values, open(path, "ab") as journal:
         text = path.read_bytes() if resume else b""
         complete = text[: text.rfind(b"\n") + 1]
         done, failed, warnings = 0, dict[int, str](), dict[int, list[str]]()
@@ -116,15 +116,3 @@ def _describe_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     if videos := compare_rows(before["video_rows"], now["video_rows"], lambda label, _: label):
         return f"videos changed: {videos}"
     return describe_change(before, now, ["video_rows"])
-
-
-def _lock(lock: IO[bytes], folder: Path) -> None:
-    """Exclude other processes until this one closes the file or ends."""
-    if sys.platform == "win32":
-        return
-    import fcntl
-
-    try:
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which workers that outlive us would keep
-    except OSError:
-        raise XViTError(f"{folder}: another process is running this extraction") from None

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -23,7 +24,8 @@ from xvit.data.decode.video import check_frame_size, frame_to_rgb
 from xvit.data.timeout import restart_deadline, time_limit
 from xvit.data.tools.resize_record import open_output
 from xvit.utils.errors import VideoError, XViTError, check_range
-from xvit.utils.files import check_folder
+from xvit.utils.files import check_folder, publish, write_errors
+from xvit.utils.locks import lock_directory
 from xvit.utils.parallel import check_stop, parallel_map
 
 _logger = logging.getLogger("xvit")
@@ -81,7 +83,9 @@ def resize_videos(
 
     Raises:
         XViTError: a number out of its range; no videos; one folder contains the other; two videos with the same target;
-            an output that was written with other settings, or from a folder with other videos of the same names.
+            an output that was written with other settings, or from a folder with other videos of the same names, or
+            that another process writes.
+        WriteError: the disk is full, and the like; the copies that are complete stay.
     """
     check_range("short_side", short_side, 16)
     if fps is not None:
@@ -96,6 +100,18 @@ def resize_videos(
     def report_progress(done: int, total: int) -> None:
         if on_progress is not None:
             on_progress(skipped + done, skipped + total)
+    with lock_directory(output, "xvit data resize"):
+        return _resize_videos(root, output, short_side, fps, num_workers, on_progress)
+
+
+def _resize_videos(
+    root: Path,
+    output: Path,
+    short_side: int,
+    fps: float | None,
+    num_workers: int,
+    on_progress: Callable[[int, int], None] | None,
+) -> ResizeResult:
 
     resize = partial(_resize_or_report, root=root, output=output, short_side=short_side, fps=fps)
     on_killed = partial(_report_killed, root=root, output=output)
@@ -119,21 +135,24 @@ def resize_video(source: str | Path, target: str | Path, *, short_side: int, fps
     for warning in info.warnings:
         _logger.warning("%s: %s", source, warning)
     target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    with write_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        WriteError: the target cannot be written.
     tmp_path = _tmp_path(target)
     try:
         with (
             video_errors(source, "cannot be re-encoded"),
             open_video(source) as (container, stream),
-            av.open(f"file:{tmp_path}", "w", format="mp4", options={"movflags": "faststart"}) as output,
+            _create_mp4(tmp_path, target) as output,
         ):
             frames = (frame for packet in read_packets(container, stream) for frame in packet.decode())
             chosen = choose_frames(
                 _read_frames(frames, info), stride=1, frame_rate=fps, interval=1 / info.fps, end=info.duration
             )
             resized = ((time, _resize_frame(*shown, short_side)) for shown, time in chosen if time is not None)
-            _encode(resized, output, info, fps)
-        tmp_path.replace(target)
+            _encode(resized, output, info, fps, target)
+        with write_errors(target):
+            publish(tmp_path, target)
     finally:
         tmp_path.unlink(missing_ok=True)
 
@@ -150,6 +169,21 @@ def _resize_or_report(
 
 
 def _report_killed(source: Path, how: str, *, root: Path, output: Path) -> VideoError:
+@contextmanager
+def _create_mp4(path: Path, target: Path) -> Iterator[OutputContainer]:
+    """A container to write to; raises `WriteError` about the target, not about the video that is read meanwhile."""
+    with write_errors(target):
+        output = av.open(f"file:{path}", "w", format="mp4", options={"movflags": "faststart"})
+    try:
+        yield output
+    except BaseException:
+        with suppress(*READ_ERRORS):
+            output.close()
+        raise
+    with write_errors(target):
+        output.close()
+
+
     _tmp_path(_target(source, root, output)).unlink(missing_ok=True)
     return VideoError(source, f"the process that read it {how}")
 
@@ -198,7 +232,9 @@ def _resize_frame(frame: av.VideoFrame, orientation: Orientation, short_side: in
     return resized
 
 
-def _encode(frames: Iterable[TimedFrame], output: OutputContainer, info: VideoInfo, fps: float | None) -> None:
+def _encode(
+    frames: Iterable[TimedFrame], output: OutputContainer, info: VideoInfo, fps: float | None, target: Path
+) -> None:
     """Encode at least one frame, at the frame rate `fps` or, if it is None, at the times of the frames."""
     rate = Fraction(info.fps if fps is None else fps).limit_denominator(1001)
     time_base = Fraction(1, 90_000) if fps is None else 1 / rate
@@ -209,10 +245,14 @@ def _encode(frames: Iterable[TimedFrame], output: OutputContainer, info: VideoIn
             stream = _add_stream(output, frame, rate, time_base)
         pts = max(pts, round(time / time_base))
         frame.pts, frame.time_base = pts, time_base
-        output.mux(stream.encode(frame))
+        packets = stream.encode(frame)
+        with write_errors(target):
+            output.mux(packets)
         pts += 1
     assert stream is not None
-    output.mux(stream.encode(None))
+    packets = stream.encode(None)
+    with write_errors(target):
+        output.mux(packets)
 
 
 def _add_stream(output: OutputContainer, frame: av.VideoFrame, rate: Fraction, time_base: Fraction) -> VideoStream:
