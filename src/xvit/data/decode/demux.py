@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,12 @@ _OPTIONS = {
     "format_whitelist": "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,h264,hevc,m4v,mxf,nut,ivf,yuv4mpegpipe",
     "protocol_whitelist": "file",
 } | DECODER_OPTIONS
+# A recording that starts between two keyframes has its first header at the second one: up to 60 s and 100 MB later.
+_LONG_PROBE = {"analyzeduration": "60000000", "probesize": "100000000"}
 # Titles and comments may be in any encoding. PyAV 19 has removed this argument and never fails on them.
 _METADATA: Any = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 _INDEXED_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
+_UNRELIABLE_KEYFRAMES = {"avi", "mov,mp4,m4a,3gp,3g2,mj2"}  # by index tables that are often wrong, and edit lists
 _ONE_FRAME_PER_PACKET = {"h264", "hevc", "vp9", "av1"}
 READ_ERRORS = (av.error.FFmpegError, ValueError, ArithmeticError, LookupError, MemoryError)  # seen on damaged files
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # of the disk that is written to: no fault of a video
@@ -48,6 +52,7 @@ class VideoInfo:
         container: FFmpeg's name, such as matroska,webm; "folder" for a folder of frames.
         damage: how the file is cut short; empty if it seems complete.
         warnings: what had to be assumed about the video, in words.
+        num_leading: frames at the start that refer to frames before the recording; they are left out everywhere.
         times: (num_frames,) seconds from the first frame to each frame, in the order in which they are shown.
     """
 
@@ -61,6 +66,7 @@ class VideoInfo:
     container: str
     damage: str = ""
     warnings: tuple[str, ...] = ()
+    num_leading: int = 0
     times: np.ndarray = field(repr=False, compare=False)
 
 
@@ -130,7 +136,11 @@ def open_video(path: str | Path) -> Iterator[tuple[InputContainer, av.VideoStrea
 def _open_container(path: str | Path) -> InputContainer:
     with video_errors(path, "not a readable video file, or cut short"):
         # "file:" keeps FFmpeg from reading a colon in the name as the end of a protocol.
-        return av.open(f"file:{os.fspath(path)}", "r", options=_OPTIONS, **_METADATA)
+        container = av.open(f"file:{os.fspath(path)}", "r", options=_OPTIONS, **_METADATA)
+        if all(stream.codec_context.width for stream in container.streams.video):
+            return container
+        container.close()
+        return av.open(f"file:{os.fspath(path)}", "r", options=_OPTIONS | _LONG_PROBE, **_METADATA)
 
 
 def read_packets(container: InputContainer, *streams: Stream) -> "Iterator[av.Packet[Any]]":
@@ -158,11 +168,20 @@ def scan_video(path: str | Path, container: InputContainer, stream: av.VideoStre
     frame_dts: list[int | None] = []
     keyframe_pts: list[int | None] = []
     num_corrupt = 0
+    num_leading = 0
     end_time = 0.0  # of the last packet, in seconds
     timing = Timing.of(container, stream)
     with video_errors(path, "not a readable video file"):
         for packet in read_packets(container, stream):
             if packet.size == 0:
+                continue
+            if packet.is_keyframe and not keyframe_pts and container.format.name not in _UNRELIABLE_KEYFRAMES:
+                num_leading = len(frame_pts)
+                frame_pts.clear()
+                frame_dts.clear()
+                num_corrupt = 0
+            elif num_leading and len(frame_pts) == 1 and (packet.pts or 0) < (keyframe_pts[0] or 0):
+                num_leading += 1  # shown before the keyframe: it refers to frames before the recording, too
                 continue
             num_corrupt += packet.is_corrupt
             if packet.is_keyframe:
@@ -196,10 +215,20 @@ def scan_video(path: str | Path, container: InputContainer, stream: av.VideoStre
         codec=codec,
         container=container_name,
         damage=_describe_damage(container, stream, num_frames, num_corrupt, end_time),
-        warnings=(timing.warning,) if timing.warning else (),
+        warnings=tuple(filter(None, (timing.warning, _describe_start(num_leading)))),
+        num_leading=num_leading,
         times=times,
     )
     return PacketScan(info=info, pts=pts, keyframe_pts=keys, seekable=seekable)
+
+
+def from_first_keyframe(packets: "Iterator[av.Packet[Any]]", info: VideoInfo) -> "Iterator[av.Packet[Any]]":
+    """Leave out the packets before the first keyframe of a recording that starts between two."""
+    return dropwhile(lambda packet: not packet.is_keyframe, packets) if info.num_leading else packets
+
+
+def _describe_start(num_leading: int) -> str:
+    return f"starts between keyframes: {num_leading} frames before the first one are left out" if num_leading else ""
 
 
 def _end_time(packet: "av.Packet[av.VideoStream] | av.Packet[Stream]") -> float:

@@ -14,7 +14,15 @@ import torch
 from torch import Tensor
 
 from xvit.data.decode.clock import Timing, choose_frames
-from xvit.data.decode.demux import READ_ERRORS, error_reason, open_video, probe_file, read_packets, video_errors
+from xvit.data.decode.demux import (
+    READ_ERRORS,
+    error_reason,
+    from_first_keyframe,
+    open_video,
+    probe_file,
+    read_packets,
+    video_errors,
+)
 from xvit.data.decode.orientation import ODD_MATRIX, Orientation, read_orientation
 from xvit.data.decode.video import check_frame_size, frame_to_rgb
 from xvit.data.sampling import slow_warning
@@ -108,7 +116,7 @@ class FrameReader:
         with open_video(self.path) as (container, stream):
             timing = Timing.of(container, stream)
             clock = timing.clock()
-            packets = read_packets(container, stream)
+            packets = from_first_keyframe(read_packets(container, stream), self.info)
             while True:
                 try:
                     packet = next(packets)

@@ -28,6 +28,7 @@ from xvit.data.decode.demux import (
     READ_ERRORS,
     PacketScan,
     VideoInfo,
+    from_first_keyframe,
     open_video,
     probe_file,
     read_packets,
@@ -288,7 +289,7 @@ def decode_in_order(container: InputContainer, stream: av.VideoStream, buffer: F
     """Decode from the start until the buffer is full or the video ends."""
     path = buffer.info.path
     with video_errors(path, "cannot be read to its end"):
-        for packet in read_packets(container, stream):
+        for packet in from_first_keyframe(read_packets(container, stream), buffer.info):
             try:
                 frames = packet.decode()
             except av.error.FFmpegError as error:
