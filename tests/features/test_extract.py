@@ -13,13 +13,14 @@ import torch
 
 from helpers.color_videos import CLASSES, CLIP, make_model, with_metadata, write_video
 from helpers.features import features_one_by_one
+from helpers.files import limited_file_size, locked_by_another_process
 from xvit.data import record
 from xvit.data.dataset import VideoDataset
 from xvit.features import extract_features, read_features
 from xvit.features.partial import partial_folder
 from xvit.inference.predictor import Predictor
 from xvit.models.profiling import model_hash
-from xvit.utils.errors import XViTError
+from xvit.utils.errors import WriteError, XViTError
 from xvit.utils.version import library_versions
 
 SUFFIXES = (".safetensors", ".npy", ".parquet")
@@ -139,13 +140,14 @@ def test_a_stop_between_the_sidecar_and_the_array(model, paths, tmp_path, monkey
 
 
 def test_sigkill_between_rows_and_journal_then_the_same_command(run, model, paths, tmp_path):
-    # Each batch syncs its values, then its journal line: the fifth call comes after the rows of the third batch.
-    kill_at_the_fifth_sync = (
+    # The record of the run syncs its file and its folder, each batch its values, then its journal line: the seventh
+    # call comes after the rows of the third batch.
+    kill_at_the_seventh_sync = (
         "import os, signal, sys; from xvit.cli.main import main\n"
         "fsync, calls = os.fsync, []\n"
         "def sync(file):\n"
         "    calls.append(file)\n"
-        "    if len(calls) == 5: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    if len(calls) == 7: os.kill(os.getpid(), signal.SIGKILL)\n"
         "    fsync(file)\n"
         "os.fsync = sync; main(sys.argv[1:])"
     )
@@ -153,7 +155,7 @@ def test_sigkill_between_rows_and_journal_then_the_same_command(run, model, path
     words = ["features", Path(paths[0]).parents[1], "--checkpoint", tmp_path / "model", "--level", "tokens"]
     words = [str(word) for word in [*words, "--batch-size", 2, "--num-workers", 0, "--device", "cpu", "--output"]]
     output, full = tmp_path / "f.safetensors", tmp_path / "full.safetensors"
-    command = [sys.executable, "-c", kill_at_the_fifth_sync, *words, str(output)]
+    command = [sys.executable, "-c", kill_at_the_seventh_sync, *words, str(output)]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGKILL, "", "")
     row_bytes = 4 * 4 * 5 * 16
@@ -248,15 +250,26 @@ def test_an_unfinished_extraction_without_a_batch_is_overwritten(model, paths, t
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such locks")
 def test_two_processes_do_not_share_an_extraction(model, paths, tmp_path):
-    partial_folder(tmp_path / "f.npy").mkdir()
-    hold = "import fcntl, sys; f = open(sys.argv[1], 'wb'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
-    words = [sys.executable, "-c", hold, str(partial_folder(tmp_path / "f.npy") / "lock")]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        other.stdout.readline()
-        with pytest.raises(XViTError, match="another process is running this extraction"):
-            extract_features(model, paths, tmp_path / "f.npy")
-        other.communicate(b"\n")
+    with (
+        locked_by_another_process(tmp_path / "f.npy", "xvit features") as other,
+        pytest.raises(XViTError, match=rf"f\.npy: in use by xvit features \(process {other.pid} on host "),
+    ):
+        extract_features(model, paths, tmp_path / "f.npy")
     extract_features(model, paths, tmp_path / "f.npy")
+
+
+@pytest.mark.parametrize("full", ["at the start", "in the middle", "at the end"])
+def test_a_full_disk_costs_no_finished_rows(full, model, paths, tmp_path):
+    options = {"level": "tokens", "batch_size": 1}
+    extract_features(model, paths, tmp_path / "whole.npy", **options)
+    output, size = tmp_path / "f.npy", (tmp_path / "whole.npy").stat().st_size
+    limit = {"at the start": 10, "in the middle": size // 2, "at the end": size - 1}[full]
+    with limited_file_size(limit), pytest.raises(WriteError, match=r"f\.npy.*: cannot be written: File too large$"):
+        extract_features(model, paths, output, **options)
+    done = []
+    extract_features(model, paths, output, **options, on_progress=lambda number, total: done.append(number))
+    assert output.read_bytes() == (tmp_path / "whole.npy").read_bytes()
+    assert done[0] == {"at the start": 0, "in the middle": len(paths) // 2 - 1, "at the end": len(paths)}[full]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

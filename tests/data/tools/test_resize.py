@@ -146,6 +146,7 @@ def test_invalid_folders_and_numbers(root, tmp_path):
 @pytest.mark.parametrize("limit", [0, 100, 3_000])  # nothing, the beginning, the packets
 def test_a_full_disk_is_not_blamed_on_the_videos(limit, num_workers, tmp_path):
     root, output = tmp_path / "videos", tmp_path / "small"
+    root.mkdir()
     for name in "abc":
         write_video(root / f"{name}.mp4", frames=30, width=160, height=120)
     resize_videos(root, output, short_side=60)
@@ -167,6 +168,7 @@ def test_a_full_disk_is_not_blamed_on_the_videos(limit, num_workers, tmp_path):
 
 
 def test_two_processes_do_not_write_the_same_copies(tmp_path):
+    (tmp_path / "videos").mkdir()
     write_video(tmp_path / "videos" / "a.mp4")
     with (
         locked_by_another_process(tmp_path / "small", "xvit data resize") as other,
