@@ -1,6 +1,7 @@
 """Fixtures shared by the test modules: videos, a checkpoint, a recipe, the command line."""
 
 import os
+import signal
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # set before torch is imported, and inherited by subprocesses
@@ -16,6 +17,9 @@ from xvit.data.synthetic.dataset import write_motion_dataset
 from xvit.data.synthetic.motion import CLASSES
 from xvit.models.backbone import resolve_clip_spec
 from xvit.models.xvit import XViT
+
+# Tests and their subprocesses inherit it, and it is ignored where they are started in the background of a script.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis.settings.register_profile("tests", deadline=None)  # the time of a test depends on the machine's load
 hypothesis.settings.load_profile("tests")

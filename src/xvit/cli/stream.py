@@ -124,6 +124,9 @@ def _stop_on_ctrl_c(source: "Source") -> Iterator[None]:
         yield
         return
     previous = signal.getsignal(signal.SIGINT)
+    if previous is signal.SIG_IGN:  # a script has started this process in the background
+        yield
+        return
 
     def stop(*_: object) -> None:
         signal.signal(signal.SIGINT, previous)

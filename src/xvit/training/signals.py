@@ -16,7 +16,8 @@ class StopSignals:
     """A context manager that records the first SIGINT or SIGTERM, for `check`. A second SIGINT stops at once.
 
     With several processes a second SIGINT does not stop at once: a terminal sends each Ctrl-C to all processes, and the
-    launcher sends it to them again. Outside the main thread, where Python handles no signals, it does nothing.
+    launcher sends it to them again. Outside the main thread, where Python handles no signals, it does nothing. A SIGINT
+    that the process ignores, as one that a script starts in the background does, is still ignored.
     """
 
     def __init__(self) -> None:
@@ -25,7 +26,8 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            is_ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+            for number in (signal.SIGTERM,) if is_ignored else (signal.SIGINT, signal.SIGTERM):
                 self._previous_handlers[number] = signal.signal(number, self._handle)
         return self
 
