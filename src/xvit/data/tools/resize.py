@@ -18,7 +18,15 @@ from av.video.stream import VideoStream
 from xvit.config import DataConfig
 from xvit.data.annotations.finder import merge_left_out, report_left_out, scan_folder
 from xvit.data.decode.clock import choose_frames
-from xvit.data.decode.demux import VideoInfo, open_video, probe_file, read_packets, video_errors
+from xvit.data.decode.demux import (
+    READ_ERRORS,
+    VideoInfo,
+    from_first_keyframe,
+    open_video,
+    probe_file,
+    read_packets,
+    video_errors,
+)
 from xvit.data.decode.orientation import ODD_MATRIX, Orientation, read_orientation
 from xvit.data.decode.video import check_frame_size, frame_to_rgb
 from xvit.data.timeout import restart_deadline, time_limit
@@ -92,14 +100,6 @@ def resize_videos(
         check_range("fps", fps, 0.1)
     check_folder(root)
     root, output = Path(root), Path(output)
-    targets = _find_targets(root, output)
-    remade, without_source = open_output(root, output, targets, {"short_side": short_side, "fps": fps})
-    sources = [source for target, source in targets.items() if not target.exists()]
-    skipped = len(targets) - len(sources)
-
-    def report_progress(done: int, total: int) -> None:
-        if on_progress is not None:
-            on_progress(skipped + done, skipped + total)
     with lock_directory(output, "xvit data resize"):
         return _resize_videos(root, output, short_side, fps, num_workers, on_progress)
 
@@ -112,6 +112,14 @@ def _resize_videos(
     num_workers: int,
     on_progress: Callable[[int, int], None] | None,
 ) -> ResizeResult:
+    targets = _find_targets(root, output)
+    remade, without_source = open_output(root, output, targets, {"short_side": short_side, "fps": fps})
+    sources = [source for target, source in targets.items() if not target.exists()]
+    skipped = len(targets) - len(sources)
+
+    def report_progress(done: int, total: int) -> None:
+        if on_progress is not None:
+            on_progress(skipped + done, skipped + total)
 
     resize = partial(_resize_or_report, root=root, output=output, short_side=short_side, fps=fps)
     on_killed = partial(_report_killed, root=root, output=output)
@@ -128,6 +136,7 @@ def resize_video(source: str | Path, target: str | Path, *, short_side: int, fps
 
     Raises:
         VideoError: not a video, damaged or cut short.
+        WriteError: the target cannot be written.
     """
     info = probe_file(source)
     if info.damage:
@@ -137,7 +146,6 @@ def resize_video(source: str | Path, target: str | Path, *, short_side: int, fps
     target = Path(target)
     with write_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        WriteError: the target cannot be written.
     tmp_path = _tmp_path(target)
     try:
         with (
@@ -145,7 +153,11 @@ def resize_video(source: str | Path, target: str | Path, *, short_side: int, fps
             open_video(source) as (container, stream),
             _create_mp4(tmp_path, target) as output,
         ):
-            frames = (frame for packet in read_packets(container, stream) for frame in packet.decode())
+            frames = (
+                frame
+                for packet in from_first_keyframe(read_packets(container, stream), info)
+                for frame in packet.decode()
+            )
             chosen = choose_frames(
                 _read_frames(frames, info), stride=1, frame_rate=fps, interval=1 / info.fps, end=info.duration
             )
@@ -157,18 +169,6 @@ def resize_video(source: str | Path, target: str | Path, *, short_side: int, fps
         tmp_path.unlink(missing_ok=True)
 
 
-def _resize_or_report(
-    source: Path, *, root: Path, output: Path, short_side: int, fps: float | None
-) -> VideoError | None:
-    try:
-        with time_limit(source, DataConfig.decode_timeout, f"no frame within {DataConfig.decode_timeout:g} s"):
-            resize_video(source, _target(source, root, output), short_side=short_side, fps=fps)
-    except VideoError as error:
-        return VideoError(error.path, error.reason)  # a new error, whose traceback does not hold video frames
-    return None
-
-
-def _report_killed(source: Path, how: str, *, root: Path, output: Path) -> VideoError:
 @contextmanager
 def _create_mp4(path: Path, target: Path) -> Iterator[OutputContainer]:
     """A container to write to; raises `WriteError` about the target, not about the video that is read meanwhile."""
@@ -184,6 +184,18 @@ def _create_mp4(path: Path, target: Path) -> Iterator[OutputContainer]:
         output.close()
 
 
+def _resize_or_report(
+    source: Path, *, root: Path, output: Path, short_side: int, fps: float | None
+) -> VideoError | None:
+    try:
+        with time_limit(source, DataConfig.decode_timeout, f"no frame within {DataConfig.decode_timeout:g} s"):
+            resize_video(source, _target(source, root, output), short_side=short_side, fps=fps)
+    except VideoError as error:
+        return VideoError(error.path, error.reason)  # a new error, whose traceback does not hold video frames
+    return None
+
+
+def _report_killed(source: Path, how: str, *, root: Path, output: Path) -> VideoError:
     _tmp_path(_target(source, root, output)).unlink(missing_ok=True)
     return VideoError(source, f"the process that read it {how}")
 
