@@ -16,13 +16,14 @@ class FaultyAV:
         target: the operation that raises `error`, such as "Packet.decode"; empty for none.
         error: to be raised.
         after: how often the operation succeeds before.
+        only: a part of the names of the files that have faults; all files by default.
 
     Attributes:
         calls: how often each operation was used.
     """
 
-    def __init__(self, target: str = "", error: Exception | None = None, after: int = 0) -> None:
-        self.target, self.error, self.after = target, error, after
+    def __init__(self, target: str = "", error: Exception | None = None, after: int = 0, only: str = "") -> None:
+        self.target, self.error, self.after, self.only = target, error, after, only
         self.calls: Counter[str] = Counter()
 
     def count(self, operation: str) -> None:
@@ -38,6 +39,8 @@ class FaultyAV:
         def open_file(file: Any, mode: str = "r", **options: Any) -> Any:
             if mode == "w":
                 return FaultyAV().wrap(real_open(file, mode, **options))  # takes wrapped frames
+            if self.only not in str(file):
+                return real_open(file, mode, **options)
             self.count("av.open")
             return self.wrap(real_open(file, mode, **options))
 

@@ -11,11 +11,12 @@ its outputs are from the model's) and the program:
 import hashlib
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -32,6 +33,8 @@ from xvit.utils.signal_stack import keep_signal_stack
 
 Format = Literal["onnx", "openvino", "torch"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int8-weights"]
+Shape = tuple[int | None, ...]  # None: any size, such as B
+MAX_STATE_VALUES = 2**28  # 1 GB: 10 times the state of the largest backbones
 PROGRAM_FILES = {"onnx": "model.onnx", "openvino": "model.xml", "torch": "model.pt2"}
 
 
@@ -68,6 +71,8 @@ class ExportManifest:
         check_choices(self)
         if not isinstance(self.state, dict) or not all(map(_is_shape, self.state.values())):
             raise XViTError(f'key "state": expected a mapping of names to shapes, got {self.state!r:.80}')
+        if sum(map(math.prod, self.state.values())) > MAX_STATE_VALUES:
+            raise XViTError(f'key "state": expected at most {MAX_STATE_VALUES:,} values, got {self.state!r:.80}')
 
 
 class ExportedModel:
@@ -85,8 +90,8 @@ class ExportedModel:
         manifest: how it was exported.
 
     Raises:
-        XViTError: not the directory of an exported model, a damaged file, a runtime that is not installed, a torch
-            program without `trust_code`, a device that the runtime cannot use.
+        XViTError: not the directory of an exported model, a damaged file, a program that does not go with config.json,
+            a runtime that is not installed, a torch program without `trust_code`, a device that the runtime cannot use.
     """
 
     def __init__(self, directory: str | Path, *, device: str | torch.device = "cpu", trust_code: bool = False) -> None:
@@ -113,7 +118,10 @@ class ExportedModel:
             )
         load = {"onnx": _load_onnx, "openvino": _load_openvino, "torch": _load_torch}[self.manifest.format]
         with _runtime_errors(self._path):
-            self._run = load(self._path, self.manifest, self.device)
+            program = load(self._path, self.manifest, self.device)
+        self._check_shapes("inputs", program.inputs, self._expected_inputs(), _has_sizes)
+        self._check_shapes("outputs", program.outputs, self._expected_outputs(), _may_have_sizes)
+        self._run = program.run
 
     probabilities = cast("Callable[[Any, Tensor], Tensor]", XViT.probabilities)
 
@@ -142,6 +150,27 @@ class ExportedModel:
         for frames in pixel_values.split(1 if state else shape[1], dim=1):
             logits, state = self.step(frames, state)
         return logits
+
+    def _expected_inputs(self) -> list[Shape]:
+        """The shapes that config.json and export.json describe: the pixels, then the state."""
+        size, state = self.clip_spec.image_size, self.manifest.state.values()
+        frames = 1 if state else None if self.manifest.dynamic_frames else self.config.num_frames
+        return [(None, frames, self.in_chans, size, size), *((None, *shape) for shape in state)]
+
+    def _expected_outputs(self) -> list[Shape]:
+        logits: list[Shape] = [(None, classes or None) for classes in self.config.tasks.values()]
+        return [*logits, *((None, *shape) for shape in self.manifest.state.values())]
+
+    def _check_shapes(
+        self, kind: str, found: list[Shape], expected: list[Shape], fits: Callable[[int | None, int | None], bool]
+    ) -> None:
+        """Raise `XViTError` if the program has other inputs or outputs, before memory is allocated for them."""
+        same = list(map(len, found)) == list(map(len, expected))
+        if not same or not all(map(fits, chain.from_iterable(found), chain.from_iterable(expected))):
+            raise XViTError(
+                f"{self._path}: not the program of {checkpoint.CONFIG} and {checkpoint.EXPORTED}: "
+                f"{kind} {_describe_shapes(found)}, expected {_describe_shapes(expected)}"
+            )
 
     def initial_state(self, batch_size: int = 1) -> list[Tensor]:
         """The state of a streaming step before the first frame: tensors (B, ...), in the order of the manifest."""
@@ -228,10 +257,34 @@ def supports_device(format: Format, device: torch.device) -> bool:
     return format == "torch" or device.type == "cpu"
 
 
-RunFunction = Callable[[list[Tensor]], list[Tensor]]
+class Program(NamedTuple):
+    """A program that a runtime has loaded."""
+
+    run: Callable[[list[Tensor]], list[Tensor]]
+    inputs: list[Shape]
+    outputs: list[Shape]
 
 
-def _load_onnx(path: Path, manifest: ExportManifest, device: torch.device) -> RunFunction:
+def _has_sizes(found: int | None, expected: int | None) -> bool:
+    return expected is None or found == expected
+
+
+def _may_have_sizes(found: int | None, expected: int | None) -> bool:
+    """Whether a size is right, or not known: some runtimes do not infer the shapes of outputs."""
+    return found is None or _has_sizes(found, expected)
+
+
+def _describe_shapes(shapes: list[Shape], limit: int = 3) -> str:
+    texts = [f"({', '.join('any' if size is None else str(size) for size in shape)})" for shape in shapes[:limit]]
+    return ", ".join(texts) + f", ... ({len(shapes)})" * (len(shapes) > limit)
+
+
+def _to_shape(sizes: Iterable[Any]) -> Shape:
+    """The sizes of a runtime; what is no number there is any size."""
+    return tuple(size if type(size) is int else None for size in sizes)
+
+
+def _load_onnx(path: Path, manifest: ExportManifest, device: torch.device) -> Program:
     runtime = import_package("onnxruntime")
     providers: list[str | tuple[str, dict[str, int]]] = ["CPUExecutionProvider"]
     if device.type == "cuda":
@@ -247,10 +300,11 @@ def _load_onnx(path: Path, manifest: ExportManifest, device: torch.device) -> Ru
         arrays = {name: x.cpu().numpy() for name, x in zip(names, inputs, strict=True)}
         return [torch.from_numpy(array).to(device) for array in session.run(None, arrays)]
 
-    return run
+    inputs, outputs = ([_to_shape(entry.shape) for entry in get()] for get in (session.get_inputs, session.get_outputs))
+    return Program(run, inputs, outputs)
 
 
-def _load_openvino(path: Path, manifest: ExportManifest, device: torch.device) -> RunFunction:
+def _load_openvino(path: Path, manifest: ExportManifest, device: torch.device) -> Program:
     openvino = import_package("openvino")
     hint = "bf16" if manifest.precision == "bf16" else "f32"  # for all operations that are not int8
     settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
@@ -261,10 +315,13 @@ def _load_openvino(path: Path, manifest: ExportManifest, device: torch.device) -
         outputs = compiled([np.ascontiguousarray(x.numpy()) for x in inputs])
         return [torch.from_numpy(array.copy()) for array in outputs.values()]
 
-    return run
+    def shape(port: Any) -> Shape:
+        return tuple(size.get_length() if size.is_static else None for size in port.partial_shape)
+
+    return Program(run, list(map(shape, compiled.inputs)), list(map(shape, compiled.outputs)))
 
 
-def _load_torch(path: Path, manifest: ExportManifest, device: torch.device) -> RunFunction:
+def _load_torch(path: Path, manifest: ExportManifest, device: torch.device) -> Program:
     exported = torch.export.load(path)
     # the pass also moves the constants of the graph, unlike module.to
     module = (exported if device.type == "cpu" else move_to_device_pass(exported, device)).module()
@@ -273,7 +330,12 @@ def _load_torch(path: Path, manifest: ExportManifest, device: torch.device) -> R
         with torch.inference_mode():
             return list(module(inputs[0].to(device), inputs[1:]) if manifest.state else module(inputs[0].to(device)))
 
-    return run
+    nodes, signature = {node.name: node for node in exported.graph.nodes}, exported.graph_signature
+    shapes = [
+        [_to_shape(nodes[name].meta["val"].shape) for name in names]
+        for names in (signature.user_inputs, signature.user_outputs)
+    ]
+    return Program(run, *shapes)
 
 
 @contextmanager
