@@ -82,3 +82,15 @@ def test_formats_that_do_not_fit_the_model(name, options, message, tmp_path):
     with pytest.raises(XViTError, match="for a single task, the model predicts the tasks noun, verb"):
         write_submission(tmp_path / "test.csv", both)
     assert not list(tmp_path.iterdir())
+
+
+def test_no_cell_of_the_csv_is_a_formula_in_a_spreadsheet(tmp_path):
+    """Ids of YouTube may begin with a hyphen: they are no formulas, and must stay as they are."""
+    scored = make_scored({SINGLE_TASK: torch.tensor([[0.7, 0.3]] * 3)}, ["=1+1", "walk"])
+    ids = ["-0aB_c-dE", "-1+1", "@SUM(A1)"]
+    scored.samples[:] = [Sample(path="v.mp4", label=None, id=id) for id in ids]
+    write_submission(tmp_path / "test.csv", scored)
+    with (tmp_path / "test.csv").open(newline="") as file:
+        rows = list(csv.reader(file))[1:]
+    assert [row[0] for row in rows] == ["-0aB_c-dE", "'-1+1", "'@SUM(A1)"]
+    assert [row[1::2] for row in rows] == [["'=1+1", "walk"]] * 3

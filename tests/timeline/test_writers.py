@@ -1,5 +1,7 @@
 """Files of segments, and reading of the ground truth."""
 
+import csv
+import io
 import json
 
 import pytest
@@ -36,6 +38,18 @@ def test_files_of_segments(tmp_path):
         write_new_file(tmp_path / "new.csv", "x")
     assert json.loads(path.read_text()) == {"a": 1}
     assert sorted(file.name for file in tmp_path.iterdir()) == ["new.csv", "timeline.json"]
+
+
+@pytest.mark.parametrize("label", ["=1+1", "+1", "-1+1", "@SUM(A1)", "＝1"])
+def test_no_label_is_a_formula_in_a_spreadsheet(label):
+    text = to_csv([Segment(start=0, end=1, label=label), Segment(start=1, end=2, label="b\r=1\n=2")])
+    rows = list(csv.reader(io.StringIO(text, newline="")))
+    assert [row[2] for row in rows] == ["label", f"'{label}", r"b\r=1\n=2"]
+
+
+@pytest.mark.parametrize("label", ["a\n\n9\n00:00:00,000 --> 00:00:09,000\nb", "a\x1b[31mb", "a\u2028b"])
+def test_no_label_begins_a_subtitle(label):
+    assert len(to_srt([Segment(start=0, end=1, label=label)]).splitlines()) == 3
 
 
 def test_class_names_that_are_not_valid_unicode_are_escaped(tmp_path):

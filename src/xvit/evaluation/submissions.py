@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from xvit.config import SINGLE_TASK, ClassNames, as_task_dict
 from xvit.evaluation.scoring import ScoredVideos, describe_tasks
 from xvit.utils.errors import XViTError
 from xvit.utils.files import atomic_write_text
+from xvit.utils.text import spreadsheet_cell
 
 _MAX_ACTIONS = 100  # best verb-noun pairs per video in EPIC-KITCHENS' JSON
 _MAX_CLASSES = 5  # best classes per video in the CSV
@@ -43,7 +45,7 @@ def write_submission(path: str | Path, scored: ScoredVideos, *, supervision: tup
     Args:
         path: .json for EPIC-KITCHENS-100's action recognition challenge (tasks verb and noun): the score of each
             class by its index, and the 100 best actions, each scored as verb score times noun score. .csv for a
-            single task: id, then the five best classes and their scores.
+            single task: id, then the five best classes and their scores, none of which is a formula in a spreadsheet.
         supervision: EPIC-KITCHENS' levels of supervision (pretraining, training labels, training data), for its JSON.
     """
     check_submission(path, scored.class_names, supervision=supervision)
@@ -82,6 +84,8 @@ def _best_classes_csv(scored: ScoredVideos) -> str:
     columns = [f"{column}_{rank + 1}" for rank in range(scores.shape[1]) for column in ("class", "score")]
     writer.writerow(["id", *columns])
     for sample, row, best in zip(scored.samples, scores.tolist(), indices.tolist(), strict=True):
-        pairs = [(names[index], f"{score:.6f}") for index, score in zip(best, row, strict=True)]
-        writer.writerow([sample.id, *(value for pair in pairs for value in pair)])
+        pairs = [(spreadsheet_cell(names[index]), f"{score:.6f}") for index, score in zip(best, row, strict=True)]
+        # One YouTube id in 64 begins with "-". A word alone is harmless, and a challenge must find it unchanged.
+        id = sample.id if re.fullmatch(r"[\w-]+", sample.id) else spreadsheet_cell(sample.id)
+        writer.writerow([id, *(value for pair in pairs for value in pair)])
     return text.getvalue()

@@ -11,7 +11,7 @@ from typing import Any
 from xvit.timeline.segments import Segment
 from xvit.utils.errors import XViTError, did_you_mean, one_line
 from xvit.utils.files import atomic_write_text, parse_json
-from xvit.utils.text import read_text
+from xvit.utils.text import printable, read_text, spreadsheet_cell
 
 
 def read_ground_truth(path: str | Path, class_names: Sequence[str]) -> dict[Path, list[Segment]]:
@@ -48,13 +48,13 @@ def to_json(value: Any) -> str:
 
 
 def to_csv(segments: Sequence[Segment]) -> str:
-    """One row per segment: start and end in seconds, label, score."""
+    """One row per segment: start and end in seconds, label, score. No label is read as a formula by a spreadsheet."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["start", "end", "label", "score"])
     for segment in segments:
         score = "" if segment.score is None else f"{segment.score:.4f}"
-        writer.writerow([f"{segment.start:.3f}", f"{segment.end:.3f}", segment.label, score])
+        writer.writerow([f"{segment.start:.3f}", f"{segment.end:.3f}", spreadsheet_cell(segment.label), score])
     return text.getvalue()
 
 
@@ -62,7 +62,7 @@ def to_srt(segments: Sequence[Segment]) -> str:
     """Subtitles in SubRip format, which video players display."""
     blocks = []
     for number, segment in enumerate(segments, start=1):
-        label = " ".join(segment.label.split())  # an empty line would end the subtitle
+        label = printable(" ".join(segment.label.split()))  # an empty line would end the subtitle
         score = "" if segment.score is None else f" ({100 * segment.score:.0f} %)"
         blocks.append(f"{number}\n{_timestamp(segment.start)} --> {_timestamp(segment.end)}\n{label}{score}\n")
     return "\n".join(blocks)

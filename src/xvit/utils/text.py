@@ -28,7 +28,7 @@ _INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # Unicode's categories: control, fo
 _JOINERS = "\u200c\u200d"  # format characters that only choose the shape of the letters and emoji beside them
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}://\S+")  # bounded: a search in long text takes linear time
 _ADDRESS_PARTS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)([^/?#]*)([^?#]*)(.*)", re.DOTALL)
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+_FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 
 Row = tuple[str, dict[str, str]]  # file and line, for error messages; values by column
 
@@ -214,8 +214,9 @@ def hide_secrets(address: str) -> str:
 
 
 def spreadsheet_cell(text: str) -> str:
-    """Text for a cell of a CSV file that people open in spreadsheets: none is read as a formula.
+    """Printable text for a cell of a CSV file that people open in spreadsheets: none is read as a formula.
 
     An apostrophe is put before what would be one, as OWASP advises.
     """
+    text = printable(text)
     return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
