@@ -90,6 +90,9 @@ def _initials(name: str) -> str:
 def one_line(error: BaseException, *, name: bool = False, length: int = 200) -> str:
     """The message of an error in one line of at most `length` characters, after its type if `name` is set."""
     text = " ".join(str(error).split())
+    if "weights_only" in text:  # torch advises to load the file without protection
+        reason = text.partition("WeightsUnpickler error: ")[2].partition(" Please use ")[0]
+        text = reason or "holds more than tensors and plain values"
     return (f"{type(error).__name__}: {text}" if name else text)[:length]
 
 
