@@ -14,7 +14,7 @@ from xvit.data.annotations import describe_left_out
 from xvit.data.decode import VideoInfo, read_clip
 from xvit.data.tools.check import CheckReport, Problem
 from xvit.utils.errors import VideoError
-from xvit.utils.text import name_some
+from xvit.utils.text import name_some, printable
 from xvit.utils.version import __version__
 from xvit.visualize import plot_dataset
 
@@ -96,7 +96,7 @@ def write_page(report: CheckReport, config: DataConfig, folder: Path, *, full: b
         values = {}  # the histograms are part of the first chart only
     (folder / "report.html").write_text(
         _TEMPLATE.format(
-            name=html.escape(Path(config.root).resolve().name),
+            name=_html(Path(config.root).resolve().name),
             version=__version__,
             method="all frames were decoded" if full else "packets were counted; first and last frames were decoded",
             facts="".join(_row((name, value)) for name, value in describe(report).items() if value is not None),
@@ -107,7 +107,6 @@ def write_page(report: CheckReport, config: DataConfig, folder: Path, *, full: b
             settings=_settings(settings),
         ),
         encoding="utf-8",
-        errors="replace",
     )
 
 
@@ -119,7 +118,7 @@ def _strips(report: CheckReport, folder: Path) -> str:
             continue
         name = f"pictures/problem_{len(html_parts)}.png"
         imsave(folder / name, strip)
-        html_parts.append(f'<p>{html.escape(str(problem))}</p><img src="{name}" alt="readable frames">')
+        html_parts.append(f'<p>{_html(str(problem))}</p><img src="{name}" alt="readable frames">')
         if len(html_parts) == _MAX_STRIPS:
             break
     return "<h2>Frames of videos with problems</h2>" + "".join(html_parts) if html_parts else ""
@@ -162,8 +161,8 @@ def _unusual(videos: list[VideoInfo]) -> str:
 def _settings(settings: dict[str, str]) -> str:
     if not settings:
         return "<p>None.</p>"
-    lines = "".join(f"  {name}: {value}\n" for name, value in settings.items())
-    return f"<pre>data:\n{html.escape(lines)}</pre>"
+    lines = "".join(f"  {_html(name)}: {_html(value)}\n" for name, value in settings.items())
+    return f"<pre>data:\n{lines}</pre>"
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -172,7 +171,12 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _row(cells: Sequence[str]) -> str:
-    return f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"
+    return f"<tr>{''.join(f'<td>{_html(cell)}</td>' for cell in cells)}</tr>"
+
+
+def _html(text: str) -> str:
+    """Text that may be foreign, for the page."""
+    return html.escape(printable(text))
 
 
 _TEMPLATE = """<!doctype html>

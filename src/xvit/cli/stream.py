@@ -1,7 +1,7 @@
 """xvit stream SOURCE --checkpoint DIR [--real-time] [--stride N] [--predict-every K] [--threshold P] ...
 
-Classify a live stream. SOURCE is a camera (/dev/video0, or its number), an address (rtsp://, http://, srt://,
-udp://, ...), a video file, or - for the standard input (mpegts, matroska, ...; raw frames with --raw).
+Classify a live stream. SOURCE is a camera (/dev/video0, or its number), an address (rtsp://, http://, udp://,
+tcp://, ...), a video file, or - for the standard input (mpegts, matroska, ...; raw frames with --raw).
 Prints a line when the label changes (with --all: for each prediction); in a terminal, a live view. --json
 prints one JSON document per line: all predictions, then a summary.
 The label is null where the score is below the threshold, where nothing moves, and for ignored classes.

@@ -232,3 +232,14 @@ def test_a_change_of_frame_size_is_reported(transport, tmp_path):
     assert events[1].message == "the frame size changes from 96x64 to 192x128"
     assert frame_numbers(frames) == [*range(60), *range(20)]
     assert (np.diff([frame.time for frame in frames]) > 0).all()  # although the timestamps restart
+
+
+def test_a_protocol_that_ffmpeg_lacks_is_named(monkeypatch):
+    def fail(*args, **kwargs):
+        raise av.error.ProtocolNotFoundError(1330794744, "Protocol not found")
+
+    monkeypatch.setattr(av, "open", fail)
+    with pytest.raises(VideoError) as caught:
+        list(Source("srt://user:pass@127.0.0.1:1?passphrase=x").frames())
+    expected = "the FFmpeg in the installed PyAV was built without srt://; send another protocol"
+    assert str(caught.value) == f"srt://127.0.0.1:1?...: {expected}"

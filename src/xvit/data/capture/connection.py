@@ -131,6 +131,10 @@ class SourceSpec:
                 container: InputContainer = av.open(target, "r", **options)
             except (av.error.ExitError, TimeoutError):
                 raise VideoError(self.display_name, self.timeout_message) from None
+            except av.error.ProtocolNotFoundError:
+                scheme = self.name.partition("://")[0]
+                reason = f"the FFmpeg in the installed PyAV was built without {scheme}://; send another protocol"
+                raise VideoError(self.display_name, reason) from None
         with container:
             streams = video_streams(self.display_name, container)
             stream = best_stream(streams, {stream.index: stream.frames for stream in streams})
