@@ -32,8 +32,8 @@ from xvit.cli.parsing import CommandParser, parse_data_args, require
 from xvit.config import SINGLE_TASK, EvalConfig
 from xvit.utils import distributed
 from xvit.utils.checkpoint_path import check_model
-from xvit.utils.errors import VideoError, XViTError
-from xvit.utils.files import check_new_directory, check_writable_file
+from xvit.utils.errors import VideoError, WriteError, XViTError
+from xvit.utils.files import atomic_directory, check_new_directory, check_writable_file
 
 if TYPE_CHECKING:
     from xvit.data.annotations import Sample
@@ -73,19 +73,27 @@ def run(args: Namespace) -> int:
         options = {"num_workers": args.data.num_workers, "decode_timeout": args.data.decode_timeout}
         scored = score_videos(predictor, samples, eval_config=args.eval, **options, on_progress=update)
     result = compute_metrics(scored) if labelled else scored
+    write_error: WriteError | None = None
     if distributed.is_main():
-        if args.submission:
-            write_submission(args.submission, scored, supervision=tuple(args.supervision))
-        if output:
-            metadata = run_metadata(predictor, args.data, checkpoint=args.checkpoint)
-            result.save(output, metadata=metadata | {"split": args.split, "seen_in_training": seen})
+        try:
+            if args.submission:
+                write_submission(args.submission, scored, supervision=tuple(args.supervision))
+            if output:
+                metadata = run_metadata(predictor, args.data, checkpoint=args.checkpoint)
+                with atomic_directory(output) as folder:
+                    result.save(folder, metadata=metadata | {"split": args.split, "seen_in_training": seen})
+        except WriteError as error:  # a result of hours is printed first
+            write_error = error
     values = result.to_dict() | {"split": args.split, "seen_in_training": seen}
     values |= {"submission": args.submission} if args.submission else {}
-    written = [f"written to {path}" for path in (output, args.submission) if path]
+    written = [f"written to {path}" for path in (output, args.submission) if path and not write_error]
     failures = [VideoError(path, reason) for _, path, reason in scored.failures]
     texts: list[RenderableType] = [*_tables(result), str(result), *_describe_seen(seen, len(samples)), *written]
     terminal.print_warnings([(path, texts) for _, path, texts in scored.warnings], total=len(samples))
-    return terminal.finish(args, values, *texts, failures=failures, total=len(samples))
+    exit_code = terminal.finish(args, values, *texts, failures=failures, total=len(samples))
+    if write_error:
+        raise write_error
+    return exit_code
 
 
 def _read_samples(args: Namespace, predictor: "Predictor") -> "tuple[list[Sample], bool]":

@@ -18,7 +18,7 @@ from xvit.data.loader import make_loader
 from xvit.inference.predictor import Predictor
 from xvit.utils import distributed
 from xvit.utils.errors import VideoError, XViTError, did_you_mean
-from xvit.utils.files import atomic_write_text, write_json
+from xvit.utils.files import atomic_write_text, write_errors, write_json
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,8 +85,9 @@ class VideoResults:
         `metadata` (model, data and versions, from `run_metadata`) becomes a part of evaluation.json.
         """
         directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        self.plot(directory)
+        with write_errors(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            self.plot(directory)
         values = {"metadata": dict(metadata)} | self.to_dict()
         atomic_write_text(directory / "predictions.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows()))
         write_json(directory / "evaluation.json", values)
