@@ -7,8 +7,8 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
-from typing import IO
 
 from xvit.utils.errors import XViTError
 from xvit.utils.files import LOCK, write_errors
@@ -61,12 +61,12 @@ def _lock_path(directory: Path) -> Path:
     return directory / LOCK if inside else directory.with_name(f".{directory.name}{LOCK}")
 
 
-def _acquire(path: Path, directory: str | Path, command: str) -> IO[bytes]:
+def _acquire(path: Path, directory: str | Path, command: str) -> FileIO:
     """The locked file, with this process as its owner."""
     import fcntl
 
     while True:
-        file = path.open("a+b")
+        file = path.open("a+b", buffering=0)
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which workers that outlive us would keep
         except (BlockingIOError, PermissionError):  # EAGAIN or EACCES, by operating system
@@ -80,20 +80,24 @@ def _acquire(path: Path, directory: str | Path, command: str) -> IO[bytes]:
         if _is_same_file(file, path):
             break
         file.close()  # its owner deleted it between our opening and locking it
-    file.truncate(0)
-    file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "command": command}).encode())
-    file.flush()
+    try:
+        file.truncate(0)
+        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "command": command}).encode())
+    except OSError:  # a full disk
+        with file:
+            path.unlink(missing_ok=True)
+        raise
     return file
 
 
-def _is_same_file(file: IO[bytes], path: Path) -> bool:
+def _is_same_file(file: FileIO, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
         return False
 
 
-def _describe_owner(file: IO[bytes]) -> str:
+def _describe_owner(file: FileIO) -> str:
     try:
         file.seek(0)
         owner = json.loads(file.read())
