@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import huggingface_hub
 import pytest
 import timm
 import torch
@@ -243,3 +244,23 @@ except xvit.utils.errors.XViTError as error:
     assert float(total) == pytest.approx(float(image.cls_token.detach().double().sum()))
     assert "from the Hugging Face Hub or its local cache" in error
     assert "checkpoint_path" in error
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(tmp_path, monkeypatch, capfd):
+    """huggingface_hub itself tries for a minute, and says so each time."""
+    calls = []
+
+    class Session:
+        def head(self, address, *, timeout):
+            calls.append((address, timeout))
+            raise ConnectionError("no network")
+
+    monkeypatch.setattr("huggingface_hub.get_session", Session)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(
+        XViTError, match=r"^pretrained=True: cannot get model\.safetensors of timm/.* set checkpoint_pa"
+    ):
+        create_model("vit_tiny_patch16_224.augreg_in21k", num_classes=2, pretrained=True)
+    assert calls == [("https://huggingface.co", 10)]
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE
+    assert capfd.readouterr() == ("", "")

@@ -1,12 +1,15 @@
 """Initial weights: an image model's, or those of an XViT of another kind."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import timm
 import torch
+from huggingface_hub import constants
 from safetensors import SafetensorError
 from timm.models import adapt_input_conv, eva, load_state_dict, load_state_dict_from_hf, vision_transformer
 from torch import Tensor
@@ -20,6 +23,7 @@ from xvit.models.xvit import XViT
 from xvit.utils.errors import XViTError, one_line
 
 _logger = logging.getLogger("xvit")
+_REQUEST_SECONDS = 10
 # No warning if these stay random: a classifier, and the blocks, for which `_check_blocks` raises an error.
 _NO_WARNING = ("backbone.head", "backbone.attn_pool", "backbone.blocks")
 
@@ -161,15 +165,31 @@ def _download_hub(name: str) -> tuple[str, dict[str, Tensor]]:
         tags = timm.list_models(f"{name.split('.')[0]}.*", pretrained=True)
         hint = f"; with weights: {', '.join(tags[:5])}" if tags else ""
         raise XViTError(f"pretrained=True: the Hub has no image weights of backbone {name}{hint}")
-    source = str(known.hf_hub_id)
+    source, file = str(known.hf_hub_id), str(known.hf_hub_filename or "model.safetensors")
     options: dict[str, Any] = {"filename": known.hf_hub_filename} if known.hf_hub_filename else {}
     try:
-        return f"{source} (Hugging Face Hub)", load_state_dict_from_hf(source, weights_only=True, **options)
+        with _offline_unless_reachable():
+            return f"{source} (Hugging Face Hub)", load_state_dict_from_hf(source, weights_only=True, **options)
     except Exception as error:  # the network, the Hub and its cache raise many kinds
         raise XViTError(
-            f"pretrained=True: cannot get {source} from the Hugging Face Hub or its local cache: {one_line(error)}. "
-            "To use a file that you downloaded elsewhere, set checkpoint_path"
+            f"pretrained=True: cannot get {file} of {source} from the Hugging Face Hub or its local cache: "
+            f"{one_line(error)}. Download the file elsewhere, and set checkpoint_path to it"
         ) from None
+
+
+@contextmanager
+def _offline_unless_reachable() -> Iterator[None]:
+    """Let huggingface_hub use its local cache only, if one request fails: it tries again for a minute otherwise."""
+    try:
+        huggingface_hub.get_session().head(constants.ENDPOINT, timeout=_REQUEST_SECONDS)
+    except Exception:  # its two HTTP libraries raise many kinds
+        offline, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+        try:
+            yield
+        finally:
+            constants.HF_HUB_OFFLINE = offline
+    else:
+        yield
 
 
 def explain_misfit(model: XViT, trained: ModelConfig) -> str:
