@@ -34,7 +34,7 @@ from xvit.data.transforms import eval_views, normalize
 from xvit.inference.live import LivePrediction
 
 XVIT = [sys.executable, "-m", "xvit", "stream"]
-TIMEOUT = 60  # seconds after which a process is killed
+TIMEOUT = 600  # seconds after which a process is killed
 
 
 @pytest.fixture(scope="module")
@@ -313,7 +313,7 @@ def test_terminal_shows_bars_and_curves(model, video):
             if not got:
                 break
             out += got
-        assert process.wait(10) == 0
+        assert process.wait(TIMEOUT) == 0
     finally:
         process.kill()
         process.wait()
