@@ -47,7 +47,6 @@ STATED = {
     "model frames": ("model", {"num_frames": 10**6}),
     "summary tokens": ("model", {"summary_tokens": 10**6}),
     "layers": ("model", {"backbone_kwargs.depth": 100}),
-    "one layer less": ("model", {"backbone_kwargs.depth": 1}),
     "temporal layers": ("model", {"advanced.temporal_layers": 99}),
     "400 digits": ("model", {"backbone_kwargs.embed_dim": 10**400}),
 }
