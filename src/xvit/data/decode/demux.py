@@ -77,6 +77,7 @@ class PacketScan:
     info: VideoInfo
     pts: list[int]
     keyframe_pts: list[int]
+    corrupt_pts: frozenset[int]  # of packets that the container marks: decoders do not flag all of their frames
     seekable: bool  # each frame has a timestamp of its own, and the first frame can be reached from a keyframe
 
 
@@ -167,7 +168,7 @@ def scan_video(path: str | Path, container: InputContainer, stream: av.VideoStre
     frame_pts: list[int | None] = []  # AVI: decoding times
     frame_dts: list[int | None] = []
     keyframe_pts: list[int | None] = []
-    num_corrupt = 0
+    corrupt: dict[int, int | None] = {}  # timestamps of damaged packets, by index
     num_leading = 0
     end_time = 0.0  # of the last packet, in seconds
     timing = Timing.of(container, stream)
@@ -179,11 +180,12 @@ def scan_video(path: str | Path, container: InputContainer, stream: av.VideoStre
                 num_leading = len(frame_pts)
                 frame_pts.clear()
                 frame_dts.clear()
-                num_corrupt = 0
+                corrupt.clear()
             elif num_leading and len(frame_pts) == 1 and (packet.pts or 0) < (keyframe_pts[0] or 0):
                 num_leading += 1  # shown before the keyframe: it refers to frames before the recording, too
                 continue
-            num_corrupt += packet.is_corrupt
+            if packet.is_corrupt:
+                corrupt[len(frame_pts)] = packet.pts
             if packet.is_keyframe:
                 keyframe_pts.append(packet.pts)
             if not packet.is_discard:  # an edit list hides frames that other frames refer to
@@ -195,6 +197,9 @@ def scan_video(path: str | Path, container: InputContainer, stream: av.VideoStre
         raise VideoError(path, "the file has no frames")
     sections = split_sections(frame_dts, timing.max_step / timing.time_base)
     in_order = [value for section in sections for value in display_order(frame_pts[section])]
+    # Where recordings are joined, FFmpeg marks one of the last two packets of the first one, although it may be whole.
+    ends = {section.stop - from_end for section in sections[:-1] for from_end in (1, 2)}
+    corrupt_pts = frozenset(value for index, value in corrupt.items() if value is not None and index not in ends)
     clock = timing.clock()
     seconds = (None if value is None else value * timing.time_base for value in in_order)
     times = np.array([clock.tick(value) for value in seconds])
@@ -214,12 +219,12 @@ def scan_video(path: str | Path, container: InputContainer, stream: av.VideoStre
         height=context.height,
         codec=codec,
         container=container_name,
-        damage=_describe_damage(container, stream, num_frames, num_corrupt, end_time),
+        damage=_describe_damage(container, stream, num_frames, len(corrupt), end_time),
         warnings=tuple(filter(None, (timing.warning, _describe_start(num_leading)))),
         num_leading=num_leading,
         times=times,
     )
-    return PacketScan(info=info, pts=pts, keyframe_pts=keys, seekable=seekable)
+    return PacketScan(info=info, pts=pts, keyframe_pts=keys, corrupt_pts=corrupt_pts, seekable=seekable)
 
 
 def from_first_keyframe(packets: "Iterator[av.Packet[Any]]", info: VideoInfo) -> "Iterator[av.Packet[Any]]":

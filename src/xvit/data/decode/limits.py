@@ -10,6 +10,8 @@ MAX_PIXELS = 2**26  # of a frame: 8192 x 8192
 MAX_ASPECT_RATIO = 32  # resizing the short side of a frame of 2 x 60000 pixels would take gigabytes
 # For decoders, and for FFmpeg's functions that decode a first frame to recognise a stream.
 DECODER_OPTIONS = {"max_pixels": str(MAX_PIXELS)}
+# Without it, what is missing of a damaged JPEG is that of an older frame, and the decoder does not flag it.
+_CODEC_OPTIONS = {"mjpeg": {"err_detect": "explode"}}
 
 
 def check_dimensions(path: str | Path, width: int, height: int) -> None:
@@ -29,5 +31,5 @@ def prepare_decoder(path: str | Path, stream: av.VideoStream) -> None:
     context = stream.codec_context
     if context.width and context.height:
         check_dimensions(path, context.width, context.height)
-    context.options = DECODER_OPTIONS
+    context.options = DECODER_OPTIONS | _CODEC_OPTIONS.get(context.codec.canonical_name, {})
     context.thread_count = 1  # more threads cost a third of the throughput of several workers

@@ -19,8 +19,8 @@ from xvit.data.decode.demux import (
     error_reason,
     from_first_keyframe,
     open_video,
-    probe_file,
     read_packets,
+    scan_video,
     video_errors,
 )
 from xvit.data.decode.orientation import ODD_MATRIX, Orientation, read_orientation
@@ -67,7 +67,9 @@ class FrameReader:
         if frame_rate is not None:
             check_range("frame_rate", frame_rate, 0.001, 1000)
         self.path, self.stride, self.frame_rate, self.short_side = path, stride, frame_rate, short_side
-        self.info = probe_file(path)
+        with video_errors(path, "cannot be read"), open_video(path) as (container, stream):
+            scan = scan_video(path, container, stream)
+        self.info, self._corrupt_pts = scan.info, scan.corrupt_pts
         slow = slow_warning(self.info.fps, frame_rate / stride) if frame_rate is not None else ""
         self.warnings = (*self.info.warnings, slow) if slow else self.info.warnings
         self._reset()
@@ -134,7 +136,7 @@ class FrameReader:
                     restart_deadline()  # the whole of a long video may take hours
                     orientation = read_orientation(frame, orientation)
                     size = check_frame_size(self.path, orientation.displayed_size(frame), size)
-                    num_damaged += bool(frame.is_corrupt)
+                    num_damaged += frame.is_corrupt or frame.pts in self._corrupt_pts
                     if not orientation.exact and ODD_MATRIX not in self.warnings:
                         self.warnings = (*self.warnings, ODD_MATRIX)
                     time = clock.tick(timing.seconds(frame))

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from av.container import InputContainer
 
+from xvit.data.decode.clock import Timing
 from xvit.data.decode.demux import (
     READ_ERRORS,
     PacketScan,
@@ -176,13 +177,13 @@ def _read_file(path: str | Path, choose_indices: IndexChooser, short_side: int |
         scan = scan_video(path, container, stream)
         if strict and scan.info.damage:
             raise VideoError(path, scan.info.damage)
-        buffer = FrameBuffer(scan.info, choose_indices, short_side)
+        buffer = FrameBuffer(scan.info, choose_indices, short_side, scan.corrupt_pts)
         if not (scan.seekable and decode_by_seeking(scan, container, stream, buffer)):
             buffer.clear()
-    while not buffer.is_full:
+    while not buffer.is_complete:
         with open_video(path) as (container, stream):  # reopened, because not every container can be rewound
             decode_in_order(container, stream, buffer, strict)
-        if not buffer.is_full:  # some AVI and MPEG files have a few packets without a frame
+        if not buffer.is_complete:  # some AVI and MPEG files have a few packets without a frame
             info, num_decoded = buffer.info, buffer.num_decoded
             if num_decoded == 0:
                 raise VideoError(path, "none of its frames can be decoded")
@@ -190,8 +191,8 @@ def _read_file(path: str | Path, choose_indices: IndexChooser, short_side: int |
             if strict and num_decoded < 0.9 * info.num_frames:
                 raise VideoError(path, shortage)
             damage = info.damage or (shortage if num_decoded < info.num_frames - _MAX_EMPTY_PACKETS else "")
-            info = replace(info, num_frames=num_decoded, times=info.times[:num_decoded], damage=damage)
-            buffer = FrameBuffer(info, choose_indices, short_side)
+            info = replace(info, num_frames=num_decoded, times=np.array(buffer.times), damage=damage)
+            buffer = FrameBuffer(info, choose_indices, short_side, scan.corrupt_pts)
     return buffer.to_clip()
 
 
@@ -221,14 +222,20 @@ def check_frame_size(path: str | Path, size: tuple[int, int], expected: tuple[in
 class FrameBuffer:
     """The requested frames of a video, filled in ascending order, and the number of frames decoded for them."""
 
-    def __init__(self, info: VideoInfo, choose_indices: IndexChooser, short_side: int | None) -> None:
+    def __init__(
+        self,
+        info: VideoInfo,
+        choose_indices: IndexChooser,
+        short_side: int | None,
+        corrupt_pts: frozenset[int] = frozenset(),
+    ) -> None:
         try:
             requested = np.asarray(choose_indices(info), dtype=np.int64)
         except Exception as error:
             raise _ChooserError(error) from None
         if requested.ndim != 1 or requested.size == 0 or requested.min() < 0:
             raise XViTError(f"indices={requested.tolist()}: expected at least one, none negative")
-        self.info, self.short_side = info, short_side
+        self.info, self.short_side, self.corrupt_pts = info, short_side, corrupt_pts
         self.num_repeated = int((requested >= info.num_frames).sum())
         self.indices = np.minimum(requested, info.num_frames - 1)
         self.unique = np.unique(self.indices)  # ascending: the order in which the frames are decoded
@@ -238,7 +245,9 @@ class FrameBuffer:
         """Remove all frames, so that decoding can start again."""
         self.array = np.empty(0, np.uint8)  # (T, H, W, C), from the first frame on
         self.num_filled = self.num_decoded = self.num_damaged = 0
+        self.times: list[float] = []  # of the frames that were decoded in order, by their own timestamps
         self._damaged_since_keyframe = 0  # not counted yet, because no requested frame depends on them so far
+        self._all_on_time = True
         self.size: tuple[int, int] | None = None  # as displayed
         self.orientation = Orientation()  # of the latest frame
         self._all_exact = True
@@ -248,16 +257,28 @@ class FrameBuffer:
         """Whether all requested frames are in the buffer."""
         return self.num_filled == len(self.unique)
 
-    def add(self, frame: av.VideoFrame, *, requested: bool) -> None:
-        """Count a decoded frame and check its size; convert and keep it if it was requested."""
+    @property
+    def is_complete(self) -> bool:
+        """Whether they are, and each has the time that the scan found for its index: no frame before it was lost."""
+        return self.is_full and self._all_on_time
+
+    def add(self, frame: av.VideoFrame, *, requested: bool, time: float | None = None) -> None:
+        """Count a decoded frame and check its size; convert and keep it if it was requested.
+
+        `time` is that of a frame decoded in order, in seconds by its own timestamp.
+        """
         self.orientation = read_orientation(frame, self.orientation)
         self.size = check_frame_size(self.info.path, self.orientation.displayed_size(frame), self.size)
         self.num_decoded += 1
         if frame.key_frame:
             self._damaged_since_keyframe = 0
-        self._damaged_since_keyframe += bool(frame.is_corrupt)
+        self._damaged_since_keyframe += frame.is_corrupt or frame.pts in self.corrupt_pts
+        if time is not None:
+            self.times.append(time)
         if not requested:
             return
+        if time is not None:
+            self._all_on_time &= abs(time - self.info.times[self.num_decoded - 1]) < 0.5 / self.info.fps
         rgb = frame_to_rgb(frame, self.orientation, self.short_side)
         if self.num_filled == 0:
             self.array = np.empty((len(self.unique), *rgb.shape), np.uint8)
@@ -286,8 +307,9 @@ class FrameBuffer:
 
 
 def decode_in_order(container: InputContainer, stream: av.VideoStream, buffer: FrameBuffer, strict: bool) -> None:
-    """Decode from the start until the buffer is full or the video ends."""
-    path = buffer.info.path
+    """Decode from the start until the buffer is complete or the video ends."""
+    path, timing = buffer.info.path, Timing.of(container, stream)
+    clock = timing.clock()
     with video_errors(path, "cannot be read to its end"):
         for packet in from_first_keyframe(read_packets(container, stream), buffer.info):
             try:
@@ -298,8 +320,9 @@ def decode_in_order(container: InputContainer, stream: av.VideoStream, buffer: F
                 buffer.num_damaged += 1
                 continue
             for frame in frames:
-                buffer.add(frame, requested=buffer.num_decoded == buffer.unique[buffer.num_filled])
-                if buffer.is_full:
+                requested = not buffer.is_full and buffer.num_decoded == buffer.unique[buffer.num_filled]
+                buffer.add(frame, requested=requested, time=clock.tick(timing.seconds(frame)))
+                if buffer.is_complete:
                     return
 
 
