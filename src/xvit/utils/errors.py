@@ -8,12 +8,19 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+MAX_MESSAGE = 4000  # characters
 _MIN_SIMILARITY = 0.65  # of names that may be meant for each other, as difflib measures it
 _MIN_LETTERS = 2  # of a name that is the start or the initials of another one
 
 
 class XViTError(ValueError):
-    """Invalid input: a value, a file or a name. The message says what was given, what was expected and what to do."""
+    """Invalid input: a value, a file or a name. The message says what was given, what was expected and what to do.
+
+    A message that quotes a huge value is shown without its middle.
+    """
+
+    def __str__(self) -> str:
+        return cut_middle(super().__str__())
 
 
 class WriteError(XViTError):
@@ -34,7 +41,7 @@ class VideoError(XViTError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return cut_middle(f"{self.path}: {self.reason}")
 
 
 class Interrupted(KeyboardInterrupt):
@@ -94,6 +101,13 @@ def one_line(error: BaseException, *, name: bool = False, length: int = 200) -> 
         reason = text.partition("WeightsUnpickler error: ")[2].partition(" Please use ")[0]
         text = reason or "holds more than tensors and plain values"
     return (f"{type(error).__name__}: {text}" if name else text)[:length]
+
+
+def cut_middle(text: str) -> str:
+    """The text, or its start and its end if it is longer than any message that a person reads."""
+    if len(text) <= MAX_MESSAGE:
+        return text
+    return f"{text[: MAX_MESSAGE // 2]} ... {text[-MAX_MESSAGE // 4 :]}"
 
 
 def import_optional(module: str, *, extra: str) -> Any:
