@@ -33,7 +33,7 @@ from xvit.cli.exit_codes import INTERRUPTED
 from xvit.cli.gates import add_gates, resolve_gates
 from xvit.cli.parsing import CommandParser, parse_args, select
 from xvit.utils.checkpoint_path import check_checkpoint
-from xvit.utils.errors import Interrupted, VideoError, XViTError, check_range
+from xvit.utils.errors import Interrupted, VideoError, WriteError, XViTError, check_range
 from xvit.utils.files import check_files, check_writable_directory
 
 if TYPE_CHECKING:
@@ -170,8 +170,12 @@ class _Finder:
             scores = score_video(self.model, path, **select(self.args, "stride", "predict_every"), on_progress=update)
         result, segments = self._find_segments(scores, path)
         if self.output is not None:
-            with self.output.new_folder(path) as folder:
-                self._write(folder, scores, segments, result)
+            try:
+                with self.output.new_folder(path) as folder:
+                    self._write(folder, scores, segments, result)
+            except WriteError:  # a result of hours is printed first
+                print(json.dumps(result)) if self.args.json else _print_result(result)
+                raise
         return result
 
     def _find_segments(self, scores: "ScoreTimeline", path: str) -> "tuple[dict[str, Any], list[Segment]]":
