@@ -1,0 +1,48 @@
+"""No command opens a connection of its own, or writes an identifier of the device."""
+
+import json
+import os
+import subprocess
+import sys
+
+SCRIPT = """
+import json, socket, sys
+
+opened = []
+
+def record(event, arguments):
+    if event in ("socket.connect", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname"):
+        if getattr(arguments[0], "family", None) != socket.AF_UNIX:
+            opened.append([event, str(arguments[1:])])
+
+sys.addaudithook(record)
+from xvit.cli.main import main
+print(json.dumps({"codes": [main(words) for words in json.loads(sys.argv[1])], "opened": opened}))
+"""
+
+
+def test_no_command_opens_a_connection(videos, checkpoint, recipe, tmp_path):
+    data = ["--data.root", videos, "--data.num_workers", 0]
+    commands = [
+        ["info", "--checkpoint", checkpoint],
+        ["train", "--config", recipe, *data, "--output", tmp_path / "run"],
+        ["eval", "--checkpoint", checkpoint, *data],
+        ["predict", videos / "val", "--checkpoint", checkpoint, "--num-workers", 0],
+        ["features", videos / "val", "--checkpoint", checkpoint, "--output", tmp_path / "f.npy", "--num-workers", 0],
+    ]
+    for format in ("onnx", "openvino"):
+        output, limits = tmp_path / format, ["--max-difference", 1, "--min-agreement", 0]
+        commands.append(["export", checkpoint, "--format", format, "--output", output, *limits])
+        commands[-1] += ["--videos", videos / "val", "--clips", 1]
+        commands.append(["predict", videos / "val", "--checkpoint", output, "--num-workers", 0])
+    home = tmp_path / "home"
+    home.mkdir()
+    kept = {name: value for name, value in os.environ.items() if "TELEMETRY" not in name and not name.startswith("XDG")}
+    words = json.dumps([list(map(str, command)) for command in commands])
+    result = subprocess.run(
+        [sys.executable, "-c", SCRIPT, words], env=kept | {"HOME": str(home)}, capture_output=True, text=True
+    )
+    printed = json.loads(result.stdout.splitlines()[-1])
+    assert printed == {"codes": [0] * len(commands), "opened": []}, result.stderr
+    written = [str(path.relative_to(home)).lower() for path in home.rglob("*")]
+    assert not [path for path in written if any(name in path for name in ("microsoft", "intel", "device", "telemetry"))]
