@@ -1,4 +1,4 @@
-"""Messages of other libraries in one line."""
+"""The messages of errors, and those of other libraries in one line."""
 
 import pickle
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from xvit.utils.errors import one_line
+from xvit.utils.errors import MAX_MESSAGE, VideoError, XViTError, one_line
 
 
 @pytest.mark.parametrize("value", [Path, {"a": print}, torch.nn.Linear(1, 1)], ids=["class", "function", "module"])
@@ -19,3 +19,20 @@ def test_no_message_advises_to_load_files_without_protection(value, tmp_path):
     assert "weights_only" not in text
     assert "safe_globals" not in text
     assert text.startswith("Unsupported global: ")
+
+
+LONG = "x" * 10**6 + " end"
+
+
+@pytest.mark.parametrize("error", [XViTError(f"start {LONG}"), VideoError("start", LONG)])
+def test_a_message_that_quotes_a_huge_value_loses_its_middle(error):
+    for same in (error, pickle.loads(pickle.dumps(error))):
+        assert len(str(same)) <= MAX_MESSAGE
+        assert str(same).startswith("start")
+        assert str(same).endswith("x end")
+
+
+def test_a_message_of_ordinary_length_stays(tmp_path):
+    text = "labels.txt line 3: " + "x" * (MAX_MESSAGE - 100)
+    assert str(XViTError(text)) == text
+    assert str(VideoError("a.mp4", text)) == f"a.mp4: {text}"
