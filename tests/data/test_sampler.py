@@ -59,7 +59,7 @@ def test_only_the_pass_after_a_resume_skips():
 
 
 def test_repeated_aug_out_of_range():
-    with pytest.raises(XViTError, match="^repeated_aug=0: expected"):
+    with pytest.raises(XViTError, match=r"^repeated_aug=0: expected"):
         EpochSampler(Dataset(3), repeated_aug=0)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from xvit.timeline.segments import Segment
 from xvit.timeline.writers import read_ground_truth, to_csv, to_json, to_srt, write_new_file
-from xvit.utils.errors import XViTError
+from xvit.utils.errors import WriteError, XViTError
 
 LABELS = ["a", "b", "c"]
 
@@ -31,7 +31,7 @@ def test_files_of_segments(tmp_path):
     assert json.loads(path.read_text()) == {"a": 1}
     with pytest.raises(XViTError, match=r"timeline\.json: exists"):
         write_new_file(path, "other")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(WriteError, match=r"new\.csv: cannot be written"):
         write_new_file(tmp_path / "none" / "new.csv", "x")
     (tmp_path / "new.csv").symlink_to(path)
     with pytest.raises(XViTError, match="exists"):

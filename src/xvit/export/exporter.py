@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from xvit.checkpoint import CARD, CONFIG, EXPORTED, model_card
+from xvit.checkpoint import CARD, CONFIG, EXPORTED, checkpoint_files
 from xvit.data.annotations import Sample
 from xvit.data.seen import find_seen
 from xvit.export.parity import (
@@ -82,6 +82,7 @@ def export_model(
     manifest = ExportManifest(format=format, precision=precision)
     versions = _package_versions(format, precision)
     on_progress = on_progress or (lambda stage, done, total: None)
+    files = checkpoint_files(model.checkpoint_metadata)
     compared, calibrated = choose_videos(videos, num_clips, calibrate=precision == "int8")
     warn_of_validation_videos(model.provenance, calibrated)
     clips, calibration = (read_clips(model.clip_spec, paths, on_progress) for paths in (compared, calibrated))
@@ -90,9 +91,8 @@ def export_model(
     manifest = replace(manifest, compared_on=compared, calibrated_on=calibrated)
     with atomic_directory(output) as directory:
         on_progress("exporting", 0, 1)
-        metadata = model.checkpoint_metadata.to_dict()
-        write_json(directory / CONFIG, metadata)
-        (directory / CARD).write_text(model_card(metadata), encoding="utf-8")
+        for name in (CONFIG, CARD):
+            (directory / name).write_bytes(files[name])
         dynamic = write_program(model, directory, manifest, calibration=calibration, on_progress=on_progress)
         manifest = replace(manifest, dynamic_frames=dynamic)
         write_json(directory / EXPORTED, asdict(manifest))

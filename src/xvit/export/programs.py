@@ -24,7 +24,7 @@ from xvit.export.runtime import PROGRAM_FILES, ExportManifest, import_package
 from xvit.models.pretrained import load_tensors
 from xvit.models.streaming import Stream
 from xvit.models.xvit import XViT
-from xvit.utils.errors import XViTError
+from xvit.utils.errors import WriteError, XViTError, one_line
 from xvit.utils.signal_stack import keep_signal_stack
 
 METADATA_FILE = "xvit.json"  # inside a torch.export program
@@ -147,7 +147,9 @@ def write_program(
     with _silence_exporters():
         program = _torch_export(module, model, manifest)
         if manifest.format == "torch":
-            torch.export.save(program, path, extra_files={METADATA_FILE: json.dumps(_program_metadata(model))})
+            content = io.BytesIO()  # not the file: torch aborts the process if the disk is full
+            torch.export.save(program, content, extra_files={METADATA_FILE: json.dumps(_program_metadata(model))})
+            path.write_bytes(content.getbuffer())
         elif manifest.format == "onnx":
             _save_onnx(_quantize(_to_onnx(program, model, manifest), manifest, data), path)
         else:
@@ -261,7 +263,10 @@ def _write_openvino(
     converted = _quantize(openvino.convert_model(onnx_path), manifest, data)
     for name, value in _as_properties(_program_metadata(model)).items():
         converted.set_rt_info(value, name.split("."))
-    openvino.save_model(converted, path, compress_to_fp16=manifest.precision in ("fp16", "bf16"))
+    try:
+        openvino.save_model(converted, path, compress_to_fp16=manifest.precision in ("fp16", "bf16"))
+    except RuntimeError as error:  # for all kinds of errors
+        raise WriteError(f"{path}: cannot be written: {one_line(error)}") from None
     del converted  # it reads its weights from the temporary file
     for temporary in path.parent.glob("temporary.*"):
         temporary.unlink()
