@@ -107,7 +107,7 @@ def test_ctrl_c_prints_how_to_continue(run, monkeypatch):
 def test_no_process_returns_before_the_others_have_their_result(name, exit_code, monkeypatch):
     """torchrun ends all processes as soon as one has returned 1, for a video that could not be read."""
     order = []
-    monkeypatch.setattr("xvit.cli.parsing.parse_command", lambda *words: None)
+    monkeypatch.setattr("xvit.cli.parsing.parse_command", lambda *words: {})
     monkeypatch.setattr(f"xvit.cli.{name}.run", lambda args: order.append("run") or exit_code)
     monkeypatch.setattr("xvit.utils.distributed.all_gather", lambda value: order.append("wait") or [value])
     assert main([name]) == exit_code

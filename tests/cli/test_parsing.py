@@ -21,7 +21,7 @@ def test_argument_errors_are_explained_in_one_line(cli_error):
     assert cli_error("info", "--attention", "mixin") == (
         '--attention: mixin: expected mixing, spatial, local, joint or divided. Did you mean "mixing"?'
     )
-    assert cli_error("info", "--num-frames", "0") == "num_frames=0: expected a number, at least 1"
+    assert cli_error("info", "--num-frames", "0") == "num_frames=0: expected a number, between 1 and 4096"
     assert (
         cli_error("predict", "x.mp4", "--checkpoint", "x", "--top-k", "0") == "top_k=0: expected a number, at least 1"
     )

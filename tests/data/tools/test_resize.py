@@ -180,6 +180,7 @@ def test_two_processes_do_not_write_the_same_copies(tmp_path):
 
 def test_a_video_that_kills_its_process_is_a_failure(tmp_path, monkeypatch):
     """The process leaves a part of a file behind."""
+    (tmp_path / "in").mkdir()
     for name in ("a", "b"):
         write_video(tmp_path / "in" / f"{name}.mp4", frames=10)
 

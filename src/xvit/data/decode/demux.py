@@ -138,7 +138,8 @@ def _open_container(path: str | Path) -> InputContainer:
     with video_errors(path, "not a readable video file, or cut short"):
         # "file:" keeps FFmpeg from reading a colon in the name as the end of a protocol.
         container = av.open(f"file:{os.fspath(path)}", "r", options=_OPTIONS, **_METADATA)
-        if all(stream.codec_context.width for stream in container.streams.video):
+        contexts = [stream.codec_context for stream in container.streams.video]
+        if all(context is None or context.width for context in contexts):  # None: no decoder, however long the probe
             return container
         container.close()
         return av.open(f"file:{os.fspath(path)}", "r", options=_OPTIONS | _LONG_PROBE, **_METADATA)
