@@ -10,7 +10,9 @@ import pytest
 from helpers.color_videos import make_config, write_video
 from helpers.files import limited_file_size, locked_by_another_process
 from helpers.training_runs import rows, same, weights
+from xvit.data.annotations import load_splits
 from xvit.training import engine, fit
+from xvit.training.run_dir import RunDirectory
 from xvit.utils.errors import Interrupted, WriteError, XViTError
 from xvit.utils.files import previous_version, read_json
 
@@ -116,6 +118,18 @@ def test_nothing_is_written_before_the_first_step(config, tmp_path, monkeypatch,
             fit(config, tmp_path / "run", resume=True)
     assert not list(tmp_path.iterdir())
     fit(make_config(config.data.root, epochs=1), tmp_path / "run", resume=True)  # another recipe
+
+
+@pytest.mark.parametrize("names", [[".data.json"], ["data.json"], ["data.json", ".config.yaml"]])
+def test_a_start_that_was_killed_does_not_block_the_folder(config, tmp_path, names):
+    """The recipe is written last: without it there is no run, and what else was written is of no use."""
+    path = tmp_path / "run"
+    path.mkdir()
+    for name in names:
+        (path / name).write_text("{")
+    run_dir = RunDirectory(path, config, load_splits(config.data), resume=False)
+    run_dir.close()
+    assert not list(path.iterdir())
 
 
 def test_a_stop_before_the_first_step_says_that_nothing_is_saved(config, tmp_path, monkeypatch):

@@ -98,6 +98,7 @@ def test_an_interrupt_ends_the_workers():
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
+    before = set(multiprocessing.active_children())
     with pytest.raises(KeyboardInterrupt):
         parallel_map(_run_until_stopped, range(20), num_workers=1, on_progress=stop)
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= before

@@ -80,9 +80,14 @@ def command_output() -> Iterator[OutputStream]:
         handler = logging.StreamHandler()
         handler.setFormatter(_LogFormatter())
         log = logging.getLogger("xvit")
+        handlers, level = log.handlers, log.level
         log.handlers = [handler]
         log.setLevel(logging.INFO if is_main else logging.CRITICAL)
-        yield out
+        try:
+            yield out
+        finally:  # this command's stream ends with it
+            log.handlers = handlers
+            log.setLevel(level)
 
 
 def _open_standard_descriptors() -> None:

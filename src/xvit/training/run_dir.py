@@ -34,6 +34,7 @@ from xvit.utils import distributed
 from xvit.utils.devices import default_device
 from xvit.utils.errors import WriteError, XViTError, one_line
 from xvit.utils.files import (
+    LOCK,
     atomic_directory,
     atomic_write_text,
     holds_something,
@@ -106,6 +107,7 @@ class RunDirectory:
     def _open(self, *, resume: bool) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise XViTError(f"{self.path}: is a file; expected a folder for the run, or a new path")
+        self._remove_unfinished_start()
         if holds_something(self.path):
             self._check_same_run(resume=resume)
         elif resume:
@@ -113,6 +115,14 @@ class RunDirectory:
         read_rows(self.path / METRICS)  # damage is reported before the training
         for row in read_rows(self.path / BAD_VIDEOS):
             self.bad_videos[row.get("outcome", "skipped")].add(row["path"])
+
+    def _remove_unfinished_start(self) -> None:
+        """Remove what is there if the process was killed in `open`, before the recipe, which is written last."""
+        settings = (self._data_path.name, f".{self._data_path.name}", f".{self._config_path.name}")
+        names = {path.name for path in self.path.iterdir()} - {LOCK} if self.path.is_dir() else set()
+        if names <= set(settings):
+            for name in names:
+                (self.path / name).unlink()
 
     def _check_same_run(self, *, resume: bool) -> None:
         if not self._config_path.is_file():
