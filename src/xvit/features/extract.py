@@ -107,11 +107,15 @@ def extract_features(
         if read:
             _write_output(output, (len(read), *row_shape), metadata)
         shutil.rmtree(partial_folder(output))
+    return _result(output, (len(read), *row_shape), names, partial)
+
+
+def _result(output: Path, shape: tuple[int, ...], names: list[str], partial: PartialExtraction) -> ExtractionResult:
     failures = tuple(VideoError(names[index], reason) for index, reason in partial.failed.items())
     warnings = tuple((names[index], tuple(texts)) for index, texts in partial.warnings.items())
-    if not read:
+    if not shape[0]:
         raise XViTError(f"none of {len(names)} videos could be read; the first: {failures[0]}")
-    return ExtractionResult(output=output, shape=(len(read), *row_shape), failures=failures, warnings=warnings)
+    return ExtractionResult(output=output, shape=shape, failures=failures, warnings=warnings)
 
 
 def check_output(output: str | Path) -> Path:

@@ -116,6 +116,11 @@ def fit(
             raise KeyboardInterrupt(f"{message}; continue with --resume") from None
         finally:
             run.close()
+    return _result(run)
+
+
+def _result(run: TrainingRun) -> FitResult:
+    state, run_dir = run.state, run.run_dir
     return FitResult(
         best=run_dir.best,
         last=run_dir.last,

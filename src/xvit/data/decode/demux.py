@@ -201,9 +201,7 @@ def scan_video(path: str | Path, container: InputContainer, stream: av.VideoStre
     # Where recordings are joined, FFmpeg marks one of the last two packets of the first one, although it may be whole.
     ends = {section.stop - from_end for section in sections[:-1] for from_end in (1, 2)}
     corrupt_pts = frozenset(value for index, value in corrupt.items() if value is not None and index not in ends)
-    clock = timing.clock()
-    seconds = (None if value is None else value * timing.time_base for value in in_order)
-    times = np.array([clock.tick(value) for value in seconds])
+    times = _frame_times(in_order, timing)
     fps = (num_frames - 1) / float(times[-1]) if num_frames > 1 else timing.rate
     pts = [value for value in in_order if value is not None]
     keys = sorted(value for value in keyframe_pts if value is not None)
@@ -226,6 +224,13 @@ def scan_video(path: str | Path, container: InputContainer, stream: av.VideoStre
         times=times,
     )
     return PacketScan(info=info, pts=pts, keyframe_pts=keys, corrupt_pts=corrupt_pts, seekable=seekable)
+
+
+def _frame_times(timestamps: list[int | None], timing: Timing) -> np.ndarray:
+    """Seconds from the first frame to each frame, whatever its timestamp."""
+    clock = timing.clock()
+    seconds = (None if value is None else value * timing.time_base for value in timestamps)
+    return np.array([clock.tick(value) for value in seconds])
 
 
 def from_first_keyframe(packets: "Iterator[av.Packet[Any]]", info: VideoInfo) -> "Iterator[av.Packet[Any]]":
