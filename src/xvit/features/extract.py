@@ -90,8 +90,7 @@ def extract_features(
     samples = [Sample(path=name, label=None, id=name) for name in names]
     dataset = VideoDataset(samples=samples, clip_spec=model.clip_spec)
     row_shape = _row_shape(model, level)
-    metadata: dict[str, Any] = {"format": FORMAT, "level": level}
-    metadata |= {"model_hash": model_hash(model.eval()), "clip_spec": to_dict(model.clip_spec)}
+    metadata = _describe_model(model, level)
     check_names(output, (len(names), *row_shape), metadata | {"paths": names, "labels": classes})
     run = metadata | _describe_run(model, samples, classes, batch_size)
     with (
@@ -127,6 +126,11 @@ def check_output(output: str | Path) -> Path:
         if path.exists():
             raise XViTError(f"{path}: exists; choose another output, or remove it")
     return output
+
+
+def _describe_model(model: XViT, level: Level) -> dict[str, Any]:
+    clip_spec = to_dict(model.clip_spec)
+    return {"format": FORMAT, "level": level, "model_hash": model_hash(model.eval()), "clip_spec": clip_spec}
 
 
 def _describe_run(
