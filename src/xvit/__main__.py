@@ -7,12 +7,13 @@ import sys
 
 def run() -> int:
     """Run the command line; Ctrl-C while it is being imported ends the process in a line, as it does later on."""
-    handler = signal.getsignal(signal.SIGINT)
-    if handler is signal.default_int_handler:  # not in a background process, which ignores Ctrl-C
+    is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # a background process ignores Ctrl-C
+    if is_default:
         signal.signal(signal.SIGINT, _stop_at_once)
     from xvit.cli.main import main
 
-    signal.signal(signal.SIGINT, handler)
+    if is_default:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     return main()
 
 

@@ -35,7 +35,10 @@ def test_warnings_are_listed_and_counted(run, checkpoint, tmp_path):
         barcode_videos.write_video(folder / f"{number}.mp4", frames=30 if number == 1 else 2)
     shutil.copytree(tmp_path / "data" / "val", tmp_path / "data" / "train")
     words = ["eval", "--checkpoint", checkpoint, "--data.root", tmp_path / "data", "--data.num_workers", 0]
+    (tmp_path / "result").mkdir()  # it may be a mount point, which cannot be replaced
+    folder = (tmp_path / "result").stat().st_ino
     code, out, err = run(*words, "--output", tmp_path / "result")
+    assert (tmp_path / "result").stat().st_ino == folder
     assert code == 0
     assert "of 22 videos, 1 x 1 views (temporal x spatial); 21 were read with warnings" in out
     lines = err.splitlines()

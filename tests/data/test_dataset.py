@@ -34,6 +34,12 @@ def clip(dataset: VideoDataset, index: int, epoch: int) -> torch.Tensor:
     return dataset[index].pixels
 
 
+def test_an_error_of_our_own_code_is_none_of_the_video(samples, monkeypatch):
+    monkeypatch.setattr(dataset_module, "eval_views", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        VideoDataset(samples=samples, clip_spec=SPEC)[0]
+
+
 def test_test_views_are_all_crops_of_all_clips(samples):
     spec = ClipSpec(num_frames=4, image_size=32, **PREPROCESSING, sampling="strided", stride=2)
     pixels = VideoDataset(samples=samples, clip_spec=spec, temporal_views=2, spatial_views=3)[5].pixels

@@ -126,10 +126,18 @@ def test_a_start_that_was_killed_does_not_block_the_folder(config, tmp_path, nam
     path = tmp_path / "run"
     path.mkdir()
     for name in names:
-        (path / name).write_text("{")
+        (path / name).write_text("{" if name.startswith(".") else '{"versions": {}, "clip_spec": {}}')
     run_dir = RunDirectory(path, config, load_splits(config.data), resume=False)
     run_dir.close()
     assert not list(path.iterdir())
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"versions": {}}'])
+def test_a_foreign_file_of_the_same_name_is_kept(config, tmp_path, text):
+    (tmp_path / "data.json").write_text(text)
+    with pytest.raises(XViTError, match="contains files, but no training run"):
+        RunDirectory(tmp_path, config, load_splits(config.data), resume=True)
+    assert (tmp_path / "data.json").read_text() == text
 
 
 def test_a_stop_before_the_first_step_says_that_nothing_is_saved(config, tmp_path, monkeypatch):

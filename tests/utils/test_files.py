@@ -144,3 +144,14 @@ def test_a_directory_in_use_is_refused(tmp_path):
     for used, state in states.items():
         with pytest.raises(XViTError, match=f"{used}: {state}; choose another --output"):
             check_new_directory(used)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EMFILE, "Too many open files"), FileNotFoundError(2, "", "/other/a.mp4")]
+)
+def test_an_error_of_something_else_is_none_of_writing(error, tmp_path):
+    """Such as that of a video, which is read while its features are written."""
+    with pytest.raises(type(error)) as caught, atomic_directory(tmp_path / "new"):
+        raise error
+    assert caught.value is error
+    assert not list(tmp_path.iterdir())

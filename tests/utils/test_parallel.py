@@ -102,3 +102,19 @@ def test_an_interrupt_ends_the_workers():
     with pytest.raises(KeyboardInterrupt):
         parallel_map(_run_until_stopped, range(20), num_workers=1, on_progress=stop)
     assert set(multiprocessing.active_children()) <= before
+
+
+UNGUARDED = """
+from xvit.utils.parallel import parallel_map
+
+print(parallel_map(abs, [1, -2], num_workers=1))
+"""
+
+
+def test_a_worker_that_cannot_start_is_no_fault_of_its_job(tmp_path):
+    """A script without a main guard: each worker runs it again."""
+    script = tmp_path / "script.py"
+    script.write_text(UNGUARDED)
+    ended = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "ended (exit code 1) before its first job; a script that uses workers must start below" in ended.stderr

@@ -33,7 +33,7 @@ from xvit.config import SINGLE_TASK, EvalConfig
 from xvit.utils import distributed
 from xvit.utils.checkpoint_path import check_model
 from xvit.utils.errors import VideoError, WriteError, XViTError
-from xvit.utils.files import atomic_directory, check_new_directory, check_writable_file
+from xvit.utils.files import atomic_directory, check_new_directory, check_writable_file, write_errors
 
 if TYPE_CHECKING:
     from xvit.data.annotations import Sample
@@ -80,8 +80,10 @@ def run(args: Namespace) -> int:
                 write_submission(args.submission, scored, supervision=tuple(args.supervision))
             if output:
                 metadata = run_metadata(predictor, args.data, checkpoint=args.checkpoint)
-                with atomic_directory(output) as folder:
-                    result.save(folder, metadata=metadata | {"split": args.split, "seen_in_training": seen})
+                # An empty folder may be a mount point, which cannot be replaced.
+                writing = write_errors(output) if output.exists() else atomic_directory(output)
+                with writing as folder:
+                    result.save(folder or output, metadata=metadata | {"split": args.split, "seen_in_training": seen})
         except WriteError as error:  # a result of hours is printed first
             write_error = error
     values = result.to_dict() | {"split": args.split, "seen_in_training": seen}

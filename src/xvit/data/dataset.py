@@ -18,7 +18,6 @@ from torch.utils.data import Dataset, default_collate
 from xvit.config import SINGLE_TASK, AugmentConfig, ClassNames, ClipSpec, DataConfig, as_task_dict, unwrap_single_task
 from xvit.data.annotations import Label, Sample, class_indices, remap_label
 from xvit.data.decode import Clip, VideoInfo, read_clip
-from xvit.data.decode.demux import video_errors
 from xvit.data.sampling import sample_frames, sampling_warning
 from xvit.data.timeout import call_with_timeout
 from xvit.data.transforms import TrainTransform, eval_views, flipped_classes
@@ -146,13 +145,12 @@ class VideoDataset(Dataset[Item]):
         sample = self.samples[index]
         label = sample.label
         try:
-            with video_errors(sample.path, "cannot be read"):
-                if self._transform is None:
-                    pixels, clip = self._read_test_views(sample)
-                    times = tuple(np.unique(clip.times).tolist())
-                    return Item(index=index, label=label, pixels=pixels, times=times, warnings=clip.warnings)
-                rng = np.random.default_rng([self.seed, self.epoch, index, repetition])
-                pixels, flipped, warnings = self._read_training_clip(sample, self._transform, rng)
+            if self._transform is None:
+                pixels, clip = self._read_test_views(sample)
+                times = tuple(np.unique(clip.times).tolist())
+                return Item(index=index, label=label, pixels=pixels, times=times, warnings=clip.warnings)
+            rng = np.random.default_rng([self.seed, self.epoch, index, repetition])
+            pixels, flipped, warnings = self._read_training_clip(sample, self._transform, rng)
         except VideoError as error:
             # A new error: the traceback of the original would keep the stack and its video frames in memory.
             return Item(index=index, label=label, error=VideoError(error.path, error.reason))

@@ -18,7 +18,7 @@ from xvit.utils.workers import Killed, WorkerPool
 
 SHARED_MEMORY = Path("/dev/shm")  # Linux; on other systems workers pass batches in other ways
 PREFETCH_FACTOR = 2  # batches that each worker reads ahead
-_MAX_KILLS = 10  # of workers in one epoch, without a video that does it
+_MAX_KILLS = 10  # of workers in one epoch that no single video explains
 
 _Job = tuple[int, list[int | Item]]  # the epoch, and a batch: indices to read, and items of videos not to be read
 

@@ -94,29 +94,36 @@ def fit(
     state, epochs, run_dir = run.state, run.config.train.epochs, run.run_dir
     with run.signals:
         try:
-            check_start(run)
-            while state.epoch < epochs:
-                train_epoch(run)
-                metrics = validate(run)
-                finish_epoch(run, metrics)
+            _run_epochs(run)
         except WriteError as error:
             saved = "continue with --resume once it can be" if run_dir.saved_states() else "no state is saved"
             message = f"{error}; stopped after step {state.step} of {epochs * run.steps_per_epoch}; {saved}"
             raise WriteError(message) from None
-        except Interrupted as stop:
-            if not state.step:  # a folder appears only after the first step
-                message = f"stopped before the first step; nothing is saved in {run_dir.path}"
-                raise Interrupted(message, exit_code=stop.exit_code) from None
-            run.save_state()
-            message = f"stopped in epoch {state.epoch + 1} of {epochs}, after step {state.step}"
-            message += f"; state saved in {run_dir.path}; continue with --resume"
-            raise Interrupted(message, exit_code=stop.exit_code) from None
-        except KeyboardInterrupt:
-            message = f"stopped in epoch {state.epoch + 1} of {epochs}; last saved state in {run_dir.path}"
-            raise KeyboardInterrupt(f"{message}; continue with --resume") from None
         finally:
             run.close()
     return _result(run)
+
+
+def _run_epochs(run: TrainingRun) -> None:
+    """Train to the end. After a stop, the state is saved and the message says how to go on."""
+    state, epochs, path = run.state, run.config.train.epochs, run.run_dir.path
+    try:
+        check_start(run)
+        while state.epoch < epochs:
+            train_epoch(run)
+            metrics = validate(run)
+            finish_epoch(run, metrics)
+    except Interrupted as stop:
+        if not state.step:  # a folder appears only after the first step
+            message = f"stopped before the first step; nothing is saved in {path}"
+            raise Interrupted(message, exit_code=stop.exit_code) from None
+        run.save_state()
+        message = f"stopped in epoch {state.epoch + 1} of {epochs}, after step {state.step}"
+        message += f"; state saved in {path}; continue with --resume"
+        raise Interrupted(message, exit_code=stop.exit_code) from None
+    except KeyboardInterrupt:
+        message = f"stopped in epoch {state.epoch + 1} of {epochs}; last saved state in {path}"
+        raise KeyboardInterrupt(f"{message}; continue with --resume") from None
 
 
 def _result(run: TrainingRun) -> FitResult:

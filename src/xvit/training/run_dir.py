@@ -19,6 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import yaml
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
@@ -117,10 +118,15 @@ class RunDirectory:
             self.bad_videos[row.get("outcome", "skipped")].add(row["path"])
 
     def _remove_unfinished_start(self) -> None:
-        """Remove what is there if the process was killed in `open`, before the recipe, which is written last."""
-        settings = (self._data_path.name, f".{self._data_path.name}", f".{self._config_path.name}")
+        """Remove what is there if the process was killed in `open`, before the recipe, which is written last.
+
+        A data.json of another program is kept: the folder is then refused.
+        """
+        unfinished = {f".{self._data_path.name}", f".{self._config_path.name}"}
         names = {path.name for path in self.path.iterdir()} - {LOCK} if self.path.is_dir() else set()
-        if names <= set(settings):
+        if self._data_path.name in names and _is_record(self._data_path):
+            unfinished.add(self._data_path.name)
+        if names <= unfinished:
             for name in names:
                 (self.path / name).unlink()
 
@@ -189,8 +195,9 @@ class RunDirectory:
         with write_errors(self.path):
             if self._settings:
                 self.path.mkdir(parents=True, exist_ok=True)
-            for path in list(self._settings):
-                atomic_write_text(path, self._settings.pop(path))
+            for path, text in list(self._settings.items()):
+                atomic_write_text(path, text)
+                del self._settings[path]
         if not self._config_path.is_file():
             raise WriteError(f"{self.path}: was removed, or lost its {self._config_path.name}, while the run was on")
 
@@ -274,6 +281,8 @@ class RunDirectory:
             state = read_train_state(path / _TRAIN_STATE)
             shapes = tensor_shapes(path / _MODEL)
             check_random_state(path)
+        except MemoryError:
+            raise
         except Exception as error:  # three libraries read these files, and each fails in its own ways
             return TrainState(), f"{path}: corrupt ({one_line(error)})"
         self._check_state(path, state, shapes, model)
@@ -281,6 +290,8 @@ class RunDirectory:
             accelerator.load_state(str(path), load_kwargs={"weights_only": True})
             if ema_model is not None:
                 ema_model.load_state_dict(load_file(path / _EMA_MODEL))
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
         except Exception as error:
             return TrainState(), f"{path}: corrupt or of other library versions ({one_line(error)})"
         return state, ""
@@ -312,3 +323,12 @@ class RunDirectory:
     def saved_states(self) -> list[Path]:
         """The complete states, oldest first. The names of incomplete ones begin with a dot."""
         return sorted(self._state_dir.glob("step_*"))
+
+
+def _is_record(path: Path) -> bool:
+    """Whether a file is the record of a run's data, which is written whole or not at all."""
+    try:
+        values = read_json(path)
+    except XViTError:
+        return False
+    return isinstance(values, dict) and {_VERSIONS, _CLIP_SPEC} <= values.keys()

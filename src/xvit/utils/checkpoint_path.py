@@ -41,7 +41,7 @@ def hub_name(source: str | Path) -> str:
 
 
 def check_checkpoint(source: str | Path) -> None:
-    """Raise `XViTError` if there is no checkpoint at a path, and it is no name on the Hub either."""
+    """Raise `XViTError` if there is no checkpoint at a path, unless it is hf://owner/name."""
     find_local_checkpoint(source)
 
 

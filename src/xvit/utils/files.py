@@ -7,7 +7,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from safetensors import SafetensorError
 from xvit.utils.errors import WriteError, XViTError, one_line
 
 _MAX_NESTING = 100  # levels of plain values
-LOCK = ".lock"  # name of the lock file in a folder, and end of its name beside one; see `xvit.utils.locks`
+LOCK = ".lock"  # the lock file in a folder; see `xvit.utils.locks`
+_OTHER_ERRORS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ECHILD}
 _TORCH_WRITERS = ("inline_container", "PytorchStreamWriter", "iostream")  # in the messages of its errors
 
 
@@ -25,19 +26,30 @@ _TORCH_WRITERS = ("inline_container", "PytorchStreamWriter", "iostream")  # in t
 def write_errors(path: str | Path) -> Iterator[None]:
     """Report an error of the file system while `path` is written as a `WriteError`, in one line that names it.
 
-    safetensors and torch have errors of their own; torch's do not say what the system's error was.
+    safetensors and torch have errors of their own; torch's do not say what the system's error was. An error at a file
+    of another folder, or for lack of processes or memory, is none of writing.
     """
     try:
         yield
     except BrokenPipeError:  # of standard output
         raise
     except (OSError, SafetensorError) as error:
+        if not _is_of_writing(error, Path(path).absolute().parent):
+            raise
         reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
         raise WriteError(f"{path}: cannot be written: {reason}") from None
     except RuntimeError as error:
         if not any(name in str(error) for name in _TORCH_WRITERS):
             raise
         raise WriteError(f"{path}: cannot be written (is the disk full, or a quota reached?)") from None
+
+
+def _is_of_writing(error: OSError | SafetensorError, folder: Path) -> bool:
+    if not isinstance(error, OSError):
+        return True
+    name = error.filename if isinstance(error.filename, str | bytes | os.PathLike) else folder
+    is_inside = Path(os.fsdecode(name)).absolute().is_relative_to(folder)
+    return is_inside and error.errno not in _OTHER_ERRORS
 
 
 def atomic_write_text(path: str | Path, text: str) -> None:
@@ -174,7 +186,8 @@ def _apply_umask(directory: Path) -> None:
     mode = stat.S_IMODE(directory.stat().st_mode) & 0o666
     for path in directory.rglob("*"):
         if path.is_file() and stat.S_IMODE(path.stat().st_mode) != mode:
-            path.chmod(mode)
+            with suppress(OSError):  # of a file system that has no modes
+                path.chmod(mode)
 
 
 def previous_version(directory: Path) -> Path:

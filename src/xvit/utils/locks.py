@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
@@ -15,6 +16,7 @@ from xvit.utils.files import LOCK, write_errors
 
 _logger = logging.getLogger("xvit")
 _held: set[Path] = set()  # by this process, which the operating system would not exclude from its own lock
+_guard = threading.Lock()  # of `_held`
 
 
 @contextmanager
@@ -36,21 +38,22 @@ def lock_directory(directory: str | Path, command: str) -> Iterator[None]:
         yield
         return
     path = _lock_path(Path(directory).resolve())
-    if path in _held:
-        raise XViTError(f"{directory}: in use by this process already; choose another folder")
+    with _guard:
+        if path in _held:
+            raise XViTError(f"{directory}: in use by this process already; choose another folder")
+        _held.add(path)
     missing = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
     try:
-        with write_errors(path):
+        with write_errors(directory):
             path.parent.mkdir(parents=True, exist_ok=True)
             file = _acquire(path, directory, command)
-        _held.add(path)
         try:
             yield
         finally:
-            _held.discard(path)
             with file, suppress(OSError):
                 path.unlink(missing_ok=True)  # while it is locked: see `_acquire`
     finally:
+        _held.discard(path)
         with suppress(OSError):  # those that are not empty stay
             for folder in missing:
                 folder.rmdir()

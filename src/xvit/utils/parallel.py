@@ -22,7 +22,7 @@ def parallel_map(
 ) -> list[Result]:
     """Call a function for each job, in worker processes.
 
-    A job whose process is killed is begun again in the end, in a process of its own.
+    A job whose process is killed is tried once more after all others, in a separate process.
 
     Args:
         function: of a module, or a partial of one; it should call `check_stop` from time to time if it takes long.

@@ -21,12 +21,13 @@ from threading import Thread
 from types import FrameType
 from typing import Any, Generic, TypeVar
 
-from xvit.utils.errors import one_line
+from xvit.utils.errors import XViTError, one_line
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-_EXIT_SECONDS = 10.0  # within which a process has ended whose pipe has
+_EXIT_SECONDS = 10.0  # to wait for the exit of a process whose pipe has ended
+_MAIN_GUARD = 'a script that uses workers must start below if __name__ == "__main__"'
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class Killed:
 class _Worker:
     process: BaseProcess
     connection: "Connection[Any, Any]"
-    jobs: deque[tuple[int, Any]] = field(default_factory=deque)  # those it was given: it does them in order
+    jobs: deque[tuple[int, Any]] = field(default_factory=deque)  # given and not done yet, in order
+    is_ready: bool = False  # it has started, and works on its jobs
 
 
 class WorkerPool(Generic[Job, Result]):
@@ -85,6 +87,7 @@ class WorkerPool(Generic[Job, Result]):
 
         Raises:
             Exception: the one that a job raised.
+            XViTError: a worker ended before its first job.
         """
         waiting, finished = deque(enumerate(jobs)), set[int]()
         results: deque[tuple[int, Result | Killed]] = deque()
@@ -97,8 +100,9 @@ class WorkerPool(Generic[Job, Result]):
                     continue
                 busy: dict[Any, _Worker] = {worker.connection: worker for worker in self._workers if worker.jobs}
                 for connection in wait(list(busy)):
-                    results.append(self._receive(busy[connection], waiting))
-                    finished.add(results[-1][0])
+                    if (received := self._receive(busy[connection], waiting)) is not None:
+                        results.append(received)
+                        finished.add(received[0])
                 while first in finished:
                     finished.remove(first)
                     first += 1
@@ -127,14 +131,17 @@ class WorkerPool(Generic[Job, Result]):
         process = self._context.Process(
             target=_work, args=(theirs, self.function, self.initializer, self._share_memory)
         )
-        with _blocked_interrupts():
+        with _blocked_interrupts():  # until the worker is known, so that an interrupt ends it too
             process.start()
-        theirs.close()  # so that the pipe ends when the process does
-        self._workers.append(_Worker(process, ours))
+            self._workers.append(_Worker(process, ours))
+            theirs.close()  # so that the pipe ends when the process does
         return self._workers[-1]
 
-    def _receive(self, worker: _Worker, waiting: deque[tuple[int, Job]]) -> tuple[int, Result | Killed]:
-        """The index and result of the job that a worker has done. If it was killed, its other jobs wait again."""
+    def _receive(self, worker: _Worker, waiting: deque[tuple[int, Job]]) -> tuple[int, Result | Killed] | None:
+        """The index and result of the job that a worker has done; None if it is ready for its first one.
+
+        If it was killed, its other jobs wait again.
+        """
         try:
             result, error = worker.connection.recv()
         except Exception:
@@ -143,9 +150,15 @@ class WorkerPool(Generic[Job, Result]):
                 raise
             self._workers.remove(worker)
             worker.connection.close()
+            if not worker.is_ready:
+                how = _describe_exit(worker.process.exitcode)
+                raise XViTError(f"a worker process {how} before its first job; {_MAIN_GUARD}") from None
             index, _ = worker.jobs.popleft()
             waiting.extendleft(reversed(worker.jobs))
             return index, Killed(_describe_exit(worker.process.exitcode))
+        if not worker.is_ready:
+            worker.is_ready = True
+            return None
         if error is not None:
             raise error
         return worker.jobs.popleft()[0], result
@@ -199,6 +212,7 @@ def _work(
         initializer()
     dumps = ForkingPickler.dumps if share_memory else pickle.dumps  # torch makes the first one share tensors
     with suppress(EOFError, OSError, KeyboardInterrupt):  # the main process has closed the pipe, or wants to
+        connection.send((None, None))  # ready
         while True:
             connection.send_bytes(_call(function, connection.recv(), dumps))
 

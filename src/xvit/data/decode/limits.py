@@ -10,7 +10,7 @@ MAX_PIXELS = 2**26  # of a frame: 8192 x 8192
 MAX_ASPECT_RATIO = 32  # resizing the short side of a frame of 2 x 60000 pixels would take gigabytes
 # For decoders, and for FFmpeg's functions that decode a first frame to recognise a stream.
 DECODER_OPTIONS = {"max_pixels": str(MAX_PIXELS)}
-# Without it, what is missing of a damaged JPEG is that of an older frame, and the decoder does not flag it.
+# Without it, the missing part of a damaged JPEG is filled from an older frame, and the decoder does not flag it.
 _CODEC_OPTIONS = {"mjpeg": {"err_detect": "explode"}}
 
 
