@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import pytest
 
 from xvit.cli.main import main
+from xvit.cli.output import command_output
 
 # A command that writes a result and prints more than fits into a buffer to both streams, and to the log.
 COMMAND = """
@@ -217,3 +219,23 @@ def test_streams_are_as_before_after_a_command(capfd):
     before = sys.stdout, sys.stderr
     assert main(["--version"]) == 0
     assert (sys.stdout, sys.stderr) == before
+
+
+def test_the_log_is_one_line_a_message(capsys):
+    with command_output():
+        logging.getLogger("xvit").warning("a\x1b[31m\nb")
+    assert capsys.readouterr().err == "a\\x1b[31m\\nb\n"
+
+
+OPEN_FILE = """
+import os, sys
+from xvit.cli.output import command_output
+
+with command_output():
+    sys.exit(os.open(sys.argv[1], os.O_CREAT | os.O_RDWR) < 3)
+"""
+
+
+def test_the_next_file_does_not_get_the_number_of_a_closed_stream(tmp_path):
+    words = ["bash", "-c", '"$0" -c "$1" "$2" <&- >&- 2>&-', sys.executable, OPEN_FILE, str(tmp_path / "a")]
+    assert subprocess.run(words).returncode == 0

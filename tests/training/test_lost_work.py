@@ -186,3 +186,11 @@ def test_a_checkpoint_that_was_lost(config, tmp_path, caplog):
     for name in ("best", "last"):
         assert read_json(output / name / "config.json")["provenance"]["epoch"] == 2
     assert not previous_version(output / "last").exists()
+
+
+def test_an_unfinished_start_beside_other_files_stays(config, tmp_path):
+    (tmp_path / "data.json").write_text('{"versions": {}, "clip_spec": {}}')
+    (tmp_path / "thesis.txt").touch()
+    with pytest.raises(XViTError, match="contains files, but no training run"):
+        RunDirectory(tmp_path, config, load_splits(config.data), resume=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.json", "thesis.txt"]

@@ -155,3 +155,12 @@ def test_an_error_of_something_else_is_none_of_writing(error, tmp_path):
         raise error
     assert caught.value is error
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_system_that_cannot_flush_is_used_as_it_is(tmp_path, monkeypatch):
+    def fail(file):
+        raise OSError(errno.EINVAL, "")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    atomic_write_text(tmp_path / "a", "text")
+    assert (tmp_path / "a").read_text() == "text"

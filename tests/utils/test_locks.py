@@ -9,7 +9,7 @@ import socket
 
 import pytest
 
-from helpers.files import locked_by_another_process
+from helpers.files import limited_file_size, locked_by_another_process
 from xvit.utils.errors import WriteError, XViTError
 from xvit.utils.files import holds_something
 from xvit.utils.locks import lock_directory
@@ -136,3 +136,9 @@ def test_a_lock_that_cannot_be_written_is_one_line(tmp_path):
     place, message = tmp_path / "file" / "a", r"file/a: cannot be written: "
     with pytest.raises(WriteError, match=message), lock_directory(place, "xvit train"):
         pass
+
+
+def test_a_full_disk_leaves_no_lock(tmp_path):
+    with limited_file_size(0), pytest.raises(WriteError), lock_directory(tmp_path / "a", "xvit train"):
+        pass
+    assert not list(tmp_path.iterdir())

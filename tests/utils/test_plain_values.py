@@ -95,3 +95,9 @@ def test_a_checkpoint_with_deep_provenance_is_refused_too(tmp_path):
     )
     with pytest.raises(XViTError, match=r"config\.json: not readable as JSON: nested too deeply"):
         read_metadata(tmp_path / "a")
+
+
+@pytest.mark.parametrize("text", ["[NaN]", "[-Infinity]"])
+def test_numbers_that_json_does_not_have(text):
+    with pytest.raises(ValueError, match="is not a number in JSON"):
+        parse_json(text)

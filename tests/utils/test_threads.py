@@ -193,3 +193,9 @@ def test_the_model_of_the_built_in_recipe_is_small_and_a_vit_tiny_is_not():
     for model in (small, tiny):
         exact = count_macs(model) / model.config.num_frames
         assert model.approximate_macs == pytest.approx(exact, rel=0.2)
+
+
+def test_nothing_above_the_mount_point_is_read(machine):
+    mount = V2.replace("/ ", "/docker/a1/inner ", 1)
+    files = {"sys/fs/cgroup/cpu.max": "400000 100000\n", "sys/fs/cpu.max": "100000 100000\n"}
+    assert machine("0::/docker/a1\n", [mount], files) == 4

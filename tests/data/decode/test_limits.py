@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from helpers.barcode_videos import write_video
+from helpers.barcode_videos import write_frames, write_video
 from helpers.faulty_av import FaultyAV
 from helpers.live_sources import collect, standard_input
 from xvit.data.annotations import Sample
@@ -77,3 +77,11 @@ def test_a_first_frame_of_another_size_than_the_headers_say_is_checked(reader, t
     monkeypatch.setattr(limits, "MAX_ASPECT_RATIO", 4)
     with pytest.raises(VideoError, match="320x64 pixels: the aspect ratio is above 4"):
         READERS[reader](path)
+
+
+def test_pictures_have_the_same_limit(tmp_path, monkeypatch):
+    folder = write_frames(tmp_path / "v", frames=2, width=96)
+    probe(folder)
+    monkeypatch.setattr(limits, "MAX_PIXELS", 96 * 64 - 1)
+    with pytest.raises(VideoError, match="96x64 pixels: expected at most 6,143 pixels"):
+        probe(folder)

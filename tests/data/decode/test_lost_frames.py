@@ -134,3 +134,18 @@ def test_a_damaged_jpeg_does_not_show_an_older_frame(tmp_path):
     reader = FrameReader(path)
     assert sum(len(times) for times, _ in reader) == 39
     assert reader.damage == "1 damaged packets or frames"
+
+
+def test_a_marked_packet_that_the_decoder_does_not_flag(tmp_path):
+    data = write_video(tmp_path / "intact.ts", kind="h264-ts").read_bytes()
+    path, seen = tmp_path / "cut.ts", 0
+    for start in range(30, 60, 2):
+        path.write_bytes(data[: start * TS_PACKET] + data[(start + 1) * TS_PACKET :])
+        with av.open(str(path)) as container:
+            flagged = any(frame.is_corrupt for frame in container.decode(video=0))
+        with av.open(str(path)) as container:
+            marked = any(packet.is_corrupt for packet in container.demux(video=0))
+        if marked and not flagged:
+            seen += 1
+            assert read_clip(path, lambda info: range(info.num_frames), strict=False).num_damaged
+    assert seen

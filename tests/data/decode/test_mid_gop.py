@@ -88,3 +88,17 @@ def test_commands_read_it_without_damage(tmp_path, run, checkpoint):
     code, out, err = run("timeline", path, "--checkpoint", checkpoint, "--stride", "1", "--json")
     assert code == 0
     assert '"damage": ""' in out
+
+
+@pytest.mark.parametrize("kind", ["h264-ts", "hevc-mp4"])
+def test_each_packet_is_a_frame_or_left_out(tmp_path, kind):
+    path = _cut(tmp_path / "cut.ts", kind, fraction=0.1)
+    with av.open(str(path)) as container:
+        packets = sum(packet.size > 0 for packet in container.demux(video=0))
+    assert probe(path).num_leading + probe(path).num_frames == packets
+
+
+def test_a_decoder_that_would_start_anywhere(tmp_path):
+    """That of MPEG-4 shows garbage before the first keyframe."""
+    path = _cut(tmp_path / "cut.ts", "mpeg4-mp4", fraction=0.1)
+    assert read_numbers(decode(path, range(probe(path).num_frames)).frames) == list(range(12, 60))
