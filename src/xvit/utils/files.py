@@ -48,7 +48,7 @@ def _is_of_writing(error: OSError | SafetensorError, folder: Path) -> bool:
     if not isinstance(error, OSError):
         return True
     name = error.filename if isinstance(error.filename, str | bytes | os.PathLike) else folder
-    is_inside = Path(os.fsdecode(name)).absolute().is_relative_to(folder)
+    is_inside = Path(os.fsdecode(name).removeprefix("file:")).absolute().is_relative_to(folder)  # FFmpeg's file:PATH
     return is_inside and error.errno not in _OTHER_ERRORS
 
 
