@@ -1,5 +1,6 @@
 """Fixtures shared by the test modules: videos, a checkpoint, a recipe, the command line."""
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -23,6 +24,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis.settings.register_profile("tests", deadline=None)  # the time of a test depends on the machine's load
 hypothesis.settings.load_profile("tests")
+
+
+def pytest_collection_finish() -> None:
+    """Each training collects garbage, which takes longest for the objects of the libraries: they stay anyway."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
