@@ -187,8 +187,6 @@ _PARTS = (
 
 
 def _build_on_meta(name: str, options: Mapping[str, Any]) -> nn.Module:
-    if timm.models.is_model_in_modules(name, ["vision_transformer"]):
-        options = {**options, "weight_init": "skip"}
     with torch.device("meta"):  # takes no memory and no time
         return _create(name, **({"num_classes": 0} | dict(options)))
 
@@ -262,6 +260,9 @@ def _set_sincos_positions(backbone: Backbone) -> None:
 def _create(name: str, **options: Any) -> nn.Module:
     if not timm.is_model(name):
         raise XViTError(f"backbone={name!r}: timm has no such model.{did_you_mean(name, timm.list_models())}")
+    on_meta = torch.get_default_device().type == "meta"  # where random numbers take time and have no effect
+    if on_meta and timm.models.is_model_in_modules(name, ["vision_transformer"]):
+        options["weight_init"] = "skip"
     try:
         return timm.create_model(name, **options)
     except TypeError as error:
