@@ -1,5 +1,7 @@
 """Fixtures for the tests of the commands."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,3 +24,12 @@ def bad_videos(tmp_path) -> dict[str, Path]:
         "truncated": truncate(folder / "truncated.mp4", good, fraction=0.5),
         "missing": folder / "missing.mp4",
     }
+
+
+@pytest.fixture
+def closed_pipe() -> Iterator[int]:
+    """The writing end of a pipe whose reader is gone."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    yield writing
+    os.close(writing)

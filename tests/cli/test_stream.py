@@ -8,14 +8,13 @@ import pty
 import re
 import signal
 import struct
-import subprocess
-import sys
 import termios
-import threading
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
+from typing import BinaryIO
 
 import pytest
 import torch
@@ -26,15 +25,13 @@ from rich.live import Live
 from helpers.barcode_videos import barcode_frame, truncate, write_video
 from helpers.color_videos import CLASSES, CLIP, make_model, with_metadata
 from helpers.rate_videos import write_steps
+from helpers.warm_processes import WarmProcess
 from xvit.cli.main import main
 from xvit.cli.stream import _ScreenView, fit_columns
 from xvit.config import SINGLE_TASK
 from xvit.data.decode import decode
 from xvit.data.transforms import eval_views, normalize
 from xvit.inference.live import LivePrediction
-
-XVIT = [sys.executable, "-m", "xvit", "stream"]
-TIMEOUT = 600  # seconds after which a process is killed
 
 
 @pytest.fixture(scope="module")
@@ -265,21 +262,26 @@ def test_stalled_pipe_gives_exit_code_1(stream, monkeypatch):
     assert len(parse_output(out)[0]) == 1
 
 
+@contextmanager
+def start_raw_stream(model, *options: str) -> Iterator[tuple[WarmProcess, BinaryIO, BinaryIO]]:
+    """A process that classifies raw frames, its standard input and its output. The source may pause an hour."""
+    (stdin, source), (reader, stdout) = os.pipe(), os.pipe()
+    with open(source, "wb", buffering=0) as source, open(reader, "rb") as reader:
+        words = ["stream", "-", "--raw", "96x64@25", "--checkpoint", model[1], "--timeout", "3600", *options]
+        process = WarmProcess(*words, stdin=stdin, stdout=stdout)
+        os.close(stdin)
+        os.close(stdout)
+        yield process, source, reader
+
+
 def test_raw_frames_through_a_pipe_until_ctrl_c(model):
-    frames = b"".join(barcode_frame(number).tobytes() for number in range(10))
-    words = [*XVIT, "-", "--raw", "96x64@25", "--checkpoint", str(model[1]), "--json", "--timeout", "3600"]
-    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    with subprocess.Popen(words, **pipes) as process:
-        stop = threading.Timer(TIMEOUT, process.kill)
-        stop.start()
-        process.stdin.write(frames)
-        process.stdin.flush()
-        first = process.stdout.readline()  # it is running
+    with start_raw_stream(model, "--json") as (process, source, reader):
+        source.write(b"".join(barcode_frame(number).tobytes() for number in range(10)))
+        first = reader.readline()  # it is running
         process.send_signal(signal.SIGINT)
-        assert process.wait(TIMEOUT) == 130  # it does not wait for the source, whose timeout is an hour
-        out, err = (first + process.stdout.read()).decode(), process.stderr.read().decode()
-        stop.cancel()
-    predictions, summary = parse_output(out)
+        code, _, err = process.wait()  # it does not wait for the source
+        assert code == 130
+        predictions, summary = parse_output((first + reader.read()).decode())
     frames = [prediction["frame"] for prediction in predictions]
     assert frames == list(range(summary["processed"]))  # pending frames included
     assert summary["read"] == summary["processed"] + summary["undelivered"]
@@ -287,37 +289,31 @@ def test_raw_frames_through_a_pipe_until_ctrl_c(model):
     assert "Traceback" not in err
 
 
-def test_closed_pipe_is_not_an_error(model, video):
-    command = '"$0" -m xvit stream - --checkpoint "$2" --all --real-time < "$1" | head -n 1; echo ${PIPESTATUS[0]}'
-    words = ["bash", "-c", command, sys.executable, str(video), str(model[1])]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=TIMEOUT)
-    assert done.stdout.splitlines()[1:] == ["0"], done.stderr
-    assert "Traceback" not in done.stderr
+def test_closed_pipe_is_not_an_error(model):
+    frames = b"".join(barcode_frame(number).tobytes() for number in range(10))
+    with start_raw_stream(model, "--all") as (process, source, reader):
+        source.write(frames)
+        reader.readline()
+        reader.close()
+        with suppress(BrokenPipeError):  # it may have ended by now
+            source.write(frames)
+        code, _, err = process.wait()  # it ends, although the source does not
+    assert code == 0, err
+    assert "Traceback" not in err
 
 
 def test_terminal_shows_bars_and_curves(model, video):
     parent, child = pty.openpty()
     fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 110, 0, 0))
-    words = [*XVIT, str(video), "--checkpoint", str(model[1])]
-    environment = os.environ | {"TERM": "xterm-256color"}
-    process = subprocess.Popen(words, stdin=child, stdout=child, stderr=child, env=environment)
+    words = ["stream", video, "--checkpoint", model[1]]
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), child)
+    process = WarmProcess(*words, env={"TERM": "xterm-256color"}, **streams)
     os.close(child)
     out = b""
-    try:
-        end = time.monotonic() + TIMEOUT
-        while time.monotonic() < end:
-            try:
-                got = os.read(parent, 65536)
-            except OSError:  # the process closed the terminal
-                break
-            if not got:
-                break
+    with open(parent, "rb", buffering=0) as terminal, suppress(OSError):  # the process closes the terminal
+        while got := terminal.read(65536):
             out += got
-        assert process.wait(TIMEOUT) == 0
-    finally:
-        process.kill()
-        process.wait()
-        os.close(parent)
+    assert process.wait()[0] == 0
     text = out.decode()
     assert "█" in text
     assert "a prediction needs" in text

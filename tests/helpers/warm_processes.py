@@ -21,15 +21,25 @@ class WarmProcess:
 
     Args:
         env: variables beside those of this process.
+        stdin, stdout, stderr: descriptors to use instead of an empty input and of what `wait` returns.
     """
 
-    def __init__(self, *argv: object, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *argv: object,
+        env: dict[str, str] | None = None,
+        stdin: int | None = None,
+        stdout: int | None = None,
+        stderr: int | None = None,
+    ) -> None:
         self._files = [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115 - closed by `wait`
         self._socket, theirs = socket.socketpair()
         self._socket.settimeout(TIMEOUT)
         with open(os.devnull) as nothing, theirs:
-            fds = [file.fileno() for file in (nothing, *self._files, theirs)]
-            socket.send_fds(_server(), [b"."], fds)
+            own = [file.fileno() for file in (nothing, *self._files)]
+            given = zip((stdin, stdout, stderr), own, strict=True)
+            fds = [file if descriptor is None else descriptor for descriptor, file in given]
+            socket.send_fds(_server(), [b"."], [*fds, theirs.fileno()])
         self._lines = self._socket.makefile("rw")
         request = {"argv": [str(word) for word in argv], "cwd": os.getcwd(), "env": {**os.environ, **(env or {})}}
         self._lines.write(json.dumps(request) + "\n")
@@ -122,6 +132,8 @@ def _supervise(streams: list[int], connection: socket.socket) -> None:
         for target, fd in enumerate(streams):
             os.dup2(fd, target)
         os.closerange(3, 256)
+        sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
         os.environ.clear()
         os.environ.update(request["env"])
         os.chdir(request["cwd"])
