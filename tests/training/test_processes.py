@@ -1,12 +1,8 @@
 """Training with two processes (gloo, CPU), started as torchrun does or by torchrun itself."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,11 +10,28 @@ import yaml
 from safetensors.torch import load_file
 
 from helpers.color_videos import make_config, write_videos
-from helpers.warm_processes import run_two
+from helpers.warm_processes import WarmProcess, run_two
+from xvit import __main__ as program
 from xvit.config import to_dict
 from xvit.training import fit
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "xvit"]
+# torchrun, whose processes are forks of it: they import nothing. The first one that saves a state stops the launcher,
+# and goes on once it has been told to stop.
+TORCHRUN = """
+import os, signal, sys, time
+from torch.distributed.run import main
+from xvit.training.run import TrainingRun
+
+def save_and_stop(run):
+    save_state(run)
+    if os.environ["RANK"] == "0" and not run.signals.received:
+        os.kill(os.getppid(), signal.SIGTERM)
+        while not run.signals.received:
+            time.sleep(0.01)
+
+save_state, TrainingRun.save_state = TrainingRun.save_state, save_and_stop
+main(["--standalone", "--nproc-per-node", "2", "--start-method", "fork", "--run-path", *sys.argv[1:]])
+"""
 
 
 @pytest.fixture(scope="module")
@@ -52,23 +65,10 @@ def test_two_processes_are_stopped_and_resumed(config, two_processes, tmp_path):
     """A cluster sends SIGTERM to the launcher, which sends it to the processes."""
     output = tmp_path / "run"
     words = ["train", "--config", str(config[1]), "--output", str(output)]
-    launcher = subprocess.Popen(
-        [*TORCHRUN, *words],
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        deadline = time.monotonic() + 600
-        while not list(output.glob("state/step_*")) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        launcher.terminate()
-        stderr = launcher.communicate(timeout=600)[1]
-    finally:
-        if launcher.poll() is None:
-            os.killpg(launcher.pid, signal.SIGKILL)
-    assert launcher.returncode != 0
-    assert "continue with --resume" in stderr
+    code, _, err = WarmProcess("-c", TORCHRUN, Path(program.__file__).resolve(), *words).wait()
+    assert code != 0
+    assert "continue with --resume" in err
+    assert "SignalException: Process" in err
     codes, _, err = run_two(*words)
     assert codes == [2, 2]
     assert "continue it with --resume" in err
