@@ -6,6 +6,7 @@ A consumer returns one of EXPECTED, raises `XViTError` (refused), or raises `Fin
 import contextlib
 import io
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
@@ -57,21 +58,32 @@ def show_number(image: np.ndarray) -> int:
     return number if number < NUM_FRAMES and difference < MAX_DIFFERENCE else -1
 
 
+def marked_packets(path: Path) -> Counter[int | None]:
+    """The timestamps of the packets that the container marks as damaged.
+
+    Where the times fall back, FFmpeg marks one of the last two packets before, although it may be whole.
+    """
+    with av.open(str(path), metadata_errors="replace") as container:
+        packets = [(packet.pts, packet.dts, packet.is_corrupt) for packet in container.demux(video=0)]
+    falls = {i for i, (a, b) in enumerate(pairwise(packets)) if None not in (a[1], b[1]) and b[1] < a[1]}
+    return Counter(pts for i, (pts, _, marked) in enumerate(packets) if marked and not falls & {i, i + 1})
+
+
 def decode_plainly(path: Path) -> list[tuple[int, float | None, bool]]:
     """What PyAV alone decodes in order: each frame's number, its seconds, and whether it depends on damage."""
     decoded: list[tuple[int, float | None, bool]] = []
     with contextlib.suppress(Exception), av.open(str(path), metadata_errors="replace") as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
-        damaged, corrupt = False, set()  # since the latest keyframe; times of packets that the container marks
+        damaged, marked = False, marked_packets(path)  # since the latest keyframe; those that are not decoded yet
         for packet in container.demux(stream):
-            corrupt |= {packet.pts} if packet.is_corrupt else set()
             try:
                 frames = packet.decode()
             except av.error.FFmpegError:
                 damaged, frames = True, []
             for frame in frames:
-                damaged = frame.is_corrupt or frame.pts in corrupt or (damaged and not frame.key_frame)
+                damaged = frame.is_corrupt or marked[frame.pts] > 0 or (damaged and not frame.key_frame)
+                marked[frame.pts] -= 1
                 seconds = None if container.format.name == "avi" else frame.time
                 decoded.append((show_number(frame.to_ndarray(format="rgb24")), seconds, damaged))
     return decoded

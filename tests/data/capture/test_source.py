@@ -234,6 +234,30 @@ def test_a_change_of_frame_size_is_reported(transport, tmp_path):
     assert (np.diff([frame.time for frame in frames]) > 0).all()  # although the timestamps restart
 
 
+@pytest.mark.parametrize("lost", [1, 3, 12])
+@pytest.mark.parametrize("place", [0.3, 0.6, 0.8])
+def test_lost_packets_of_a_stream_are_damage(place, lost, transport, tmp_path):
+    """FFmpeg marks the packet before the gap (unless 16 are lost: their counter repeats); decoders conceal it."""
+    data = transport.read_bytes()
+    packets = [data[start : start + 188] for start in range(0, len(data), 188)]
+    first = int(place * len(packets))
+    first += next(i for i, packet in enumerate(packets[first:]) if packet[1] & 31 == 1 and packet[2] == 0)  # of video
+    path = tmp_path / "gap.ts"
+    path.write_bytes(b"".join(packets[:first] + packets[first + lost :]))
+    source = Source(path)
+    _, events = collect(source)
+    assert "damaged" in event_kinds(events)
+    assert source.counts.damaged == sum(event.count for event in events if event.kind == "damaged") >= 1
+
+
+def test_joined_recordings_are_not_damaged(transport, tmp_path):
+    path = tmp_path / "joined.ts"
+    path.write_bytes(3 * transport.read_bytes())
+    frames, events = collect(source := Source(path))
+    assert (event_kinds(events), source.counts.damaged) == (["opened"], 0)
+    assert frame_numbers(frames) == 3 * [*range(60)]
+
+
 def test_a_protocol_that_ffmpeg_lacks_is_named(monkeypatch):
     def fail(*args, **kwargs):
         raise av.error.ProtocolNotFoundError(1330794744, "Protocol not found")

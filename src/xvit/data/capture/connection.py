@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from av.container import InputContainer
 
-from xvit.data.decode.clock import MAX_TIME_STEP, Clock, Timing, choose_frames
+from xvit.data.decode.clock import MAX_TIME_STEP, Clock, Timing, choose_frames, split_sections
 from xvit.data.decode.demux import READ_ERRORS, error_reason, open_video, probe_file, video_errors
 from xvit.data.decode.limits import DECODER_OPTIONS, check_dimensions, prepare_decoder
 from xvit.data.decode.orientation import ODD_MATRIX, Orientation, read_orientation
@@ -235,7 +235,7 @@ class Connection:
             info = probe_file(spec.name)
             interval, end = 1 / info.fps, info.duration
         chosen = choose_frames(
-            self._timed_frames(self._decoded_frames(container, stream), timing),
+            self._timed_frames(self._decoded_frames(self._packets(container, stream, timing), stream), timing),
             stride=self.stride,
             frame_rate=self.frame_rate,
             interval=interval,
@@ -294,10 +294,33 @@ class Connection:
         except Exception as error:
             self._fault = error
 
-    def _decoded_frames(self, container: InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
-        """Yield the decoded frames; packets that cannot be decoded are counted and left out."""
+    def _packets(
+        self, container: InputContainer, stream: av.VideoStream, timing: Timing
+    ) -> "Iterator[av.Packet[av.VideoStream]]":
+        """Yield the packets, and count those that the container marks as damaged: decoders do not flag their frames.
+
+        Where recordings are joined, FFmpeg marks one of the last two packets of the first one, although it may be
+        whole: it does not count.
+        """
+        marks: deque[bool] = deque([False, False], maxlen=2)  # of the latest two packets
+        latest: int | None = None
         try:
             for packet in container.demux(stream):
+                if len(split_sections([latest, packet.dts], timing.max_step / timing.time_base)) > 1:
+                    marks.extend([False, False])
+                latest = latest if packet.dts is None else packet.dts
+                self.counts.damaged += marks[0]
+                marks.append(packet.is_corrupt)
+                yield packet
+        finally:
+            self.counts.damaged += sum(marks)
+
+    def _decoded_frames(
+        self, packets: "Iterator[av.Packet[av.VideoStream]]", stream: av.VideoStream
+    ) -> Iterator[av.VideoFrame]:
+        """Yield the decoded frames; packets that cannot be decoded are counted and left out."""
+        try:
+            for packet in packets:
                 frames: list[av.VideoFrame] = []
                 try:
                     frames = packet.decode()
