@@ -1,20 +1,26 @@
 """Places in which the commands must run: without shared memory, with any umask."""
 
 import json
-import os
 import shutil
-import stat
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from helpers.files import file_modes, umask
+from helpers.warm_processes import WarmProcess
+
+# Runs commands in a mount namespace of its own, with another /dev/shm.
 COMMANDS = """
-import json, sys
+import ctypes, json, subprocess, sys
 from xvit.cli.main import main
 
-codes = [main(words) for words in json.loads(sys.argv[1])]
+NEW_NAMESPACE = 0x20000  # CLONE_NEWNS
+if ctypes.CDLL(None).unshare(NEW_NAMESPACE):
+    sys.exit("no new mount namespace")
+subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+subprocess.run(["mount", "-t", "tmpfs", "-o", sys.argv[1], "tmpfs", "/dev/shm"], check=True)
+codes = [main(words) for words in json.loads(sys.argv[2])]
 print(json.dumps(codes), file=sys.stderr)
 """
 
@@ -48,33 +54,23 @@ def _can_hide_shared_memory() -> bool:
 @pytest.mark.skipif(not _can_hide_shared_memory(), reason="needs the right to mount file systems")
 @pytest.mark.parametrize("mount", ["size=4k,ro", "size=4k"])
 def test_without_usable_shared_memory(words, tmp_path, mount):
-    script = f'mount -t tmpfs -o {mount} tmpfs /dev/shm && exec "$0" -c "$1" "$2"'
-    python = [sys.executable, COMMANDS, json.dumps(words(tmp_path, num_workers=2))]
-    completed = subprocess.run(["unshare", "-m", "bash", "-c", script, *python], capture_output=True, text=True)
-    assert "Traceback" not in completed.stderr
-    *lines, codes = completed.stderr.splitlines()
-    assert json.loads(codes) == [0] * 6, completed.stderr
+    code, _, err = WarmProcess("-c", COMMANDS, mount, json.dumps(words(tmp_path, num_workers=2))).wait()
+    assert code == 0, err
+    assert "Traceback" not in err
+    *lines, codes = err.splitlines()
+    assert json.loads(codes) == [0] * 6, err
     assert sum("passed through pipes" in line for line in lines) >= 3  # predict, features, eval; said once by each
 
 
-def test_the_umask_decides_the_modes_of_all_files(words, tmp_path, run, checkpoint, videos):
+def test_the_umask_decides_the_modes_of_all_files(words, tmp_path, run, videos):
     """With an unusual umask, which gives neither 0600 nor 0644: modes that libraries choose."""
-    umask = 0o027
-    before = os.umask(umask)
-    try:
-        commands = words(tmp_path, num_workers=0)[2:]
-        export = ["export", str(checkpoint), "--videos", str(videos / "val"), "--clips", "2"]
-        commands.append([*export, "--output", str(tmp_path / "onnx")])
-        commands.append(["data", "check", "--data.root", str(videos), "--output", str(tmp_path / "report")])
-        commands.append(
-            ["data", "resize", str(videos / "val"), "--output", str(tmp_path / "small"), "--short-side", "32"]
-        )
+    commands = words(tmp_path, num_workers=0)[2:]
+    data, resized = ["--data.root", videos, "--output", tmp_path / "report"], ["--output", tmp_path / "small"]
+    commands.append(["data", "check", *data, "--data.num_workers", "0"])
+    commands.append(["data", "resize", videos / "val", *resized, "--short-side", "32", "--num-workers", "0"])
+    with umask(0o027):
         for command in commands:
             assert run(*command)[0] == 0, command
-    finally:
-        os.umask(before)
-    paths = [path for path in tmp_path.rglob("*") if not path.is_symlink()]
-    assert len(paths) > 30
-    modes = {str(path.relative_to(tmp_path)): stat.S_IMODE(path.stat().st_mode) for path in paths}
-    expected = {name: (0o777 if (tmp_path / name).is_dir() else 0o666) & ~umask for name in modes}
-    assert modes == expected
+    modes = file_modes(tmp_path)
+    assert len(modes) > 30
+    assert modes == {name: 0o750 if (tmp_path / name).is_dir() else 0o640 for name in modes}

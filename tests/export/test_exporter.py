@@ -11,6 +11,7 @@ import torch
 
 from helpers.color_videos import CLIP, write_video
 from helpers.exports import CLASS_NAMES, NO_LIMITS, make_original
+from helpers.files import file_modes, umask
 from helpers.signal_stack import signal_stack
 from xvit.config import DataConfig
 from xvit.data.annotations import load_splits
@@ -59,6 +60,15 @@ def test_onnx_matches_the_model_in_predict_and_eval(run, cli_error, checkpoint, 
     for command in ("stream", "timeline"):
         words = [videos / "val", "--output", tmp_path / "t"] if command == "timeline" else ["-"]
         assert "an exported model, for xvit predict and eval only" in cli_error(command, *words, "--checkpoint", output)
+
+
+def test_the_umask_decides_the_modes_of_all_files(video_dir, tmp_path):
+    """The library that writes the weights beside the program gives them 0600."""
+    with umask(0o027):
+        export_model(make_original(), tmp_path / "onnx", videos=[video_dir], num_clips=1, limits=NO_LIMITS)
+    modes = file_modes(tmp_path / "onnx")
+    assert "model.onnx.data" in modes
+    assert set(modes.values()) == {0o640}
 
 
 def test_openvino_int8_uses_different_videos_for_calibration_and_comparison(video_dir, tmp_path, caplog):

@@ -1,6 +1,8 @@
 """Writing small files for tests, and reading results back."""
 
+import os
 import resource
+import stat
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -53,6 +55,22 @@ def limited_file_size(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@contextmanager
+def umask(mask: int) -> Iterator[None]:
+    """Let this process create files with this umask."""
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def file_modes(root: Path) -> dict[str, int]:
+    """The mode bits of all files and folders below `root`, by relative path."""
+    paths = [path for path in root.rglob("*") if not path.is_symlink()]
+    return {str(path.relative_to(root)): stat.S_IMODE(path.stat().st_mode) for path in paths}
 
 
 @contextmanager

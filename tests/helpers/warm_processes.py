@@ -1,6 +1,7 @@
 """Processes that need no seconds of imports: forks of a server that has imported all of xvit, once per test process."""
 
 import atexit
+import gc
 import json
 import os
 import runpy
@@ -107,6 +108,7 @@ def serve(fd: int) -> None:
     import xvit.inference
     import xvit.training  # noqa: F401
 
+    gc.freeze()  # a collection in a fork need not visit, and so copy, all that was imported
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system reaps
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C on a terminal is for the tests, which end the server
     requests = socket.socket(fileno=fd)
