@@ -169,6 +169,13 @@ def test_files_of_a_checkpoint(directory):
     assert "| seed | 3 |" in text
 
 
+@pytest.mark.parametrize("name", ["caf\udce9", "\ud800", "\U0001f600\udfff"])
+def test_class_names_that_are_no_text_are_refused(name, tmp_path):
+    with pytest.raises(XViTError, match=f'class "{name}": the name is not valid UTF-8: rename the class'):
+        save(tmp_path / "run", make_model(), class_names=["a", "b", name], provenance={})
+    assert not (tmp_path / "run").exists()
+
+
 def test_class_names_must_match_the_classes(tmp_path):
     with pytest.raises(XViTError, match="class_names: names of 2 classes, but the model has 3"):
         save(tmp_path / "run", make_model(), class_names=["a", "b"], provenance={})

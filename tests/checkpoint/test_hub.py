@@ -82,6 +82,17 @@ def test_commands_refuse_a_misspelt_path_before_anything_else(command, offline, 
     assert "write hf://run/best" in cli_error(command, *words, *options)
 
 
+def test_a_cache_that_cannot_be_written_is_named_with_its_variable(monkeypatch):
+    def download(name, **options):
+        raise PermissionError(13, "Permission denied", "/home/me/.cache")
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    with pytest.raises(
+        XViTError, match=r"Permission denied: '/home/me/\.cache'; set HF_HOME to a folder that can be wr"
+    ):
+        XViT.from_pretrained("hf://me/colours")
+
+
 def test_a_failed_download_is_one_line(monkeypatch):
     def download(name, **options):
         raise RuntimeError("a\nproxy")

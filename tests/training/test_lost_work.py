@@ -3,7 +3,8 @@
 import errno
 import os
 import shutil
-import signal
+from functools import partial
+from itertools import product
 
 import pytest
 
@@ -22,14 +23,6 @@ def config(videos):
     return make_config(videos, ema_decay=0.9)
 
 
-@pytest.fixture(scope="module")
-def unstopped(config, tmp_path_factory):
-    """The weights of a run of 2 epochs of 3 steps."""
-    output = tmp_path_factory.mktemp("unstopped") / "run"
-    fit(config, output)
-    return weights(output / "last")
-
-
 def after_first_epoch(action):
     """An `on_progress` callback that calls `action` once, after the first step of the second epoch."""
 
@@ -40,51 +33,79 @@ def after_first_epoch(action):
     return on_progress
 
 
+@pytest.fixture(scope="module")
+def runs(config, tmp_path_factory):
+    """A run of 2 epochs of 3 steps, and its folder as it was after the first step of the second epoch. Read-only."""
+    place = tmp_path_factory.mktemp("runs")
+    copy = partial(shutil.copytree, place / "unstopped", place / "first_epoch")
+    fit(config, place / "unstopped", on_progress=after_first_epoch(copy))
+    return place
+
+
+@pytest.fixture(scope="module")
+def unstopped(runs):
+    """The weights of a run of 2 epochs."""
+    return weights(runs / "unstopped" / "last")
+
+
+@pytest.fixture(scope="module")
+def first_epoch(runs):
+    """The folder of a run that was killed after its first epoch."""
+    return runs / "first_epoch"
+
+
 # A file that grows beyond the limit fails: rows, checkpoints, and each of the larger files of a state.
-@pytest.mark.parametrize("limit", [100, 5_000, 20_000, 40_000, 60_000])
-def test_a_full_disk_costs_no_saved_work(config, unstopped, tmp_path, limit):
-    output, limits = tmp_path / "run", []
+LIMITS = (100, 5_000, 20_000, 40_000, 60_000)
 
-    def fill_disk():
-        limits.append(limited_file_size(limit))
-        limits[0].__enter__()
 
-    try:
-        with pytest.raises(WriteError) as failure:
-            fit(config, output, on_progress=after_first_epoch(fill_disk))
-    finally:
-        limits[0].__exit__(None, None, None)
-    message = str(failure.value)
-    assert message.startswith(f"{output}/")
-    assert ": cannot be written" in message
-    assert "; stopped after step " in message
-    assert message.endswith("; continue with --resume once it can be")
-    assert "\n" not in message
-    assert not [path for path in output.rglob("*") if path.name.endswith(".writing")]
+def test_a_full_disk_costs_no_saved_work(config, first_epoch, unstopped, tmp_path):
+    """A run that fails again and again, each time at another file of its second epoch."""
+    output = shutil.copytree(first_epoch, tmp_path / "run")
+    for limit in LIMITS:
+        limits = []
+
+        def fill_disk(limit=limit, limits=limits):
+            limits.append(limited_file_size(limit))
+            limits[0].__enter__()
+
+        try:
+            with pytest.raises(WriteError) as failure:
+                fit(config, output, resume=True, on_progress=after_first_epoch(fill_disk))
+        finally:
+            limits[0].__exit__(None, None, None)
+        message = str(failure.value)
+        assert message.startswith(f"{output}/")
+        assert ": cannot be written" in message
+        assert "; stopped after step " in message
+        assert message.endswith("; continue with --resume once it can be")
+        assert "\n" not in message
+        assert not [path for path in output.rglob("*") if path.name.endswith(".writing")]
     fit(config, output, resume=True)
     assert same(weights(output / "last"), unstopped)
     assert [row["epoch"] for row in rows(output, "eval")] == [1, 2]
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE])
-def test_every_error_of_a_disk_is_one_line(config, unstopped, tmp_path, monkeypatch, number):
-    def fail(*args):
-        raise OSError(number, os.strerror(number))
+def test_every_error_of_a_disk_is_one_line(config, first_epoch, unstopped, tmp_path, monkeypatch):
+    output = shutil.copytree(first_epoch, tmp_path / "run")
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE):
 
-    with pytest.raises(
-        WriteError, match=rf"run/(last|best): cannot be written: {os.strerror(number)}; stopped after step 6 of 6; "
-    ):
-        fit(config, tmp_path / "run", on_progress=after_first_epoch(lambda: monkeypatch.setattr(os, "fsync", fail)))
-    monkeypatch.undo()
-    fit(config, tmp_path / "run", resume=True)
-    assert same(weights(tmp_path / "run" / "last"), unstopped)
+        def fail(*args, number=number):
+            raise OSError(number, os.strerror(number))
+
+        message = rf"run/(last|best): cannot be written: {os.strerror(number)}; stopped after step 6 of 6; "
+        with monkeypatch.context() as patch:
+            fail_from_now_on = after_first_epoch(partial(patch.setattr, os, "fsync", fail))
+            with pytest.raises(WriteError, match=message):
+                fit(config, output, resume=True, on_progress=fail_from_now_on)
+    fit(config, output, resume=True)
+    assert same(weights(output / "last"), unstopped)
 
 
-def test_a_folder_that_vanishes_is_not_created_again(config, tmp_path):
-    output = tmp_path / "run"
+def test_a_folder_that_vanishes_is_not_created_again(config, first_epoch, tmp_path):
+    output = shutil.copytree(first_epoch, tmp_path / "run")
     message = f"{output}: was removed, or lost its config.yaml, while the run was on; .*; no state is saved$"
     with pytest.raises(WriteError, match=message):
-        fit(config, output, on_progress=after_first_epoch(lambda: shutil.rmtree(output)))
+        fit(config, output, resume=True, on_progress=after_first_epoch(lambda: shutil.rmtree(output)))
     assert not list(tmp_path.iterdir())
 
 
@@ -106,17 +127,18 @@ def test_two_runs_in_one_folder(config, unstopped, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-@pytest.mark.parametrize("function", ["backward", "update_weights"])
-@pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory"), XViTError("no"), KeyboardInterrupt()])
-def test_nothing_is_written_before_the_first_step(config, tmp_path, monkeypatch, function, error):
-    def fail(*args, **kwargs):
-        raise error
+def test_nothing_is_written_before_the_first_step(config, tmp_path, monkeypatch):
+    errors = (RuntimeError("CUDA out of memory"), XViTError("no"), KeyboardInterrupt())
+    for function, error in product(("backward", "update_weights"), errors):
 
-    with monkeypatch.context() as patch:
-        patch.setattr(engine, function, fail)
-        with pytest.raises(type(error)):
-            fit(config, tmp_path / "run", resume=True)
-    assert not list(tmp_path.iterdir())
+        def fail(*args, error=error, **kwargs):
+            raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr(engine, function, fail)
+            with pytest.raises(type(error)):
+                fit(config, tmp_path / "run", resume=True)
+        assert not list(tmp_path.iterdir())
     fit(make_config(config.data.root, epochs=1), tmp_path / "run", resume=True)  # another recipe
 
 
@@ -158,26 +180,24 @@ def test_class_names_that_cannot_be_saved_are_refused_before_the_start(tmp_path)
     for split in ("train", "val"):
         for index, name in enumerate((LATIN1, "b")):
             write_video(tmp_path / "videos" / split / name / "0.mp4", color=index, seed=index)
-    with pytest.raises(XViTError, match=r'class "caf\\xe9": the name is not valid UTF-8: rename the class'):
+    with pytest.raises(XViTError, match='class "caf\udce9": the name is not valid UTF-8: rename the class'):
         fit(make_config(tmp_path / "videos"), tmp_path / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["videos"]
 
 
-@pytest.mark.parametrize("place", ["videos/{split}/{name}/caf\udce9.mp4", "caf\udce9/{split}/{name}/0.mp4"])
-def test_names_of_videos_and_folders_may_have_any_bytes(place, tmp_path):
+def test_names_of_videos_and_folders_may_have_any_bytes(tmp_path):
+    data = tmp_path / "caf\udce9"
     for split in ("train", "val"):
         for index, name in enumerate("ab"):
-            write_video(tmp_path / place.format(split=split, name=name), color=index, seed=index)
-    config = make_config(tmp_path / place.partition("/")[0], epochs=1)
+            write_video(data / split / name / "caf\udce9.mp4", color=index, seed=index)
+    config = make_config(data, epochs=1)
     fit(config, tmp_path / "run")
     fit(config, tmp_path / "run", resume=True)
 
 
-def test_a_checkpoint_that_was_lost(config, tmp_path, caplog):
+def test_a_checkpoint_that_was_lost(config, first_epoch, tmp_path, caplog):
     """A process that was killed between two renames leaves it under another name. One that was deleted is said."""
-    output = tmp_path / "run"
-    with pytest.raises(Interrupted):
-        fit(config, output, on_progress=after_first_epoch(lambda: os.kill(os.getpid(), signal.SIGINT)))
+    output = shutil.copytree(first_epoch, tmp_path / "run")
     (output / "last").rename(previous_version(output / "last"))
     shutil.rmtree(output / "best")
     result = fit(config, output, resume=True)

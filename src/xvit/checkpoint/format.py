@@ -69,8 +69,7 @@ class CheckpointMetadata:
                 )
             for name in task_names:
                 if not is_utf8(name):
-                    shown = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
-                    raise XViTError(f'class "{shown}": the name is not valid UTF-8: rename the class')
+                    raise XViTError(f'class "{name}": the name is not valid UTF-8: rename the class')
         numbers = {task: len(task_names) for task, task_names in names.items()}
         if numbers != self.model.tasks:
             given, expected = unwrap_single_task(numbers), unwrap_single_task(self.model.tasks)

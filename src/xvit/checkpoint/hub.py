@@ -11,10 +11,11 @@ from xvit.utils.checkpoint_path import (
     HUB_PREFIX,
     WEIGHTS,
     check_checkpoint_directory,
+    explain_hub_error,
     find_local_checkpoint,
     hub_name,
 )
-from xvit.utils.errors import XViTError, one_line
+from xvit.utils.errors import XViTError
 
 
 class Saveable(Protocol):
@@ -64,5 +65,5 @@ def _download(name: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=[WEIGHTS, CONFIG]))
     except Exception as error:  # the network, the Hub and its cache raise many kinds
-        reason = one_line(error)
+        reason = explain_hub_error(error)
         raise XViTError(f"{HUB_PREFIX}{name}: cannot be downloaded from the Hugging Face Hub ({reason})") from None
