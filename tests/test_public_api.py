@@ -6,6 +6,7 @@ import sys
 import pytest
 
 import xvit
+from helpers.warm_processes import WarmProcess
 
 
 def test_dir_shows_the_public_api_and_nothing_else():
@@ -17,10 +18,11 @@ def test_dir_shows_the_public_api_and_nothing_else():
 
 
 def test_help_names_every_public_object():
-    text = subprocess.run([sys.executable, "-c", "import xvit; help(xvit)"], capture_output=True, text=True, check=True)
+    code, text, err = WarmProcess("-c", "import xvit; help(xvit)").wait()
+    assert (code, err) == (0, "")
     for name in set(xvit.__all__) - {"__version__"}:
-        assert name in text.stdout
-    assert "import_module" not in text.stdout
+        assert name in text
+    assert "import_module" not in text
 
 
 def test_importing_the_package_loads_no_heavy_library():

@@ -1,16 +1,15 @@
 """One video at which FFmpeg fails in an unexpected place: every command names it and goes on with the others."""
 
 import shutil
+from dataclasses import replace
 
 import av
 import pytest
+import yaml
 
+from helpers.color_videos import CLASSES, CLIP, make_config, make_model, with_metadata, write_videos
 from helpers.faulty_av import FaultyAV
-from helpers.tiny import TINY_MODEL, TINY_RECIPE
-from xvit.config import ClipSpec, ModelConfig
-from xvit.data.synthetic.motion import CLASSES
-from xvit.models.backbone import resolve_clip_spec
-from xvit.models.xvit import XViT
+from xvit.config import to_dict
 
 COMMANDS = {
     "predict": "predict {data}/val --checkpoint {model} --num-workers 0",
@@ -31,12 +30,11 @@ ERRORS = {
 
 
 @pytest.fixture(scope="module")
-def data(videos, tmp_path_factory):
-    """The motion videos, and in each split a copy named bad.mp4."""
-    root = shutil.copytree(videos, tmp_path_factory.mktemp("data") / "videos")
+def data(tmp_path_factory):
+    """Small videos, and in each split a copy named bad.mp4."""
+    root = write_videos(tmp_path_factory.mktemp("data") / "videos", train=4, val=4)
     for split in ("train", "val"):
-        video = sorted((root / split).rglob("*.mp4"))[0]
-        shutil.copy(video, video.with_name("bad.mp4"))
+        shutil.copy(root / split / "red" / "0.mp4", root / split / "red" / "bad.mp4")
     return root
 
 
@@ -44,11 +42,17 @@ def data(videos, tmp_path_factory):
 def model(tmp_path_factory):
     """A checkpoint for clips and for streams."""
     directory = tmp_path_factory.mktemp("model") / "best"
-    model = XViT(ModelConfig(**TINY_MODEL, num_classes=len(CLASSES), causal=True, temporal_position="head"))
-    clip = ClipSpec(**TINY_RECIPE["clip"], frame_rate=None, sampling="strided", stride=2)
-    model.clip_spec, model.class_names = resolve_clip_spec(clip, model.backbone), sorted(CLASSES)
+    model = with_metadata(make_model(causal=True, temporal_position="head"), list(CLASSES))
+    model.clip_spec = replace(CLIP, sampling="strided", stride=2)
     model.save_pretrained(directory)
     return directory
+
+
+@pytest.fixture(scope="module")
+def recipe(data, tmp_path_factory):
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(to_dict(make_config(data, epochs=1))))
+    return path
 
 
 @pytest.mark.parametrize("operation", ERRORS)
@@ -66,5 +70,5 @@ def test_the_other_videos_are_processed(name, operation, data, model, recipe, ru
     assert ("a fault in two lines" if operation == "InputContainer.demux" else "operation not permitted") in out
     if name == "data resize":
         written = list((tmp_path / "out").rglob("*.mp4"))
-        assert len(written) == 2 * len(CLASSES)
+        assert len(written) == 24
         assert "bad.mp4" not in {path.name for path in written}

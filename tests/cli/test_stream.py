@@ -115,9 +115,9 @@ def changing(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def long_video(tmp_path_factory):
-    """24 s of barcodes that change 8 times per second, but stand still from 8 to 16 s; 25 frames per second."""
-    times = [index / 25 for index in range(24 * 25)]
-    shown = [min(time, 8) if time < 16 else time - 8 for time in times]
+    """12 s of barcodes that change 8 times per second, but stand still from 4 to 8 s; 25 frames per second."""
+    times = [index / 25 for index in range(12 * 25)]
+    shown = [min(time, 4) if time < 8 else time - 4 for time in times]
     return write_steps(tmp_path_factory.mktemp("long") / "long.mp4", times, shown=shown)
 
 
@@ -128,15 +128,15 @@ def test_only_changes_of_the_label_are_printed(run, changing, long_video):
     predictions, summary = parse_output(out)
     labels = [prediction["label"] for prediction in predictions]
     changes = [0] * (labels[0] is not None) + [i for i, (a, b) in enumerate(pairwise(labels), start=1) if a != b]
-    assert len(predictions) == summary["predictions"] == 192
+    assert len(predictions) == summary["predictions"] == 96
     assert len(set(labels)) > 2
-    assert len(changes) < 96
+    assert len(changes) < 48
     code, out, _ = run(*words, "--ignore", "")
     assert [line.split(" s: ")[0] for line in out.splitlines()[:-1]] == [
         f"{predictions[i]['time']:.2f}" for i in changes
     ]
     code, out, _ = run(*words, "--ignore", "", "--all")
-    assert len(out.splitlines()) == 193
+    assert len(out.splitlines()) == 97
 
 
 def test_the_motion_gate_and_ignored_classes_have_no_label(run, cli_error, changing, long_video):
@@ -154,10 +154,10 @@ def test_the_motion_gate_and_ignored_classes_have_no_label(run, cli_error, chang
         "xvit: the model sees 8 frames per second, whatever the rate of the source",
         "xvit: ignored, without a label: background",
     ]
-    assert lines[3:] == ["xvit: 8.38 s: nothing moves: no label until something does", "xvit: 16.12 s: motion again"]
+    assert lines[3:] == ["xvit: 4.38 s: nothing moves: no label until something does", "xvit: 8.12 s: motion again"]
     for before, now in zip(everything, predictions, strict=True):
         assert now["scores"] == before["scores"]
-        assert now["moving"] == (not 8.3 < now["time"] < 16.1)
+        assert now["moving"] == (not 4.3 < now["time"] < 8.1)
         assert now["label"] == (before["label"] if now["moving"] and before["label"] != "background" else None)
     assert {"background", "blue"} <= {prediction["label"] for prediction in everything}
     _, out, _ = run(*words, "--all", "--top-k", 1)
