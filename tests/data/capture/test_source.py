@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 
-from helpers.barcode_videos import barcode_frame, write_audio, write_image, write_video
+from helpers.barcode_videos import barcode_frame, truncate, write_audio, write_image, write_video
 from helpers.live_sources import TIME_LIMIT, collect, event_kinds, frame_numbers, http_server, send
 from xvit.data.capture import source as source_module
 from xvit.data.capture.source import Frame, Source
@@ -248,6 +248,18 @@ def test_lost_packets_of_a_stream_are_damage(place, lost, transport, tmp_path):
     _, events = collect(source)
     assert "damaged" in event_kinds(events)
     assert source.counts.damaged == sum(event.count for event in events if event.kind == "damaged") >= 1
+
+
+@pytest.mark.parametrize("frame_rate", [None, 8.0])
+@pytest.mark.parametrize("kind", ["h264-mkv", "mjpeg-avi"])
+def test_a_file_that_is_cut_short_is_reported(kind, frame_rate, tmp_path):
+    intact = write_video(tmp_path / f"a.{kind[-3:]}", kind=kind)
+    path = truncate(tmp_path / f"b.{kind[-3:]}", intact, fraction=0.5)
+    _, events = collect(Source(intact), frame_rate=frame_rate)
+    assert event_kinds(events) == ["opened"]
+    _, events = collect(Source(path), frame_rate=frame_rate)
+    assert event_kinds(events)[:2] == ["opened", "damaged"]
+    assert events[1].message.startswith(f"{path}: cut short: ")
 
 
 def test_joined_recordings_are_not_damaged(transport, tmp_path):

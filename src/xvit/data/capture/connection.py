@@ -166,6 +166,7 @@ class Connection:
         self.counts = FrameCounts()  # of this connection
         self.description = ""  # size, codec, rate and dropping policy, once the source is open
         self.rate_warning = ""  # that its frame rate is assumed
+        self.damage = ""  # how a file is cut short
         self.num_timed, self.seconds = 0, 0.0  # frames of this connection, and the time from the first to the latest
         self.error: str | None = None  # why the source ended too early
         self.closed = self._finished = self._endless = self._drop_oldest = False
@@ -231,9 +232,11 @@ class Connection:
         self.description = f"{context.width}x{context.height}, {context.codec.canonical_name},{rate} {policy}"
         self._last_activity = time.monotonic()
         interval, end = None, math.inf
-        if spec.kind == "file" and self.frame_rate is not None:
+        if spec.kind == "file":
             info = probe_file(spec.name)
-            interval, end = 1 / info.fps, info.duration
+            self.damage = info.damage
+            if self.frame_rate is not None:
+                interval, end = 1 / info.fps, info.duration
         chosen = choose_frames(
             self._timed_frames(self._decoded_frames(self._packets(container, stream, timing), stream), timing),
             stride=self.stride,

@@ -44,7 +44,8 @@ class SourceEvent:
         kind: opened, size (it changed), damaged, dropped, reconnecting, reconnected, failed (the end), stride, rate
             (it is assumed), slow (the source is slower than what is read from it).
         message: one line for the user.
-        count: packets or frames that this event reports; the counts of all events add up to those of the source.
+        count: packets or frames that this event reports; the counts of all events add up to those of the source. A
+            file that is cut short is an event without a count.
     """
 
     kind: str
@@ -179,6 +180,8 @@ class Source:
                     yield SourceEvent(kind=kind, message=f"{self.spec.display_name}: {connection.description}")
                     if connection.rate_warning:
                         yield SourceEvent(kind="rate", message=connection.rate_warning)
+                    if connection.damage:
+                        yield SourceEvent(kind="damaged", message=f"{self.spec.display_name}: {connection.damage}")
                 if self._size is not None and self._size != frame.size:
                     before, after = (f"{width}x{height}" for width, height in (self._size, frame.size))
                     yield SourceEvent(kind="size", message=f"the frame size changes from {before} to {after}")
