@@ -131,6 +131,15 @@ def test_error_of_another_process_is_printed_with_its_rank(capsys, monkeypatch):
     assert len(waits) == 1
 
 
+def test_without_a_folder_for_temporary_files_the_variable_is_named(cli_error, monkeypatch, tmp_path):
+    folders = [str(tmp_path / "a"), str(tmp_path / "b")]  # which do not exist
+    with monkeypatch.context() as patch:
+        patch.setattr("tempfile.tempdir", None)
+        patch.setattr("tempfile._candidate_tempdir_list", lambda: folders)
+        message = cli_error("info")
+    assert message == f"no folder for temporary files can be written: {folders}; set TMPDIR to another"
+
+
 def test_commands_for_a_single_process_refuse_torchrun(cli_error, monkeypatch, tmp_path):
     for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)

@@ -1,8 +1,10 @@
-"""Places in which the commands must run: without shared memory, with any umask."""
+"""Places in which the commands must run: without shared memory or a writable home folder, with any umask."""
 
 import json
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -74,3 +76,24 @@ def test_the_umask_decides_the_modes_of_all_files(words, tmp_path, run, videos):
     modes = file_modes(tmp_path)
     assert len(modes) > 30
     assert modes == {name: 0o750 if (tmp_path / name).is_dir() else 0o640 for name in modes}
+
+
+# In a process of its own: libraries look for their folders when they are imported.
+HOMELESS = """
+import json, sys
+from xvit.cli.main import main
+
+print([main(words) for words in json.loads(sys.argv[1])], "matplotlib" in sys.modules)
+"""
+
+
+def test_without_writable_folders_for_caches_and_temporary_files(words, tmp_path, videos):
+    """Not even the superuser can create a folder below a file."""
+    (tmp_path / "file").touch()
+    variables = ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "HF_HOME")
+    env = os.environ | dict.fromkeys(variables, str(tmp_path / "file" / "folder"))
+    check = ["data", "check", "--data.root", str(videos), "--output", str(tmp_path / "report")]
+    commands = json.dumps([check, words(tmp_path, num_workers=0)[5]])
+    completed = subprocess.run([sys.executable, "-c", HOMELESS, commands], env=env, capture_output=True, text=True)
+    assert completed.stderr == ""
+    assert completed.stdout.splitlines()[-1] == "[0, 0] True"

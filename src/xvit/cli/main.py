@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 import time
 import traceback
 from contextlib import nullcontext
@@ -54,8 +55,8 @@ _FOOTER = """\
 all commands
   --help       options and examples
   --json       print the result as JSON, and nothing else, to standard output
-  exit codes   0: success; 1: some videos failed; 2: invalid arguments or input; 130: stopped by Ctrl-C;
-               143: stopped by SIGTERM
+  exit codes   0: success; 1: some videos failed, or data check found problems; 2: invalid arguments or
+               input, output that cannot be written; 130: stopped by Ctrl-C; 143: stopped by SIGTERM
 
 example
   xvit data motion --output videos --clips-per-class 340
@@ -70,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
         argv: the arguments after `xvit`; those of the process if None.
 
     Returns:
-        The exit code: 0 success, 1 some videos failed, 2 invalid arguments or input, 130 stopped by Ctrl-C.
+        The exit code; see `xvit.cli.exit_codes`.
     """
     argv = sys.argv[1:] if argv is None else argv
     launcher_error = distributed.check_environment()
@@ -93,6 +94,7 @@ def _run(argv: list[str]) -> int:
     if text := overview(argv):
         print(text)
         return SUCCESS
+    _check_temporary_directory()
     from xvit.cli.parsing import parse_command
 
     name, module, options = find_command(argv)
@@ -104,6 +106,15 @@ def _run(argv: list[str]) -> int:
         exit_code: int = module.run(args)
     distributed.barrier()  # a launcher ends all processes once one has returned anything but 0
     return exit_code
+
+
+def _check_temporary_directory() -> None:
+    """Raise `XViTError` if there is no folder for temporary files: torch and matplotlib cannot be imported then."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        folders = str(error).partition(" in ")[2]
+        raise XViTError(f"no folder for temporary files can be written: {folders}; set TMPDIR to another") from None
 
 
 def _report(error: BaseException, argv: list[str]) -> int:

@@ -83,6 +83,8 @@ def command_output() -> Iterator[OutputStream]:
         handlers, level = log.handlers, log.level
         log.handlers = [handler]
         log.setLevel(logging.INFO if is_main else logging.CRITICAL)
+        # It warns of a home folder in which it cannot keep its caches; it keeps them in a temporary folder then.
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)
         try:
             yield out
         finally:  # this command's stream ends with it

@@ -20,6 +20,7 @@ from xvit.config import ClassNames, InitConfig, ModelConfig, as_task_dict
 from xvit.models.load_report import LoadReport, group_names
 from xvit.models.temporal import resize_positions
 from xvit.models.xvit import XViT
+from xvit.utils.checkpoint_path import explain_hub_error
 from xvit.utils.errors import XViTError, one_line
 
 _logger = logging.getLogger("xvit")
@@ -173,7 +174,7 @@ def _download_hub(name: str) -> tuple[str, dict[str, Tensor]]:
     except Exception as error:  # the network, the Hub and its cache raise many kinds
         raise XViTError(
             f"pretrained=True: cannot get {file} of {source} from the Hugging Face Hub or its local cache: "
-            f"{one_line(error)}. Download the file elsewhere, and set checkpoint_path to it"
+            f"{explain_hub_error(error)}. Download the file elsewhere, and set checkpoint_path to it"
         ) from None
 
 

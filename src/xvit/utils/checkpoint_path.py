@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from xvit.utils.errors import XViTError
+from xvit.utils.errors import XViTError, one_line
 from xvit.utils.files import previous_version
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
@@ -38,6 +38,12 @@ def find_local_checkpoint(source: str | Path) -> Path | None:
 def hub_name(source: str | Path) -> str:
     """The owner/name of hf://owner/name."""
     return str(source).removeprefix(HUB_PREFIX)
+
+
+def explain_hub_error(error: Exception) -> str:
+    """Why a download failed, in one line; if its local cache cannot be written, with the variable that moves it."""
+    is_file_error = isinstance(error, OSError) and error.filename is not None
+    return one_line(error) + ("; set HF_HOME to a folder that can be written" if is_file_error else "")
 
 
 def check_checkpoint(source: str | Path) -> None:
