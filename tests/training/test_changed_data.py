@@ -16,7 +16,9 @@ from helpers.changed_videos import file_hashes
 from helpers.color_videos import CLASSES, make_config, write_video, write_videos
 from helpers.training_runs import same, stop_at, weights
 from xvit.config import to_dict
+from xvit.data.annotations import load_splits
 from xvit.training import fit
+from xvit.training.run_dir import RunDirectory
 from xvit.utils.errors import XViTError
 
 
@@ -58,7 +60,6 @@ def runs(place) -> Path:
     """A run that was stopped in epoch 2 and one that has ended, of each format. Read-only."""
     for data_format in ("folders", "list"):
         config = config_of(place, data_format)
-        (place / f"{data_format}.yaml").write_text(yaml.safe_dump(to_dict(config)))
         with pytest.raises(KeyboardInterrupt):
             fit(config, place / f"stopped_{data_format}", on_progress=stop_at(2, 1))
         fit(config, place / f"ended_{data_format}")
@@ -166,17 +167,32 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_other_data_is_refused(name, root, runs, cli_error):
+def test_other_data_is_refused(name, root, runs):
     data_format, change, texts = CHANGES[name]
     change(root)
-    before = file_hashes(runs)
+    config, before = config_of(runs, data_format), file_hashes(runs)
     for progress in ("stopped", "ended"):
         run = runs / f"{progress}_{data_format}"
-        message = cli_error("train", "--config", runs / f"{data_format}.yaml", "--output", run, "--resume")
+        with pytest.raises(XViTError) as refused:
+            RunDirectory(run, config, load_splits(config.data), resume=True)
+        message = str(refused.value)
         assert message.startswith(f"{run}: the data changed since the run was started: {texts[0]}")
         assert all(text in message for text in texts)
         advice = f"start a new run from these weights: --output OTHER --init.checkpoint_path {run}/last"
         assert message.endswith(f"; undo these changes, or {advice}")
+    assert file_hashes(runs) == before
+
+
+@pytest.mark.parametrize("data_format", ["folders", "list"])
+def test_the_command_refuses_other_data(data_format, root, runs, tmp_path, cli_error):
+    (root / "train/blue/1.mp4").unlink()
+    edit(root / ".train.txt", "train/blue/1.mp4 0\n", "")
+    recipe, before = tmp_path / "recipe.yaml", file_hashes(runs)
+    recipe.write_text(yaml.safe_dump(to_dict(config_of(runs, data_format))))
+    for progress in ("stopped", "ended"):
+        run = runs / f"{progress}_{data_format}"
+        message = cli_error("train", "--config", recipe, "--output", run, "--resume")
+        assert message.startswith(f"{run}: the data changed since the run was started: training videos: 1 removed (")
     assert file_hashes(runs) == before
 
 

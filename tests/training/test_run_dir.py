@@ -1,25 +1,36 @@
 """The run folder: when it is refused, and how damaged files in it are handled."""
 
 import json
+import shutil
 
 import pytest
 
 from helpers.color_videos import make_config
+from xvit.data.annotations import load_splits
 from xvit.training import fit
+from xvit.training.run import TrainingRun
+from xvit.training.run_dir import RunDirectory
 from xvit.utils.errors import XViTError
 
 
-def test_a_folder_in_use_is_refused(videos, tmp_path):
-    output = tmp_path / "run"
-    fit(make_config(videos, epochs=1), output)
+@pytest.fixture(scope="module")
+def finished(videos, tmp_path_factory):
+    """The recipe and the folder of a finished run with averaged weights. Read-only."""
+    config, output = make_config(videos, epochs=1, ema_decay=0.9), tmp_path_factory.mktemp("finished") / "run"
+    fit(config, output)
+    return config, output
+
+
+def test_a_folder_in_use_is_refused(videos, finished, tmp_path):
+    config, output = finished
     before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
     with pytest.raises(XViTError, match=r"contains a training run; .*--resume.*--output"):
-        fit(make_config(videos, epochs=1), output)
+        fit(config, output)
     with pytest.raises(XViTError, match=r"train\.epochs was 1 and is now 2"):
-        fit(make_config(videos), output, resume=True)
+        fit(make_config(videos, ema_decay=0.9), output, resume=True)
     deeper = {"backbone_kwargs": {**make_config(videos).model.backbone_kwargs, "depth": 3}}
     with pytest.raises(XViTError, match=r"model\.backbone_kwargs\.depth was 2 and is now 3"):
-        fit(make_config(videos, epochs=1, model=deeper), output, resume=True)
+        fit(make_config(videos, epochs=1, ema_decay=0.9, model=deeper), output, resume=True)
     assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("years of work")
@@ -30,34 +41,38 @@ def test_a_folder_in_use_is_refused(videos, tmp_path):
         fit(make_config(videos), tmp_path / "other" / "thesis.txt")
 
 
-def test_incomplete_and_later_rows_are_deleted(videos, tmp_path):
-    fit(make_config(videos, epochs=1), tmp_path)
-    before = (tmp_path / "metrics.jsonl").read_text()
-    (tmp_path / "metrics.jsonl").write_text(before + json.dumps({"stage": "train", "step": 4}) + '\n{"stage": "tr')
-    (tmp_path / "bad_videos.jsonl").write_text('{"path": "a.mp4", "reason": "empty"}\n{"path": "b.m')
-    assert fit(make_config(videos, epochs=1), tmp_path, resume=True).bad_videos == 1
-    assert (tmp_path / "metrics.jsonl").read_text() == before
-    assert (tmp_path / "bad_videos.jsonl").read_text().endswith('"empty"}\n')
+def test_incomplete_and_later_rows_are_deleted(finished, tmp_path):
+    config, output = finished[0], shutil.copytree(finished[1], tmp_path / "run")
+    metrics, bad_videos = output / "metrics.jsonl", output / "bad_videos.jsonl"
+    before = metrics.read_text()
+    metrics.write_text(before + json.dumps({"stage": "train", "step": 4}) + '\n{"stage": "tr')
+    bad_videos.write_text('{"path": "a.mp4", "reason": "empty"}\n{"path": "b.m')
+    assert fit(config, output, resume=True).bad_videos == 1
+    assert metrics.read_text() == before
+    assert bad_videos.read_text().endswith('"empty"}\n')
 
 
 DAMAGED_ROWS = [b"\0\0\0", b"\xff\xfe", b"[]", b"null", b"7", b"{}", b'{"step": "3", "path": 1}', b"[" * 100_000]
 DAMAGED_ROWS += [b'{"step": null, "path": "a.mp4", "outcome": "lost"}', b"9" * 5000, b'{"step": 1,']
 
 
-def test_a_damaged_row_is_named(videos, tmp_path):
-    fit(make_config(videos, epochs=1), tmp_path)
-    metrics, bad_videos = tmp_path / "metrics.jsonl", tmp_path / "bad_videos.jsonl"
+def test_a_damaged_row_is_named(finished, tmp_path):
+    config, output = finished[0], shutil.copytree(finished[1], tmp_path / "run")
+    data = load_splits(config.data)
+    metrics, bad_videos = output / "metrics.jsonl", output / "bad_videos.jsonl"
     bad_videos.write_text('{"path": "a.mp4", "reason": "empty"}\n')
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
     for path, expected in ((metrics, 'a metric row with "step"'), (bad_videos, 'a video with "path"')):
         for row in DAMAGED_ROWS:
             path.write_bytes(before[path] + row + b"\n" + before[path])
             line = before[path].count(b"\n") + 1
             message = rf"{path.name} line {line}: damaged: expected {expected}, got .*; remove this line$"
             with pytest.raises(XViTError, match=message):
-                fit(make_config(videos, epochs=1), tmp_path, resume=True)
+                RunDirectory(output, config, data, resume=True)
+        with pytest.raises(XViTError, match=message):
+            fit(config, output, resume=True)
         path.write_bytes(before[path])
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
 
 
 def set_values(**values):
@@ -74,6 +89,15 @@ DAMAGES = {
 STATES = {"step": "3", "epoch": -1, "best_epoch": 1.5, "seconds": None, "best_metrics": [], "data_hash": 3, "lr": 1}
 
 
+@pytest.fixture(scope="module")
+def opened(finished, tmp_path_factory):
+    """A run that was resumed from its state, which it can load again."""
+    output = shutil.copytree(finished[1], tmp_path_factory.mktemp("opened") / "run")
+    run = TrainingRun(finished[0], output, resume=True, on_progress=None)
+    yield run
+    run.close()
+
+
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
@@ -85,9 +109,8 @@ STATES = {"step": "3", "epoch": -1, "best_epoch": 1.5, "seconds": None, "best_me
     + [("train_state.json", set_values(**{key: value})) for key, value in STATES.items()]
     + [("train_state.json", set_values(step=4))],  # of another state
 )
-def test_a_corrupt_state_is_named(finished, name, damage):
-    config, output = finished
-    path = output / "state" / "step_0000003" / name
+def test_a_corrupt_state_is_named(opened, name, damage):
+    path = opened.run_dir.path / "state" / "step_0000003" / name
     content = path.read_bytes()
     if damage is None:
         path.unlink()
@@ -95,22 +118,14 @@ def test_a_corrupt_state_is_named(finished, name, damage):
         path.write_bytes(damage(content))
     try:
         with pytest.raises(XViTError, match=r"step_0000003: corrupt .*all saved states are corrupt.*--output"):
-            fit(config, output, resume=True)
+            opened.run_dir.load_state(opened.accelerator, opened.raw_model, opened.ema_model)
     finally:
         path.write_bytes(content)
 
 
-@pytest.fixture(scope="module")
-def finished(videos, tmp_path_factory):
-    """The recipe and the folder of a finished run with averaged weights."""
-    config, output = make_config(videos, epochs=1, ema_decay=0.9), tmp_path_factory.mktemp("finished") / "run"
-    fit(config, output)
-    return config, output
-
-
-def test_a_run_of_an_earlier_version_is_refused(videos, tmp_path):
-    fit(make_config(videos, epochs=1), tmp_path)
-    text = (tmp_path / "config.yaml").read_text()
-    (tmp_path / "config.yaml").write_text(text.replace("grad_accum_steps", "accumulate"))
+def test_a_run_of_an_earlier_version_is_refused(finished, tmp_path):
+    config, output = finished[0], shutil.copytree(finished[1], tmp_path / "run")
+    text = (output / "config.yaml").read_text()
+    (output / "config.yaml").write_text(text.replace("grad_accum_steps", "accumulate"))
     with pytest.raises(XViTError, match=r"config\.yaml: .*earlier version of xvit: .*accumulate.*grad_accum_steps"):
-        fit(make_config(videos, epochs=1), tmp_path, resume=True)
+        fit(config, output, resume=True)
