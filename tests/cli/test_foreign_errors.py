@@ -55,6 +55,7 @@ def recipe(data, tmp_path_factory):
     return path
 
 
+@pytest.mark.usefixtures("no_drawing")
 @pytest.mark.parametrize("operation", ERRORS)
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_other_videos_are_processed(name, operation, data, model, recipe, run, tmp_path, monkeypatch):

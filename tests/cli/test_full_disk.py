@@ -13,6 +13,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.usefixtures("no_drawing")
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("as_json", [False, True])
@@ -21,9 +22,6 @@ def test_a_finished_result_is_printed(as_json, command, number, run, videos, che
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "fsync", fail)
-    for name in ("evaluation.metrics.plot_confusion_matrix", "evaluation.metrics.plot_per_class"):
-        monkeypatch.setattr(f"xvit.{name}", lambda *_, **__: None)  # drawing takes longer than all the rest
-    monkeypatch.setattr("xvit.visualize.plot_timeline", lambda *_, **__: None)
     name, _, option = command.partition(" ")
     words = [word.format(videos=videos, checkpoint=checkpoint) for word in COMMANDS[command]]
     output = [option, tmp_path / "out.csv"] if option else ["--output", tmp_path / "out"]

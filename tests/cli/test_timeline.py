@@ -117,6 +117,7 @@ def test_one_video(run, cli_error, long_videos, streamable, tmp_path):
     assert "no score reaches the threshold" in out
 
 
+@pytest.mark.usefixtures("no_drawing")
 def test_several_videos_and_json(run, long_videos, checkpoint, tmp_path):
     words = ["timeline", long_videos, "--checkpoint", checkpoint, *LOW, "--stride", 2, "--predict-every", 4]
     words += ["--smooth", 2]
@@ -133,6 +134,7 @@ def test_several_videos_and_json(run, long_videos, checkpoint, tmp_path):
         assert json.loads((tmp_path / "out" / name / "timeline.json").read_text()) == video
 
 
+@pytest.mark.usefixtures("no_drawing")
 def test_videos_of_one_name_have_folders_of_their_own(run, long_videos, streamable, tmp_path):
     copies = [tmp_path / folder / name for folder, name in (("cam1", "a.mp4"), ("cam2", "a.mp4"), ("cam2", "a.mov"))]
     for number, copy in enumerate(copies):
@@ -147,6 +149,7 @@ def test_videos_of_one_name_have_folders_of_their_own(run, long_videos, streamab
         assert json.loads((output / folder / "timeline.json").read_text())["video"] == str(copy)
 
 
+@pytest.mark.usefixtures("no_drawing")
 def test_a_stop_keeps_finished_videos_and_the_same_command_goes_on(
     run, cli_error, long_videos, streamable, tmp_path, monkeypatch
 ):
@@ -174,6 +177,7 @@ def test_a_stop_keeps_finished_videos_and_the_same_command_goes_on(
     assert json.loads(out) == json.loads(whole)
 
 
+@pytest.mark.usefixtures("no_drawing")
 def test_the_clock_of_the_model_is_used_and_said(run, long_videos, timed, tmp_path):
     video = long_videos / "0000.mp4"
     code, out, err = run("timeline", video, "--checkpoint", timed)
@@ -194,6 +198,7 @@ def test_the_clock_of_the_model_is_used_and_said(run, long_videos, timed, tmp_pa
     assert "1 of 1 videos were read with warnings" in err
 
 
+@pytest.mark.usefixtures("no_drawing")
 def test_ignored_classes_are_no_events(run, cli_error, long_videos, timed, tmp_path):
     words = ["timeline", long_videos / "0000.mp4", "--checkpoint", timed, "--threshold", 0.1, "--smooth", 0, "--json"]
 
@@ -220,6 +225,7 @@ def test_ignored_classes_are_no_events(run, cli_error, long_videos, timed, tmp_p
         assert "background" not in (tmp_path / "out" / name).read_text()
 
 
+@pytest.mark.usefixtures("no_drawing")
 def test_the_motion_gate_is_said_when_it_acts(run, half_still, timed, tmp_path):
     words = ["timeline", half_still, "--checkpoint", timed, "--threshold", 0.1, "--ignore", ""]
     code, out, err = run(*words, "--output", tmp_path / "out")
