@@ -9,8 +9,8 @@ import onnxruntime
 import pytest
 import torch
 
-from helpers.color_videos import CLIP, write_video
-from helpers.exports import CLASS_NAMES, NO_LIMITS, make_original
+from helpers.color_videos import CLIP, write_video, write_videos
+from helpers.exports import CLASS_NAMES, NO_LIMITS, TASKS, make_original
 from helpers.files import file_modes, umask
 from helpers.signal_stack import signal_stack
 from xvit.config import DataConfig
@@ -23,8 +23,9 @@ from xvit.export.parity import choose_videos, read_clips
 from xvit.utils.errors import XViTError
 
 
-def test_onnx_matches_the_model_in_predict_and_eval(run, cli_error, checkpoint, videos, tmp_path):
-    output = tmp_path / "onnx"
+def test_onnx_matches_the_model_in_predict_and_eval(run, cli_error, tmp_path):
+    checkpoint, output, videos = tmp_path / "best", tmp_path / "onnx", write_videos(tmp_path / "videos", train=1)
+    make_original().save_pretrained(checkpoint)
     code, out, _ = run("export", checkpoint, "--output", output, "--videos", videos, "--clips", 5, "--json")
     report = json.loads(out)
     assert (code, report["num_clips"], report["agreement"]) == (0, 5, 1.0)
@@ -55,7 +56,7 @@ def test_onnx_matches_the_model_in_predict_and_eval(run, cli_error, checkpoint, 
 
     session = onnxruntime.InferenceSession(output / "model.onnx")  # users may have this file only
     metadata = session.get_modelmeta().custom_metadata_map
-    assert json.loads(metadata["xvit.class_names"]) == sorted(path.name for path in (videos / "val").iterdir())
+    assert json.loads(metadata["xvit.class_names"]) == CLASS_NAMES
     assert metadata["xvit.num_frames"] == "4"
     for command in ("stream", "timeline"):
         words = [videos / "val", "--output", tmp_path / "t"] if command == "timeline" else ["-"]
@@ -72,8 +73,7 @@ def test_the_umask_decides_the_modes_of_all_files(video_dir, tmp_path):
 
 
 def test_openvino_int8_uses_different_videos_for_calibration_and_comparison(video_dir, tmp_path, caplog):
-    original = make_original(num_classes={"colour": 3, "sound": 2})
-    original.class_names = {"colour": CLASS_NAMES, "sound": ["loud", "soft"]}
+    original = make_original(**TASKS)
     events, stack = [], signal_stack()
     settings = {"format": "openvino", "precision": "int8", "num_clips": 3, "limits": NO_LIMITS}
     caplog.set_level("WARNING")
@@ -144,7 +144,7 @@ def test_export_beyond_the_limits_writes_nothing(video_dir, tmp_path):
     settings = {"format": "torch", "precision": "bf16", "num_clips": 2, "limits": ParityLimits(max_difference=0.0)}
     message = r"logits differ by up to .* on 2 clips .* above --max-difference 0; nothing was written"
     with pytest.raises(XViTError, match=message):
-        export_model(make_original(), tmp_path / "bf16", videos=[video_dir], **settings)
+        export_model(make_original(depth=1), tmp_path / "bf16", videos=[video_dir], **settings)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -6,8 +6,8 @@ import shutil
 import pytest
 import torch
 
-from helpers.exports import NO_LIMITS, make_original
-from xvit.export import ExportedModel, export_model
+from helpers.exports import NO_LIMITS, STREAMING, make_original
+from xvit.export import ExportedModel, export_model, runtime
 from xvit.utils.errors import XViTError
 
 FORMATS = ["onnx", "openvino", "torch"]
@@ -15,14 +15,18 @@ FORMATS = ["onnx", "openvino", "torch"]
 
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory, video_dir):
-    """A program for clips in every format, and a streaming step."""
+    """A program for clips in every format, and a streaming step. Their copies load each slow format only once."""
     root = tmp_path_factory.mktemp("exports")
     options = {"videos": [video_dir], "num_clips": 2, "limits": NO_LIMITS}
     for name in FORMATS:
         export_model(make_original(), root / name, format=name, **options)
-    streaming = make_original(causal=True, temporal_position="none")
-    export_model(streaming, root / "stream", format="onnx", streaming=True, **options)
-    return root
+    export_model(make_original(**STREAMING), root / "stream", format="onnx", streaming=True, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        for format, load in (("openvino", "_load_openvino"), ("torch", "_load_torch")):
+            path, manifest = root / format / runtime.PROGRAM_FILES[format], runtime.read_manifest(root / format)
+            program = getattr(runtime, load)(path, manifest, torch.device("cpu"))
+            patch.setattr(runtime, load, lambda *_, program=program: program)
+        yield root
 
 
 def edit(directory, name, changes):

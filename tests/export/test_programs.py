@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from helpers.color_videos import CLIP, SIZE
-from helpers.exports import NO_LIMITS, make_original
+from helpers.exports import DYNAMIC, MERGING, NO_LIMITS, STREAMING, TASKS, make_original
 from xvit.export import ExportedModel, export_model
 from xvit.models.streaming import Stream
 from xvit.utils.errors import XViTError
@@ -17,22 +17,22 @@ from xvit.utils.errors import XViTError
 @pytest.mark.parametrize(
     ("format", "precision", "options", "tolerance"),
     [
-        ("onnx", "fp16", {}, 0.01),
+        ("onnx", "fp16", DYNAMIC, 0.01),
         ("onnx", "int8", {}, 0.1),
         ("onnx", "int8-weights", {}, 0.05),
-        ("openvino", "fp32", {"attention": "divided"}, 1e-4),
         ("openvino", "fp16", {}, 0.01),
         ("openvino", "bf16", {}, 0.05),
         ("openvino", "int8-weights", {}, 0.05),
-        ("onnx", "fp32", {"tubelet_size": 2, "tome_r": 1}, 1e-4),
-        ("openvino", "fp32", {"tome_r": 1, "grouping": "per_head"}, 1e-4),
-        ("onnx", "fp32", {"summary_tokens": 1, "attention": "mixing"}, 1e-4),
+        ("onnx", "fp32", TASKS, 1e-4),
+        ("openvino", "fp32", TASKS, 1e-4),
+        ("onnx", "fp32", MERGING, 1e-4),
+        ("openvino", "fp32", MERGING, 1e-4),
     ],
     ids=str,
 )
 def test_each_format_and_precision_matches_the_model(format, precision, options, tolerance, video_dir, batch, tmp_path):
     original = make_original(**options)
-    settings = {"format": format, "precision": precision, "num_clips": 2, "limits": NO_LIMITS}
+    settings = {"format": format, "precision": precision, "num_clips": 3, "limits": NO_LIMITS}
     report = export_model(original, tmp_path / "out", videos=[video_dir], **settings)
     assert report.max_difference < tolerance * max(report.max_logit, 1)
     exported = ExportedModel(tmp_path / "out")  # runs on a batch here; the parity check runs on single clips
@@ -40,7 +40,7 @@ def test_each_format_and_precision_matches_the_model(format, precision, options,
 
 
 def test_streaming_step_matches_stream(video_dir, tmp_path):
-    original = make_original(causal=True, temporal_position="head", window=2)
+    original = make_original(**STREAMING)
     export_model(original, tmp_path / "step", videos=[video_dir], streaming=True, num_clips=2)
     exported = ExportedModel(tmp_path / "step")
     stream, state = Stream(original), exported.initial_state(2)
@@ -64,8 +64,8 @@ def test_streaming_step_matches_stream(video_dir, tmp_path):
 
 @pytest.mark.parametrize(("format", "precision"), [("openvino", "fp32"), ("openvino", "int8"), ("torch", "fp32")])
 def test_streaming_steps_of_each_format(format, precision, video_dir, batch, tmp_path):
-    original = make_original(causal=True, temporal_position="head")
-    settings = {"videos": [video_dir], "format": format, "precision": precision, "streaming": True, "num_clips": 2}
+    original = make_original(**STREAMING)
+    settings = {"videos": [video_dir], "format": format, "precision": precision, "streaming": True, "num_clips": 3}
     export_model(original, tmp_path / "step", limits=NO_LIMITS, **settings)
     tolerance = 0.1 if precision == "int8" else 1e-4
     exported = ExportedModel(tmp_path / "step", trust_code=True)
@@ -73,7 +73,7 @@ def test_streaming_steps_of_each_format(format, precision, video_dir, batch, tmp
 
 
 def test_loop_over_frames_fixes_their_number(video_dir, tmp_path):
-    original = make_original(attention="local", temporal_position="none")
+    original = make_original(depth=1, attention="local", temporal_position="none")
     export_model(original, tmp_path / "local", videos=[video_dir], format="torch", num_clips=2)
     exported = ExportedModel(tmp_path / "local", trust_code=True)
     assert not exported.manifest.dynamic_frames
@@ -82,7 +82,7 @@ def test_loop_over_frames_fixes_their_number(video_dir, tmp_path):
 
 
 def test_image_size_other_than_the_backbone_size(video_dir, tmp_path):
-    original = make_original()
+    original = make_original(depth=1)
     original.clip_spec = replace(CLIP, image_size=2 * SIZE)
     report = export_model(original, tmp_path / "large", videos=[video_dir], format="torch", num_clips=2)
     assert report.max_difference < 1e-4

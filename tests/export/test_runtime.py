@@ -11,7 +11,7 @@ from xvit.utils.errors import XViTError
 
 
 def test_torch_program_needs_trust_code_and_accepts_any_number_of_frames(run, cli_error, video_dir, tmp_path):
-    original = make_original(temporal_position="none")
+    original = make_original(depth=1, temporal_position="none")
     export_model(original, tmp_path / "pt2", videos=[video_dir], format="torch", num_clips=2)
     with pytest.raises(XViTError, match=r"can hold any code.*trust_code=True"):
         ExportedModel(tmp_path / "pt2")

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from helpers.color_videos import CLIP
-from helpers.exports import CLASS_NAMES, NO_LIMITS, make_original
+from helpers.exports import CLASS_NAMES, DYNAMIC, MERGING, NO_LIMITS, STREAMING, TASKS, make_original
 from helpers.rate_videos import RATES, constant_rate, write_steps
 from xvit import Predictor
 from xvit.export import export_model
@@ -29,15 +29,6 @@ SPECS = {
 }
 
 
-def make_decided(**options):
-    """A model of random weights whose scores differ clearly."""
-    model = make_original(**options)
-    with torch.no_grad():
-        for parameter in model.classifier.parameters():
-            parameter.mul_(4)
-    return model
-
-
 def example() -> str:
     """The Python example of the document for a video, as it is."""
     blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), flags=re.DOTALL)
@@ -47,7 +38,7 @@ def example() -> str:
 @pytest.mark.parametrize("name", SPECS)
 def test_the_example_of_the_document_agrees_with_predictor(name, tmp_path, monkeypatch):
     """On wide and upright videos, of the model's frame rate and of others, longer and shorter than a clip."""
-    model = make_decided()
+    model = make_original()
     model.clip_spec = SPECS[name]
     videos = {
         "wide": (RATES["25"], {"width": 94, "height": 60}),
@@ -75,17 +66,13 @@ def test_the_example_of_the_document_agrees_with_predictor(name, tmp_path, monke
 
 
 def test_the_program_names_its_axes(video_dir, tmp_path):
-    step = {"causal": True, "temporal_position": "head"}
     for options, settings, frames in (
-        ({"temporal_position": "none"}, {"precision": "fp16"}, "frames"),
-        (step, {"streaming": True}, 1),
-        ({"num_classes": {"colour": 3, "sound": 2}}, {}, 4),
+        (DYNAMIC, {"precision": "fp16"}, "frames"),
+        (STREAMING, {"streaming": True}, 1),
+        (TASKS, {}, 4),
     ):
-        model = make_original(**options)
-        if "num_classes" in options:
-            model.class_names = {"colour": CLASS_NAMES, "sound": ["loud", "soft"]}
         directory = tmp_path / str(len(list(tmp_path.iterdir())))
-        export_model(model, directory, videos=[video_dir], num_clips=2, limits=NO_LIMITS, **settings)
+        export_model(make_original(**options), directory, videos=[video_dir], num_clips=2, limits=NO_LIMITS, **settings)
         graph = onnx.load(directory / "model.onnx").graph
         axes = {
             value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
@@ -99,7 +86,7 @@ def test_the_program_names_its_axes(video_dir, tmp_path):
 
 
 def test_metadata_in_each_format(video_dir, tmp_path):
-    model = make_original(multi_label=True)
+    model = make_original(**MERGING)
     model.clip_spec = replace(CLIP, sampling="strided", stride=2, frame_rate=12.5, interpolation="bicubic")
     settings = {"videos": [video_dir], "num_clips": 2, "limits": NO_LIMITS}
     for format in ("onnx", "openvino", "torch"):
