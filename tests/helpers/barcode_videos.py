@@ -1,7 +1,9 @@
 """Test videos in which every frame shows its own number as a barcode, so that a test can tell which frame it got."""
 
+import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -103,7 +105,7 @@ def write_video(
 ) -> Path:
     """Write barcode frames 0 ... frames - 1; `pts` are their times in units of 1 / (4 fps) seconds."""
     video_format = FORMATS[kind]
-    with av.open(str(path), "w", options=video_format.container) as container:
+    with _scheduling_kept(), av.open(str(path), "w", options=video_format.container) as container:
         stream = container.add_stream(video_format.codec, rate=fps, options=video_format.options)
         stream.width, stream.height, stream.pix_fmt = width, height, video_format.pix_fmt
         stream.thread_count = 1
@@ -124,6 +126,14 @@ def write_video(
         if audio_seconds:
             _write_silence(container, audio, audio_seconds)
     return Path(path)
+
+
+@contextmanager
+def _scheduling_kept() -> Iterator[None]:
+    """SVT-AV1 gives the thread that opens it the highest real-time priority, where it may: other processes starve."""
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    yield
+    os.sched_setscheduler(0, policy, parameters)
 
 
 def write_image(path: Path | str, image: np.ndarray) -> None:
