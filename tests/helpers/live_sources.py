@@ -15,7 +15,7 @@ from helpers.barcode_videos import read_number
 from xvit.data.capture.source import Frame, Source, SourceEvent
 from xvit.utils.errors import XViTError
 
-TIME_LIMIT = 20  # seconds after which a test counts as hanging
+TIME_LIMIT = 600  # seconds after which a test counts as hanging
 
 Response = Callable[[http.server.BaseHTTPRequestHandler], object]
 

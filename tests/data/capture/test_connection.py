@@ -35,8 +35,11 @@ def test_a_rotated_file_gives_the_same_frames_as_decode(tmp_path):
 
 def test_a_slow_consumer_of_a_file_loses_no_frame(tmp_path):
     path = write_video(tmp_path / "a.mp4", frames=20)
-    source = Source(path, timeout=0.3)
-    frames = [time.sleep(0.02) or item for item in source.frames() if isinstance(item, Frame)]
+    source, frames = Source(path, timeout=2), []
+    for item in source.frames():
+        if isinstance(item, Frame):
+            frames.append(item)
+            time.sleep(2.2 if len(frames) == 1 else 0)
     assert frame_numbers(frames) == list(range(20))
 
 
@@ -117,19 +120,19 @@ def test_raw_frames_through_a_pipe(monkeypatch):
 def test_a_pipe_that_stalls_or_has_no_video(monkeypatch, transport):
     data = transport.read_bytes()
     with standard_input(monkeypatch, data, close=False):
-        source = Source("-", timeout=0.5)
+        source = Source("-", timeout=2)
         frames, events = collect(source)
     assert frame_numbers(frames) == list(range(len(frames)))
     assert len(frames) > 50
     assert event_kinds(events) == ["opened", "failed"]
-    assert "no frame for 0.5 s" in events[-1].message
+    assert "no frame for 2 s" in events[-1].message
     assert source.failed
     with standard_input(monkeypatch, close=False), pytest.raises(VideoError, match=r"no frame for 0\.3 s"):
         collect(Source("-", timeout=0.3))
     with standard_input(monkeypatch, b"no video" * 1000), pytest.raises(VideoError, match="cannot be opened"):
-        collect(Source("-", timeout=1))
+        collect(Source("-"))
     with standard_input(monkeypatch), pytest.raises(VideoError, match="cannot be opened"):
-        collect(Source("-", timeout=1))
+        collect(Source("-"))
 
 
 def test_damaged_packets_are_counted_and_skipped(tmp_path):
@@ -147,14 +150,14 @@ def test_a_jump_of_the_timestamps_is_ignored(tmp_path):
     """A jump of hours counts as one frame: in real time the source would wait for hours."""
     pts = [4 * number + (10**6 if number > 10 else 0) for number in range(20)]
     path = write_video(tmp_path / "a.mkv", frames=20, pts=pts)
-    frames, _ = collect(source := Source(path, real_time=True, timeout=2))
+    frames, _ = collect(source := Source(path, real_time=True))
     assert source.counts.read == 20
     assert frames[-1].time < 2
 
 
 def test_a_pause_in_the_video_is_not_a_timeout(tmp_path):
-    path = write_video(tmp_path / "a.mkv", frames=6, pts=[0, 4, 8, 100, 104, 108])  # 0.9 s between two frames
-    _, events = collect(source := Source(path, real_time=True, timeout=0.4))
+    path = write_video(tmp_path / "a.mkv", frames=6, pts=[0, 4, 8, 240, 244, 248])  # 2.3 s between two frames
+    _, events = collect(source := Source(path, real_time=True, timeout=2))
     assert source.counts.read == 6
     assert "failed" not in event_kinds(events)
 
