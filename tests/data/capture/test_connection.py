@@ -75,7 +75,8 @@ def test_real_time_drops_the_oldest_frames(tmp_path):
     frames, events = [], []
     for item in source.frames():
         (frames if isinstance(item, Frame) else events).append(item)
-        time.sleep(0.1)
+        while source.counts.read < 25:  # a slow consumer
+            time.sleep(0.01)
     assert source.counts.dropped > 5
     assert 25 == source.counts.read == source.counts.delivered + source.counts.dropped
     assert sum(event.count for event in events) == source.counts.dropped
@@ -90,7 +91,8 @@ def test_stop_counts_buffered_frames_as_undelivered(tmp_path):
     for item in source.frames():
         if isinstance(item, Frame):
             num_frames += 1
-            time.sleep(0.1)
+            while source.counts.read < 3:
+                time.sleep(0.01)
             source.stop()
     assert num_frames == source.counts.delivered == 1
     assert source.counts.undelivered == source.counts.read - 1 > 0
