@@ -18,7 +18,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
 from rich.console import RenderableType
@@ -26,6 +26,7 @@ from rich.console import RenderableType
 from xvit.cli import terminal
 from xvit.cli.exit_codes import SOME_FAILED, SUCCESS
 from xvit.cli.parsing import CommandParser, parse_data_args
+from xvit.utils.errors import WriteError
 from xvit.utils.files import atomic_directory, check_new_directory
 
 if TYPE_CHECKING:
@@ -46,9 +47,9 @@ parse = parse_data_args
 
 def run(args: Namespace) -> int:
     """Check the data set and print the problems."""
-    from xvit.cli.data_report import describe, summary, write_page
+    from xvit.cli.data_report import describe, summary
     from xvit.data.annotations import load_splits
-    from xvit.data.tools.check import check_dataset, write_usable_annotations
+    from xvit.data.tools.check import check_dataset
 
     output = check_new_directory(args.output) if args.output else None
     data = load_splits(replace(args.data, max_missing_fraction=1.0), strict=False)
@@ -56,25 +57,38 @@ def run(args: Namespace) -> int:
         options = {"num_workers": args.data.num_workers, "decode_timeout": args.data.decode_timeout}
         report = check_dataset(data, num_frames=args.num_frames, full=args.full, **options, on_progress=update)
     values = summary(report)
+    write_error: WriteError | None = None
     if output:
-        with atomic_directory(output) as directory:
-            (directory / "pictures").mkdir()
-            settings = write_usable_annotations(report, args.data, directory)
-            (directory / "report.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-            write_page(report, args.data, directory, full=args.full, settings=settings)
-    texts = [terminal.key_values(describe(report)), *_details(report, output)]
-    terminal.finish(args, values, *texts)
+        try:
+            _write(report, values, args, output)
+        except WriteError as error:  # a result of hours is printed first
+            write_error, output = error, None
+    max_printed = len(report.problems) if write_error else _MAX_PRINTED
+    terminal.finish(args, values, terminal.key_values(describe(report)), *_details(report, output, max_printed))
+    if write_error:
+        raise write_error
     return SOME_FAILED if report.problems else SUCCESS
 
 
-def _details(report: "CheckReport", output: Path | None) -> Iterator[RenderableType]:
+def _write(report: "CheckReport", values: dict[str, Any], args: Namespace, output: Path) -> None:
+    from xvit.cli.data_report import write_page
+    from xvit.data.tools.check import write_usable_annotations
+
+    with atomic_directory(output) as directory:
+        (directory / "pictures").mkdir()
+        settings = write_usable_annotations(report, args.data, directory)
+        (directory / "report.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        write_page(report, args.data, directory, full=args.full, settings=settings)
+
+
+def _details(report: "CheckReport", output: Path | None, max_printed: int) -> Iterator[RenderableType]:
     """The first problems and unusual frame rates, and where all of them are written."""
     if report.problems:
         rows = [(problem.path or problem.id, problem.kind, problem.reason) for problem in report.problems]
-        yield terminal.table("video", "problem", "reason", rows=rows[:_MAX_PRINTED])
-        if len(rows) > _MAX_PRINTED:
+        yield terminal.table("video", "problem", "reason", rows=rows[:max_printed])
+        if len(rows) > max_printed:
             where = f"see {output / 'report.json'}" if output else "give --output DIR to write all of them"
-            yield f"... and {len(rows) - _MAX_PRINTED} more: {where}"
+            yield f"... and {len(rows) - max_printed} more: {where}"
     for file in report.unusual_fps[:_MAX_PRINTED]:
         yield f"{file.path}: {file.fps:g} frames per second: unusual in this data set, but usable"
     if output:
