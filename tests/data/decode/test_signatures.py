@@ -142,5 +142,5 @@ def test_the_resize_command_reports_a_picture_named_as_a_video(tmp_path, capsys)
     (tmp_path / "videos").mkdir()
     write_video(tmp_path / "videos/good.mp4", frames=2)
     (tmp_path / "videos/bad.mp4").write_bytes(jpeg(tmp_path))
-    main(["data", "resize", str(tmp_path / "videos"), "--output", str(tmp_path / "out")])
+    main(["data", "resize", str(tmp_path / "videos"), "--output", str(tmp_path / "out"), "--num-workers", "0"])
     assert f"{tmp_path / 'videos/bad.mp4'}: a JPEG image, not a video" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import json
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -37,12 +38,19 @@ def test_videos_are_concatenated_clips(tmp_path: Path) -> None:
     np.testing.assert_allclose(times, np.arange(6 * T) / FPS)
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+    """The segments of videos without background."""
+    output = tmp_path_factory.mktemp("plain") / "long"
+    write_concatenated_videos(output, num_videos=2, clips_per_video=11, seed=5)
+    return json.loads((output / "segments.json").read_text())
+
+
 @pytest.mark.parametrize("fps", [8, 12.5, 29.97])
-def test_background_between_the_clips(tmp_path: Path, fps: float) -> None:
+def test_background_between_the_clips(plain, tmp_path: Path, fps: float) -> None:
     """The segments are frame-accurate: the frames of each one are those of its clip, all others are background."""
     write_concatenated_videos(tmp_path / "long", num_videos=2, clips_per_video=11, seed=5, fps=fps, background=True)
-    write_concatenated_videos(tmp_path / "plain", num_videos=2, clips_per_video=11, seed=5)
-    segments_of, plain = (json.loads((tmp_path / name / "segments.json").read_text()) for name in ("long", "plain"))
+    segments_of = json.loads((tmp_path / "long" / "segments.json").read_text())
     pauses = []
     for video, (name, segments) in enumerate(segments_of.items()):
         assert [segment["label"] for segment in segments] == [segment["label"] for segment in plain[name]]

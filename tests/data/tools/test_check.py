@@ -18,7 +18,7 @@ def root(tmp_path_factory) -> Path:
     return write_bad_dataset(tmp_path_factory.mktemp("check") / "videos")
 
 
-@pytest.mark.parametrize(("full", "num_workers"), [(False, 0), (True, 2)])
+@pytest.mark.parametrize(("full", "num_workers"), [(False, 0), (True, 1)])
 def test_every_kind_of_problem_is_found(full, num_workers, root):
     progress = []
     splits = load_splits(DataConfig(root=str(root), val_fraction=0))

@@ -1,6 +1,7 @@
 """Resizing videos: the same frames at the same times, no partial files, originals unchanged."""
 
 import os
+import shutil
 
 import av
 import numpy as np
@@ -142,18 +143,23 @@ def test_invalid_folders_and_numbers(root, tmp_path):
             resize_videos(root, tmp_path / "out", **values)
 
 
-@pytest.mark.parametrize("num_workers", [0, 1])
-@pytest.mark.parametrize("limit", [100, 3_000])  # the beginning, the packets
-def test_a_full_disk_is_not_blamed_on_the_videos(limit, num_workers, tmp_path):
-    root, output = tmp_path / "videos", tmp_path / "small"
+@pytest.fixture(scope="module")
+def resized(tmp_path_factory):
+    """A folder of three videos and one of their copies. Read-only."""
+    root = tmp_path_factory.mktemp("resized") / "videos"
     root.mkdir()
     for name in "abc":
         write_video(root / f"{name}.mp4", frames=30, width=160, height=120)
-    resize_videos(root, output, short_side=60)
+    resize_videos(root, root.parent / "small", short_side=60)
+    return root, root.parent / "small"
+
+
+@pytest.mark.parametrize(("limit", "num_workers"), [(100, 0), (3_000, 0), (3_000, 1)])  # the beginning, the packets
+def test_a_full_disk_is_not_blamed_on_the_videos(limit, num_workers, resized, tmp_path):
+    root, output = resized[0], shutil.copytree(resized[1], tmp_path / "small")
     for name in "bc":
         (output / f"{name}.mp4").unlink()
-    size = (output / "a.mp4").stat().st_size
-    assert size > 3_000
+    assert (output / "a.mp4").stat().st_size > 3_000
     record = (output / ".resize.json").read_bytes()
 
     def fail(path, text):
