@@ -2,7 +2,6 @@
 
 import shutil
 import signal
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from helpers.color_videos import CLASSES, CLIP, make_model, with_metadata, write_video
 from helpers.features import features_one_by_one
 from helpers.files import limited_file_size, locked_by_another_process
+from helpers.warm_processes import WarmProcess
 from xvit.data import record
 from xvit.data.dataset import VideoDataset
 from xvit.features import extract_features, read_features
@@ -155,9 +155,7 @@ def test_sigkill_between_rows_and_journal_then_the_same_command(run, model, path
     words = ["features", Path(paths[0]).parents[1], "--checkpoint", tmp_path / "model", "--level", "tokens"]
     words = [str(word) for word in [*words, "--batch-size", 2, "--num-workers", 0, "--device", "cpu", "--output"]]
     output, full = tmp_path / "f.safetensors", tmp_path / "full.safetensors"
-    command = [sys.executable, "-c", kill_at_the_seventh_sync, *words, str(output)]
-    ended = subprocess.run(command, capture_output=True, text=True)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGKILL, "", "")
+    assert WarmProcess("-c", kill_at_the_seventh_sync, *words, output).wait() == (-signal.SIGKILL, "", "")
     row_bytes = 4 * 4 * 5 * 16
     assert (partial_folder(output) / "values").stat().st_size == 6 * row_bytes
     assert len((partial_folder(output) / "journal.jsonl").read_text().splitlines()) == 2

@@ -110,15 +110,21 @@ def test_the_default_stride_is_that_of_training(video):
     assert [event.kind for event in events] == ["opened"]
 
 
+@pytest.fixture(scope="module")
+def rate_videos(tmp_path_factory):
+    """The same motion at each frame rate."""
+    folder = tmp_path_factory.mktemp("rates")
+    return {name: write_steps(folder / f"{name}.mp4", times) for name, times in RATES.items()}
+
+
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "centered"])
 @pytest.mark.parametrize("stride", [1, 3])
-def test_the_same_motion_has_the_same_predictions_at_every_frame_rate(tmp_path, causal, stride):
+def test_the_same_motion_has_the_same_predictions_at_every_frame_rate(rate_videos, causal, stride):
     model = make_stream_model(causal=causal)
     model.clip_spec = replace(CLIP, sampling="strided", frame_rate=float(STEPS), stride=stride)
     results = {}
-    for name, times in RATES.items():
-        live = LivePredictor(model, Source(write_steps(tmp_path / f"{name}.mp4", times)))
-        results[name], events = run(live)
+    for name, path in rate_videos.items():
+        results[name], events = run(LivePredictor(model, Source(path)))
         assert [event.kind for event in events] == ["opened", "sampling"]
         assert f"{STEPS / stride:.4g} frames per second" in events[1].message
     expected = stacked_scores(results["8"])

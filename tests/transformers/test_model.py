@@ -5,14 +5,13 @@ import inspect
 import json
 import math
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
 from torch import nn
 
 from helpers.color_videos import CLASSES, FRAMES, MODEL, SIZE, make_config, make_model, with_metadata, write_videos
+from helpers.warm_processes import WarmProcess
 from xvit.config import ClipSpec
 from xvit.inference.predictor import Predictor
 from xvit.models.factory import create_model
@@ -355,11 +354,14 @@ def test_compiles_to_one_graph(directory, clips):
 
 
 def test_without_transformers():
-    code = "import sys; sys.modules['transformers'] = None; import xvit.models.xvit; import xvit.transformers"
-    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert process.returncode == 1
-    assert "ImportError: xvit.transformers needs transformers" in process.stderr
-    assert "pip install 'xvit[transformers]'" in process.stderr
+    code = (
+        "import sys, xvit.models.xvit; assert 'transformers' not in sys.modules\n"
+        "sys.modules['transformers'] = None; import xvit.transformers"
+    )
+    exit_code, _, error = WarmProcess("-c", code).wait()
+    assert exit_code == 1
+    assert "ImportError: xvit.transformers needs transformers" in error
+    assert "pip install 'xvit[transformers]'" in error
 
 
 def test_opens_checkpoint_without_preprocessor_config(directory, clips, tmp_path):
