@@ -255,10 +255,10 @@ def test_stalled_pipe_gives_exit_code_1(stream, monkeypatch):
     os.write(writing, barcode_frame(0).tobytes())
     with os.fdopen(reading, "rb") as file:
         monkeypatch.setattr("sys.stdin", file)
-        code, out, err = stream("-", "--raw", "96x64@25", "--json", "--timeout", 0.5)
+        code, out, err = stream("-", "--raw", "96x64@25", "--json", "--timeout", 2)
     os.close(writing)
     assert code == 1
-    assert err.endswith("xvit: -: no frame for 0.5 s\n")
+    assert err.endswith("xvit: -: no frame for 2 s\n")
     assert len(parse_output(out)[0]) == 1
 
 

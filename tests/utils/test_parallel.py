@@ -20,7 +20,7 @@ from xvit.utils.parallel import parallel_map
 
 def work(folder):
     Path(folder, str(os.getpid())).touch()
-    time.sleep(60)
+    time.sleep(3600)
 
 if __name__ == "__main__":
     parallel_map(work, [sys.argv[1]] * 2, num_workers=2)
