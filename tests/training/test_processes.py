@@ -34,6 +34,22 @@ main(["--standalone", "--nproc-per-node", "2", "--start-method", "fork", "--run-
 """
 
 
+# A fault in one of the two processes while the other one waits for its gradients.
+FAULT = """
+import os, sys
+from xvit.cli import main
+from xvit.training import engine
+
+def fail(*args):
+    raise RuntimeError("a fault")
+
+main._LAUNCHER_SECONDS = 0
+if os.environ["RANK"] == sys.argv[1]:
+    engine.compute_loss = fail
+sys.exit(main.main(sys.argv[2:]))
+"""
+
+
 @pytest.fixture(scope="module")
 def config(videos, tmp_path_factory):
     """A recipe with steps of 2 x 3 clips of the 12 videos, and its file."""
@@ -76,6 +92,20 @@ def test_two_processes_are_stopped_and_resumed(config, two_processes, tmp_path):
     assert codes == [0, 0], err
     one, two = (load_file(path / "last" / "model.safetensors") for path in (output, two_processes))
     assert all(torch.equal(two[name], weight) for name, weight in one.items())
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_process_that_fails_tells_the_cause(rank, config, tmp_path):
+    codes, _, err = run_two("-c", FAULT, rank, "train", "--config", config[1], "--output", tmp_path / "run")
+    assert codes == [2, 2]
+    prefix = ["xvit: error: ", "xvit: process 1: error: "]
+    errors = [line for line in err.splitlines() if "error: " in line]
+    assert sorted(errors) == sorted(
+        [
+            f"{prefix[rank]}unexpected RuntimeError: a fault (please report it; XVIT_DEBUG=1 shows the traceback)",
+            f"{prefix[1 - rank]}another process of this run has ended; see its error",
+        ]
+    )
 
 
 def test_another_number_of_processes_is_refused(config, two_processes, cli_error):

@@ -1,5 +1,7 @@
 """Values exchanged between processes."""
 
+import pytest
+
 from helpers.warm_processes import run_two
 from xvit.utils import distributed
 
@@ -22,6 +24,27 @@ except XViTError as error:
     Path(sys.argv[1], "error").write_text(str(error))
 """
 
+# The second process does not answer until the first one has its error.
+TIMEOUT = """
+import datetime, functools, os, sys, time, torch.distributed
+from pathlib import Path
+from xvit.utils import distributed
+
+new_group = torch.distributed.new_group
+torch.distributed.new_group = functools.partial(new_group, timeout=datetime.timedelta(seconds=1))
+path = Path(sys.argv[1], "error")
+distributed._cpu_group()
+if distributed.is_main():
+    try:
+        distributed.barrier()
+    except ValueError as error:
+        path.write_text(str(error))
+else:
+    while not path.exists():
+        time.sleep(0.01)
+os._exit(0)
+"""
+
 
 def test_one_process():
     assert (distributed.world_size(), distributed.rank(), distributed.is_main()) == (1, 0, True)
@@ -38,3 +61,15 @@ def test_two_processes(tmp_path):
         text = (tmp_path / str(rank)).read_text()
         assert text == f"2 {rank == 0} [{{'rank': 0}}, {{'rank': 1}}] (1, 0, True)"
     assert (tmp_path / "error").read_text() == "another process of this run has ended; see its error"
+
+
+def test_a_process_that_does_not_answer_is_a_timeout(tmp_path):
+    run_two("-c", TIMEOUT, tmp_path)
+    text = (tmp_path / "error").read_text()
+    assert text == "timeout: another process of this run does not answer; it may hang"
+
+
+@pytest.mark.parametrize("text", ["out of memory", "NCCL error: duplicate GPU", "the decoder timed out"])
+def test_other_errors_are_raised_as_they_are(text):
+    with pytest.raises(RuntimeError, match=text), distributed.peer_errors():
+        raise RuntimeError(text)

@@ -61,6 +61,7 @@ class FitResult:
     test_videos: int
 
 
+@distributed.peer_errors()
 def fit(
     config: RunConfig,
     output: str | Path,
@@ -82,7 +83,7 @@ def fit(
 
     Raises:
         XViTError: settings that do not go together; a run folder that is in use; unusable data; a loss that is not
-            finite; an epoch in which no video could be read.
+            finite; an epoch in which no video could be read; another process that has ended or does not answer.
         WriteError: the run folder cannot be written, on a full disk for example. What was saved before is whole.
         Interrupted: Ctrl-C or SIGTERM was received. The current step was finished and the state saved; the message says
             how to resume.

@@ -5,12 +5,17 @@ Values are exchanged between CPUs (gloo), not by accelerate's `gather_object`, w
 
 import atexit
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, TypeVar
 
 from xvit.utils.errors import XViTError
 
 _LAUNCHER_VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK")
+_LIBRARIES = ("gloo", "NCCL")  # which exchange values; in the messages of their errors, with one of these:
+_TIMED_OUT = ("timed out", "timeout")
+_PEER_ENDED = ("closed by peer", "reset by peer", "broken pipe", "ncclremoteerror")
 
 T = TypeVar("T")
 
@@ -67,7 +72,7 @@ def all_gather(value: T) -> list[T]:
     """The values of all processes, by rank. All processes must call it.
 
     Raises:
-        XViTError: another process has ended.
+        XViTError: another process has ended, or does not answer.
     """
     if world_size() == 1:
         return [value]
@@ -75,16 +80,30 @@ def all_gather(value: T) -> list[T]:
 
     values: list[Any] = [None] * world_size()
     group = _cpu_group()
-    try:
+    with peer_errors():
         torch.distributed.all_gather_object(values, value, group=group)
-    except RuntimeError:  # the connection is closed; the other process has printed its error
-        raise XViTError("another process of this run has ended; see its error") from None
     return values
 
 
 def barrier() -> None:
     """Wait until all processes have reached this point."""
     all_gather(None)
+
+
+@contextmanager
+def peer_errors() -> Iterator[None]:
+    """Report an exchange that failed because of another process in one line. The other process prints the cause."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if not any(name in text for name in _LIBRARIES):
+            raise
+        if any(words in text.lower() for words in _TIMED_OUT):
+            raise XViTError("timeout: another process of this run does not answer; it may hang") from None
+        if any(words in text.lower() for words in _PEER_ENDED):
+            raise XViTError("another process of this run has ended; see its error") from None
+        raise
 
 
 @cache
