@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from helpers.color_videos import CLIP, write_video, write_videos
-from helpers.exports import CLASS_NAMES, NO_LIMITS, TASKS, make_original
+from helpers.exports import CLASS_NAMES, NO_LIMITS, SMALLEST, TASKS, make_original
 from helpers.files import file_modes, umask
 from helpers.signal_stack import signal_stack
 from xvit.config import DataConfig
@@ -144,7 +144,7 @@ def test_export_beyond_the_limits_writes_nothing(video_dir, tmp_path):
     settings = {"format": "torch", "precision": "bf16", "num_clips": 2, "limits": ParityLimits(max_difference=0.0)}
     message = r"logits differ by up to .* on 2 clips .* above --max-difference 0; nothing was written"
     with pytest.raises(XViTError, match=message):
-        export_model(make_original(depth=1), tmp_path / "bf16", videos=[video_dir], **settings)
+        export_model(make_original(**SMALLEST), tmp_path / "bf16", videos=[video_dir], **settings)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from helpers.color_videos import CLIP, SIZE
-from helpers.exports import DYNAMIC, MERGING, NO_LIMITS, STREAMING, TASKS, make_original
+from helpers.exports import DYNAMIC, MERGING, NO_LIMITS, SMALLEST, STREAMING, TASKS, make_original
 from xvit.export import ExportedModel, export_model
 from xvit.models.streaming import Stream
 from xvit.utils.errors import XViTError
@@ -73,7 +73,7 @@ def test_streaming_steps_of_each_format(format, precision, video_dir, batch, tmp
 
 
 def test_loop_over_frames_fixes_their_number(video_dir, tmp_path):
-    original = make_original(depth=1, attention="local", temporal_position="none")
+    original = make_original(**SMALLEST, attention="local")
     export_model(original, tmp_path / "local", videos=[video_dir], format="torch", num_clips=2)
     exported = ExportedModel(tmp_path / "local", trust_code=True)
     assert not exported.manifest.dynamic_frames
@@ -82,7 +82,7 @@ def test_loop_over_frames_fixes_their_number(video_dir, tmp_path):
 
 
 def test_image_size_other_than_the_backbone_size(video_dir, tmp_path):
-    original = make_original(depth=1)
+    original = make_original(depth=1, temporal_head="mean")
     original.clip_spec = replace(CLIP, image_size=2 * SIZE)
     report = export_model(original, tmp_path / "large", videos=[video_dir], format="torch", num_clips=2)
     assert report.max_difference < 1e-4

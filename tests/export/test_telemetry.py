@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from helpers.color_videos import write_videos
-from helpers.exports import make_original
+from helpers.exports import SMALLEST, make_original
 from xvit.export import export_model
 
 SCRIPT = """
@@ -27,7 +27,7 @@ print(json.dumps({"codes": [main(words) for words in json.loads(sys.argv[1])], "
 
 def test_no_command_opens_a_connection(recipe, tmp_path):
     videos, checkpoint = write_videos(tmp_path / "videos"), tmp_path / "best"
-    make_original(depth=1, temporal_position="none", temporal_head="mean").save_pretrained(checkpoint)
+    make_original(**SMALLEST, attention="spatial").save_pretrained(checkpoint)
     export_model(make_original(), tmp_path / "onnx", videos=[str(videos)], num_clips=1)
     data = ["--data.root", videos, "--data.num_workers", 0]
     commands = [

@@ -12,8 +12,15 @@ TASK_NAMES = {"colour": CLASS_NAMES, "sound": ["loud", "soft"]}
 NO_LIMITS = ParityLimits(min_agreement=0)  # for random weights, whose top classes have almost equal logits
 
 # Few models with many options: tests that export the same one share its conversion, which takes seconds.
+SMALLEST = {"depth": 1, "temporal_position": "none", "temporal_head": "mean"}
 DYNAMIC = {"depth": 1, "temporal_position": "none", "summary_tokens": 1}  # any number of frames
-TASKS = {"class_names": TASK_NAMES, "depth": 1, "attention": "divided", "summary_tokens": 1}
+TASKS = {
+    "class_names": TASK_NAMES,
+    "depth": 1,
+    "attention": "divided",
+    "summary_tokens": 1,
+    "temporal_position": "head",
+}
 MERGING = {
     "tome_r": 1,
     "tubelet_size": 2,
