@@ -3,6 +3,7 @@
 import json
 import shutil
 import statistics
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,8 @@ import torch
 import yaml
 
 from helpers.changed_videos import CHANGES, changed_video, file_hashes
-from xvit.config import RunConfig, from_dict, model_config
+from helpers.training_runs import fit_no_steps
+from xvit.config import RunConfig, from_dict, model_config, to_dict
 from xvit.experiments.ablation import run as run_module
 from xvit.experiments.ablation.grid import BASE_OPTIONS, MODEL_OPTIONS, PAPER_RANKINGS, TABLES
 from xvit.experiments.ablation.report import caption, compare_rankings, table_rows
@@ -42,24 +44,31 @@ def short_recipe(recipe) -> RunConfig:
     return replace(config, train=replace(config.train, epochs=1))
 
 
+@contextmanager
+def trainings_of_no_steps(fit=fit_no_steps):
+    """Trainings in this process that save their initial weights."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            run_module, "parallel_map", lambda function, jobs, num_workers, on_progress: [function(job) for job in jobs]
+        )
+        patch.setattr(run_module, "fit", fit)
+        yield
+
+
 @pytest.fixture(scope="module")
 def ablation(tmp_path_factory, short_recipe):
     """One table, stopped at the third training, resumed, and extended to two seeds: output, options, result."""
     output = tmp_path_factory.mktemp("ablation") / "out"
     options = {"recipe": short_recipe, "tables": ("mix_ratio",), "clips_per_class": 3}
-    fit, started = run_module.fit, []
+    started = []
 
     def stop_at_third(config, directory, **kwargs):
         started.append(directory)
         if len(started) == 3:
             raise KeyboardInterrupt
-        return fit(config, directory, **kwargs)
+        return fit_no_steps(config, directory, **kwargs)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            run_module, "parallel_map", lambda function, jobs, num_workers, on_progress: [function(job) for job in jobs]
-        )
-        patch.setattr(run_module, "fit", stop_at_third)
+    with trainings_of_no_steps(stop_at_third):
         with pytest.raises(KeyboardInterrupt):
             run_ablation(output, seeds=1, **options)
         run_ablation(output, seeds=1, **options)
@@ -70,7 +79,7 @@ def ablation(tmp_path_factory, short_recipe):
 
 
 def test_every_model_can_be_built():
-    base = small_model_config(depth=4)
+    base = small_model_config(depth=2)
     macs, configs = {}, {}
     for name, options in MODEL_OPTIONS.items():
         configs[name] = model_config(base, **BASE_OPTIONS | options)
@@ -215,8 +224,14 @@ def test_the_papers_ranking_is_compared(lower, higher, outcome, details):
     assert lines[0].startswith(f"The paper ranks [spatial] below [mixed keys]: {outcome} ({details}")
 
 
-def test_the_command_writes_and_prints_the_results(run, recipe, tmp_path):
-    words = ["ablate", "--config", recipe, "--output", tmp_path / "out", "--tables", "window", "--seeds", "1"]
+def test_the_command_writes_and_prints_the_results(run, short_recipe, tmp_path):
+    """The last of four trainings is a real one, in a worker process."""
+    output, recipe = tmp_path / "out", tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(to_dict(short_recipe)))
+    with trainings_of_no_steps():
+        run_ablation(output, recipe=short_recipe, tables=("window",), seeds=1, clips_per_class=3)
+    shutil.rmtree(output / "w_2_boundary_only_mean")
+    words = ["ablate", "--config", recipe, "--output", output, "--tables", "window", "--seeds", "1"]
     words += ["--clips-per-class", "3", "--jobs", "1", "--train.epochs", "1"]
     code, _, err = run(*words)
     assert (code, "unknown option --train.epochs" in err) == (2, True)
@@ -224,10 +239,13 @@ def test_the_command_writes_and_prints_the_results(run, recipe, tmp_path):
     assert code == 0, err
     assert "top-1 in the paper, %" in out
     assert "w = 2, boundary only" in out
-    assert "4 of 4 trainings done, about 0 min left" in err
+    assert "1 of 1 trainings done, about 0 min left" in err
     assert "[spatial, mean]" in out
-    report = json.loads((tmp_path / "out" / "ablation.json").read_text())
+    report = json.loads((output / "ablation.json").read_text())
     assert report["settings"]["seeds"] == 1
     assert set(report["models"]) == {row.model for row in TABLES["window"].rows}
-    assert "| w = 0 |" in (tmp_path / "out" / "ablation.md").read_text()
-    assert (tmp_path / "out" / "ablation.png").read_bytes().startswith(b"\x89PNG")
+    assert "| w = 0 |" in (output / "ablation.md").read_text()
+    assert (output / "ablation.png").read_bytes().startswith(b"\x89PNG")
+    trained = XViT.from_pretrained(output / "w_2_boundary_only_mean" / "seed_0" / "last")
+    assert trained.provenance["epoch"] == 1
+    assert not (output / "w_2_boundary_only_mean" / "seed_0" / "state").exists()

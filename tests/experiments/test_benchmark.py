@@ -9,6 +9,7 @@ import torch
 
 from helpers.changed_videos import file_hashes
 from helpers.color_videos import SIZE  # noqa: F401 - sets torch's threads
+from xvit.experiments.benchmark import measure
 from xvit.experiments.benchmark import run as run_module
 from xvit.experiments.benchmark.measure import GroupSettings
 from xvit.experiments.benchmark.peers import MODELS, build_model
@@ -35,13 +36,21 @@ def make_result(model, frames, seconds, *, peak_mb=100) -> ModelResult:
 
 
 def test_the_command_measures_each_group_once(run, cli_error, tmp_path, monkeypatch):
+    """Two frames, then four too, of which the memory is not measured."""
+    monkeypatch.setattr(measure, "_MATMULS_PER_STEP", 1)
+    monkeypatch.setattr(measure, "_MEMORY_RUNS", 1)
     output = tmp_path / "bench"
     words = ("benchmark", "--output", output, *SMALL, "--models", "image model", "xvit mixing", "VideoMAE")
-    code, out, _ = run(*words, "--frames", 2, 4, "--precisions", "fp32", "--modes", "inference")
+    words += ("--precisions", "fp32", "--modes", "inference")
+    assert run(*words, "--frames", 2)[0] == 0
+    first = json.loads((output / "benchmark.json").read_text())["groups"]
+    monkeypatch.setattr(measure, "measure_peak_bytes", lambda name, settings: 10**8)
+    code, out, _ = run(*words, "--frames", 2, 4)
     assert code == 0
     assert {path.name for path in output.iterdir()} == {"benchmark.json", "benchmark.md", "benchmark.png"}
     saved = json.loads((output / "benchmark.json").read_text())
     assert list(saved["groups"]) == ["inference, fp32, T=2", "inference, fp32, T=4"]
+    assert first == {"inference, fp32, T=2": saved["groups"]["inference, fp32, T=2"]}
     for frames, group in zip((2, 4), saved["groups"].values(), strict=True):
         assert group["models"].keys() == {"image model", "xvit mixing", "VideoMAE"}
         for measurement in group["models"].values():
@@ -58,7 +67,7 @@ def test_the_command_measures_each_group_once(run, cli_error, tmp_path, monkeypa
     assert "VideoMAE" in (output / "benchmark.md").read_text()
 
     monkeypatch.setattr(run_module, "measure_group", lambda *_: pytest.fail("measured again"))
-    assert run(*words, "--frames", 2, 4, "--precisions", "fp32", "--modes", "inference", "--json")[0] == 0
+    assert run(*words, "--frames", 2, 4, "--json")[0] == 0
     fewer = ("benchmark", "--output", output, *SMALL, "--models", "VideoMAE", "--frames", 2, "--precisions", "fp32")
     assert run(*fewer, "--modes", "inference", "--json")[0] == 0
     assert "measured with rounds = 2, not 3" in cli_error(*words, "--frames", 2, "--rounds", 3)
