@@ -9,7 +9,7 @@ import pytest
 COMMANDS = {
     "eval": ["--data.root", "{videos}", "--checkpoint", "{checkpoint}"],
     "eval --submission": ["--data.root", "{videos}", "--checkpoint", "{checkpoint}"],
-    "data check": ["--data.root", "{videos}"],
+    "data check": ["--data.root", "{videos}", "--data.num_workers", "0"],
     "timeline": ["{videos}/val/moving_left", "--checkpoint", "{checkpoint}", "--stride", "2"],
 }
 
