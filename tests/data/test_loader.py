@@ -188,3 +188,16 @@ def test_batches_pass_through_pipes_without_shared_memory(shared_memory, message
 def test_numbers_out_of_range(values, samples):
     with pytest.raises(XViTError, match=f"{next(iter(values))}="):
         make_loader(VideoDataset(samples=samples, clip_spec=SPEC), **{"batch_size": 1} | values)
+
+
+def test_a_loader_that_is_closed_ends_its_workers_and_can_start_again(samples):
+    dataset = VideoDataset(samples=samples, clip_spec=SPEC)
+    loader = make_loader(dataset, batch_size=3, num_workers=2)
+    batches = iter(loader)  # kept alive, as the traceback of an error keeps it
+    first = next(batches)
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    loader.close()
+    assert not any(worker.is_alive() for worker in workers)
+    assert_equal([next(iter(loader))], [first])
+    loader.close()

@@ -1,9 +1,13 @@
 """The sampling that a clip spec learns from the training videos."""
 
+import os
+import signal
+
 import pytest
 
 from helpers.barcode_videos import write_frames, write_video
 from xvit.config import ClipSpec
+from xvit.data import statistics
 from xvit.data.annotations import Sample
 from xvit.data.statistics import learn_sampling
 from xvit.utils.errors import XViTError
@@ -51,3 +55,18 @@ def test_a_given_spec_stays_as_it_is(samples):
 def test_unreadable_videos_are_named(samples):
     with pytest.raises(XViTError, match=r"frame rate cannot be learnt from 1 videos: .*0\.mp4.*xvit data check"):
         learn_sampling(ClipSpec(), samples[:1])
+
+
+def test_videos_that_kill_the_process_that_reads_them_are_left_out(samples, monkeypatch):
+    probe, fatal = statistics.probe, [samples[1].path]
+
+    def probe_or_die(path, **options):
+        if path in fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return probe(path, **options)
+
+    monkeypatch.setattr(statistics, "probe", probe_or_die)
+    assert learn_sampling(ClipSpec(), samples, num_workers=2).frame_rate == 20.0  # the median of 10 and 30
+    fatal += [sample.path for sample in samples]
+    with pytest.raises(XViTError, match=r"from 4 videos: .*0\.mp4: the process that read it was killed"):
+        learn_sampling(ClipSpec(), samples, num_workers=1)

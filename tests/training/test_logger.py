@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import signal
 from dataclasses import replace
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from helpers import barcode_videos
 from helpers.color_videos import CLASSES, CLIP, make_config, write_videos
 from helpers.training_runs import rows, weights
+from xvit.data import dataset, statistics
 from xvit.data.annotations import read_class_folders
 from xvit.data.dataset import VideoDataset
 from xvit.data.loader import make_loader
@@ -53,6 +56,31 @@ def test_videos_that_are_used_with_warnings_are_listed_once(tmp_path):
     assert all(row["bad_videos"] == 1 for row in rows(output, "train"))
     again = fit(make_config(root, epochs=3, num_workers=1), output, resume=True)
     assert (again.bad_videos, again.warned_videos) == (1, 2)
+
+
+def test_videos_that_kill_the_process_that_reads_them_are_skipped(tmp_path, monkeypatch):
+    """The first video of each split, which is read before the training too; the main process reads none of them."""
+    root = write_videos(tmp_path / "videos", train=2, val=2)
+    fatal = {str(root / split / "blue" / "0.mp4") for split in ("train", "val")}
+
+    def die_at(module, name):
+        function = getattr(module, name)
+
+        def read(path, *args, **options):
+            if path in fatal:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(path, *args, **options)
+
+        monkeypatch.setattr(module, name, read)
+
+    die_at(statistics, "probe")
+    die_at(dataset, "read_clip")
+    config = make_config(root, epochs=1, num_workers=1)
+    fit(replace(config, clip=replace(config.clip, frame_rate=0.0)), tmp_path / "run")
+    bad = [json.loads(line) for line in (tmp_path / "run" / "bad_videos.jsonl").read_text().splitlines()]
+    assert {row["path"]: row["reason"] for row in bad} == dict.fromkeys(
+        fatal, "the process that read it was killed (signal 9)"
+    )
 
 
 def test_a_step_without_readable_videos_changes_nothing(tmp_path):

@@ -28,7 +28,7 @@ class DataConfig:
         val_fraction: fraction of each class held out for validation, if the folder has no train and val of its own.
         test_fraction: fraction of each class held out as test videos, in the same way; only for folders.
         split_seed: seed of these splits.
-        num_workers: loader processes; 0 decodes in the main process.
+        num_workers: loader processes; 0 decodes in the main process, which a crash of a decoder then ends.
         max_unreadable_fraction: fraction of the training videos that may be unreadable; beyond it, training stops.
         decode_timeout: seconds after which a video that is still being decoded counts as unreadable; 0 for no limit.
         class_balanced: draw the training videos with replacement, so that all classes are equally frequent.

@@ -13,8 +13,8 @@ import torch
 
 from xvit.data.dataset import Batch, Item, VideoDataset
 from xvit.data.sampler import EpochSampler
-from xvit.utils.errors import VideoError, XViTError, check_range
-from xvit.utils.workers import Killed, WorkerPool
+from xvit.utils.errors import XViTError, check_range
+from xvit.utils.workers import Killed, WorkerPool, killed_error
 
 SHARED_MEMORY = Path("/dev/shm")  # Linux; on other systems workers pass batches in other ways
 PREFETCH_FACTOR = 2  # batches that each worker reads ahead
@@ -126,6 +126,10 @@ class VideoLoader:
                 batch["pixels"] = batch["pixels"].pin_memory()
             yield batch
 
+    def close(self) -> None:
+        """End the workers. They also end with the loader, but the traceback of an error can keep that alive."""
+        self._pool.close()
+
     def _read_in_workers(self, jobs: list[_Job]) -> Iterator[Batch]:
         finished: dict[int, Batch] = {}  # read before those that precede them
         position = num_kills = 0
@@ -155,7 +159,7 @@ class VideoLoader:
             for position, result in pool.imap([(epoch, [request]) for request in requests], window=1):
                 if isinstance(result, Killed):
                     index = indices[position]
-                    error = VideoError(paths[position], f"the process that read it {result.how}")
+                    error = killed_error(paths[position], result.how)
                     _logger.warning("%s", error)
                     result = [Item(index=index, label=None, error=error)]
                     self._fatal[index] = result[0]

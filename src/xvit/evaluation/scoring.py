@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -154,16 +155,17 @@ def score_videos(
             spatial_views=eval_config.spatial_views,
             decode_timeout=decode_timeout,
         )
-        for batch in make_loader(dataset, batch_size=eval_config.batch_size, num_workers=num_workers):
-            errors |= {mine[index]: error for index, error in batch["errors"].items()}
-            warnings |= {mine[index]: texts for index, texts in batch["warnings"].items()}
-            if len(batch["indices"]):
-                scores = as_task_dict(predictor.predict_probabilities(batch["pixels"]))
-                arrays = {task: values.cpu().numpy() for task, values in scores.items()}
-                for row, index in enumerate(batch["indices"].tolist()):
-                    rows[mine[index]] = {task: values[row] for task, values in arrays.items()}
-            if on_progress is not None:
-                on_progress(min((len(rows) + len(errors)) * distributed.world_size(), len(samples)), len(samples))
+        with closing(make_loader(dataset, batch_size=eval_config.batch_size, num_workers=num_workers)) as loader:
+            for batch in loader:
+                errors |= {mine[index]: error for index, error in batch["errors"].items()}
+                warnings |= {mine[index]: texts for index, texts in batch["warnings"].items()}
+                if len(batch["indices"]):
+                    scores = as_task_dict(predictor.predict_probabilities(batch["pixels"]))
+                    arrays = {task: values.cpu().numpy() for task, values in scores.items()}
+                    for row, index in enumerate(batch["indices"].tolist()):
+                        rows[mine[index]] = {task: values[row] for task, values in arrays.items()}
+                if on_progress is not None:
+                    on_progress(min((len(rows) + len(errors)) * distributed.world_size(), len(samples)), len(samples))
     for other_rows, other_errors, other_warnings in distributed.all_gather((rows, errors, warnings)):
         rows, errors, warnings = rows | other_rows, errors | other_errors, warnings | other_warnings
     if not rows:

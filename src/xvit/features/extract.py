@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,12 +155,13 @@ def _extract_remaining(
     if first == total:
         return
     dataset.samples = dataset.samples[first:]
-    for batch in make_loader(dataset, batch_size=batch_size, num_workers=num_workers):
-        rows = _batch_features(model, batch, level) if len(batch["indices"]) else b""
-        failed = {first + index: error.reason for index, error in batch["errors"].items()}
-        warnings = {first + index: texts for index, texts in batch["warnings"].items()}
-        partial.append(rows, done=min(partial.done + batch_size, total), failed=failed, warnings=warnings)
-        yield partial.done
+    with closing(make_loader(dataset, batch_size=batch_size, num_workers=num_workers)) as loader:
+        for batch in loader:
+            rows = _batch_features(model, batch, level) if len(batch["indices"]) else b""
+            failed = {first + index: error.reason for index, error in batch["errors"].items()}
+            warnings = {first + index: texts for index, texts in batch["warnings"].items()}
+            partial.append(rows, done=min(partial.done + batch_size, total), failed=failed, warnings=warnings)
+            yield partial.done
 
 
 @torch.inference_mode()

@@ -1,6 +1,7 @@
 """`Predictor` classifies video files. Evaluation uses the same probabilities."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -144,23 +145,24 @@ class Predictor:
             spatial_views=self.spatial_views,
         )
         batch_size = max(_BATCH_CLIPS // (self.temporal_views * self.spatial_views), 1)
-        for batch in make_loader(dataset, batch_size=batch_size, num_workers=num_workers):
-            results: dict[int, Prediction | VideoError] = dict(batch["errors"])
-            if len(batch["indices"]):
-                scores = as_task_dict(self.predict_probabilities(batch["pixels"]))
-                scores = {task: values.cpu() for task, values in scores.items()}
-                for row, (index, times) in enumerate(zip(batch["indices"].tolist(), batch["times"], strict=True)):
-                    video_scores = {task: values[row] for task, values in scores.items()}
-                    labels, ordered = rank_classes(video_scores, self.class_names)
-                    results[index] = Prediction(
-                        path=str(paths[index]),
-                        labels=labels,
-                        scores=ordered,
-                        times=times,
-                        warnings=batch["warnings"].get(index, ()),
-                    )
-            for index in sorted(results):
-                yield results[index]
+        with closing(make_loader(dataset, batch_size=batch_size, num_workers=num_workers)) as loader:
+            for batch in loader:
+                results: dict[int, Prediction | VideoError] = dict(batch["errors"])
+                if len(batch["indices"]):
+                    scores = as_task_dict(self.predict_probabilities(batch["pixels"]))
+                    scores = {task: values.cpu() for task, values in scores.items()}
+                    for row, (index, times) in enumerate(zip(batch["indices"].tolist(), batch["times"], strict=True)):
+                        video_scores = {task: values[row] for task, values in scores.items()}
+                        labels, ordered = rank_classes(video_scores, self.class_names)
+                        results[index] = Prediction(
+                            path=str(paths[index]),
+                            labels=labels,
+                            scores=ordered,
+                            times=times,
+                            warnings=batch["warnings"].get(index, ()),
+                        )
+                for index in sorted(results):
+                    yield results[index]
 
     def model_hash(self) -> str:
         """Hash of the model's settings and weights, or of an exported model's files: 16 hexadecimal digits."""

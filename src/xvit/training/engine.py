@@ -5,7 +5,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -20,6 +20,7 @@ from xvit.checkpoint import checkpoint_files
 from xvit.config import EvalConfig, RunConfig, as_task_dict, to_dict, unwrap_single_task
 from xvit.data.annotations import DatasetSplits, Sample, class_indices
 from xvit.data.dataset import Batch, VideoDataset
+from xvit.data.loader import VideoLoader
 from xvit.data.transforms import normalize
 from xvit.evaluation import describe_views, evaluate
 from xvit.inference.predictor import Predictor
@@ -165,11 +166,20 @@ def _why_unreadable(run: TrainingRun, split: str, samples: Sequence[Sample]) -> 
         class_names=run.data.class_names,
         decode_timeout=run.config.data.decode_timeout,
     )
+    loader = VideoLoader(
+        dataset,
+        batch_size=1,
+        num_workers=min(1, run.config.data.num_workers),
+        sampler=None,
+        pin_memory=False,
+        share_memory=False,
+    )
     first = None
-    for index in range(len(samples)):
-        if (error := dataset[index].error) is None:
-            return ""
-        first = first or error
+    with closing(loader):
+        for batch in loader:
+            if len(batch["indices"]):
+                return ""
+            first = first or next(iter(batch["errors"].values()))
     return f"none of the {len(samples)} {split} videos could be read; the first error: {first}"
 
 

@@ -117,7 +117,8 @@ class TrainingRun:
         self.last_saved = time.monotonic()
 
     def close(self) -> None:
-        """Release the run folder and the model's memory."""
+        """End the loader's workers, and release the run folder and the model's memory."""
+        self.loader.close()
         self.run_dir.close()
         self.accelerator.free_memory()
 
@@ -128,7 +129,7 @@ class TrainingRun:
             load_initial_weights(model, config.init, self.data.class_names)
         model.to(self.accelerator.device)
         clip_spec = self.run_dir.clip_spec or learn_sampling(
-            config.clip, self.data.train, timeout=config.data.decode_timeout
+            config.clip, self.data.train, timeout=config.data.decode_timeout, num_workers=config.data.num_workers
         )
         clip_spec = distributed.all_gather(clip_spec)[0]  # a video may time out in one process only
         model.clip_spec, model.class_names = resolve_clip_spec(clip_spec, model.backbone), self.data.class_names

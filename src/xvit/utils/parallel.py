@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
+from functools import partial
 from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
@@ -19,6 +20,7 @@ def parallel_map(
     num_workers: int,
     on_progress: Callable[[int, int], None] | None = None,
     on_killed: Callable[[Job, str], Result] | None = None,
+    start_method: str | None = "spawn",
 ) -> list[Result]:
     """Call a function for each job, in worker processes.
 
@@ -31,6 +33,9 @@ def parallel_map(
         on_progress: called with (jobs done, number of jobs) after each job.
         on_killed: called with a job whose process was killed twice, and with "was killed (signal 9)"; returns its
             result.
+        start_method: of `multiprocessing`. "spawn" needs seconds for a process, a "fork" copies the locks that threads
+            of this process hold; None for the system's own. Only workers that are spawned can tidy up when they are
+            stopped: see `check_stop`.
 
     Returns:
         The results, in the order of the jobs.
@@ -40,7 +45,7 @@ def parallel_map(
     """
     check_range("num_workers", num_workers, 0)
     results: dict[int, Result] = {}
-    with closing(_iter_results(function, jobs, num_workers)) as finished:
+    with closing(_iter_results(function, jobs, num_workers, start_method)) as finished:
         for index, result in finished:
             if isinstance(result, Killed):
                 if on_killed is None:
@@ -62,24 +67,22 @@ def check_stop() -> None:
 
 
 def _iter_results(
-    function: Callable[[Job], Result], jobs: Sequence[Job], num_workers: int
+    function: Callable[[Job], Result], jobs: Sequence[Job], num_workers: int, start_method: str | None
 ) -> Generator[tuple[int, Result | Killed], None, None]:
     """Yield the index and the result of each job as soon as it is done; `Killed` if it was killed twice."""
     if num_workers == 0:
         yield from enumerate(map(function, jobs))
         return
+    # Forks do not see that a pipe is closed, because they hold its other end, too.
+    stop = BaseProcess.terminate if start_method == "spawn" else BaseProcess.kill
+    open_pool = partial(WorkerPool[Job, Result], function, start_method=start_method, stop=stop)
     killed = []
-    with closing(_open_pool(function, num_workers)) as pool:
+    with closing(open_pool(num_workers)) as pool:
         for index, result in pool.imap(jobs, window=len(jobs)):
             if isinstance(result, Killed):
                 killed.append(index)
             else:
                 yield index, result
-    with closing(_open_pool(function, 1)) as pool:
+    with closing(open_pool(1)) as pool:
         for position, result in pool.imap([jobs[index] for index in killed], window=1):
             yield killed[position], result
-
-
-def _open_pool(function: Callable[[Job], Result], num_workers: int) -> WorkerPool[Job, Result]:
-    # A fork would copy locks that threads of this process hold. Workers that are terminated tidy up: see `check_stop`.
-    return WorkerPool(function, num_workers, start_method="spawn", stop=BaseProcess.terminate)

@@ -17,11 +17,12 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 from multiprocessing.util import Finalize
+from pathlib import Path
 from threading import Thread
 from types import FrameType
 from typing import Any, Generic, TypeVar
 
-from xvit.utils.errors import XViTError, one_line
+from xvit.utils.errors import VideoError, XViTError, one_line
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -39,6 +40,11 @@ class Killed:
     """
 
     how: str
+
+
+def killed_error(path: str | Path, how: str) -> VideoError:
+    """The error of a video whose process ended while it read the video; `how` as in `Killed`."""
+    return VideoError(path, f"the process that read it {how}")
 
 
 @dataclass(eq=False)

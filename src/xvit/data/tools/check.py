@@ -21,6 +21,7 @@ from xvit.data.tools.splits import find_class_problems, find_copies, find_overla
 from xvit.utils.errors import VideoError, check_range
 from xvit.utils.parallel import check_stop, parallel_map
 from xvit.utils.text import read_csv
+from xvit.utils.workers import killed_error
 
 MISSING, UNREADABLE, CUT_SHORT, DAMAGED, TOO_SHORT = "missing", "unreadable", "cut short", "damaged", "too short"
 CLASSES, OVERLAP, LINE_BREAK = "classes", "in two splits", "line break"
@@ -181,7 +182,7 @@ def check_file(samples: Sequence[Sample], *, full: bool = False, timeout: float 
 
 
 def _report_killed(samples: Sequence[Sample], how: str) -> FileReport:
-    return FileReport(path=samples[0].path, kind=UNREADABLE, reason=f"the process that read it {how}")
+    return FileReport(path=samples[0].path, kind=UNREADABLE, reason=killed_error(samples[0].path, how).reason)
 
 
 def _check_contents(path: str, samples: Sequence[Sample], full: bool) -> FileReport:

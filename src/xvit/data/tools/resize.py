@@ -35,6 +35,7 @@ from xvit.utils.errors import VideoError, XViTError, check_range
 from xvit.utils.files import check_folder, publish, write_errors
 from xvit.utils.locks import lock_directory
 from xvit.utils.parallel import check_stop, parallel_map
+from xvit.utils.workers import killed_error
 
 _logger = logging.getLogger("xvit")
 
@@ -197,7 +198,7 @@ def _resize_or_report(
 
 def _report_killed(source: Path, how: str, *, root: Path, output: Path) -> VideoError:
     _tmp_path(_target(source, root, output)).unlink(missing_ok=True)
-    return VideoError(source, f"the process that read it {how}")
+    return killed_error(source, how)
 
 
 def _target(source: Path, root: Path, output: Path) -> Path:
