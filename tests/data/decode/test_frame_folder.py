@@ -4,11 +4,13 @@ import os
 import pickle
 import struct
 import zlib
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from helpers.barcode_videos import barcode_frame, read_numbers, write_frames, write_image
 from xvit.data.decode import Clip, probe, read_clip, video
@@ -125,6 +127,43 @@ def test_a_damaged_or_hostile_image_is_an_error_of_one_line(damage, extension, p
     assert str(path) in str(caught.value) or "the frame size changes" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def other_jpeg(number: int, path: Path, **options) -> bytes:
+    Image.fromarray(barcode_frame(number)).save(path, "JPEG", **options)
+    return path.read_bytes()
+
+
+def test_pictures_joined_by_damage_are_refused(tmp_path):
+    """FFmpeg decodes the last of several pictures in a file, without an error: a frame of another moment."""
+    folder = write_frames(tmp_path / "frames", frames=3, name="{}.jpg")
+    path = folder / "2.jpg"
+    other = other_jpeg(9, tmp_path / "other.jpg")
+    for data in (path.read_bytes(), other_jpeg(1, tmp_path / "p.jpg", progressive=True)):
+        scan = data.index(b"\xff\xda")
+        for start in (2, other.index(b"\xff\xdb"), other.index(b"\xff\xc0")):
+            for cut in (scan + 20, scan + 100, len(data) - 9):
+                path.write_bytes(data[:cut] + other[start:])
+                with pytest.raises(VideoError, match=r"2\.jpg: not a readable image"):
+                    read_clip(folder, lambda info: [1])
+
+
+def test_other_markers_of_a_jpeg_are_no_damage(tmp_path):
+    """Progressive scans, a preview within a segment, filling bytes, whatever follows the end, restart markers."""
+    folder = write_frames(tmp_path / "frames", frames=3, name="{}.jpg")
+    plain = other_jpeg(1, tmp_path / "1.jpg")
+    variants = [
+        other_jpeg(1, tmp_path / "2.jpg", progressive=True),
+        other_jpeg(1, tmp_path / "3.jpg", comment=plain),
+        other_jpeg(1, tmp_path / "4.jpg", restart_marker_rows=1),
+        plain[:2] + b"\xff\xff" + plain[2:],
+        plain + plain,
+        plain + bytes(500),
+    ]
+    assert variants[1].count(b"\xff\xda") == 2
+    for data in variants:
+        (folder / "2.jpg").write_bytes(data)
+        assert read_numbers(read_clip(folder, lambda info: [0, 1, 2]).frames) == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ _MAX_BYTES = 2**28
 _OPTIONS = {"err_detect": "explode"} | DECODER_OPTIONS
 _PNG_SIGNATURE_BYTES = 8
 _PNG_METADATA = {b"iCCP", b"iTXt", b"tEXt", b"zTXt"}
+_JPEG_HEADER = re.compile(rb"\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf\xd8]")  # of a picture: SOF, SOI
 _UNREADABLE = "not a readable image, or cut short"
 
 
@@ -105,6 +106,22 @@ def _without_metadata(data: bytes) -> bytes:
     return b"".join(parts)
 
 
+def _is_one_picture(data: bytes) -> bool:
+    """Whether a JPEG is segments and then the scans of one picture: of two joined by damage, FFmpeg decodes the last.
+
+    A preview of the picture, with markers of its own, lies within a segment.
+    """
+    start = 2
+    while data[start : start + 1] == b"\xff":
+        marker = data[start + 1 : start + 2]
+        if marker == b"\xda":  # the scans follow
+            end = data.find(b"\xff\xd9", start)
+            return end > 0 and not _JPEG_HEADER.search(data, start, end)
+        filler = marker == b"\xff"
+        start += 1 if filler else 2 + int.from_bytes(data[start + 2 : start + 4])
+    return False
+
+
 def _open_decoder(path: str) -> tuple[av.VideoCodecContext, bytes]:
     """Return a decoder and the bytes to give it: FFmpeg's image readers take a % in a file name for a pattern."""
     try:
@@ -121,6 +138,8 @@ def _open_decoder(path: str) -> tuple[av.VideoCodecContext, bytes]:
         data = _without_metadata(data)
     if name == "mjpeg" and b"\xff\xd9" not in data:  # without the end marker the decoder invents the last rows
         raise VideoError(path, "the image is cut short")
+    if name == "mjpeg" and not _is_one_picture(data):
+        raise VideoError(path, _UNREADABLE)
     context = av.CodecContext.create(name, "r")
     assert isinstance(context, av.VideoCodecContext)
     context.thread_count = 1
