@@ -113,10 +113,17 @@ def test_json_files(tmp_path):
     write_json(path, {"a": [1, None]})
     assert path.read_text() == '{\n  "a": [\n    1,\n    null\n  ]\n}\n'
     assert read_json(path) == {"a": [1, None]}
+    with pytest.raises(XViTError, match=f"{path}: larger than 0 MiB"):
+        read_json(path, max_bytes=9)
     path.write_text("{")
-    for damaged in (path, tmp_path / "nowhere"):
-        with pytest.raises(XViTError, match=f"{damaged}: not readable as JSON: "):
-            read_json(damaged)
+    os.mkfifo(tmp_path / "fifo")
+    for name, reason in {
+        "a.json": "not readable as JSON: ",
+        "nowhere": "no such file",
+        "fifo": "a pipe, a device or a socket, not a regular file",
+    }.items():
+        with pytest.raises(XViTError, match=f"{tmp_path / name}: {reason}"):
+            read_json(tmp_path / name)
 
 
 def test_a_directory_is_replaced_completely_or_not_at_all(tmp_path):

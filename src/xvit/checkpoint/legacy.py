@@ -8,6 +8,7 @@ from xvit.config.legacy import upgrade_recipe
 from xvit.utils.checkpoint_path import CONFIG, WEIGHTS
 from xvit.utils.errors import XViTError, one_line
 from xvit.utils.files import check_new_directory, parse_json
+from xvit.utils.text import read_text
 
 
 def upgrade_checkpoint(source: Path, output: Path) -> None:
@@ -22,7 +23,7 @@ def upgrade_checkpoint(source: Path, output: Path) -> None:
     """
     path = source / CONFIG
     try:
-        values = parse_json(path.read_text(encoding="utf-8"))
+        values = parse_json(read_text(path))
         number = values["format"]
         if number == 1:
             clip_spec, class_names, provenance = values["clip"], values["labels"], dict(values["provenance"])

@@ -18,6 +18,7 @@ from xvit.inference.predictor import Predictor
 from xvit.utils.devices import default_device
 from xvit.utils.errors import XViTError, one_line
 from xvit.utils.files import atomic_write_text, check_new_directory, parse_json
+from xvit.utils.text import read_text
 from xvit.utils.timing import time_interleaved
 
 CountCallback = Callable[[str, int, int], None]  # called with the current step, the number of items done, their total
@@ -52,7 +53,7 @@ def open_directory(path: Path, experiment: str, parse: Callable[[Any], State]) -
 def load_state(path: Path, parse: Callable[[Any], State], advice: str = "choose another --output") -> State:
     """What `parse` makes of the contents of a JSON file; an error of both is reported as a damaged file."""
     try:
-        return parse(parse_json(path.read_text(encoding="utf-8")))
+        return parse(parse_json(read_text(path)))
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise XViTError(f"{path}: damaged ({one_line(error, name=True)}); {advice}") from None
 

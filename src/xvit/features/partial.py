@@ -18,6 +18,7 @@ from xvit.config import describe_change
 from xvit.data.record import compare_rows
 from xvit.utils.errors import XViTError
 from xvit.utils.files import atomic_write_text, parse_json
+from xvit.utils.text import read_text
 
 VALUES = "values"
 _RUN, _JOURNAL = "run.json", "journal.jsonl"
@@ -96,7 +97,7 @@ def _read_journal(
     """
     done, failed, warnings = 0, dict[int, str](), dict[int, list[str]]()
     try:
-        changes = _describe_changes(parse_json((folder / _RUN).read_text(encoding="utf-8")), run)
+        changes = _describe_changes(parse_json(read_text(folder / _RUN)), run)
         for line in map(parse_json, journal.splitlines()):
             done = int(line["done"])
             failed |= {int(index): str(reason) for index, reason in line["failed"].items()}

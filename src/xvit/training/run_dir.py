@@ -45,6 +45,7 @@ from xvit.utils.files import (
     write_errors,
 )
 from xvit.utils.locks import lock_directory
+from xvit.utils.text import MAX_RECORD_BYTES
 
 _logger = logging.getLogger("xvit")
 _MAY_CHANGE = {"data.num_workers", "train.save_minutes"}  # settings that do not influence the result
@@ -150,7 +151,7 @@ class RunDirectory:
     def _check_data(self) -> None:
         if not self._data_path.is_file():
             return  # `load_state` compares the hash
-        before = read_json(self._data_path)
+        before = read_json(self._data_path, max_bytes=MAX_RECORD_BYTES)
         try:
             changes = compare_splits(before, self._record, ("train", "val"))
             test_changes = compare_splits(before, self._record, ("test",))

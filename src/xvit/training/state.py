@@ -11,6 +11,7 @@ import torch
 from accelerate.utils import load
 
 from xvit.utils import distributed
+from xvit.utils.text import read_text
 
 
 @dataclass
@@ -28,7 +29,7 @@ class TrainState:
 
 def read_train_state(path: Path) -> TrainState:
     """Read the `TrainState` of a saved state, which is named after its step. Raises some error if it is damaged."""
-    state = TrainState(**json.loads(path.read_text(encoding="utf-8")))
+    state = TrainState(**json.loads(read_text(path)))
     counts = (state.epoch, state.step, state.world_size, state.best_epoch)
     numbers = [*counts, state.seconds, *state.best_metrics.values()]
     sound = (

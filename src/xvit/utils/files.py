@@ -15,6 +15,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from xvit.utils.errors import WriteError, XViTError, one_line
+from xvit.utils.text import MAX_BYTES, read_text
 
 _MAX_NESTING = 100  # levels of plain values
 LOCK = ".lock"  # the lock file in a folder; see `xvit.utils.locks`
@@ -97,15 +98,16 @@ def write_json(path: str | Path, value: Any) -> None:
     atomic_write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, *, max_bytes: int = MAX_BYTES) -> Any:
     """The plain values in a JSON file.
 
     Raises:
-        XViTError: no such file, not JSON.
+        XViTError: no such file, not a regular file, too large, not JSON.
     """
+    text = read_text(path, max_bytes=max_bytes)
     try:
-        return parse_json(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+        return parse_json(text)
+    except ValueError as error:
         raise XViTError(f"{path}: not readable as JSON: {error}") from None
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from xvit.utils.errors import XViTError, did_you_mean
 
 CSV_DELIMITERS = ",;\t"
-_MAX_BYTES = 2**27  # of a text file: lines of two million videos
+MAX_BYTES = 2**27  # of a text file: lines of two million videos
+MAX_RECORD_BYTES = 2**30  # of a file with several values for each video, which xvit wrote
 _MAX_LINE = 2**16  # characters
 _BYTE_ORDER_MARKS = {  # those of UTF-32 begin like those of UTF-16
     codecs.BOM_UTF8: "utf-8",
@@ -33,18 +34,19 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 Row = tuple[str, dict[str, str]]  # file and line, for error messages; values by column
 
 
-def read_text(path: str | Path, *, raw_bytes: bool = False) -> str:
+def read_text(path: str | Path, *, raw_bytes: bool = False, max_bytes: int = MAX_BYTES) -> str:
     r"""Read a text file: UTF-8, or UTF-16 and UTF-32 with a byte-order mark. All line ends become "\n".
 
     Args:
         path: the file.
         raw_bytes: keep bytes that are not UTF-8 as Python does in file names, instead of raising an error: file names
             are bytes, in any encoding. `check_text` finds them.
+        max_bytes: the largest size of the file.
 
     Raises:
         XViTError: no such file, not a regular file, not readable, too large, not text, another encoding.
     """
-    data = _read_bytes(path)
+    data = _read_bytes(path, max_bytes)
     mark = next((mark for mark in _BYTE_ORDER_MARKS if data.startswith(mark)), b"")
     encoding, data = _BYTE_ORDER_MARKS.get(mark, "utf-8"), data[len(mark) :]
     errors = "surrogateescape" if raw_bytes and encoding == "utf-8" else "strict"
@@ -69,7 +71,7 @@ def check_text(where: str, text: str) -> str:
     return text
 
 
-def _read_bytes(path: str | Path) -> bytes:
+def _read_bytes(path: str | Path, max_bytes: int) -> bytes:
     """The contents of a regular file: a pipe or a device may block for ever, or never end."""
     try:
         mode = os.stat(path).st_mode
@@ -77,12 +79,12 @@ def _read_bytes(path: str | Path) -> bytes:
             found = "a folder" if stat.S_ISDIR(mode) else "a pipe, a device or a socket"
             raise XViTError(f"{path}: {found}, not a regular file")
         with open(path, "rb") as file:
-            data = file.read(_MAX_BYTES + 1)
+            data = file.read(max_bytes + 1)
     except OSError as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else f"not readable ({error.strerror})"
         raise XViTError(f"{path}: {reason}") from None
-    if len(data) > _MAX_BYTES:
-        raise XViTError(f"{path}: larger than {_MAX_BYTES // 2**20} MiB, the limit of a text file: split it")
+    if len(data) > max_bytes:
+        raise XViTError(f"{path}: larger than {max_bytes // 2**20} MiB, the limit of a text file: split it")
     return data
 
 

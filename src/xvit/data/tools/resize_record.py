@@ -12,7 +12,7 @@ from typing import Any
 
 from xvit.utils.errors import XViTError
 from xvit.utils.files import atomic_write_text, check_new_directory, parse_json
-from xvit.utils.text import name_some
+from xvit.utils.text import MAX_RECORD_BYTES, name_some, read_text
 
 _RECORD = ".resize.json"
 
@@ -76,7 +76,7 @@ def _identify(source: Path, root: Path) -> Source:
 def _read(path: Path, settings: Mapping[str, float | None]) -> tuple[str, dict[str, Source]]:
     """The folder and the sources of the copies, which have to have these settings; empty in earlier versions."""
     try:
-        previous: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
+        previous: dict[str, Any] = parse_json(read_text(path, max_bytes=MAX_RECORD_BYTES))
         root, sources = str(previous.pop("root", "")), dict(previous.pop("sources", {}))
         changed = [name for name in settings if previous[name] != settings[name]]
     except (ValueError, KeyError, TypeError, AttributeError, OSError):
