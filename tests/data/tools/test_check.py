@@ -9,7 +9,7 @@ from helpers.barcode_videos import write_video
 from xvit.config import SINGLE_TASK, DataConfig
 from xvit.data.annotations import DatasetSplits, Sample, load_splits
 from xvit.data.tools import check
-from xvit.data.tools.check import check_dataset
+from xvit.data.tools.check import check_dataset, check_file
 from xvit.utils.errors import XViTError
 
 
@@ -81,3 +81,18 @@ def test_a_video_that_kills_its_process_is_unreadable(root, monkeypatch):
     path = root / "put down/1.mp4"
     assert problems.pop("put down/1.mp4") == f"{path}: unreadable: the process that read it was killed (signal 11)"
     assert PROBLEMS.keys() <= problems.keys() <= (PROBLEMS | PROBLEMS_IN_FULL_CHECK).keys()
+
+
+def test_a_full_check_that_is_stopped_ends_at_the_next_frame(tmp_path, monkeypatch):
+    """Only the first frame is converted to RGB, but a long video must not delay the end of a worker."""
+    path, num_frames = write_video(tmp_path / "a.mp4", frames=30), []
+
+    def stop():
+        num_frames.append(1)
+        if len(num_frames) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("xvit.data.decode.sequential.check_stop", stop)
+    with pytest.raises(KeyboardInterrupt):
+        check_file([Sample(path=str(path), label=0, id="a")], full=True, timeout=60)
+    assert len(num_frames) == 3

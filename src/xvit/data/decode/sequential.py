@@ -28,6 +28,7 @@ from xvit.data.decode.video import check_frame_size, frame_to_rgb
 from xvit.data.sampling import slow_warning
 from xvit.data.timeout import restart_deadline
 from xvit.utils.errors import VideoError, check_range
+from xvit.utils.parallel import check_stop
 
 _CHUNK_FRAMES = 8
 
@@ -133,6 +134,7 @@ class FrameReader:
                     num_damaged += 1
                     continue
                 for frame in frames:
+                    check_stop()
                     restart_deadline()  # the whole of a long video may take hours
                     orientation = read_orientation(frame, orientation)
                     size = check_frame_size(self.path, orientation.displayed_size(frame), size)
