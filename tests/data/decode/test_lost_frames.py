@@ -1,5 +1,6 @@
 """Frames that are lost in a damaged file: those after them keep their own times, and marked packets are reported."""
 
+import logging
 import math
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from helpers.barcode_videos import FORMATS, read_numbers, write_video
 from xvit.data.decode import read_clip
 from xvit.data.decode.sequential import FrameReader
+from xvit.data.tools.resize import resize_video
 from xvit.utils.errors import VideoError
 
 FPS = 25
@@ -149,3 +151,20 @@ def test_a_marked_packet_that_the_decoder_does_not_flag(tmp_path):
             seen += 1
             assert read_clip(path, lambda info: range(info.num_frames), strict=False).num_damaged
     assert seen
+
+
+@pytest.mark.parametrize("number", [10, 18])
+def test_a_resized_copy_keeps_the_times_of_frames_after_a_lost_one(number, tmp_path):
+    path = blank_packet(tmp_path / "lost.ts", write_video(tmp_path / "a.ts", kind="h264-ts"), number, header=24)
+    resize_video(path, tmp_path / "copy.mp4", short_side=256)
+    clip = read_clip(tmp_path / "copy.mp4", lambda info: range(info.num_frames))
+    numbers = read_numbers(clip.frames)
+    assert number not in numbers
+    assert numbers == np.round(clip.times * FPS).astype(int).tolist()
+    assert len(numbers) == clip.info.num_frames > 30
+
+
+def test_a_marked_packet_is_reported_when_a_copy_is_made(interrupted, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING, logger="xvit"):
+        resize_video(interrupted, tmp_path / "copy.mp4", short_side=32)
+    assert any("damaged frames: " in message for message in caplog.messages)

@@ -83,8 +83,13 @@ class PacketScan:
 
 def probe_file(path: str | Path) -> VideoInfo:
     """Count the frames of a video file and read its size and times, without decoding it, as `probe` does."""
+    return scan_file(path).info
+
+
+def scan_file(path: str | Path) -> PacketScan:
+    """Read all packets of a video file, without decoding them."""
     with video_errors(path, "cannot be read"), open_video(path) as (container, stream):
-        return scan_video(path, container, stream).info
+        return scan_video(path, container, stream)
 
 
 def error_reason(error: BaseException) -> str:

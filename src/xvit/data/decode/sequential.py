@@ -20,7 +20,7 @@ from xvit.data.decode.demux import (
     from_first_keyframe,
     open_video,
     read_packets,
-    scan_video,
+    scan_file,
     video_errors,
 )
 from xvit.data.decode.orientation import ODD_MATRIX, Orientation, read_orientation
@@ -68,8 +68,7 @@ class FrameReader:
         if frame_rate is not None:
             check_range("frame_rate", frame_rate, 0.001, 1000)
         self.path, self.stride, self.frame_rate, self.short_side = path, stride, frame_rate, short_side
-        with video_errors(path, "cannot be read"), open_video(path) as (container, stream):
-            scan = scan_video(path, container, stream)
+        scan = scan_file(path)
         self.info, self._corrupt_pts = scan.info, scan.corrupt_pts
         slow = slow_warning(self.info.fps, frame_rate / stride) if frame_rate is not None else ""
         self.warnings = (*self.info.warnings, slow) if slow else self.info.warnings

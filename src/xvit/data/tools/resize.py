@@ -17,14 +17,15 @@ from av.video.stream import VideoStream
 
 from xvit.config import DataConfig
 from xvit.data.annotations.finder import merge_left_out, report_left_out, scan_folder
-from xvit.data.decode.clock import choose_frames
+from xvit.data.decode.clock import Timing, choose_frames
 from xvit.data.decode.demux import (
     READ_ERRORS,
+    PacketScan,
     VideoInfo,
     from_first_keyframe,
     open_video,
-    probe_file,
     read_packets,
+    scan_file,
     video_errors,
 )
 from xvit.data.decode.orientation import ODD_MATRIX, Orientation, read_orientation
@@ -139,7 +140,8 @@ def resize_video(source: str | Path, target: str | Path, *, short_side: int, fps
         VideoError: not a video, damaged or cut short.
         WriteError: the target cannot be written.
     """
-    info = probe_file(source)
+    scan = scan_file(source)
+    info = scan.info
     if info.damage:
         raise VideoError(source, info.damage)
     for warning in info.warnings:
@@ -159,10 +161,9 @@ def resize_video(source: str | Path, target: str | Path, *, short_side: int, fps
                 for packet in from_first_keyframe(read_packets(container, stream), info)
                 for frame in packet.decode()
             )
-            chosen = choose_frames(
-                _read_frames(frames, info), stride=1, frame_rate=fps, interval=1 / info.fps, end=info.duration
-            )
-            resized = ((time, _resize_frame(*shown, short_side)) for shown, time in chosen if time is not None)
+            shown = _read_frames(frames, scan, Timing.of(container, stream))
+            chosen = choose_frames(shown, stride=1, frame_rate=fps, interval=1 / info.fps, end=info.duration)
+            resized = ((time, _resize_frame(*frame, short_side)) for frame, time in chosen if time is not None)
             _encode(resized, output, info, fps, target)
         with write_errors(target):
             publish(tmp_path, target)
@@ -210,21 +211,20 @@ def _tmp_path(target: Path) -> Path:
 
 
 def _read_frames(
-    frames: Iterable[av.VideoFrame], info: VideoInfo
+    frames: Iterable[av.VideoFrame], scan: PacketScan, timing: Timing
 ) -> Iterator[tuple[float, tuple[av.VideoFrame, Orientation]]]:
     """Yield the time of each frame, the same as in `read_clip`, the frame and how it is shown."""
-    time, num_decoded, num_damaged, size, orientation = 0.0, 0, 0, None, Orientation()
+    info, clock, num_decoded, num_damaged, size, orientation = scan.info, timing.clock(), 0, 0, None, Orientation()
     for frame in frames:
         check_stop()
         restart_deadline()
         orientation = read_orientation(frame, orientation)
         size = check_frame_size(info.path, orientation.displayed_size(frame), size)
-        time = float(info.times[num_decoded]) if num_decoded < info.num_frames else time + 1 / info.fps
-        num_damaged += bool(frame.is_corrupt)
+        num_damaged += frame.is_corrupt or frame.pts in scan.corrupt_pts
         if num_decoded == 0 and not orientation.exact:
             _logger.warning("%s: %s", info.path, ODD_MATRIX)
         num_decoded += 1
-        yield time, (frame, orientation)
+        yield clock.tick(timing.seconds(frame)), (frame, orientation)
     if num_damaged:
         _logger.warning("%s: damaged frames: %d", info.path, num_damaged)
     if num_decoded == 0:
