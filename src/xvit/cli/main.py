@@ -10,7 +10,7 @@ from importlib import import_module
 from types import ModuleType
 
 from xvit.cli.exit_codes import INTERRUPTED, SUCCESS, USER_ERROR
-from xvit.cli.output import command_output
+from xvit.cli.streams import command_output
 from xvit.utils import distributed, threads
 from xvit.utils.errors import XViTError, did_you_mean, one_line
 from xvit.utils.locks import lock_directory

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from xvit.cli.main import main
-from xvit.cli.output import command_output
+from xvit.cli.streams import command_output
 
 # A command that writes a result and prints more than fits into a buffer to both streams, and to the log.
 COMMAND = """
@@ -227,7 +227,7 @@ def test_the_log_is_one_line_a_message(capsys):
 
 OPEN_FILE = """
 import os, sys
-from xvit.cli.output import command_output
+from xvit.cli.streams import command_output
 
 with command_output():
     sys.exit(os.open(sys.argv[1], os.O_CREAT | os.O_RDWR) < 3)
