@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from xvit.cli.main import main
 from xvit.cli.streams import command_output
@@ -87,6 +88,7 @@ class PanicException(BaseException):
     """As libraries written in Rust raise it: not an `Exception`."""
 
 
+NEEDS_LESS = "smaller batches or fewer frames need less"
 REPORT = "(please report it; XVIT_DEBUG=1 shows the traceback)"
 
 
@@ -99,8 +101,17 @@ REPORT = "(please report it; XVIT_DEBUG=1 shows the traceback)"
         (RecursionError("too deep"), f"unexpected RecursionError: too deep {REPORT}"),
         (PanicException("panicked"), f"unexpected PanicException: panicked {REPORT}"),
         (BrokenPipeError(errno.EPIPE, "Broken pipe"), f"unexpected BrokenPipeError: [Errno 32] Broken pipe {REPORT}"),
-        (MemoryError(), "out of memory"),
-        (MemoryError("Unable to allocate 7 GiB"), "out of memory: Unable to allocate 7 GiB"),
+        (MemoryError(), f"out of memory; {NEEDS_LESS}"),
+        (MemoryError("Unable to allocate 7 GiB"), f"out of memory: Unable to allocate 7 GiB; {NEEDS_LESS}"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of ..."),
+            f"out of memory: CUDA out of memory. Tried to allocate 2.00 GiB; {NEEDS_LESS}",
+        ),
+        (
+            RuntimeError("err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes. Error"),
+            f"out of memory: err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes; "
+            f"{NEEDS_LESS}",
+        ),
         (OSError(errno.ENOSPC, "No space left on device", "a/b.json"), "a/b.json: No space left on device"),
         (OSError(errno.EROFS, "Read-only file system", b"a/b.json"), "a/b.json: Read-only file system"),
         (SystemExit("advice of a library"), "advice of a library"),

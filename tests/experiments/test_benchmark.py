@@ -1,6 +1,9 @@
 """The benchmark: what is measured, resuming, and the report."""
 
 import json
+import os
+import re
+import signal
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -11,11 +14,12 @@ from helpers.changed_videos import file_hashes
 from helpers.color_videos import SIZE  # noqa: F401 - sets torch's threads
 from xvit.experiments.benchmark import measure
 from xvit.experiments.benchmark import run as run_module
-from xvit.experiments.benchmark.measure import GroupSettings
+from xvit.experiments.benchmark.measure import GroupSettings, _run_and_get_peak
 from xvit.experiments.benchmark.peers import MODELS, build_model
 from xvit.experiments.benchmark.report import ResultTable, make_tables, markdown_lines, summarize, table_rows
 from xvit.experiments.benchmark.run import BenchmarkConfig, Measurement, ModelResult, parse_groups
 from xvit.utils.errors import XViTError
+from xvit.utils.workers import Killed
 
 SMALL = ("--backbone", "test_vit", "--threads", 1, "--rounds", 2)  # timm's model for tests: 160 px
 PUBLISHED = Path(__file__).parents[2] / "docs" / "benchmark"
@@ -33,6 +37,28 @@ def make_result(model, frames, seconds, *, peak_mb=100) -> ModelResult:
         macs_per_second=[20e9, 20e9, 40e9],
         empty_bytes=50 * 10**6,
     )
+
+
+def _is_killed(name: str, settings: GroupSettings) -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return 0
+
+
+def _allocates_too_much(name: str, settings: GroupSettings) -> Killed | int:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "_build", lambda name, settings: torch.empty(2**60))
+        return _run_and_get_peak(name, settings)
+
+
+@pytest.mark.parametrize(
+    ("run_and_get_peak", "reason"),
+    [(_is_killed, "the process was killed (signal 9)"), (_allocates_too_much, "the process ended with RuntimeError")],
+)
+def test_a_model_that_does_not_fit_is_named(run_and_get_peak, reason, monkeypatch):
+    monkeypatch.setattr(measure, "_run_and_get_peak", run_and_get_peak)
+    settings = make_result("a", 2, [1.0]).settings
+    with pytest.raises(XViTError, match=rf"^a, inference, T = 2: not enough memory \(.*{re.escape(reason)}"):
+        measure.measure_peak_bytes("a", settings)
 
 
 def test_the_command_measures_each_group_once(run, cli_error, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from types import ModuleType
 from xvit.cli.exit_codes import INTERRUPTED, SUCCESS, USER_ERROR
 from xvit.cli.streams import command_output
 from xvit.utils import distributed, threads
-from xvit.utils.errors import XViTError, did_you_mean, one_line
+from xvit.utils.errors import XViTError, did_you_mean, is_out_of_memory, one_line
 from xvit.utils.locks import lock_directory
 from xvit.utils.text import printable
 from xvit.utils.version import __version__
@@ -128,8 +128,9 @@ def _report(error: BaseException, argv: list[str]) -> int:
         return fail(f"error: {str(error).strip()}", USER_ERROR)
     if os.environ.get("XVIT_DEBUG", "0") not in ("", "0"):
         traceback.print_exception(error)
-    if isinstance(error, MemoryError):
-        return fail(f"error: out of memory: {error}".strip(": "), USER_ERROR)
+    if is_out_of_memory(error):
+        reason = f"out of memory: {'. '.join(str(error).split('. ')[:2])}".strip(":. ")  # torch goes on with statistics
+        return fail(f"error: {reason}; smaller batches or fewer frames need less", USER_ERROR)
     if isinstance(error, OSError) and error.filename is not None:
         return fail(f"error: {os.fsdecode(error.filename)}: {error.strerror}", USER_ERROR)
     text = one_line(error, name=True, length=1000).strip(": ")

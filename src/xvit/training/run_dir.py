@@ -19,7 +19,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import yaml
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
@@ -33,7 +32,7 @@ from xvit.training.rows import BAD_VIDEOS, METRICS, read_rows, truncate_rows
 from xvit.training.state import TrainState, check_random_state, read_train_state
 from xvit.utils import distributed
 from xvit.utils.devices import default_device
-from xvit.utils.errors import WriteError, XViTError, one_line
+from xvit.utils.errors import WriteError, XViTError, is_out_of_memory, one_line
 from xvit.utils.files import (
     LOCK,
     atomic_directory,
@@ -282,18 +281,18 @@ class RunDirectory:
             state = read_train_state(path / _TRAIN_STATE)
             shapes = tensor_shapes(path / _MODEL)
             check_random_state(path)
-        except MemoryError:
-            raise
         except Exception as error:  # three libraries read these files, and each fails in its own ways
+            if is_out_of_memory(error):
+                raise
             return TrainState(), f"{path}: corrupt ({one_line(error)})"
         self._check_state(path, state, shapes, model)
         try:
             accelerator.load_state(str(path), load_kwargs={"weights_only": True})
             if ema_model is not None:
                 ema_model.load_state_dict(load_file(path / _EMA_MODEL))
-        except (MemoryError, torch.OutOfMemoryError):
-            raise
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             return TrainState(), f"{path}: corrupt or of other library versions ({one_line(error)})"
         return state, ""
 

@@ -1,6 +1,7 @@
 """Errors for invalid input, each with a one-line message, and helpers for their messages."""
 
 import re
+import warnings
 from collections.abc import Iterable
 from dataclasses import fields
 from difflib import SequenceMatcher, get_close_matches
@@ -110,6 +111,14 @@ def cut_middle(text: str) -> str:
     return f"{text[: MAX_MESSAGE // 2]} ... {text[-MAX_MESSAGE // 4 :]}"
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: an error of Python, of torch for a GPU, or of torch for the CPU, which has no class."""
+    names = {base.__name__ for base in type(error).__mro__}  # torch is not imported for it
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
 def import_optional(module: str, *, extra: str) -> Any:
     """A module of an optional extra of xvit.
 
@@ -117,7 +126,8 @@ def import_optional(module: str, *, extra: str) -> Any:
         XViTError: it is not installed.
     """
     try:
-        return import_module(module)
+        with warnings.catch_warnings(action="ignore"):  # of the machine, such as one without shared memory
+            return import_module(module)
     except ImportError:
         name = module.split(".")[0].replace("sklearn", "scikit-learn")
         raise XViTError(f"{name} is not installed: pip install 'xvit[{extra}]'") from None

@@ -61,7 +61,7 @@ class WorkerPool(Generic[Job, Result]):
     Args:
         function: called for each job; if processes are spawned, of a module, or a partial of one.
         initializer: called first in each worker.
-        start_method: of `multiprocessing`: "spawn" or "fork"; None for the system's own.
+        start_method: of `multiprocessing`: "spawn", "fork" or "forkserver"; None for the system's own.
         prefetch: number of jobs that each worker is given at a time.
         stop: ends a worker: `BaseProcess.kill`, or `BaseProcess.terminate` for workers that tidy up first.
         share_memory: pass tensors among the results through shared memory; through the pipe if False.

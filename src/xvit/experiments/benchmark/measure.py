@@ -8,9 +8,9 @@ import gc
 import math
 import resource
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from multiprocessing import get_context
 from typing import Any
 
@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from xvit.experiments.benchmark.peers import MODELS, build_model
-from xvit.utils.errors import XViTError
+from xvit.utils.errors import XViTError, is_out_of_memory
 from xvit.utils.timing import time_interleaved
+from xvit.utils.workers import Killed, WorkerPool
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # The matrix multiplication: rows, inner size and columns of the first MLP layer of ViT-B/16 on 8 frames.
@@ -159,22 +160,31 @@ def measure_peak_bytes(name: str, settings: GroupSettings) -> int:
     Raises:
         XViTError: there is not enough memory.
     """
-    context = get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
+    get_context("forkserver").set_forkserver_preload(_PRELOADED)
+    function = partial(_run_and_get_peak, settings=settings)
     peaks = []
     for _ in range(_MEMORY_RUNS):
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
-            try:
-                peaks.append(pool.submit(_run_and_get_peak, name, settings).result())
-            except (BrokenProcessPool, torch.OutOfMemoryError, MemoryError) as error:
-                raise XViTError(
-                    f"{name}, {settings.mode}, T = {settings.frames}: not enough memory ({type(error).__name__}). "
-                    "Leave the model out of --models, or use fewer --frames. Earlier measurements are saved"
-                ) from None
+        with closing(WorkerPool[str, int | Killed](function, 1, start_method="forkserver")) as pool:
+            ((_, peak),) = pool.imap([name], window=1)
+        if isinstance(peak, Killed):
+            raise XViTError(
+                f"{name}, {settings.mode}, T = {settings.frames}: not enough memory (the process {peak.how}). "
+                "Leave the model out of --models, or use fewer --frames. Earlier measurements are saved"
+            )
+        peaks.append(peak)
     return min(peaks)
 
 
-def _run_and_get_peak(name: str, settings: GroupSettings) -> int:
+def _run_and_get_peak(name: str, settings: GroupSettings) -> int | Killed:
+    try:
+        return _get_peak(name, settings)
+    except Exception as error:
+        if is_out_of_memory(error):
+            return Killed(f"ended with {type(error).__name__}")
+        raise
+
+
+def _get_peak(name: str, settings: GroupSettings) -> int:
     torch.set_num_threads(settings.threads)
     if name:
         step = make_step(name, _build(name, settings), settings)
