@@ -1,6 +1,7 @@
 """Fixtures shared by the test modules: videos, a checkpoint, a recipe, the command line."""
 
 import gc
+import logging
 import os
 import signal
 from pathlib import Path
@@ -9,6 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # set before torch is imported, a
 
 import hypothesis
 import pytest
+import torch
 import yaml
 
 from helpers.tiny import TINY_MODEL, TINY_RECIPE
@@ -21,6 +23,11 @@ from xvit.models.xvit import XViT
 
 # Tests and their subprocesses inherit it, and it is ignored where they are started in the background of a script.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+try:
+    torch.empty(1).share_memory_()
+except RuntimeError:  # on a machine without shared memory the loader says so, which is no part of what is tested
+    logging.getLogger("xvit").addFilter(lambda record: "no usable shared memory" not in record.getMessage())
 
 hypothesis.settings.register_profile("tests", deadline=None)  # the time of a test depends on the machine's load
 hypothesis.settings.load_profile("tests")

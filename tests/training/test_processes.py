@@ -1,6 +1,7 @@
 """Training with two processes (gloo, CPU), started as torchrun does or by torchrun itself."""
 
 import json
+import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,6 +80,10 @@ def test_two_processes_equal_one_with_twice_the_batch_size(config, two_processes
 
 def test_two_processes_are_stopped_and_resumed(config, two_processes, tmp_path):
     """A cluster sends SIGTERM to the launcher, which sends it to the processes."""
+    try:
+        multiprocessing.Semaphore()
+    except OSError:
+        pytest.skip("torchrun needs shared memory")
     output = tmp_path / "run"
     words = ["train", "--config", str(config[1]), "--output", str(output)]
     code, _, err = WarmProcess("-c", TORCHRUN, Path(program.__file__).resolve(), *words).wait()
