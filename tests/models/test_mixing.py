@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.mixing import D, H, make_pattern, mix_reference, mixing_options
+from xvit.models import mixing
 from xvit.models.attention import ClipReader, MixingAttention
 from xvit.models.mixing import MixingPattern, channel_slices, shift, temporal_offsets
 from xvit.models.streaming import StreamReader
@@ -117,6 +118,25 @@ def test_segments_are_mixed_as_separate_clips(in_place, grouping, monkeypatch):
     torch.testing.assert_close(layer(x), expected, atol=1e-12, rtol=0)
     with pytest.raises(XViTError, match="expected a multiple of segment_frames=3"):
         layer(x[:, :4])
+
+
+class OnGPU(torch.Tensor):
+    """A tensor that is said to be on a GPU, where frames are shifted in another way."""
+
+    device = torch.device("cuda")
+
+
+@given(frames=st.integers(1, 7), offset=st.integers(-8, 8), replicate=st.booleans())
+def test_frames_are_shifted_in_place_on_each_device(frames, offset, replicate):
+    before = torch.randn(2, frames, 3)
+    expected = torch.zeros_like(before)
+    for t in range(frames):
+        if replicate or 0 <= t + offset < frames:
+            expected[:, t] = before[:, min(max(t + offset, 0), frames - 1)]
+    for kind in (torch.Tensor, OnGPU):
+        x = before.clone()
+        mixing._shift_in_place(x.as_subclass(kind), offset, replicate=replicate)
+        assert torch.equal(x, expected)
 
 
 def test_mixing_in_place_is_the_default_where_possible():
