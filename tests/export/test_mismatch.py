@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 
+from helpers.color_videos import SIZE
 from helpers.exports import NO_LIMITS, STREAMING, make_original
 from xvit.export import ExportedModel, export_model, runtime
 from xvit.utils.errors import XViTError
@@ -64,6 +65,16 @@ def test_a_program_that_does_not_go_with_its_settings_is_refused(format, name, e
     assert message.startswith(f"{directory}/model.")
     assert "not the program of config.json and export.json: " in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("shapes", [[(0, 3)], [(1, 3)], [(2, 2)], [(2, 3, 1)], [(2,)], [], [(2, 3), (2, 3)]], ids=str)
+def test_results_of_other_shapes_are_refused(shapes, exports, monkeypatch):
+    exported = ExportedModel(exports / "onnx")
+    clips = torch.zeros(2, exported.config.num_frames, 3, SIZE, SIZE)
+    assert exported(clips).shape == (2, 3)
+    monkeypatch.setattr(exported, "_run", lambda inputs: [torch.zeros(shape) for shape in shapes])
+    with pytest.raises(XViTError, match=r"model\.onnx: not the program of .*: results .*, expected \(2, 3\)$"):
+        exported(clips)
 
 
 STATES = {

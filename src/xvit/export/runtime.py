@@ -188,13 +188,10 @@ class ExportedModel:
         """
         with _runtime_errors(self._path):
             outputs = self._run([frame, *state])
+        # Its file may not say them, and a damaged program may give others.
+        expected: list[Shape] = [(len(frame), *sizes) for _, *sizes in self._expected_outputs()]
+        self._check_shapes("results", [tuple(output.shape) for output in outputs], expected, _has_sizes)
         num_tasks = len(self.config.tasks)
-        expected = num_tasks + len(self.manifest.state)
-        if len(outputs) != expected:
-            raise XViTError(
-                f"{self._path}: the program has {len(outputs)} outputs, but {expected} according to config.json and "
-                "export.json"
-            )
         return unwrap_single_task(dict(zip(self.config.tasks, outputs[:num_tasks], strict=True))), outputs[num_tasks:]
 
     def model_hash(self) -> str:
