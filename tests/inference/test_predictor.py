@@ -1,6 +1,7 @@
 """Predictions against the same steps done one by one."""
 
 import json
+import logging
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -122,6 +123,7 @@ def test_results_are_in_the_order_of_the_paths_errors_included(num_workers, tmp_
 def test_with_little_shared_memory(tmp_path, predictor, monkeypatch, caplog):
     path = write_video(tmp_path / "red.mp4", color=0, seed=1)
     monkeypatch.setattr("xvit.data.loader.shutil.disk_usage", lambda folder: SimpleNamespace(free=10))
+    monkeypatch.setattr(logging.getLogger("xvit"), "filters", [])  # see tests/conftest.py
     with caplog.at_level("WARNING", logger="xvit"):
         [prediction] = predictor.predict([path], num_workers=2)
     assert prediction == predictor(path)
