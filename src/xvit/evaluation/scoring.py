@@ -145,8 +145,7 @@ def score_videos(
     started = time.perf_counter()
     mine = range(distributed.rank(), len(samples), distributed.world_size())  # each video in exactly one process
     rows: dict[int, dict[str, np.ndarray]] = {}  # for each task, the scores (classes,) of a sample
-    errors: dict[int, VideoError] = {}
-    warnings: dict[int, tuple[str, ...]] = {}
+    errors, warnings = dict[int, VideoError](), dict[int, tuple[str, ...]]()
     if mine:
         dataset = VideoDataset(
             samples=[replace(samples[index], label=None) for index in mine],

@@ -90,8 +90,7 @@ def extract_features(
         raise XViTError(f"{len(classes)} labels for {len(names)} videos: expected one label per video")
     samples = [Sample(path=name, label=None, id=name) for name in names]
     dataset = VideoDataset(samples=samples, clip_spec=model.clip_spec)
-    row_shape = _row_shape(model, level)
-    metadata = _describe_model(model, level)
+    row_shape, metadata = _row_shape(model, level), _describe_model(model, level)
     check_names(output, (len(names), *row_shape), metadata | {"paths": names, "labels": classes})
     run = metadata | _describe_run(model, samples, classes, batch_size)
     with (
