@@ -115,7 +115,7 @@ class MixingPattern:
         """
         if not self.slices:
             return x[:, :num_frames]
-        clips = x if history is not None else split_segments(x, self.segment_frames)
+        clips = split_segments(x, self.segment_frames)  # a stream has none
         num_frames = clips.shape[1] if num_frames is None else num_frames
         moved = []
         for index, (part, channels) in enumerate(zip(self.slices, self.split(clips), strict=True)):
@@ -200,7 +200,7 @@ def split_segments(x: Tensor, segment_frames: int) -> Tensor:
     return x.unflatten(1, (T // segment_frames, segment_frames)).flatten(0, 1)
 
 
-def shift(x: Tensor, offset: int, num_frames: int, *, past: Tensor | None = None, replicate: bool = False) -> Tensor:
+def shift(x: Tensor, offset: int, num_frames: int, *, past: Tensor | None = None, replicate: bool) -> Tensor:
     """Frames offset .. offset + num_frames - 1 of x (B, T, ...).
 
     Args:
