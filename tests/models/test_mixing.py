@@ -30,8 +30,10 @@ def test_channel_order_matches_the_released_code():
 
 
 def test_too_few_channels_are_rejected():
-    with pytest.raises(XViTError, match=r"mix_ratio=0.25: gives less than one of 8 channels to each of 4 offsets"):
+    message = r"mix_ratio=0.25: gives less than one of 8 channels to each of 4 offsets; expected 0 or at least 0.5$"
+    with pytest.raises(XViTError, match=message):
         channel_slices(8, 0.25, temporal_offsets(2))
+    assert channel_slices(8, 0.5, temporal_offsets(2))[-1].stop == 4
 
 
 @settings(max_examples=100, deadline=None)
@@ -118,6 +120,31 @@ def test_segments_are_mixed_as_separate_clips(in_place, grouping, monkeypatch):
     torch.testing.assert_close(layer(x), expected, atol=1e-12, rtol=0)
     with pytest.raises(XViTError, match="expected a multiple of segment_frames=3"):
         layer(x[:, :4])
+
+
+@pytest.mark.parametrize("replicate", [True, False])
+def test_a_stream_of_single_frames_is_mixed_as_the_clip(replicate):
+    """At first there are fewer earlier frames than the slices reach back."""
+    pattern = make_pattern(window=3, mix_ratio=0.75, causal=True, temporal_padding="replicate" if replicate else "zero")
+    x = torch.randn(2, 6, 3, H, D // H, generator=torch.Generator().manual_seed(0))
+    history: dict[int, torch.Tensor] = {}
+    frames = [pattern.mix(frame, history=history) for frame in x.split(1, dim=1)]
+    assert torch.equal(torch.cat(frames, dim=1), pattern.mix(x))
+
+
+class IncompletePattern(MixingPattern):
+    """A user-defined pattern with a mistake: one slice is missing."""
+
+    def split(self, x):
+        return super().split(x)[1:]
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_pattern_that_leaves_out_a_slice_is_an_error(in_place, monkeypatch):
+    monkeypatch.setattr(MixingAttention, "mixes_in_place", in_place)
+    layer = make_layer(IncompletePattern(**vars(make_pattern(window=1))))
+    with pytest.raises(ValueError, match="argument 2 is shorter"):
+        layer(torch.randn(1, 2, 3, D, dtype=torch.double))
 
 
 class OnGPU(torch.Tensor):
