@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 DEMO ?= demo
+unexport PYTHONDONTWRITEBYTECODE  # without compiled files each process compiles all libraries again: 20 seconds
 
 .PHONY: demo test lint bench clean
 
