@@ -77,6 +77,7 @@ class SpatialAttention(Attention):
     summary_window: int = 0  # in a causal model: of how many frames, itself included
     num_prefix_tokens: int = 0
     grid: tuple[int, int] | None = None  # patches in height and width; summary_tokens > 1 needs it
+    rotate_half: bool  # timm sets it in the layers that get rotary positions
 
     def forward(
         self,
@@ -127,7 +128,7 @@ class SpatialAttention(Attention):
             q, k = self.rotate(q, rope), self.rotate(k, rope)
         return AttentionInputs(q, k, v, summary_k, summary_v)
 
-    def project_qkv(self, x: Tensor, *, in_place: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    def project_qkv(self, x: Tensor, *, in_place: bool) -> tuple[Tensor, Tensor, Tensor]:
         """The projections of x (B, T, N, D), each (B, T, N, h, d); keys and values are mixed if `in_place`."""
         B, T, N, _ = x.shape
         qkv = self.qkv(x.flatten(0, 2))  # (B T N, 3 h d)
@@ -153,8 +154,7 @@ class SpatialAttention(Attention):
     def rotate(self, x: Tensor, rope: Tensor) -> Tensor:
         """Rotate the channels of queries or keys (B, T, N, h, d) by their patches' positions; prefix tokens stay."""
         prefix, patches = x[:, :, : self.num_prefix_tokens], x[:, :, self.num_prefix_tokens :]
-        half = bool(getattr(self, "rotate_half", False))
-        rotated = apply_rot_embed_cat(patches.transpose(2, 3), rope, half=half).transpose(2, 3).type_as(x)
+        rotated = apply_rot_embed_cat(patches.transpose(2, 3), rope, half=self.rotate_half).transpose(2, 3).type_as(x)
         return torch.cat([prefix, rotated], dim=2)
 
     def attend(self, inputs: AttentionInputs, bias: Tensor | None = None) -> Tensor:
@@ -316,7 +316,7 @@ class EvaProjections:
     num_heads: int
     head_dim: int
 
-    def project_qkv(self, x: Tensor, *, in_place: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    def project_qkv(self, x: Tensor, *, in_place: bool) -> tuple[Tensor, Tensor, Tensor]:
         """The projections of x (B, T, N, D), each (B, T, N, h, d); never in place."""
         if self.qkv is None:
             parts = [layer(x) for layer in (self.q_proj, self.k_proj, self.v_proj)]
