@@ -10,7 +10,7 @@ from timm.models.eva import EvaAttention
 from helpers.mixing import make_pattern, mix_reference, mixing_options
 from helpers.reference import attention, mix_channels, split_heads
 from xvit.config import ModelConfig, model_config
-from xvit.models.attention import EVA_SCHEMES, SCHEMES, MixingAttention
+from xvit.models.attention import EVA_SCHEMES, SCHEMES
 from xvit.models.backbone import build_pattern
 from xvit.utils.errors import XViTError
 
@@ -95,26 +95,63 @@ def test_local_with_a_window_of_the_whole_clip_equals_joint():
 
 
 def test_divided_matches_temporal_then_spatial_reference():
+    """Also with the first token's result only, and with merged tokens: one of size 3 counts as 3 equal tokens."""
     layer = make_layer("divided")
     torch.nn.init.normal_(layer.temporal_proj.weight)
-    x = torch.randn(1, 3, 4, D, dtype=torch.double)
+    x, sizes = torch.randn(1, 3, 4, D, dtype=torch.double), torch.tensor([1, 3, 1, 2])
     temporal_output = torch.zeros_like(x)
     for n in range(4):
         q, k, v = layer.temporal.qkv(x[0, :, n]).chunk(3, dim=-1)
         temporal_output[0, :, n] = layer.temporal_proj(layer.temporal.proj(multi_head_attention(q, k, v)))
     q, k, v = project(layer, (x + temporal_output)[0])
-    for t in range(3):
-        expected = temporal_output[0, t] + layer.proj(multi_head_attention(q[t], k[t], v[t]))
-        torch.testing.assert_close(layer(x)[0, t], expected, atol=1e-10, rtol=0)
+    for counts, mask in ((torch.ones_like(sizes), None), (sizes, sizes.double().log()[None])):
+        out, first = layer(x, mask), layer(x, mask, class_token_only=True)
+        for t in range(3):
+            keys, values = (y[t].repeat_interleave(counts, dim=0) for y in (k, v))
+            expected = temporal_output[0, t] + layer.proj(multi_head_attention(q[t], keys, values))
+            torch.testing.assert_close(out[0, t], expected, atol=1e-10, rtol=0)
+            torch.testing.assert_close(first[0, t], expected[:1], atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_initial_temporal_layers_of_divided_attention(bias):
+    torch.manual_seed(0)
+    layer = SCHEMES["divided"](256, num_heads=H, qkv_bias=not bias, proj_bias=bias, dtype=torch.double)
+    layer.add_temporal_layers()
+    for linear in (layer.temporal.qkv, layer.temporal.proj):
+        assert linear.weight.std().item() == pytest.approx(0.02, rel=0.1)
+    assert (layer.temporal.qkv.bias is not None) == bias
+    biases = [layer.temporal.proj.bias, layer.temporal.qkv.bias] if bias else [layer.temporal.proj.bias]
+    assert not any(tensor.any() for tensor in (*biases, *layer.temporal_proj.parameters()))
+    assert {parameter.dtype for parameter in layer.parameters()} == {torch.double}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_layers_work_on_the_device_of_their_weights(scheme):
+    """Operations on tensors of two devices are errors."""
+    layer = SCHEMES[scheme](D, num_heads=H, device="meta")
+    if scheme == "divided":
+        layer.add_temporal_layers()
+    if scheme in ("mixing", "spatial"):
+        layer.summary_tokens, layer.causal_summaries, layer.summary_window = 1, True, 2
+    out = layer(torch.empty(2, 3, 4, D, device="meta"))
+    assert (out.device.type, out.shape) == ("meta", (2, 3, 4, D))
+    assert {parameter.device.type for parameter in layer.parameters()} == {"meta"}
 
 
 @pytest.mark.parametrize("scheme", ["spatial", "mixing"])
-@pytest.mark.parametrize(("R", "grid"), [(1, (2, 3)), (4, (4, 4)), (9, (3, 6))])
+@pytest.mark.parametrize(
+    ("R", "grid", "window"),
+    [(1, (2, 3), None), (4, (4, 4), None), (9, (3, 6), None), (1, (2, 3), 1), (4, (2, 4), 2)],
+)
 @pytest.mark.parametrize("qk_norm", [False, True])
-def test_summary_tokens_match_reference(scheme, R, grid, qk_norm):
-    """Averaging the tokens and then projecting them equals averaging the keys and values (paper, section 3.3)."""
+def test_summary_tokens_match_reference(scheme, R, grid, window, qk_norm):
+    """Averaging the tokens and then projecting them equals averaging the keys and values (paper, section 3.3). With a
+    window, the summaries of a frame itself and of window - 1 earlier ones are attended to."""
     layer = make_layer(scheme, qk_norm=qk_norm, norm_layer=LayerNorm)
     layer.summary_tokens, layer.num_prefix_tokens, layer.grid = R, 2, grid
+    if window:
+        layer.causal_summaries, layer.summary_window = True, window
     T, rows, columns = 3, *grid
     x = torch.randn(1, T, 2 + rows * columns, D, dtype=torch.double)
     r = int(R**0.5)
@@ -128,7 +165,8 @@ def test_summary_tokens_match_reference(scheme, R, grid, qk_norm):
     _, k_summary, v_summary = project(layer, torch.stack(summary))
     q, k, v = project(layer, x[0])
     for t in range(T):
-        keys, values = torch.cat([k[t], k_summary]), torch.cat([v[t], v_summary])
+        seen = slice(max(t - window + 1, 0) * R, (t + 1) * R) if window else slice(None)
+        keys, values = torch.cat([k[t], k_summary[seen]]), torch.cat([v[t], v_summary[seen]])
         per_head = zip(split_heads(q[t], H), split_heads(keys, H), split_heads(values, H), strict=True)
         out = torch.cat([attention(layer.q_norm(a), layer.k_norm(b), c) for a, b, c in per_head], -1)
         torch.testing.assert_close(layer(x)[0, t], layer.proj(out), atol=1e-10, rtol=0)
@@ -150,8 +188,9 @@ def test_keys_are_normalised_before_mixing():
 
 
 def test_causal_mask_is_rejected():
-    with pytest.raises(XViTError, match="is_causal=True is not supported"):
-        MixingAttention(D, num_heads=H)(torch.zeros(1, 1, 2, D), is_causal=True)
+    for scheme in ("mixing", "divided"):
+        with pytest.raises(XViTError, match="is_causal=True is not supported"):
+            make_layer(scheme)(torch.zeros(1, 1, 2, D, dtype=torch.double), is_causal=True)
 
 
 @pytest.mark.parametrize(
