@@ -131,7 +131,7 @@ class _StreamBlock:
         self.block = _copy_with_readers(block)
         self.layers = [layer for layer in self.block.modules() if isinstance(layer, SpatialAttention)]
         self.readers = [cast(StreamReader, layer.reader) for layer in self.layers]
-        self.lookahead = max((reader.lookahead for reader in self.readers), default=0)
+        self.lookahead = max(reader.lookahead for reader in self.readers)
         self.pending: Tensor | None = None  # tokens (B, n, N, D)
         if self.lookahead and type(block) not in _ATTENTION_INPUT:
             raise XViTError(
@@ -154,7 +154,7 @@ class _StreamBlock:
             return None
         x = torch.cat(tokens, dim=1)
         ready = x.shape[1] if ended else max(x.shape[1] - self.lookahead, 0)
-        self.pending = x[:, ready:].clone() if ready < x.shape[1] else None
+        self.pending = x[:, ready:].clone()
         return x[:, :ready]
 
 
