@@ -185,23 +185,45 @@ def test_no_drift_and_constant_memory_over_10_000_frames():
     assert storage == sum(stream.block_bytes)  # no tensor is a view of a larger one
 
 
-@pytest.mark.parametrize("causal", [True, False], ids=["causal", "centered"])
-def test_copies_and_saved_states_are_independent(causal):
+@pytest.mark.parametrize(("causal", "predict_every"), [(True, 1), (False, 3)], ids=["causal", "centered"])
+def test_copies_and_saved_states_are_independent(causal, predict_every):
     model = make_noisy_model(causal=causal, window=2, mix_ratio=0.5)
     video = torch.randn(2, 12, 3, SIZE, SIZE)
-    _, logits = offline(model, video)
-    stream = Stream(model)
+    logits = offline(model, video)[1][:, predict_every - 1 :: predict_every]
+    stream = Stream(model, predict_every=predict_every)
     before = stream.push(video[:, :5])
     copied, state = stream.copy(), load(save(stream.state()))
     stream.push(torch.randn(2, 3, 3, SIZE, SIZE))
     stream.reset()
-    loaded = Stream(model)
+    loaded = Stream(model, predict_every=predict_every)
     loaded.load_state(state)
     for other in (copied, loaded):
         _, _, resumed = concatenate([before, other.push(video[:, 5:]), other.flush()])
         torch.testing.assert_close(resumed, logits, atol=1e-5, rtol=1e-5)
+        with pytest.raises(XViTError, match=r"push\(\) after flush\(\)"):
+            other.copy().push(video)
     after_reset = concatenate([stream.push(video), stream.flush()])[2]
     torch.testing.assert_close(after_reset, logits, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 16])  # 16: as many as channels
+def test_frames_of_one_clip_less_one_are_kept(num_frames):
+    model = make_noisy_model(causal=True, num_frames=num_frames)
+    video = torch.randn(1, 18, 3, SIZE, SIZE)
+    stream, outputs = stream_parts(model, video, [2, 3])
+    torch.testing.assert_close(concatenate(outputs)[2], offline(model, video)[1], atol=1e-5, rtol=1e-5)
+    kept = stream.tensors()
+    assert (kept["frames"].shape[1] if "frames" in kept else 0) == num_frames - 1
+
+
+def test_a_state_fits_a_model_with_the_same_settings_in_another_order():
+    name, options = "vit_tiny_patch16_224", {"num_classes": 2, "temporal_position": "none"}
+    kwargs = {"depth": 2, "embed_dim": 24, "num_heads": 2, "img_size": SIZE, "patch_size": 8}
+    models = [
+        create_model(name, **options, backbone_kwargs=dict(items)).eval()
+        for items in (kwargs.items(), reversed(kwargs.items()))
+    ]
+    Stream(models[1]).load_state(Stream(models[0]).state())
 
 
 def test_streaming_leaves_the_model_unchanged():
@@ -272,5 +294,5 @@ def test_invalid_use():
     with pytest.raises(XViTError, match="its settings differ"):
         Stream(make_noisy_model(causal=True, window=3)).load_state(Stream(model).state())
     for name in ("blocks.9.pending", "blocks.x.0.past_k0", "blocks.0.0"):
-        with pytest.raises(XViTError, match="not a stream state of this model: damaged"):
+        with pytest.raises(XViTError, match=r"not a stream state of this model: damaged \(\w+Error: .+\)$"):
             Stream(model).load_state(Stream(model).state() | {name: torch.zeros(1)})
