@@ -1,5 +1,7 @@
 """`Stream`, compared with the model run on all frames at once."""
 
+from itertools import product
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -116,25 +118,28 @@ def test_summary_tokens_of_a_causal_model(attention, summary_tokens):
     assert (changed_frames[:, 5:10] - frames[:, 5:10]).abs().amin(dim=(0, 2)).min() > 0
 
 
-@pytest.mark.parametrize("causal", [True, False], ids=["causal", "centered"])
+BACKBONES = [
+    "vit_small_patch14_reg4_dinov2",
+    "vit_intern300m_patch14_448",
+    "vit_base_patch16_siglip_224",
+    "vit_base_patch16_rpn_224",
+    "vit_small_patch16_dinov3",
+    "vit_small_patch16_rope_mixed_224",
+]
+
+
 @pytest.mark.parametrize(
-    "name",
-    [
-        "vit_small_patch14_reg4_dinov2",
-        "vit_intern300m_patch14_448",
-        "vit_base_patch16_siglip_224",
-        "vit_base_patch16_rpn_224",
-        "vit_small_patch16_dinov3",
-        "vit_small_patch16_rope_mixed_224",
-    ],
+    ("name", "causal", "mix_inputs"),
+    [*product(BACKBONES, (True, False), ["keys_values"]), ("vit_small_patch16_dinov3", True, "x")],
 )
-def test_stream_matches_the_model_for_each_backbone(name, causal):
+def test_stream_matches_the_model_for_each_backbone(name, causal, mix_inputs):
     kwargs = {"depth": 2, "embed_dim": 48, "num_heads": 3, "img_size": 32, "patch_size": 16}
     model = create_model(
         name,
         num_classes={"verb": 2, "noun": 3},
         num_frames=4,
         causal=causal,
+        mix_inputs=mix_inputs,
         temporal_position="head",
         backbone_kwargs=kwargs,
     )
@@ -192,6 +197,7 @@ def test_copies_and_saved_states_are_independent(causal, predict_every):
     logits = offline(model, video)[1][:, predict_every - 1 :: predict_every]
     stream = Stream(model, predict_every=predict_every)
     before = stream.push(video[:, :5])
+    assert all(tensor.numel() for tensor in stream.tensors().values())
     copied, state = stream.copy(), load(save(stream.state()))
     stream.push(torch.randn(2, 3, 3, SIZE, SIZE))
     stream.reset()
@@ -228,6 +234,7 @@ def test_a_state_fits_a_model_with_the_same_settings_in_another_order():
 
 def test_streaming_leaves_the_model_unchanged():
     model = make_noisy_model(causal=True)
+    model.backbone.blocks[0].register_module("unused", None)
     video = torch.randn(1, 4, 3, SIZE, SIZE)
     with torch.no_grad():
         before = model(video)
@@ -262,6 +269,8 @@ def test_each_frame_is_computed_once(causal):
         ({"attention": "joint"}, "attention='joint'.*use attention='mixing'"),
         ({"attention": "local"}, "attention='local'"),
         ({"attention": "divided"}, "attention='divided'"),
+        ({"tubelet_size": 2}, "tubelet_size=2, tome_r=0 cannot.*use tubelet_size=1 and tome_r=0"),
+        ({"tome_r": 1}, "tubelet_size=1, tome_r=1 cannot.*use tubelet_size=1 and tome_r=0"),
         ({"segment_frames": 2}, "segment_frames=2.*use segment_frames=0"),
         ({"summary_tokens": 1}, "summary_tokens=1.*use causal=True"),
     ],
