@@ -118,6 +118,17 @@ def test_summary_tokens_of_a_causal_model(attention, summary_tokens):
     assert (changed_frames[:, 5:10] - frames[:, 5:10]).abs().amin(dim=(0, 2)).min() > 0
 
 
+@pytest.mark.parametrize("num_frames", [1, 2, 4])
+def test_summaries_of_one_clip_less_one_frame_are_kept(num_frames):
+    model = make_noisy_model(causal=True, summary_tokens=4, num_frames=num_frames)
+    video = torch.randn(1, 7, 3, SIZE, SIZE)
+    stream, outputs = stream_parts(model, video, [1, 2, 6])
+    torch.testing.assert_close(concatenate(outputs)[1], offline(model, video)[0], atol=1e-5, rtol=1e-5)
+    kept = {name: tensor.shape[1] for name, tensor in stream.tensors().items() if "summary" in name}
+    names = [f"blocks.{block}.0.past_summary_{kind}" for block in range(2) for kind in "kv"]
+    assert kept == ({name: 4 * (num_frames - 1) for name in names} if num_frames > 1 else {})
+
+
 BACKBONES = [
     "vit_small_patch14_reg4_dinov2",
     "vit_intern300m_patch14_448",
