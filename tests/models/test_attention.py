@@ -241,3 +241,14 @@ def test_eva_mixing_matches_reference(make_timm_layer, mix_ratio, monkeypatch):
     layer.pattern = build_pattern(config, layer.num_heads, layer.head_dim)
     with torch.no_grad():
         torch.testing.assert_close(layer(x, rope=rope), torch.stack(expected, dim=1), atol=1e-10, rtol=0)
+
+
+@torch.no_grad()
+def test_untrained_eva_divided_equals_spatial():
+    layer = AttentionRope(D, H, num_prefix_tokens=2).double().eval()
+    x, rope = torch.randn(2, 3, 6, D, dtype=torch.double), torch.randn(4, 2 * layer.head_dim, dtype=torch.double)
+    layer.__class__ = EVA_SCHEMES["spatial"]
+    expected = layer(x, rope=rope)
+    layer.__class__ = EVA_SCHEMES["divided"]
+    layer.add_temporal_layers()
+    torch.testing.assert_close(layer(x, rope=rope), expected, atol=1e-12, rtol=0)
