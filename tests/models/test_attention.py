@@ -64,6 +64,37 @@ def test_without_mixing_equals_timm_attention(scheme, options):
     torch.testing.assert_close(layer(x), expected, atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("counts", [None, [[1, 0, 1, 0], [0, 1, 1, 1]], [[1, 2, 1, 3], [4, 1, 2, 1]]], ids=str)
+def test_masked_attention_matches_reference(fused, counts):
+    """A mask leaves keys out, or its logarithms of counts make one key count as several equal ones."""
+    layer = make_layer("spatial")
+    layer.fused_attn = fused
+    q, k, v = torch.randn(3, 2, 4, H, D // H, dtype=torch.double)
+    mask = None if counts is None else torch.tensor(counts)[:, None, None]
+    if counts:
+        mask = mask.bool() if not all(map(all, counts)) else mask.double().log()
+    out = layer.scaled_dot_product(q, k, v, mask)
+    for b in range(2):
+        repeats = torch.tensor(counts[b]) if counts else torch.ones(4, dtype=torch.long)
+        keys, values = (y[b].repeat_interleave(repeats, dim=0) for y in (k, v))
+        for head in range(H):
+            expected = attention(q[b, :, head], keys[:, head], values[:, head])
+            torch.testing.assert_close(out[b, :, head], expected, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_attention_dropout_is_applied_in_training_only(fused):
+    layer = make_layer("spatial", attn_drop=0.5)
+    layer.fused_attn = fused
+    q, k = torch.randn(2, 2, 64, H, D // H, dtype=torch.double)
+    ones = torch.ones_like(q)  # without dropout the result is the sum of the weights, 1
+    torch.testing.assert_close(layer.scaled_dot_product(q, k, ones), ones)
+    dropped = layer.train().scaled_dot_product(q, k, ones)
+    assert dropped.std() > 0.05
+    assert dropped.mean().item() == pytest.approx(1, abs=0.1)
+
+
 def test_joint_equals_timm_attention_over_the_flattened_clip():
     layer = make_layer("joint")
     timm_layer = Attention(D, num_heads=H, qkv_bias=True).double().eval()
