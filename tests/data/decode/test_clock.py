@@ -1,5 +1,6 @@
 """Tests of the clock: joined recordings, streams without timestamps, and frames at a given rate."""
 
+import math
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -294,6 +295,21 @@ def test_without_a_frame_rate_every_stride_th_frame_keeps_its_time():
     timed = [(0.1 * index, index) for index in range(7)]
     items = list(choose_frames(timed, stride=3, frame_rate=None, interval=INTERVAL, first_index=2))
     assert items == [(index, time if index in (1, 4) else None) for time, index in timed]
+
+
+@pytest.mark.parametrize("start", [0.0, 4.0, 4.25])
+def test_moments_of_a_video_that_starts_later_count_from_0(start):
+    """The interval of the video is measured."""
+    timed = [(start + index / 8, index) for index in range(24)]
+    items = choose_frames(timed, stride=3, frame_rate=6)
+    moments = np.arange(math.ceil(2 * start) / 2, start + 3, 0.5)
+    chosen = [(index, time) for index, time in items if time is not None]
+    assert chosen == [(round(8 * (moment - start)), moment) for moment in moments]
+
+
+def test_a_single_frame_of_unknown_interval_is_chosen_once():
+    assert list(choose_frames([(2.0, "a")], stride=1, frame_rate=5)) == [("a", 2.0)]
+    assert list(choose_frames([], stride=1, frame_rate=5)) == []
 
 
 def test_a_moment_up_to_the_latest_frame_is_settled_at_once():
