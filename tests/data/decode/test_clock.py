@@ -307,6 +307,17 @@ def test_moments_of_a_video_that_starts_later_count_from_0(start):
     assert chosen == [(round(8 * (moment - start)), moment) for moment in moments]
 
 
+def test_at_the_moment_at_which_a_frame_begins_it_is_on_display():
+    times = np.array(
+        [0, 1 - 1 / 1024, 1 + 2 / 1024, 2]
+    )  # the third one from a third of a step after the second on: at 1
+    options = {"frame_rate": 1.0, "interval": 0.5}
+    items = choose_frames(zip(times.tolist(), range(4), strict=True), stride=1, **options)
+    chosen = [(index, time) for index, time in items if time is not None]
+    assert chosen == [(0, 0.0), (2, 1.0), (3, 2.0)]
+    assert frames_at(times, np.arange(3.0), **options).tolist() == [0, 2, 3]
+
+
 def test_a_single_frame_of_unknown_interval_is_chosen_once():
     assert list(choose_frames([(2.0, "a")], stride=1, frame_rate=5)) == [("a", 2.0)]
     assert list(choose_frames([], stride=1, frame_rate=5)) == []
