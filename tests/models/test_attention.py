@@ -62,6 +62,7 @@ def test_without_mixing_equals_timm_attention(scheme, options):
     x = torch.randn(2, 3, 5, D, dtype=torch.double)
     expected = torch.stack([timm_layer(x[:, t]) for t in range(3)], dim=1)
     torch.testing.assert_close(layer(x), expected, atol=1e-12, rtol=0)
+    torch.testing.assert_close(layer(x, class_token_only=True), expected[:, :, :1], atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("fused", [True, False])

@@ -308,9 +308,7 @@ def test_moments_of_a_video_that_starts_later_count_from_0(start):
 
 
 def test_at_the_moment_at_which_a_frame_begins_it_is_on_display():
-    times = np.array(
-        [0, 1 - 1 / 1024, 1 + 2 / 1024, 2]
-    )  # the third one from a third of a step after the second on: at 1
+    times = np.array([0, 1 - 1 / 1024, 1 + 2 / 1024, 2])  # the third begins a third of a step after the second: at 1
     options = {"frame_rate": 1.0, "interval": 0.5}
     items = choose_frames(zip(times.tolist(), range(4), strict=True), stride=1, **options)
     chosen = [(index, time) for index, time in items if time is not None]
