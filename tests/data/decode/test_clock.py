@@ -85,6 +85,11 @@ def test_packets_come_into_display_order_section_by_section(sizes, random):
     assert [value for section in sections for value in display_order(pts[section])] == expected
     assert split_sections([None, *dts, None], 500)[0].start == 0
     assert len(split_sections([0, 10, 20, 521, 531], 500)) == 2
+    assert split_sections([0, 0, None, 500, 1001], 500) == [slice(0, 4), slice(4, 5)]
+
+
+def test_a_packet_without_a_timestamp_stays_behind_the_one_before_it():
+    assert display_order([None, 30, None, 10, 20, None]) == [None, 10, 20, None, 30, None]
 
 
 def write_recording(path: Path, kind: str, start: float) -> bytes:
