@@ -70,6 +70,8 @@ def test_equal_and_missing_timestamps_follow_by_one_interval_and_shift_nothing_a
     clock = Clock(INTERVAL)
     times = [clock.tick(value) for value in (5.0, None, 5.08, 5.12, 5.12, 5.5, 99.0)]
     assert times == pytest.approx([0, 0.04, 0.08, 0.12, 0.16, 0.5, 94.0])
+    limited = Clock(INTERVAL, max_step=10)
+    assert [limited.tick(value) for value in (3.0, 13.0, 23.5)] == pytest.approx([0, 10, 20])  # 10.5 s is too long
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.randoms(use_true_random=False))
@@ -300,6 +302,8 @@ def test_without_a_frame_rate_every_stride_th_frame_keeps_its_time():
     timed = [(0.1 * index, index) for index in range(7)]
     items = list(choose_frames(timed, stride=3, frame_rate=None, interval=INTERVAL, first_index=2))
     assert items == [(index, time if index in (1, 4) else None) for time, index in timed]
+    items = list(choose_frames(timed, stride=3, frame_rate=None))
+    assert [index for index, time in items if time is not None] == [0, 3, 6]
 
 
 @pytest.mark.parametrize("start", [0.0, 4.0, 4.25])
