@@ -14,7 +14,8 @@ from helpers.color_videos import CLASSES, CLIP, make_model, with_metadata, write
 from xvit.config import SINGLE_TASK, DataConfig, EvalConfig
 from xvit.data.annotations.class_folders import read_class_folders
 from xvit.data.annotations.samples import Sample
-from xvit.evaluation import Evaluation, SampleResult, TaskResult, evaluate, run_metadata, wilson_interval
+from xvit.evaluation import Evaluation, SampleResult, TaskResult, evaluate, metrics, run_metadata, wilson_interval
+from xvit.evaluation.scoring import score_videos
 from xvit.inference.predictor import Predictor
 from xvit.utils.errors import XViTError
 
@@ -92,6 +93,59 @@ def test_metrics_equal_naive_counts(video, bad):
     assert [sample.prediction for sample in result.samples] == [names[int(row.argmax())] for row in table]
     assert [sample.score for sample in result.samples] == pytest.approx(table.max(dim=1).values.tolist())
     assert "1 could not be read" in str(result)
+
+
+def test_of_equal_scores_the_first_class_ranks_higher(video):
+    """As for `argmax`, so that top-1, top-5 and the predicted classes agree. A score of 0 has a finite loss."""
+    table = torch.randint(0, 3, (40, 7), generator=torch.Generator().manual_seed(0)) / 4
+    labels = [i % 7 for i in range(40)]
+    samples = [Sample(path=video, label=label, id=f"v{i}") for i, label in enumerate(labels)]
+    names = [f"c{i}" for i in range(7)]
+    result = evaluate(TablePredictor({SINGLE_TASK: table}, names), samples, eval_config=EvalConfig(batch_size=40))
+    order = [sorted(range(7), key=lambda c, row=row: (-float(row[c]), c)) for row in table]
+    ranks = [classes.index(label) for classes, label in zip(order, labels, strict=True)]
+    assert result.top1 == pytest.approx(sum(rank == 0 for rank in ranks) / 40)
+    assert result.top5 == pytest.approx(sum(rank < 5 for rank in ranks) / 40)
+    assert [sample.prediction for sample in result.samples] == [names[classes[0]] for classes in order]
+    losses = [-math.log(max(float(row[label]), 1e-12)) for row, label in zip(table, labels, strict=True)]
+    assert result.loss == pytest.approx(sum(losses) / 40, rel=1e-5)
+
+
+def test_options_of_an_evaluation_reach_the_reading_of_videos(video, monkeypatch):
+    config, received = EvalConfig(batch_size=2), {}
+    predictor = TablePredictor({SINGLE_TASK: make_table(1, 2)}, ["a", "b"])
+    samples = [Sample(path=video, label=0, id="v")]
+
+    def record(*args, **options):
+        received.update(options, args=args)
+        return score_videos(*args, **options)
+
+    monkeypatch.setattr(metrics, "score_videos", record)
+    options = {"eval_config": config, "num_workers": 0, "decode_timeout": 7.5, "on_progress": lambda done, total: None}
+    evaluate(predictor, samples, **options)
+    assert received == {"args": (predictor, samples), **options}
+
+
+def test_each_task_has_its_plots(video, tmp_path, monkeypatch):
+    titles, plotted = {}, {}
+    monkeypatch.setattr(
+        metrics,
+        "plot_confusion_matrix",
+        lambda counts, names, path, title: titles.update({path: (counts, names, title)}),
+    )
+    monkeypatch.setattr(metrics, "plot_per_class", lambda series, path: plotted.update({path: series}))
+    names = {"verb": ["put", "take"], "noun": ["cup", "lid", "pan"]}
+    table = {"verb": torch.tensor([[0.9, 0.1]] * 4), "noun": torch.tensor([[0.1, 0.8, 0.1]] * 4)}
+    samples = [Sample(path=video, label={"verb": i % 2, "noun": min(i, 1)}, id=f"v{i}") for i in range(4)]
+    evaluate(TablePredictor(table, names), samples, eval_config=EvalConfig()).plot(tmp_path)
+    assert titles == {
+        tmp_path / "confusion_verb.png": ([[2, 0], [2, 0]], names["verb"], "top-1 50.0 %"),
+        tmp_path / "confusion_noun.png": ([[0, 1, 0], [0, 3, 0], [0, 0, 0]], names["noun"], "top-1 75.0 %"),
+    }
+    assert plotted == {
+        tmp_path / "per_class_verb.png": {"verb": {"put": 1.0, "take": 0.0}},
+        tmp_path / "per_class_noun.png": {"noun": {"cup": 0.0, "lid": 1.0}},  # no video of class pan
+    }
 
 
 def test_with_several_tasks_all_must_be_correct(video):
