@@ -143,6 +143,7 @@ def write_image(path: Path | str, image: np.ndarray) -> None:
     context.height, context.width = image.shape[:2]
     context.pix_fmt = ("rgb24" if image.ndim == 3 else "gray") if png else "yuvj444p"
     context.time_base = Fraction(1, 25)
+    context.thread_count = 2  # decides the restart markers of a JPEG: not the number of cores
     context.options = {} if png else {"qmin": "2", "qmax": "2"}
     frame = av.VideoFrame.from_ndarray(image, format="rgb24" if image.ndim == 3 else "gray")
     frame = frame.reformat(format=context.pix_fmt, dst_color_range="JPEG")
