@@ -5,6 +5,7 @@ from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -16,13 +17,14 @@ from helpers.barcode_videos import FORMATS, barcode_frame, read_numbers, write_v
 from helpers.live_sources import collect, event_kinds, frame_numbers, standard_input
 from xvit.data.capture.source import Source
 from xvit.data.decode import decode, probe
-from xvit.data.decode.clock import Clock, choose_frames, display_order, split_sections
+from xvit.data.decode.clock import Clock, Timing, choose_frames, display_order, split_sections
 from xvit.data.decode.sequential import FrameReader
 from xvit.data.sampling import frames_at
 from xvit.data.tools.resize import resize_video
 from xvit.utils.errors import XViTError
 
 INTERVAL = 0.04
+ASSUMED = "no timestamps: 25 frames per second assumed"
 
 
 def read_in_order(path: Path, **options) -> tuple[np.ndarray, list[int], FrameReader]:
@@ -72,6 +74,48 @@ def test_equal_and_missing_timestamps_follow_by_one_interval_and_shift_nothing_a
     assert times == pytest.approx([0, 0.04, 0.08, 0.12, 0.16, 0.5, 94.0])
     limited = Clock(INTERVAL, max_step=10)
     assert [limited.tick(value) for value in (3.0, 13.0, 23.5)] == pytest.approx([0, 10, 20])  # 10.5 s is too long
+
+
+TIMED, RAW = 0, 0x80  # flags of a format; 0x80 is AVFMT_NOTIMESTAMPS
+HEADERS = {  # format, flags, rates (average, stated, guessed), then the rate, raw, longest step
+    "the average rate counts": (("mov,mp4", TIMED, (30, 24, 12)), (30, False, 86400)),
+    "recordings may be joined": (("mpegts", TIMED, (30, 24, 12)), (30, False, 10)),
+    "an implausible average": (("matroska", TIMED, (1001, 24, 12)), (24, False, 86400)),
+    "a plausible average": (("matroska", TIMED, (1000, 24, 12)), (1000, False, 86400)),
+    "less than one per second": (("matroska", TIMED, (0.5, 24, 12)), (0.5, False, 86400)),
+    "a guess": (("avi", TIMED, (0, None, 12)), (12, False, 86400)),
+    "no rate": (("avi", TIMED, (None, None, None)), (25, False, 86400)),
+    "a raw stream states its rate": (("h264", RAW | 1, (30, 24, 12)), (24, True, 86400)),
+    "it states an implausible rate": (("h264", RAW, (30, 1001, 12)), (12, True, 86400)),
+    "it states none": (("h264", RAW, (30, None, 12)), (25, True, 86400)),
+    "raw MJPEG": (("jpeg_pipe", TIMED, (30, None, 12)), (25, True, 86400)),
+}
+
+
+@pytest.mark.parametrize("case", HEADERS)
+@pytest.mark.parametrize("time_base", [Fraction(1, 4), None])
+def test_timing_of_headers(case, time_base):
+    (name, flags, (average, stated, guessed)), (rate, raw, max_step) = HEADERS[case]
+    container = SimpleNamespace(format=SimpleNamespace(name=name, flags=flags))
+    stream = SimpleNamespace(
+        codec_context=SimpleNamespace(framerate=stated), average_rate=average, guessed_rate=guessed, time_base=time_base
+    )
+    timing = Timing.of(container, stream)
+    assert (timing.rate, timing.raw, timing.max_step) == (rate, raw, max_step)
+    assert timing.warning == (ASSUMED if raw and stated is None else "")
+    frame = SimpleNamespace(dts=8, pts=12)
+    assert timing.seconds(frame) == (8 if name == "avi" else 12) * (0.25 if time_base else 1)
+    assert timing.seconds(SimpleNamespace(dts=None, pts=None)) is None
+
+
+@pytest.mark.parametrize(("max_step", "limit"), [(math.inf, 10), (3, 3), (11, 10)])
+def test_the_clock_of_a_timing(max_step, limit):
+    timing = Timing(rate=20, time_base=1, by_decoding=False, max_step=10, raw=False, warning="")
+    clock = timing.clock(start=2, max_step=max_step)
+    times = [clock.tick(value) for value in (0, None, limit, 2 * limit + 0.1)]
+    assert times == pytest.approx([2, 2.05, 2 + limit, 2 + 2 * limit])
+    clock = timing.clock()
+    assert [clock.tick(value) for value in (5, 15)] == [0, 10]
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.randoms(use_true_random=False))
@@ -201,9 +245,6 @@ def write_raw(path: Path, *, fps: int, codec: str = "libx265", stated: bool = Tr
             container.mux(stream.encode(av.VideoFrame.from_ndarray(barcode_frame(number), format="rgb24")))
         container.mux(stream.encode(None))
     return path
-
-
-ASSUMED = "no timestamps: 25 frames per second assumed"
 
 
 @pytest.mark.parametrize(
