@@ -92,7 +92,7 @@ def test_metrics_equal_naive_counts(video, bad):
     assert [sample.id for sample in result.samples] == [sample.id for sample in samples if sample.id != "bad"]
     assert [sample.prediction for sample in result.samples] == [names[int(row.argmax())] for row in table]
     assert [sample.score for sample in result.samples] == pytest.approx(table.max(dim=1).values.tolist())
-    assert "1 could not be read" in str(result)
+    assert f"1 could not be read: counted as wrong, top-1 {100 * correct / 12:.2f} %" in str(result)
 
 
 def test_of_equal_scores_the_first_class_ranks_higher(video):
@@ -146,6 +146,14 @@ def test_each_task_has_its_plots(video, tmp_path, monkeypatch):
         tmp_path / "per_class_verb.png": {"verb": {"put": 1.0, "take": 0.0}},
         tmp_path / "per_class_noun.png": {"noun": {"cup": 0.0, "lid": 1.0}},  # no video of class pan
     }
+    titles.clear()
+    plotted.clear()
+    samples = [replace(sample, label=0) for sample in samples[:1]]
+    evaluate(TablePredictor({SINGLE_TASK: table["verb"]}, names["verb"]), samples, eval_config=EvalConfig()).plot(
+        tmp_path
+    )
+    assert titles == {tmp_path / "confusion.png": ([[1, 0], [0, 0]], names["verb"], "top-1 100.0 %")}
+    assert plotted == {tmp_path / "per_class.png": {"accuracy": {"put": 1.0}}}
 
 
 def test_with_several_tasks_all_must_be_correct(video):
@@ -187,6 +195,7 @@ def test_a_model_with_workers_and_the_files_written(tmp_path):
     result.save(tmp_path / "result", metadata=run_metadata(predictor, data_config, checkpoint="run/best"))
     values = json.loads((tmp_path / "result" / "evaluation.json").read_text())
     metadata = values["metadata"]
+    assert run_metadata(predictor, data_config) == metadata | {"checkpoint": ""}
     assert metadata["model"] == predictor.model_hash()
     assert metadata["clip"]["num_frames"] == CLIP.num_frames
     assert metadata["data"]["root"] == "videos"
@@ -228,7 +237,7 @@ def test_an_evaluation_without_failures_prints_one_line():
     assert (result.videos, result.expected) == (4, 4)
     top1, views = "top-1 50.00 % (95 % interval 15.0 to 85.0 %)", "1 x 3 views (temporal x spatial)"
     assert str(result) == f"{top1} of 4 videos, {views}, 2.0 s"
-    assert str(replace(result, top5=1.0)) == f"{top1}, top-5 100.00 % of 4 videos, {views}, 2.0 s"
+    assert str(replace(result, top5=0.75)) == f"{top1}, top-5 75.00 % of 4 videos, {views}, 2.0 s"
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5, 6, 12])
