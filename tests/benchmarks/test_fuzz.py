@@ -104,6 +104,20 @@ def test_frames_that_are_in_the_file_are_judged_by_the_file(seeds, tmp_path):
         judge([*images[:2], images[3]], False)
 
 
+@pytest.mark.parametrize(("first", "found"), [(12, False), (13, True)])
+def test_frames_of_a_file_without_its_start_are_judged_by_the_first_one(first, found, seeds, monkeypatch):
+    """Those after it may depend on a damaged frame that no other one needs, and that was not decoded for them."""
+    path = next((seeds / "video" / "h264-mp4").iterdir())
+    monkeypatch.setattr(fuzz_targets, "decode_plainly", lambda path: [(12 + i, i / 25, i > 0) for i in range(9)])
+    judge = partial(fuzz_targets.check_frames, path, [0, 2, 5], [0.0, 0.08, 0.2])
+    images = [barcode_frame(number) for number in (first, first + 2, first + 5)]
+    if not found:
+        assert judge(images, False) == "rearranged"
+        return
+    with pytest.raises(fuzz_targets.Finding, match="index 0 at"):
+        judge(images, False)
+
+
 def test_a_message_without_text_is_a_finding():
     fuzz_targets.check_message(fuzz_targets.XViTError("x" * 500))
     with pytest.raises(fuzz_targets.Finding, match="0 characters"):
