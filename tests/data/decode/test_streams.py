@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import av
@@ -12,6 +13,7 @@ from helpers.barcode_videos import barcode_frame, read_numbers
 from helpers.live_sources import collect, frame_numbers, http_server, send, standard_input
 from xvit.data.capture.source import Source
 from xvit.data.decode import decode, probe
+from xvit.data.decode.streams import best_stream
 from xvit.data.tools.resize import resize_video
 from xvit.utils.errors import VideoError
 
@@ -88,6 +90,33 @@ def test_the_best_stream_of_a_file_is_read(case, suffix, tmp_path):
     assert read_numbers(clip.frames) == [width, width + 13, width + FRAMES - 1]
     if case == "equal":
         assert info.height == 72  # the first of the two larger ones
+
+
+@pytest.mark.parametrize(
+    ("streams", "best"),
+    [
+        ([(0, None, 192), (0, 25, 96)], 1),  # nothing is known of the first but that it states no rate
+        ([(0, 25, 96), (0, 25, 192)], 1),
+        ([(1, 25, 192), (0, 25, 96)], 1),
+        ([(30, 25, 96), (2, 25, 192)], 1),  # two frames are a video
+        ([(2, None, 96), (1, 25, 192)], 0),
+        ([(30, 25, 96), (30, 25, 96)], 0),
+    ],
+)
+def test_a_stream_with_more_than_one_frame_is_better(streams, best):
+    """Streams by their number of frames, 0 if it is unknown, their rate and their width."""
+    codec = SimpleNamespace(canonical_name="h264")
+    stand_ins = [
+        SimpleNamespace(
+            index=5 - place,
+            average_rate=rate,
+            disposition=NONE,
+            codec_context=SimpleNamespace(codec=codec, width=width, height=64),
+        )
+        for place, (_, rate, width) in enumerate(streams)
+    ]
+    num_frames = {5 - place: count for place, (count, _, _) in enumerate(streams)}
+    assert best_stream(stand_ins, num_frames) is stand_ins[best]
 
 
 def test_resizing_and_streaming_read_the_same_stream(tmp_path):
