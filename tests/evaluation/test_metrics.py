@@ -113,7 +113,7 @@ def test_of_equal_scores_the_first_class_ranks_higher(video):
 
 def test_options_of_an_evaluation_reach_the_reading_of_videos(video, monkeypatch):
     config, received = EvalConfig(batch_size=2), {}
-    predictor = TablePredictor({SINGLE_TASK: make_table(1, 2)}, ["a", "b"])
+    predictor = TablePredictor({SINGLE_TASK: make_table(2, 2)}, ["a", "b"])
     samples = [Sample(path=video, label=0, id="v")]
 
     def record(*args, **options):
@@ -124,6 +124,9 @@ def test_options_of_an_evaluation_reach_the_reading_of_videos(video, monkeypatch
     options = {"eval_config": config, "num_workers": 0, "decode_timeout": 7.5, "on_progress": lambda done, total: None}
     evaluate(predictor, samples, **options)
     assert received == {"args": (predictor, samples), **options}
+    evaluate(predictor, samples, eval_config=config)
+    defaults = {"num_workers": 0, "decode_timeout": DataConfig.decode_timeout, "on_progress": None}
+    assert received == {"args": (predictor, samples), "eval_config": config, **defaults}
 
 
 def test_each_task_has_its_plots(video, tmp_path, monkeypatch):
@@ -223,6 +226,9 @@ def test_invalid_labels_and_unreadable_videos(video, bad):
     ):
         with pytest.raises(XViTError, match=message):
             evaluate(predictor, [Sample(path=video, label=label, id="v")], eval_config=EvalConfig())
+    message = "v: label 0, but the model predicts several labels per video: set data.multi_label=true"
+    with pytest.raises(XViTError, match=message):
+        metrics.check_labels([Sample(path=video, label=0, id="v")], list(CLASSES), multi_label=True)
     with pytest.raises(XViTError, match=r"none of 1 videos could be read; the first: .*notes\.mp4"):
         evaluate(predictor, [Sample(path=bad, label=0, id="v")], eval_config=EvalConfig())
 
