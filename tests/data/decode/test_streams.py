@@ -13,7 +13,7 @@ from helpers.barcode_videos import barcode_frame, read_numbers
 from helpers.live_sources import collect, frame_numbers, http_server, send, standard_input
 from xvit.data.capture.source import Source
 from xvit.data.decode import decode, probe
-from xvit.data.decode.streams import best_stream
+from xvit.data.decode.streams import best_stream, video_streams
 from xvit.data.tools.resize import resize_video
 from xvit.utils.errors import VideoError
 
@@ -101,21 +101,23 @@ def test_the_best_stream_of_a_file_is_read(case, suffix, tmp_path):
         ([(30, 25, 96), (2, 25, 192)], 1),  # two frames are a video
         ([(2, None, 96), (1, 25, 192)], 0),
         ([(30, 25, 96), (30, 25, 96)], 0),
+        ([(30, 25, 192, "mjpeg"), (30, 25, 96)], 1),
     ],
 )
 def test_a_stream_with_more_than_one_frame_is_better(streams, best):
-    """Streams by their number of frames, 0 if it is unknown, their rate and their width."""
-    codec = SimpleNamespace(canonical_name="h264")
+    """Streams by their number of frames, 0 if it is unknown, their rate, their width and their codec."""
     stand_ins = [
         SimpleNamespace(
             index=5 - place,
             average_rate=rate,
             disposition=NONE,
-            codec_context=SimpleNamespace(codec=codec, width=width, height=64),
+            codec_context=SimpleNamespace(
+                codec=SimpleNamespace(canonical_name=codec[0] if codec else "h264"), width=width, height=64
+            ),
         )
-        for place, (_, rate, width) in enumerate(streams)
+        for place, (_, rate, width, *codec) in enumerate(streams)
     ]
-    num_frames = {5 - place: count for place, (count, _, _) in enumerate(streams)}
+    num_frames = {5 - place: count for place, (count, *_) in enumerate(streams)}
     assert best_stream(stand_ins, num_frames) is stand_ins[best]
 
 
@@ -152,5 +154,22 @@ def test_a_cover_image_alone_is_no_video(tmp_path):
         frame = av.VideoFrame.from_ndarray(barcode_frame(1), format="rgb24")
         frame.pts, frame.time_base = 0, Fraction(1, 25)
         container.mux(cover.encode(frame))
-    with pytest.raises(VideoError, match="the file has no video stream"):
+    with pytest.raises(VideoError, match=r"cover\.mp4: the file has no video stream$"):
         decode(path, [0])
+
+
+UNDECODABLE = SimpleNamespace(disposition=NONE, codec_context=None)
+
+
+@pytest.mark.parametrize(
+    ("videos", "audio", "message"),
+    [
+        ([], [], "a.mp4: the file has no video stream"),
+        ([], [None], "a.mp4: the file has no video stream, only audio"),
+        ([UNDECODABLE], [None], "a.mp4: no decoder is available for its video, or its header is damaged"),
+    ],
+)
+def test_a_file_without_a_video_that_can_be_decoded(videos, audio, message):
+    with pytest.raises(VideoError) as error:
+        video_streams("a.mp4", SimpleNamespace(streams=SimpleNamespace(video=videos, audio=audio)))
+    assert str(error.value) == message
