@@ -1,15 +1,18 @@
 """The run folder: when it is refused, and how damaged files in it are handled."""
 
 import json
+import math
 import shutil
+from dataclasses import asdict
 
 import pytest
 
 from helpers.color_videos import make_config
 from xvit.data.annotations import load_splits
-from xvit.training import fit
+from xvit.training import fit, run_dir
 from xvit.training.run import TrainingRun
 from xvit.training.run_dir import RunDirectory
+from xvit.training.state import TrainState, read_train_state
 from xvit.utils.errors import XViTError
 
 
@@ -89,6 +92,25 @@ DAMAGES = {
 STATES = {"step": "3", "epoch": -1, "best_epoch": 1.5, "seconds": None, "best_metrics": [], "data_hash": 3, "lr": 1}
 
 
+def test_a_state_is_read_as_it_was_written(tmp_path):
+    path = tmp_path / "step_0000003" / "train_state.json"
+    path.parent.mkdir()
+    state = TrainState(step=3, seconds=1.5, best_metrics={"top1": 0.5})
+    path.write_text(json.dumps(asdict(state)))
+    assert read_train_state(path) == state
+    nan, inf = math.nan, math.inf
+    for values in (
+        {"epoch": True},
+        {"seconds": nan},
+        {"seconds": inf},
+        {"seconds": True},
+        {"best_metrics": {"a": nan}},
+    ):
+        path.write_text(json.dumps(asdict(state) | values))
+        with pytest.raises(ValueError, match=r"^train_state\.json has values that no run has$"):
+            read_train_state(path)
+
+
 @pytest.fixture(scope="module")
 def opened(finished, tmp_path_factory):
     """A run that was resumed from its state, which it can load again."""
@@ -121,6 +143,18 @@ def test_a_corrupt_state_is_named(opened, name, damage):
             opened.run_dir.load_state(opened.accelerator, opened.raw_model, opened.ema_model)
     finally:
         path.write_bytes(content)
+
+
+def out_of_memory(*args, **options):
+    raise MemoryError
+
+
+def test_too_little_memory_does_not_make_a_state_corrupt(opened, monkeypatch):
+    for place, name in ((run_dir, "read_train_state"), (opened.accelerator, "load_state")):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, out_of_memory)
+            with pytest.raises(MemoryError):
+                opened.run_dir.load_state(opened.accelerator, opened.raw_model, opened.ema_model)
 
 
 def test_a_run_of_an_earlier_version_is_refused(finished, tmp_path):
