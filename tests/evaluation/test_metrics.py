@@ -226,6 +226,10 @@ def test_invalid_labels_and_unreadable_videos(video, bad):
     ):
         with pytest.raises(XViTError, match=message):
             evaluate(predictor, [Sample(path=video, label=label, id="v")], eval_config=EvalConfig())
+    tasks = {"verb": ["put", "take"], "noun": ["cup", "lid", "pan"]}
+    samples = [Sample(path=video, label={"verb": 1, "noun": noun}, id=f"v{noun}") for noun in (2, 3)]
+    with pytest.raises(XViTError, match=r"v3: label 3, but the model has the classes 0 to 2$"):
+        metrics.check_labels(samples, tasks, multi_label=False)
     message = "v: label 0, but the model predicts several labels per video: set data.multi_label=true"
     with pytest.raises(XViTError, match=message):
         metrics.check_labels([Sample(path=video, label=0, id="v")], list(CLASSES), multi_label=True)
