@@ -2,12 +2,16 @@
 
 import json
 import math
+import os
+import re
 import shutil
 from dataclasses import asdict
 
 import pytest
+import torch
 
 from helpers.color_videos import make_config
+from xvit.checkpoint.format import tensor_shapes
 from xvit.data.annotations import load_splits
 from xvit.training import fit, run_dir
 from xvit.training.run import TrainingRun
@@ -143,6 +147,45 @@ def test_a_corrupt_state_is_named(opened, name, damage):
             opened.run_dir.load_state(opened.accelerator, opened.raw_model, opened.ema_model)
     finally:
         path.write_bytes(content)
+
+
+def test_states_of_wrapped_models_fit(opened):
+    path = opened.run_dir.path / "state" / "step_0000003"
+    state, shapes = read_train_state(path / "train_state.json"), tensor_shapes(path / "model.safetensors")
+    for wrapped in (
+        {f"module.{name}": shape for name, shape in shapes.items()},
+        {f"module._orig_mod.{name}": shape for name, shape in shapes.items()},
+        {name.replace("blocks.0.", "blocks.0._orig_mod."): shape for name, shape in shapes.items()},
+    ):
+        assert wrapped != shapes
+        opened.run_dir._check_state(path, state, wrapped, opened.raw_model)
+    name, tensor = next(iter(opened.raw_model.state_dict().items()))
+    message = rf"of another model: {name} is not in it and {re.escape(str(tuple(tensor.shape)))} in this model;"
+    with pytest.raises(XViTError, match=message):
+        opened.run_dir._check_state(path, state, {}, opened.raw_model)
+
+
+class Code:
+    """An object that makes a directory when it is loaded as a pickle."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("name", ["optimizer.bin", "random_states_0.pkl"])
+def test_loading_a_state_executes_no_code(opened, name, tmp_path):
+    path = opened.run_dir.path / "state" / "step_0000003" / name
+    content = path.read_bytes()
+    torch.save({"state": Code(tmp_path / "made")}, path)
+    try:
+        with pytest.raises(XViTError, match=r"step_0000003: corrupt .*\(holds more than tensors and"):
+            opened.run_dir.load_state(opened.accelerator, opened.raw_model, opened.ema_model)
+    finally:
+        path.write_bytes(content)
+    assert not (tmp_path / "made").exists()
 
 
 def out_of_memory(*args, **options):
