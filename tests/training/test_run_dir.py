@@ -18,6 +18,7 @@ from xvit.training.run import TrainingRun
 from xvit.training.run_dir import RunDirectory
 from xvit.training.state import TrainState, read_train_state
 from xvit.utils.errors import XViTError
+from xvit.utils.files import previous_version
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +164,15 @@ def test_states_of_wrapped_models_fit(opened):
     message = rf"of another model: {name} is not in it and {re.escape(str(tuple(tensor.shape)))} in this model;"
     with pytest.raises(XViTError, match=message):
         opened.run_dir._check_state(path, state, {}, opened.raw_model)
+
+
+def test_checkpoints_left_under_another_name_are_renamed(opened):
+    """A process that is killed while it replaces a checkpoint leaves the one before it under such a name."""
+    directories = (opened.run_dir.best, opened.run_dir.last)
+    for directory in directories:
+        directory.rename(previous_version(directory))
+    opened.run_dir.load_state(opened.accelerator, opened.raw_model, opened.ema_model)
+    assert all(directory.is_dir() and not previous_version(directory).exists() for directory in directories)
 
 
 class Code:
