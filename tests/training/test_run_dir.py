@@ -166,6 +166,23 @@ def test_states_of_wrapped_models_fit(opened):
         opened.run_dir._check_state(path, state, {}, opened.raw_model)
 
 
+def test_a_state_appears_when_it_is_complete(opened, monkeypatch):
+    run, write, seen = opened.run_dir, opened.accelerator.save_state, []
+    state, before = run.load_state(opened.accelerator, opened.raw_model, opened.ema_model), run.saved_states()
+
+    def record(path):
+        write(path)
+        seen.append(run.saved_states())
+
+    monkeypatch.setattr(opened.accelerator, "save_state", record)
+    state.step += 1
+    run.save_state(opened.accelerator, opened.ema_model, state)
+    *others, newest = run.saved_states()
+    assert seen == [others] == [before]
+    assert read_train_state(newest / "train_state.json") == state
+    shutil.rmtree(newest)
+
+
 def test_checkpoints_left_under_another_name_are_renamed(opened):
     """A process that is killed while it replaces a checkpoint leaves the one before it under such a name."""
     directories = (opened.run_dir.best, opened.run_dir.last)
