@@ -166,7 +166,8 @@ def test_states_of_wrapped_models_fit(opened):
         opened.run_dir._check_state(path, state, {}, opened.raw_model)
 
 
-def test_a_state_appears_when_it_is_complete(opened, monkeypatch):
+def test_a_state_appears_when_it_is_complete(opened, monkeypatch, tmp_path):
+    """Then all but the newest two are deleted. A state that was not completed is deleted when the run is resumed."""
     run, write, seen = opened.run_dir, opened.accelerator.save_state, []
     state, before = run.load_state(opened.accelerator, opened.raw_model, opened.ema_model), run.saved_states()
 
@@ -180,7 +181,18 @@ def test_a_state_appears_when_it_is_complete(opened, monkeypatch):
     *others, newest = run.saved_states()
     assert seen == [others] == [before]
     assert read_train_state(newest / "train_state.json") == state
-    shutil.rmtree(newest)
+    kept, incomplete = shutil.copytree(others[0], tmp_path / "kept"), newest.with_name(".step_0000009.writing")
+    try:
+        state.step += 1
+        run.save_state(opened.accelerator, opened.ema_model, state)
+        assert [path.name for path in run.saved_states()] == ["step_0000004", "step_0000005"]
+    finally:
+        for path in run.saved_states():
+            shutil.rmtree(path)
+        shutil.copytree(kept, others[0])
+    incomplete.mkdir()
+    run.load_state(opened.accelerator, opened.raw_model, opened.ema_model)
+    assert not incomplete.exists()
 
 
 def test_checkpoints_left_under_another_name_are_renamed(opened):
