@@ -144,7 +144,7 @@ def _read_clip(path: Path, rng: np.random.Generator) -> str:
         return np.union1d(0, rng.integers(info.num_frames, size=6))
 
     clip = read_clip(path, choose, fps=FPS, strict=bool(rng.integers(2)))
-    images = list(clip.frames.permute(0, 2, 3, 1).numpy())
+    images = list(clip.frames)
     return check_frames(path, clip.indices.tolist(), clip.times.tolist(), images, bool(clip.warnings))
 
 
@@ -154,7 +154,7 @@ def _read_in_order(path: Path, stride: int) -> str:
     images: list[np.ndarray] = []
     for seconds, frames in reader:
         times.extend(seconds.tolist())
-        images.extend(frames.permute(0, 2, 3, 1).numpy())
+        images.extend(frames)
     indices = [stride * number for number in range(len(times))]
     return check_frames(path, indices, times, images, bool(reader.damage or reader.warnings))
 
@@ -163,7 +163,7 @@ def _read_source(path: Path) -> str:
     items = list(Source(str(path), timeout=_TIMEOUT).frames())
     frames = [item for item in items if not isinstance(item, SourceEvent)]
     warned = any(isinstance(item, SourceEvent) and item.kind != "opened" for item in items)
-    images = [frame.pixels.permute(1, 2, 0).numpy() for frame in frames]
+    images = [frame.pixels for frame in frames]
     return check_frames(path, [frame.index for frame in frames], [frame.time for frame in frames], images, warned)
 
 

@@ -39,7 +39,7 @@ from xvit.data.dataset import VideoDataset
 from xvit.data.decode import VideoInfo, probe, read_clip
 from xvit.data.loader import make_loader
 from xvit.data.sampling import sample_indices
-from xvit.data.transforms import TrainTransform, normalize
+from xvit.data.transforms import TrainTransform, as_tensor, normalize
 from xvit.utils.timing import time_interleaved
 
 WIDTH, HEIGHT, FRAMES, RATE = 340, 256, 300, 30
@@ -211,7 +211,7 @@ def measure_stages(files: list[str]) -> dict[str, float]:
         choose_frames = partial(_choose_frames, rng)
         clip = read_clip(file, choose_frames, short_side=int(SIZE * JITTER[1]))
         times.append(time.perf_counter())
-        transform(clip.frames)
+        transform(as_tensor(clip.frames))
         times.append(time.perf_counter())
         item = dataset[index]
         times.append(time.perf_counter())

@@ -24,7 +24,7 @@ from xvit import Predictor, create_model
 from xvit.data.decode import VideoInfo, read_clip
 from xvit.data.sampling import sample_indices
 from xvit.data.synthetic.dataset import encode_video
-from xvit.data.transforms import eval_views
+from xvit.data.transforms import as_tensor, eval_views
 
 
 def write_videos(folder: Path, num_videos: int) -> list[Path]:
@@ -52,7 +52,7 @@ def measure_parts(predictor: Predictor, paths: list[Path]) -> dict[str, float]:
         times = [time.perf_counter()]
         clip = read_clip(path, choose_frames, short_side=clip_spec.image_size)
         times.append(time.perf_counter())
-        views = eval_views(clip.frames, clip_spec)
+        views = eval_views(as_tensor(clip.frames), clip_spec)
         times.append(time.perf_counter())
         predictor.predict_probabilities(views[None])
         times.append(time.perf_counter())

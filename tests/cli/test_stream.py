@@ -30,7 +30,7 @@ from xvit.cli.main import main
 from xvit.cli.stream import _ScreenView, fit_columns
 from xvit.config import SINGLE_TASK
 from xvit.data.decode import decode
-from xvit.data.transforms import eval_views, normalize
+from xvit.data.transforms import as_tensor, eval_views, normalize
 from xvit.inference.live import LivePrediction
 
 
@@ -82,7 +82,7 @@ def test_file_to_json_lines(stream, model, video):
     assert f"xvit: {video}: 96x64, h264, 25 frames/s" in err
     network, _ = model
     clip_spec = network.clip_spec
-    pixels = normalize(eval_views(decode(video, range(20), short_side=16).frames, clip_spec), clip_spec)
+    pixels = normalize(eval_views(as_tensor(decode(video, range(20), short_side=16).frames), clip_spec), clip_spec)
     frames = network.forward_features(pixels).frames
     scores = network.classifier(network.temporal_head(frames[:, -4:]))[SINGLE_TASK].softmax(-1)[0]
     assert predictions[-1]["scores"][0] == pytest.approx(scores.max().item(), abs=1e-5)

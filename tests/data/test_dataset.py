@@ -13,12 +13,14 @@ from helpers.color_videos import PREPROCESSING
 from helpers.rate_videos import RATES, write_steps
 from xvit.config import AugmentConfig, ClipSpec
 from xvit.data import dataset as dataset_module
+from xvit.data import reading
 from xvit.data.annotations import Sample
 from xvit.data.dataset import Batch, VideoDataset
 from xvit.data.decode import decode
 from xvit.data.loader import make_loader
 from xvit.data.sampling import sample_indices
 from xvit.data.timeout import call_with_timeout
+from xvit.data.transforms import as_tensor
 from xvit.utils.errors import VideoError, XViTError
 
 SPEC = ClipSpec(num_frames=4, image_size=32, **PREPROCESSING)
@@ -47,7 +49,7 @@ def test_test_views_are_all_crops_of_all_clips(samples):
     assert pixels.shape == (6, 4, 3, 32, 32)
     for view in range(2):
         indices = sample_indices(spec, 40, view=view, num_views=2)
-        frames = F.resize(decode(samples[5].path, indices).frames, [32], antialias=True)
+        frames = F.resize(as_tensor(decode(samples[5].path, indices).frames), [32], antialias=True)
         for crop, left in enumerate((0, 2, 4)):  # 72 x 64 becomes 36 x 32
             assert torch.equal(pixels[3 * view + crop], frames[..., left : left + 32])
 
@@ -178,13 +180,13 @@ def test_a_segment_of_a_video(samples):
 def test_large_videos_are_shrunk_while_decoding(tmp_path, monkeypatch):
     path = write_video(tmp_path / "large.mp4", frames=8, width=200, height=160)
     short_sides = []
-    read_clip = dataset_module.read_clip
+    read_clip = reading.read_clip
 
     def record(*args, **options):
         short_sides.append(options["short_side"])
         return read_clip(*args, **options)
 
-    monkeypatch.setattr(dataset_module, "read_clip", record)
+    monkeypatch.setattr(reading, "read_clip", record)
     large = [Sample(path=str(path), label=0, id="large")]
     assert VideoDataset(samples=large, clip_spec=SPEC)[0].pixels.shape == (1, 4, 3, 32, 32)
     assert VideoDataset(samples=large, clip_spec=SPEC, augment=AUGMENT)[0].pixels.shape == (4, 3, 32, 32)
@@ -200,7 +202,7 @@ def test_a_dataset_can_be_pickled(samples):
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_video_that_hangs_is_reported(samples, monkeypatch, num_workers):
-    read_clip = dataset_module.read_clip
+    read_clip = reading.read_clip
 
     def hang(path, *args, **options):
         if path == samples[2].path:
@@ -212,8 +214,8 @@ def test_a_video_that_hangs_is_reported(samples, monkeypatch, num_workers):
         return call_with_timeout(read, path, timeout if path == samples[2].path else 600)
 
     (expected,) = batches(VideoDataset(samples=samples, clip_spec=SPEC), batch_size=8)
-    monkeypatch.setattr(dataset_module, "read_clip", hang)
-    monkeypatch.setattr(dataset_module, "call_with_timeout", call)
+    monkeypatch.setattr(reading, "read_clip", hang)
+    monkeypatch.setattr(reading, "call_with_timeout", call)
     monkeypatch.setattr("xvit.data.timeout._GRACE", 0.0)
     dataset = VideoDataset(samples=samples, clip_spec=SPEC, decode_timeout=0.1)
     (batch,) = batches(dataset, batch_size=8, num_workers=num_workers)

@@ -13,8 +13,7 @@ import torch
 
 from helpers.color_videos import PREPROCESSING
 from xvit.config import AugmentConfig, ClipSpec
-from xvit.data import dataset as dataset_module
-from xvit.data import loader
+from xvit.data import loader, reading
 from xvit.data.dataset import Batch, VideoDataset
 from xvit.data.loader import make_loader
 from xvit.data.sampler import EpochSampler
@@ -60,13 +59,13 @@ def end_process(how: signal.Signals | int) -> None:
 
 def before_reading(monkeypatch, action) -> None:
     """Call `action` with the path before each read of a video."""
-    read_clip = dataset_module.read_clip
+    read_clip = reading.read_clip
 
     def read(path, *args, **options):
         action(path)
         return read_clip(path, *args, **options)
 
-    monkeypatch.setattr(dataset_module, "read_clip", read)
+    monkeypatch.setattr(reading, "read_clip", read)
 
 
 def read_epochs(dataset: VideoDataset, *, num_workers: int = 0) -> list[list[Batch]]:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import av
 import numpy as np
-import torch
 from av.audio.stream import AudioStream
 from av.container import OutputContainer
 
@@ -32,9 +31,9 @@ def read_number(image: np.ndarray) -> int:
     return sum(int(row[int((bit + 0.5) * width / BITS)] > 127) << bit for bit in range(BITS))
 
 
-def read_numbers(frames: torch.Tensor) -> list[int]:
-    """Read the numbers in frames (T, C, H, W)."""
-    return [read_number(frame) for frame in frames.permute(0, 2, 3, 1).numpy()]
+def read_numbers(frames: np.ndarray) -> list[int]:
+    """Read the numbers in frames (T, H, W, C)."""
+    return [read_number(frame) for frame in frames]
 
 
 @dataclass(frozen=True, kw_only=True)

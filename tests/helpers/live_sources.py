@@ -27,7 +27,7 @@ def event_kinds(events: list[SourceEvent]) -> list[str]:
 
 def frame_numbers(frames: list[Frame]) -> list[int]:
     """The barcode number in each frame."""
-    return [read_number(frame.pixels.permute(1, 2, 0).numpy()) for frame in frames]
+    return [read_number(frame.pixels) for frame in frames]
 
 
 def collect(source: Source, **options) -> tuple[list[Frame], list[SourceEvent]]:

@@ -105,7 +105,7 @@ def serve(fd: int) -> None:
     import xvit.cli.parsing
     import xvit.cli.stream
     import xvit.evaluation
-    import xvit.inference
+    import xvit.inference.live
     import xvit.training  # noqa: F401
 
     gc.freeze()  # a collection in a fork need not visit, and so copy, all that was imported

@@ -3,6 +3,7 @@
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,7 +12,7 @@ from helpers.color_videos import CLASSES, CLIP, FRAMES, make_model, with_metadat
 from helpers.rate_videos import RATES, STEPS, write_steps
 from xvit.data.capture.source import Frame, FrameCounts, Source, SourceEvent
 from xvit.data.decode import decode
-from xvit.data.transforms import eval_views, normalize
+from xvit.data.transforms import as_tensor, eval_views, normalize
 from xvit.inference import LivePrediction, LivePredictor
 from xvit.utils.errors import VideoError, XViTError
 
@@ -30,8 +31,8 @@ def make_stream_model(num_classes=3, class_names=CLASSES, **options):
 
 @torch.no_grad()
 def offline_scores(model, frames):
-    """Scores (T, classes) at each of the frames (T, C, H, W): one clip of all frames, the head over the latest ones."""
-    pixels = normalize(eval_views(frames, model.clip_spec), model.clip_spec)  # (1, T, C, S, S)
+    """Scores (T, classes) at each of the frames (T, H, W, C): one clip of all frames, the head over the latest ones."""
+    pixels = normalize(eval_views(as_tensor(frames), model.clip_spec), model.clip_spec)  # (1, T, C, S, S)
     embeddings = model.forward_features(pixels).frames
     clips = [embeddings[:, max(0, t - FRAMES + 1) : t + 1] for t in range(len(frames))]
     logits = [model.classifier(model.temporal_head(clip))["label"] for clip in clips]
@@ -63,8 +64,12 @@ class ListSource:
             yield item
 
 
+def random_frames(*size):
+    return np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
 def make_frame(index, pixels):
-    height, width = pixels.shape[-2:]
+    height, width = pixels.shape[:2]
     return Frame(index=index, time=index / 25, due_time=time.monotonic(), size=(width, height), pixels=pixels)
 
 
@@ -149,10 +154,9 @@ def test_a_model_of_segments_with_a_frame_rate_has_a_stride(video, sampling):
 
 def test_still_pictures_and_ignored_classes_have_no_label():
     model = make_stream_model(class_names=["a", "background", "c"], causal=True)
-    moving = torch.randint(0, 256, (8, 3, 4, 4), dtype=torch.uint8)
-    moving = moving.repeat_interleave(8, -1).repeat_interleave(8, -2)  # finer changes would be noise
-    still = moving[-1:].repeat(8, 1, 1, 1)
-    items = [make_frame(index, frame) for index, frame in enumerate(torch.cat([moving, still, moving]))]
+    moving = random_frames(8, 4, 4).repeat(8, axis=1).repeat(8, axis=2)  # finer changes would be noise
+    still = moving[-1:].repeat(8, axis=0)
+    items = [make_frame(index, frame) for index, frame in enumerate(np.concatenate([moving, still, moving]))]
     everything, events = run(LivePredictor(model, ListSource(items), motion_threshold=0, ignore=[]))
     assert events == []
     predictions, events = run(LivePredictor(model, ListSource(items)))
@@ -167,7 +171,7 @@ def test_still_pictures_and_ignored_classes_have_no_label():
 
 def test_after_a_reconnection_motion_is_measured_anew():
     model = make_stream_model(causal=True)
-    dark = torch.full((3, 32, 32), 20, dtype=torch.uint8)
+    dark = np.full((32, 32, 3), 20, np.uint8)
     items = [make_frame(index, dark) for index in range(12)]
     event = SourceEvent(kind="reconnected", message="back")
     predictions, _ = run(LivePredictor(model, ListSource([*items[:6], event, *items[6:]], reconnects=1)))
@@ -233,7 +237,7 @@ def test_several_tasks_give_dicts(video):
 
 def test_the_stream_is_reset_after_a_reconnection():
     model = make_stream_model(causal=False)
-    pixels = torch.randint(0, 256, (12, 3, 20, 30), dtype=torch.uint8)
+    pixels = random_frames(12, 20, 30)
     items = [make_frame(index, frame) for index, frame in enumerate(pixels)]
     event = SourceEvent(kind="reconnected", message="back")
     predictions, _ = run(LivePredictor(model, ListSource([*items[:7], event, *items[7:]], reconnects=1)))
@@ -244,8 +248,8 @@ def test_the_stream_is_reset_after_a_reconnection():
 
 def test_a_change_of_the_frame_size_has_no_effect():
     model = make_stream_model()
-    pixels = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
-    doubled = pixels.repeat_interleave(2, -1).repeat_interleave(2, -2)  # nearly the same view
+    pixels = random_frames(3, 32, 32)
+    doubled = pixels.repeat(2, axis=1).repeat(2, axis=2)  # nearly the same view
     source = ListSource([make_frame(0, pixels[0]), make_frame(1, doubled[1]), make_frame(2, pixels[2])])
     predictions, _ = run(LivePredictor(model, source))
     assert torch.allclose(stacked_scores(predictions), offline_scores(model, pixels), atol=2e-2)

@@ -12,7 +12,7 @@ from helpers.color_videos import CLASSES, CLIP, make_model, with_metadata, write
 from xvit.config import ClipSpec
 from xvit.data.decode import decode, probe
 from xvit.data.sampling import sample_indices
-from xvit.data.transforms import eval_views, normalize
+from xvit.data.transforms import as_tensor, eval_views, normalize
 from xvit.inference import Prediction, Predictor
 from xvit.utils.errors import VideoError, XViTError
 
@@ -33,7 +33,7 @@ def naive_scores(model, path, clip: ClipSpec, temporal_views: int, spatial_views
     scores = []
     for view in range(temporal_views):
         frames = decode(path, sample_indices(clip, total, view=view, num_views=temporal_views)).frames
-        for pixels in eval_views(frames, clip, spatial_views):
+        for pixels in eval_views(as_tensor(frames), clip, spatial_views):
             with torch.no_grad():
                 scores.append(model(normalize(pixels, clip)[None])[0].softmax(0))
     return sum(scores) / len(scores)
@@ -86,7 +86,7 @@ def test_several_tasks(video):
     class_names = {"verb": ["put", "take"], "noun": ["cup", "lid", "pan"]}
     model = make_model({"verb": 2, "noun": 3})
     prediction = Predictor(with_metadata(model, class_names))(video)
-    pixels = eval_views(decode(video, [0, 2, 3, 5]).frames, CLIP)
+    pixels = eval_views(as_tensor(decode(video, [0, 2, 3, 5]).frames), CLIP)
     logits = model(normalize(pixels, CLIP))
     for task, names in class_names.items():
         assert prediction.labels[task][0] == names[int(logits[task].argmax())]

@@ -14,7 +14,7 @@ from helpers.color_videos import CLIP, FRAMES, make_model, with_metadata
 from helpers.rate_videos import RATES, STEPS, write_steps
 from helpers.warm_processes import WarmProcess
 from xvit.data.decode import decode
-from xvit.data.transforms import eval_views, normalize
+from xvit.data.transforms import as_tensor, eval_views, normalize
 from xvit.inference.gating import MotionMeter
 from xvit.timeline import ScoreTimeline, iterate_scores, score_video
 from xvit.utils.errors import XViTError
@@ -50,7 +50,7 @@ def same_motion(tmp_path_factory) -> dict[str, Path]:
 
 def load_views(path: Path, indices) -> torch.Tensor:
     """Model inputs (n, C, S, S) of these frames, as `Predictor` computes them."""
-    return normalize(eval_views(decode(path, indices, short_side=CLIP.image_size).frames, CLIP)[0], CLIP)
+    return normalize(eval_views(as_tensor(decode(path, indices, short_side=CLIP.image_size).frames), CLIP)[0], CLIP)
 
 
 @pytest.mark.parametrize("options", [CAUSAL, CENTERED], ids=["causal", "centered"])
@@ -72,7 +72,7 @@ def test_stream_scores_equal_those_of_the_model_on_all_frames(options, stride, p
     np.testing.assert_allclose(timeline.times, middles, atol=1e-6)
     assert timeline.duration == pytest.approx(2)
     assert (timeline.frame_rate, timeline.clip_duration) == (None, pytest.approx(FRAMES * stride / 25))
-    pixels = eval_views(decode(video, indices, short_side=CLIP.image_size).frames, CLIP)[0]
+    pixels = eval_views(as_tensor(decode(video, indices, short_side=CLIP.image_size).frames), CLIP)[0]
     motion = np.array(MotionMeter(FRAMES).push(pixels))[ends]
     partial = np.array(ends) < FRAMES - 1
     motion[partial] = motion[~partial][0]
@@ -180,7 +180,7 @@ def test_videos_shorter_than_a_clip_have_a_score(options, frames, tmp_path):
 def test_an_endless_video_is_scored_as_it_arrives(options):
     def endless():
         for number in itertools.count():
-            yield np.arange(2) + 2.0 * number, torch.full((2, 3, 20, 30), number % 256, dtype=torch.uint8)
+            yield np.arange(2) + 2.0 * number, np.full((2, 20, 30, 3), number % 256, np.uint8)
 
     scores = iterate_scores(make_noisy_model(**options), endless())
     times = np.concatenate([next(scores)[0] for _ in range(100)])

@@ -11,7 +11,7 @@ import pytest
 from helpers import barcode_videos
 from helpers.color_videos import CLASSES, CLIP, make_config, write_videos
 from helpers.training_runs import rows, weights
-from xvit.data import dataset, statistics
+from xvit.data import reading, statistics
 from xvit.data.annotations import read_class_folders
 from xvit.data.dataset import VideoDataset
 from xvit.data.loader import make_loader
@@ -74,7 +74,7 @@ def test_videos_that_kill_the_process_that_reads_them_are_skipped(tmp_path, monk
         monkeypatch.setattr(module, name, read)
 
     die_at(statistics, "probe")
-    die_at(dataset, "read_clip")
+    die_at(reading, "read_clip")
     config = make_config(root, epochs=1, num_workers=1)
     fit(replace(config, clip=replace(config.clip, frame_rate=0.0)), tmp_path / "run")
     bad = [json.loads(line) for line in (tmp_path / "run" / "bad_videos.jsonl").read_text().splitlines()]

@@ -16,7 +16,7 @@ from xvit.data.annotations import Sample
 from xvit.data.dataset import VideoDataset
 from xvit.data.decode import decode, probe
 from xvit.data.sampling import sample_indices
-from xvit.data.transforms import eval_views, normalize
+from xvit.data.transforms import as_tensor, eval_views, normalize
 from xvit.inference.predictor import Predictor
 from xvit.models.xvit import XViT
 from xvit.utils.errors import VideoError, XViTError
@@ -56,9 +56,9 @@ def test_auto_classes_return_the_processor(directory, tmp_path):
 
 def test_all_formats_of_frames(directory, video):
     processor = transformers.AutoImageProcessor.from_pretrained(directory)
-    frames = decode(video, [0, 2, 3, 5]).frames  # (T, C, H, W)
+    array = decode(video, [0, 2, 3, 5]).frames  # (T, H, W, C)
+    frames = as_tensor(array)
     expected = normalize(eval_views(frames, CLIP), CLIP)
-    array = frames.permute(0, 2, 3, 1).numpy()
     formats = {
         "PIL": [Image.fromarray(frame) for frame in array],
         "images": list(array),
@@ -83,13 +83,13 @@ def test_all_formats_of_frames(directory, video):
 def test_files_are_read_as_by_predictor(model, directory, video):
     processor = transformers.AutoVideoProcessor.from_pretrained(directory)
     indices = sample_indices(CLIP, probe(video).num_frames)
-    expected = normalize(eval_views(decode(video, indices).frames, CLIP), CLIP)
+    expected = normalize(eval_views(as_tensor(decode(video, indices).frames), CLIP), CLIP)
     assert torch.equal(processor(video)["pixel_values"], expected)
     assert torch.equal(processor([str(video), video])["pixel_values"], torch.cat([expected, expected]))
-    all_frames = decode(video, range(6)).frames
+    all_frames = as_tensor(decode(video, range(6)).frames)
     assert torch.equal(processor(all_frames, do_sample_frames=True)["pixel_values"], expected)
     assert processor(video, num_frames=3)["pixel_values"].shape == (1, 3, 3, SIZE, SIZE)
-    scores = Predictor(model).predict_probabilities(eval_views(decode(video, indices).frames, CLIP)[None])
+    scores = Predictor(model).predict_probabilities(eval_views(as_tensor(decode(video, indices).frames), CLIP)[None])
     logits = AUTO.from_pretrained(directory)(processor(video)["pixel_values"]).logits
     torch.testing.assert_close(logits.softmax(-1), scores, rtol=0, atol=1e-6)
 
@@ -139,7 +139,7 @@ def test_unreadable_file(directory, tmp_path):
 
 def test_pipeline_matches_predictor(model, directory, video):
     classify = transformers.pipeline("video-classification", model=str(directory), device="cpu")
-    frames = decode(video, sample_indices(CLIP, 6)).frames
+    frames = as_tensor(decode(video, sample_indices(CLIP, 6)).frames)
     scores = model(normalize(eval_views(frames, CLIP), CLIP)).softmax(-1)[0]
     outputs = classify(str(video))
     assert {p["label"]: p["score"] for p in outputs} == pytest.approx(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.image import imsave
-from torchvision.transforms.v2 import functional as F
+from PIL import Image
 
 from xvit.config import SINGLE_TASK, DataConfig
 from xvit.data.annotations import describe_left_out
@@ -135,11 +135,11 @@ def _strip(path: str) -> np.ndarray | None:
         )
     except (VideoError, OSError):
         return None
-    height, width = clip.frames.shape[2:]
+    height, width = clip.frames.shape[1:3]
     strip_width = min(max(1, width * _STRIP_HEIGHT // height), 4 * _STRIP_HEIGHT)
-    frames = F.resize(clip.frames, [_STRIP_HEIGHT, strip_width], antialias=True)
-    frames = F.pad(frames, [0, 0, 2, 0], fill=255).permute(0, 2, 3, 1)  # (T, 3, H, W) -> (T, H, W, 3)
-    return np.concatenate(list(frames.numpy()), axis=1)  # (H, T W, 3)
+    frames = [np.asarray(Image.fromarray(frame).resize((strip_width, _STRIP_HEIGHT))) for frame in clip.frames]
+    gap = ((0, 0), (0, 2), (0, 0))
+    return np.concatenate([np.pad(frame, gap, constant_values=255) for frame in frames], axis=1)  # (H, T W, 3)
 
 
 def _problems(problems: list[Problem]) -> str:

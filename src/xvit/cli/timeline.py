@@ -309,7 +309,7 @@ def _read_frames(path: str) -> "np.ndarray | None":
     count = probe(path).num_frames
     indices = [(2 * part + 1) * count // (2 * _PLOTTED_FRAMES) for part in range(_PLOTTED_FRAMES)]
     try:
-        return decode(path, indices, short_side=120, strict=False).frames.permute(0, 2, 3, 1).numpy()
+        return decode(path, indices, short_side=120, strict=False).frames
     except VideoError:
         return None
 

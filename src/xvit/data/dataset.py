@@ -6,43 +6,21 @@ Shapes: B videos, V = temporal_views x spatial_views test views, T frames, C = 3
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from functools import partial
 from typing import TypedDict
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import default_collate
 
 from xvit.config import SINGLE_TASK, AugmentConfig, ClassNames, ClipSpec, DataConfig, as_task_dict, unwrap_single_task
 from xvit.data.annotations import Label, Sample, class_indices, remap_label
-from xvit.data.decode import Clip, VideoInfo, read_clip
-from xvit.data.sampling import sample_frames, sampling_warning
-from xvit.data.timeout import call_with_timeout
-from xvit.data.transforms import TrainTransform, eval_views, flipped_classes
+from xvit.data.decode import Clip
+from xvit.data.reading import Item, check_reading, read_sample, read_test_clips
+from xvit.data.sampling import sample_frames
+from xvit.data.transforms import TrainTransform, as_tensor, eval_views, flipped_classes
 from xvit.utils.errors import VideoError, XViTError, check_range
-
-FrameChooser = Callable[..., np.ndarray]  # (times of frames, start=, end=) -> indices of the chosen ones
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Item:
-    """One sample: its pixels, or the error that prevented reading them.
-
-    Args:
-        label: label of the sample; for a flipped clip, that of its mirror image if the data set has left-right pairs.
-        pixels: uint8, (T, C, S, S) for training or (V, T, C, S, S) for testing; None for an unreadable video.
-        times: for testing: times of the sampled frames in seconds, ascending.
-        warnings: what is wrong with a video that was read, such as damaged or repeated frames.
-    """
-
-    index: int
-    label: Label | None
-    pixels: torch.Tensor | None = None
-    times: tuple[float, ...] = ()
-    warnings: tuple[str, ...] = ()
-    error: VideoError | None = None
 
 
 class Batch(TypedDict):
@@ -65,7 +43,7 @@ class Batch(TypedDict):
     errors: dict[int, VideoError]
 
 
-class VideoDataset(Dataset[Item]):
+class VideoDataset:
     """Videos for training (one random clip of each) or for testing (fixed views of each).
 
     All randomness is a function of (seed, epoch, sample index). Workers started by fork share the list of samples with
@@ -100,19 +78,12 @@ class VideoDataset(Dataset[Item]):
         class_names: ClassNames | None = None,
         decode_timeout: float = DataConfig.decode_timeout,
     ) -> None:
-        if not samples:
-            raise XViTError("samples=[]: expected at least one video")
+        check_reading(samples, clip_spec, temporal_views, spatial_views, decode_timeout)
         if len({_label_type(sample) for sample in samples}) > 1:
             raise XViTError("samples: expected the same tasks for all samples, but they differ")
         if isinstance(samples[0].label, tuple) and not class_names:
             raise XViTError("class_names: missing: multi-label samples need the class names")
-        if clip_spec.open_fields:
-            advice = "pass `XViT.clip_spec`, or complete it with `resolve_clip_spec`"
-            raise XViTError(f"clip_spec: {', '.join(clip_spec.open_fields)} not set: {advice}")
-        check_range("temporal_views", temporal_views, 1)
-        check_range("spatial_views", spatial_views, 1)
         check_range("seed", seed, 0)
-        check_range("decode_timeout", decode_timeout, 0)
         self.samples, self.clip_spec, self.augment, self.seed = samples, clip_spec, augment, seed
         self.temporal_views, self.spatial_views = temporal_views, spatial_views
         self.class_names, self.decode_timeout = class_names, decode_timeout
@@ -164,42 +135,18 @@ class VideoDataset(Dataset[Item]):
         """Pixels (T, C, S, S), whether they were flipped, and the warnings about the video."""
         torch_seed = int(rng.integers(2**63))
         short_side = math.ceil(self.clip_spec.image_size * max(transform.augment.scale_jitter[1], 1))
-        clip = self._read(sample, partial(sample_frames, self.clip_spec, rng=rng), short_side)
+        choose_frames = partial(sample_frames, self.clip_spec, rng=rng)
+        clip = read_sample(sample, self.clip_spec, choose_frames, short_side=short_side, timeout=self.decode_timeout)
         with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's global generator
             torch.default_generator.manual_seed(torch_seed)
-            return *transform(clip.frames), clip.warnings
+            return *transform(as_tensor(clip.frames)), clip.warnings
 
     def _read_test_views(self, sample: Sample) -> tuple[torch.Tensor, Clip]:
         """Pixels (V, T, C, S, S), and the frames they are made of."""
-
-        def choose_frames(times: np.ndarray, start: float, end: float) -> np.ndarray:
-            choose = partial(sample_frames, self.clip_spec, times, start=start, end=end, num_views=self.temporal_views)
-            return np.concatenate([choose(view=view) for view in range(self.temporal_views)])
-
-        clip = self._read(sample, choose_frames, self.clip_spec.image_size)
-        clips = clip.frames.split(self.clip_spec.num_frames)  # (temporal_views T, C, H, W) -> (T, C, H, W) each
+        clip = read_test_clips(sample, self.clip_spec, self.temporal_views, self.decode_timeout)
+        clips = as_tensor(clip.frames).split(self.clip_spec.num_frames)  # (temporal_views T, ...) -> (T, ...) each
         views = torch.cat([eval_views(frames, self.clip_spec, self.spatial_views) for frames in clips])
         return views, clip
-
-    def _read(self, sample: Sample, choose_frames: FrameChooser, short_side: int) -> Clip:
-        """Read the frames that are chosen from those of the sample's segment, of which there is at least one."""
-        warning = ""
-
-        def choose_indices(info: VideoInfo) -> np.ndarray:
-            nonlocal warning
-            frames = sample.frames(info.times)
-            if frames.start >= info.num_frames:
-                reason = f"starts at {sample.start:g} s, but the video ends at {info.duration:g} s"
-                raise VideoError(sample.path, reason)
-            stop = max(frames.stop, frames.start + 1)
-            start = info.times[frames.start] if sample.start is None else sample.start
-            end = info.duration if sample.stop is None else min(sample.stop, info.duration)
-            warning = sampling_warning(self.clip_spec, stop - frames.start, info.fps)
-            return frames.start + choose_frames(info.times[frames.start : stop], start=start, end=end)
-
-        read = partial(read_clip, sample.path, choose_indices, short_side=short_side, fps=sample.fps)
-        clip = call_with_timeout(read, sample.path, self.decode_timeout)
-        return replace(clip, warnings=(*clip.warnings, warning)) if warning else clip
 
     def collate(self, items: list[Item]) -> Batch:
         """Collate the readable items and list the errors of the others."""

@@ -1,20 +1,25 @@
-"""The data loader: batches of a `VideoDataset`, read by worker processes."""
+"""The data loader: batches of a `VideoDataset` or an `ArrayDataset`, read by worker processes."""
 
 import logging
 import math
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from xvit.data.dataset import Batch, Item, VideoDataset
-from xvit.data.sampler import EpochSampler
+from xvit.data.arrays import ArrayDataset
+from xvit.data.reading import Item
 from xvit.utils.errors import XViTError, check_range
 from xvit.utils.workers import Killed, WorkerPool, killed_error
+
+if TYPE_CHECKING:  # not imported, because an exported model is run without torch
+    from xvit.data.dataset import Batch, VideoDataset
+    from xvit.data.sampler import EpochSampler
+
+    AnyDataset = VideoDataset | ArrayDataset
 
 SHARED_MEMORY = Path("/dev/shm")  # Linux; on other systems workers pass batches in other ways
 PREFETCH_FACTOR = 2  # batches that each worker reads ahead
@@ -28,11 +33,11 @@ _logger = logging.getLogger("xvit")
 
 
 def make_loader(
-    dataset: VideoDataset,
+    dataset: "AnyDataset",
     *,
     batch_size: int,
     num_workers: int = 0,
-    sampler: EpochSampler | None = None,
+    sampler: "EpochSampler | None" = None,
     pin_memory: bool = False,
 ) -> "VideoLoader":
     """A loader that yields `Batch`es and keeps its workers between epochs.
@@ -51,7 +56,8 @@ def make_loader(
     """
     check_range("batch_size", batch_size, 1)
     check_range("num_workers", num_workers, 0)
-    shortage = num_workers and shared_memory_shortage(dataset, batch_size=batch_size, num_workers=num_workers)
+    share_memory = num_workers > 0 and not isinstance(dataset, ArrayDataset)  # arrays are small: test views only
+    shortage = share_memory and shared_memory_shortage(dataset, batch_size=batch_size, num_workers=num_workers)
     if shortage:
         _logger.warning("%s: they are passed through pipes, which is slower (for docker: run --shm-size=8g)", shortage)
     return VideoLoader(
@@ -60,14 +66,16 @@ def make_loader(
         num_workers=num_workers,
         sampler=sampler,
         pin_memory=pin_memory,
-        share_memory=not shortage,
+        share_memory=share_memory and not shortage,
     )
 
 
-def shared_memory_shortage(dataset: VideoDataset, *, batch_size: int, num_workers: int) -> str:
+def shared_memory_shortage(dataset: "AnyDataset", *, batch_size: int, num_workers: int) -> str:
     """Why the workers' batches do not fit in shared memory; empty if they do. (Workers would die with "Bus error".)"""
     needed = math.prod(dataset.item_shape) * batch_size * (PREFETCH_FACTOR * num_workers + 1)
     batches = f"the batches of {num_workers} loader workers need {needed / 1e6:.0f} MB"
+    import torch
+
     try:
         torch.empty(1).share_memory_()
     except RuntimeError:  # missing, read-only or full
@@ -85,11 +93,11 @@ class VideoLoader:
 
     def __init__(
         self,
-        dataset: VideoDataset,
+        dataset: "AnyDataset",
         *,
         batch_size: int,
         num_workers: int,
-        sampler: EpochSampler | None,
+        sampler: "EpochSampler | None",
         pin_memory: bool,
         share_memory: bool,
     ) -> None:
@@ -98,7 +106,7 @@ class VideoLoader:
         self._fatal: dict[int, Item] = {}  # by sample index: those that kill the process that reads them
         self._pool = self._open_pool(_read_batch, num_workers, prefetch=PREFETCH_FACTOR)
 
-    def _open_pool(self, read: Callable[[VideoDataset, _Job], Any], num_workers: int, *, prefetch: int) -> _Pool:
+    def _open_pool(self, read: "Callable[[AnyDataset, _Job], Any]", num_workers: int, *, prefetch: int) -> _Pool:
         return WorkerPool(
             partial(read, self.dataset),
             num_workers,
@@ -111,7 +119,7 @@ class VideoLoader:
         """Number of batches in an epoch."""
         return math.ceil(len(self.dataset if self.sampler is None else self.sampler) / self.batch_size)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> "Iterator[Batch]":
         """Yield the batches of the data set's epoch, in order.
 
         Raises:
@@ -130,8 +138,8 @@ class VideoLoader:
         """End the workers. They also end with the loader, but the traceback of an error can keep that alive."""
         self._pool.close()
 
-    def _read_in_workers(self, jobs: list[_Job]) -> Iterator[Batch]:
-        finished: dict[int, Batch] = {}  # read before those that precede them
+    def _read_in_workers(self, jobs: list[_Job]) -> "Iterator[Batch]":
+        finished: dict[int, Any] = {}  # read before those that precede them
         position = num_kills = 0
         for index, result in self._pool.imap(jobs, window=PREFETCH_FACTOR * self.num_workers):
             if isinstance(result, Killed):
@@ -148,7 +156,7 @@ class VideoLoader:
                 yield finished.pop(position)
                 position += 1
 
-    def _read_one_by_one(self, job: _Job, killed: Killed) -> Batch:
+    def _read_one_by_one(self, job: _Job, killed: Killed) -> Any:
         """Read the batch of a worker that was killed in another process, one video at a time."""
         epoch, requests = job
         indices = [request % len(self.dataset) if isinstance(request, int) else request.index for request in requests]
@@ -167,15 +175,16 @@ class VideoLoader:
         return self.dataset.collate(items)
 
 
-def _read_batch(dataset: VideoDataset, job: _Job) -> Batch:
+def _read_batch(dataset: "AnyDataset", job: _Job) -> Any:
     return dataset.collate(_read_items(dataset, job))
 
 
-def _read_items(dataset: VideoDataset, job: _Job) -> list[Item]:
+def _read_items(dataset: "AnyDataset", job: _Job) -> list[Item]:
     epoch, requests = job
     dataset.set_epoch(epoch)
     return [dataset[request] if isinstance(request, int) else request for request in requests]
 
 
 def _use_one_thread() -> None:
-    torch.set_num_threads(1)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)

@@ -8,6 +8,7 @@ Shapes: V views, T frames, C = 3 colours (RGB), H x W the size of the frames, S 
 import re
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
@@ -18,6 +19,11 @@ from xvit.utils.errors import XViTError, check_range
 
 _OPPOSITE = {"left": "right", "right": "left", "Left": "Right", "Right": "Left"}
 _SIDES = re.compile(rf"(?<![A-Za-z])({'|'.join(_OPPOSITE)})(?![A-Za-z])")  # whole words, also in moving_left
+
+
+def as_tensor(frames: np.ndarray) -> torch.Tensor:
+    """Decoded frames (T, H, W, C) as a tensor (T, C, H, W) of the same memory: the fastest layout to resize."""
+    return torch.from_numpy(frames).permute(0, 3, 1, 2)
 
 
 class TrainTransform:

@@ -22,9 +22,9 @@ import torch
 
 from xvit.config import as_task_dict, unwrap_single_task
 from xvit.data.capture.source import Frame, Source, SourceEvent
-from xvit.data.transforms import eval_views, normalize
+from xvit.data.transforms import as_tensor, eval_views, normalize
 from xvit.inference.gating import MOTION_THRESHOLD, MotionMeter, resolve_ignored
-from xvit.inference.predictor import Labels, Scores, rank_classes
+from xvit.inference.predictor import Labels, Scores, rank_classes, to_array
 from xvit.models.streaming import Stream, StreamOutput
 from xvit.models.xvit import XViT
 from xvit.utils.errors import XViTError, check_range
@@ -214,7 +214,7 @@ class LivePredictor:
         if self._started is None:
             self._started = time.monotonic()
         clip_spec = self.model.clip_spec
-        view = eval_views(frame.pixels[None], clip_spec).contiguous()  # (C, H, W) -> (1, 1, C, S, S), as in evaluation
+        view = eval_views(as_tensor(frame.pixels[None]), clip_spec).contiguous()  # (1, 1, C, S, S), as in evaluation
         [motion] = self._meter.push(view[0])
         self._pending.append(_PendingFrame(self._pushed, frame.index, frame.time, frame.due_time, motion))
         self._pushed, self._processed = self._pushed + 1, self._processed + 1
@@ -229,7 +229,7 @@ class LivePredictor:
 
     def _predict(self, output: StreamOutput) -> Generator[LivePrediction | SourceEvent, None, None]:
         tasks = as_task_dict(output.logits)
-        probabilities = {task: self.model.probabilities(logits[0]).cpu() for task, logits in tasks.items()}  # (m, K)
+        probabilities = {task: to_array(self.model.probabilities(x[0])) for task, x in tasks.items()}  # (m, classes)
         for row, stream_index in enumerate(output.indices):
             while self._pending[0].stream_index < stream_index:  # frames between two predictions
                 self._pending.popleft()

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from xvit.config import SINGLE_TASK, as_task_dict
 from xvit.data.decode.sequential import FrameReader
-from xvit.data.transforms import eval_views, normalize
+from xvit.data.transforms import as_tensor, eval_views, normalize
 from xvit.inference.gating import MotionMeter
 from xvit.models.streaming import Stream
 from xvit.models.xvit import XViT
@@ -112,7 +112,7 @@ def score_video(
     # A short video has at least one score.
     predict_every = min(predict_every, max(int(reader.info.duration * counted_rate / stride), 1))
 
-    def chunks() -> Iterator[tuple[np.ndarray, Tensor]]:
+    def chunks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for chunk in reader:
             if on_progress is not None:
                 on_progress(reader.num_decoded, reader.info.num_frames)
@@ -148,13 +148,13 @@ def _fill_start(motion: np.ndarray) -> np.ndarray:
 
 
 def iterate_scores(
-    model: XViT, chunks: Iterable[tuple[np.ndarray, Tensor]], *, predict_every: int | None = None
+    model: XViT, chunks: Iterable[tuple[np.ndarray, np.ndarray]], *, predict_every: int | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Score frames as they arrive; the frames may be endless. The arguments are checked as in `score_video`.
 
     Args:
         model, predict_every: as in `score_video`.
-        chunks: times (n,) in seconds and frames (n, C, H, W) uint8, for example from a `FrameReader`.
+        chunks: times (n,) in seconds and frames (n, H, W, C) uint8, for example from a `FrameReader`.
 
     Returns:
         An iterator over times (m,), scores (m, classes) float32 and motion (m,), m >= 1, each as soon as it is known.
@@ -164,7 +164,7 @@ def iterate_scores(
 
 
 def _iterate(
-    model: XViT, chunks: Iterable[tuple[np.ndarray, Tensor]], stream: Stream | None, predict_every: int
+    model: XViT, chunks: Iterable[tuple[np.ndarray, np.ndarray]], stream: Stream | None, predict_every: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     frame_times: list[float] = []  # of the latest frames
     frame_motion: list[float] = []
@@ -175,7 +175,7 @@ def _iterate(
     def views() -> Iterator[Tensor]:
         """Model inputs (n, C, S, S) float32, on the model's device."""
         for times, frames in chunks:
-            pixels = eval_views(frames, model.clip_spec)[0]
+            pixels = eval_views(as_tensor(frames), model.clip_spec)[0]
             frame_times.extend(times.tolist())
             frame_motion.extend(meter.push(pixels))
             yield normalize(pixels, model.clip_spec, model.device)

@@ -57,20 +57,20 @@ def test_colours_do_not_change(colorspace, color_range, tmp_path):
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     resize_video(tmp_path / "a.mp4", tmp_path / "b.mp4", short_side=256)
-    old, new = (decode(tmp_path / name, range(5)).frames.float() for name in ("a.mp4", "b.mp4"))
-    assert (old - new).abs().mean() < 2
-    assert (old - new).mean(dim=(0, 2, 3)).abs().max() < 0.5
+    old, new = (decode(tmp_path / name, range(5)).frames.astype(float) for name in ("a.mp4", "b.mp4"))
+    assert np.abs(old - new).mean() < 2
+    assert np.abs((old - new).mean(axis=(0, 1, 2))).max() < 0.5
 
 
 def test_rotated_small_and_odd_sized_videos(tmp_path):
     rotated = write_video(tmp_path / "rotated.mp4", rotation=90)
     resize_video(rotated, tmp_path / "1.mp4", short_side=256)
     old, new = decode(rotated, [3]).frames, decode(tmp_path / "1.mp4", [3]).frames
-    assert old.shape == new.shape == (1, 3, 96, 64)
+    assert old.shape == new.shape == (1, 96, 64, 3)
     assert (old.float() - new.float()).abs().mean() < 3
     wide = write_video(tmp_path / "wide.gif", kind="gif", width=99, height=33)
     resize_video(wide, tmp_path / "2.mp4", short_side=256)
-    assert decode(tmp_path / "2.mp4", [0]).frames.shape[2:] in {(32, 98), (32, 100), (34, 98), (34, 100)}
+    assert decode(tmp_path / "2.mp4", [0]).frames.shape[1:3] in {(32, 98), (32, 100), (34, 98), (34, 100)}
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from typing import Any
 
 import av
 import numpy as np
-import torch
 from av.container import InputContainer
 
 from xvit.data.decode.clock import MAX_TIME_STEP, Clock, Timing, choose_frames, split_sections
@@ -55,14 +54,14 @@ class Frame:
         time: seconds from the source's first frame; at a frame rate, the moment at which the frame is on display.
         due_time: when the frame arrived, or in real time should have arrived, in seconds of `time.monotonic()`.
         size: width and height of the stored frame, in pixels.
-        pixels: (3, H, W) uint8 RGB.
+        pixels: (H, W, 3) uint8 RGB.
     """
 
     index: int
     time: float
     due_time: float
     size: tuple[int, int]
-    pixels: torch.Tensor
+    pixels: np.ndarray
 
 
 @dataclass(kw_only=True)
@@ -246,7 +245,7 @@ class Connection:
             first_index=self.first_index,
             max_gap=MAX_TIME_STEP if self._drop_oldest else math.inf,
         )
-        converted, pixels = None, torch.empty(0)
+        converted, pixels = None, np.empty(0)
         for decoded, frame_time in chosen:
             if frame_time is None:
                 self._put(None)
@@ -260,7 +259,7 @@ class Connection:
                 if not repeated:
                     check_dimensions(spec.display_name, image.width, image.height)
                     rgb = np.ascontiguousarray(frame_to_rgb(image, orientation, self.short_side))
-                    converted, pixels = decoded, torch.from_numpy(rgb).permute(2, 0, 1)
+                    converted, pixels = decoded, rgb
                 size = image.width, image.height
                 frame = Frame(index=index, time=frame_time, due_time=due_time, size=size, pixels=pixels)
                 self._put(frame, repeated=repeated)

@@ -1,7 +1,7 @@
 """Read a long video file from start to end, a few frames at a time, without holding the file or its frames in memory.
 
 decoded   0  1  2  3  4  5  6  7  8 ...      stride = 2
-yielded   x     x     x     x     x          in chunks of 8: (n,) seconds and (n, C, H, W) uint8
+yielded   x     x     x     x     x          in chunks of 8: (n,) seconds and (n, H, W, C) uint8
 """
 
 from collections.abc import Iterator
@@ -10,8 +10,6 @@ from pathlib import Path
 
 import av
 import numpy as np
-import torch
-from torch import Tensor
 
 from xvit.data.decode.clock import Timing, choose_frames
 from xvit.data.decode.demux import (
@@ -74,11 +72,11 @@ class FrameReader:
         self.warnings = (*self.info.warnings, slow) if slow else self.info.warnings
         self._reset()
 
-    def __iter__(self) -> Iterator[tuple[np.ndarray, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Decode from the start.
 
         Yields:
-            Seconds from the first frame (n,), ascending, and frames (n, C, H, W) uint8 RGB, 1 <= n <= 8.
+            Seconds from the first frame (n,), ascending, and frames (n, H, W, C) uint8 RGB, 1 <= n <= 8.
 
         Raises:
             VideoError: none of its frames can be decoded, one cannot be converted, or their size changes.
@@ -88,7 +86,7 @@ class FrameReader:
             images = self._images()
             while chunk := list(islice(images, _CHUNK_FRAMES)):
                 times, arrays = zip(*chunk, strict=True)
-                yield np.array(times), torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)  # NHWC -> NCHW
+                yield np.array(times), np.stack(arrays)
         if self.num_decoded == 0:
             raise VideoError(self.path, "none of its frames can be decoded")
 

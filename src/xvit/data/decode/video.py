@@ -21,7 +21,6 @@ from pathlib import Path
 
 import av
 import numpy as np
-import torch
 from av.container import InputContainer
 
 from xvit.data.decode.clock import Timing
@@ -58,7 +57,7 @@ class Clip:
 
     Args:
         path: the file, or the folder of frames.
-        frames: (T, C, H, W) uint8 RGB: a view of a (T, H, W, C) array, the fastest layout to resize.
+        frames: (T, H, W, C) uint8 RGB.
         times: (T,) seconds from the video's first frame.
         indices: (T,) index of each frame in the video.
         info: the video that the frames come from.
@@ -74,7 +73,7 @@ class Clip:
     """
 
     path: str
-    frames: torch.Tensor
+    frames: np.ndarray
     times: np.ndarray
     indices: np.ndarray
     info: VideoInfo
@@ -83,15 +82,15 @@ class Clip:
     warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        shape = tuple(self.frames.shape)
-        if self.frames.dtype != torch.uint8 or len(shape) != 4 or shape[1] != 3:
-            raise XViTError(f"frames of {self.frames.dtype} {shape}: expected torch.uint8 (T, 3, H, W)")
+        shape = self.frames.shape
+        if self.frames.dtype != np.uint8 or len(shape) != 4 or shape[-1] != 3:
+            raise XViTError(f"frames of {self.frames.dtype} {shape}: expected uint8 (T, H, W, 3)")
         if not self.times.shape == self.indices.shape == shape[:1]:
             sizes = f"{shape[0]} frames, times {self.times.shape}, indices {self.indices.shape}"
             raise XViTError(f"{sizes}: expected one time and one index per frame")
 
     def __repr__(self) -> str:
-        frames, _, height, width = self.frames.shape
+        frames, height, width, _ = self.frames.shape
         repeated = (f"{self.num_repeated} repeated",) if self.num_repeated else ()
         notes = "".join(f", {note}" for note in (*repeated, *self.warnings))
         return (
@@ -296,7 +295,7 @@ class FrameBuffer:
         odd = "" if self._all_exact else ODD_MATRIX
         return Clip(
             path=self.info.path,
-            frames=torch.from_numpy(array).permute(0, 3, 1, 2),  # (T, H, W, C) -> (T, C, H, W), a view
+            frames=array,
             times=self.info.times[self.indices],
             indices=self.indices,
             info=self.info,
