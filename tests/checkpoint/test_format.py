@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from helpers.color_videos import CLASSES, CLIP, make_model, with_metadata
 from xvit import XViT
-from xvit.checkpoint import format as checkpoint
+from xvit.checkpoint import weights
 from xvit.utils.errors import WriteError, XViTError
 
 load = XViT.from_pretrained
@@ -188,7 +188,7 @@ def test_failed_save_keeps_the_previous_checkpoint(directory, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr(checkpoint, "save_file", fail)
+    monkeypatch.setattr(weights, "save_file", fail)
     with pytest.raises(WriteError, match=r"/best: cannot be written: disk full$"):
         save(directory, make_model(), provenance={"seed": 4})
     assert load(directory).provenance == {"seed": 3}

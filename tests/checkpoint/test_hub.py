@@ -8,7 +8,8 @@ import torch
 
 from helpers.color_videos import CLASSES, make_model, with_metadata
 from xvit import XViT
-from xvit.checkpoint import hub, push_to_hub
+from xvit.checkpoint import hub
+from xvit.checkpoint.hub import push_to_hub
 from xvit.utils.errors import XViTError
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from helpers.color_videos import make_config
-from xvit.checkpoint.format import tensor_shapes
+from xvit.checkpoint.weights import tensor_shapes
 from xvit.data.annotations import load_splits
 from xvit.training import fit, run_dir
 from xvit.training.run import TrainingRun

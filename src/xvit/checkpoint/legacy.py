@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from xvit.checkpoint.format import CheckpointMetadata, read_tensor_file, write_checkpoint
+from xvit.checkpoint.format import CheckpointMetadata
+from xvit.checkpoint.weights import read_tensor_file, write_checkpoint
 from xvit.config import SINGLE_TASK, ModelConfig, from_dict, stored_clip_spec
 from xvit.config.legacy import upgrade_recipe
 from xvit.utils.checkpoint_path import CONFIG, WEIGHTS

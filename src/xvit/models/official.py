@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from xvit.checkpoint.format import check_finite
+from xvit.checkpoint.weights import check_finite
 from xvit.config import SINGLE_TASK, ModelConfig, model_config
 from xvit.models.load_report import LoadReport
 from xvit.models.temporal import resize_positions

@@ -14,8 +14,9 @@ from safetensors import SafetensorError
 from timm.models import adapt_input_conv, eva, load_state_dict, load_state_dict_from_hf, vision_transformer
 from torch import Tensor
 
-from xvit.checkpoint import CONFIG, WEIGHTS, find_checkpoint, read_metadata
-from xvit.checkpoint.format import check_finite, check_num_layers, read_tensor_file
+from xvit.checkpoint import CONFIG, WEIGHTS, read_metadata
+from xvit.checkpoint.hub import find_checkpoint
+from xvit.checkpoint.weights import check_finite, check_num_layers, read_tensor_file
 from xvit.config import ClassNames, InitConfig, ModelConfig, as_task_dict
 from xvit.models.load_report import LoadReport, group_names
 from xvit.models.temporal import resize_positions

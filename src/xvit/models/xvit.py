@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute_in_backward
 
-from xvit import checkpoint
+from xvit.checkpoint import CONFIG, CheckpointMetadata, read_metadata
+from xvit.checkpoint.hub import find_checkpoint
+from xvit.checkpoint.weights import check_num_layers, read_tensors, write_checkpoint
 from xvit.config import ClassNames, ClipSpec, ModelConfig, as_task_dict, unwrap_single_task
 from xvit.models.attention import SpatialAttention
 from xvit.models.backbone import ClassTokenBlock, build_backbone, resolve_clip_spec
@@ -214,24 +216,22 @@ class XViT(nn.Module):
                 version of xvit, missing, unexpected or damaged tensors, a device that is not available.
         """
         target = resolve_device(device)
-        directory = checkpoint.find_checkpoint(source, revision)
-        metadata = checkpoint.read_metadata(directory)
-        checkpoint.check_num_layers(directory, metadata.model)
+        directory = find_checkpoint(source, revision)
+        metadata = read_metadata(directory)
+        check_num_layers(directory, metadata.model)
         try:
             with torch.device("meta"):  # spends no time on initial weights, which are replaced at once
                 model = cls(metadata.model)
             shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-            tensors = checkpoint.read_tensors(directory, shapes)
+            tensors = read_tensors(directory, shapes)
             if next(model.buffers(), None) is not None:  # rotary frequencies and the like, which are not in the file
                 model = cls(metadata.model)
         except XViTError as error:
-            where = "" if str(directory) in str(error) else f"{directory / checkpoint.CONFIG}: "
+            where = "" if str(directory) in str(error) else f"{directory / CONFIG}: "
             raise XViTError(f"{where}{error}") from None
         except Exception as error:  # torch and timm raise many kinds on hostile settings
             reason = one_line(error, name=True)
-            raise XViTError(
-                f"{directory / checkpoint.CONFIG}: cannot build the model it describes ({reason})"
-            ) from None
+            raise XViTError(f"{directory / CONFIG}: cannot build the model it describes ({reason})") from None
         model.load_state_dict(tensors, assign=True)
         model.clip_spec, model.class_names = metadata.clip_spec, metadata.class_names
         model.provenance = metadata.provenance
@@ -247,12 +247,12 @@ class XViT(nn.Module):
         Raises:
             XViTError: class names that do not match the number of classes; a directory that holds other files.
         """
-        checkpoint.write_checkpoint(directory, self.checkpoint_metadata, self.state_dict())
+        write_checkpoint(directory, self.checkpoint_metadata, self.state_dict())
 
     @property
-    def checkpoint_metadata(self) -> checkpoint.CheckpointMetadata:
+    def checkpoint_metadata(self) -> CheckpointMetadata:
         """What a checkpoint's config.json says about the model."""
-        return checkpoint.CheckpointMetadata(
+        return CheckpointMetadata(
             model=self.config, clip_spec=self.clip_spec, class_names=self.class_names, provenance=self.provenance
         )
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from xvit.checkpoint import WEIGHTS, find_checkpoint, read_metadata
-from xvit.checkpoint.format import tensor_shapes
+from xvit.checkpoint import WEIGHTS, read_metadata
+from xvit.checkpoint.hub import find_checkpoint
+from xvit.checkpoint.weights import tensor_shapes
 from xvit.config import ClipSpec, ModelConfig, RunConfig, flatten, from_dict, merge, to_dict, unflatten
 from xvit.models.pretrained import explain_misfit
 from xvit.models.xvit import XViT

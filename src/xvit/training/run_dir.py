@@ -24,7 +24,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from xvit.checkpoint.format import tensor_shapes
+from xvit.checkpoint.weights import tensor_shapes
 from xvit.config import ClipSpec, RunConfig, describe_change, from_dict, read_yaml, stored_recipe, to_dict
 from xvit.data.annotations import DatasetSplits
 from xvit.data.record import compare_splits, compare_versions, record_hash, record_splits, record_versions
