@@ -2,9 +2,11 @@
 
 import pytest
 
-from helpers.color_videos import CLASSES
+from helpers.color_videos import CLASSES, make_model, with_metadata
+from xvit.config import EvalConfig
 from xvit.data.annotations.samples import Sample
-from xvit.evaluation import match_labels
+from xvit.evaluation import match_labels, score_videos
+from xvit.inference import Predictor
 from xvit.utils.errors import XViTError
 
 
@@ -22,3 +24,9 @@ def test_labels_are_matched_by_class_name():
 def test_samples_without_labels_need_no_matching():
     samples = [Sample(path="a.mp4", label=None, id="a")]
     assert match_labels(samples, ["red"], {"verb": ["red"]}) == samples
+
+
+def test_no_videos_are_an_error():
+    predictor = Predictor(with_metadata(make_model(), list(CLASSES)))
+    with pytest.raises(XViTError, match="at least one video"):
+        score_videos(predictor, [], eval_config=EvalConfig())

@@ -140,8 +140,10 @@ def score_videos(
             an estimate: this process's count times the number of processes.
 
     Raises:
-        XViTError: none of the videos can be read.
+        XViTError: there are no videos, or none of them can be read.
     """
+    if not samples:
+        raise XViTError("samples=[]: expected at least one video")
     started = time.perf_counter()
     mine = range(distributed.rank(), len(samples), distributed.world_size())  # each video in exactly one process
     rows: dict[int, dict[str, np.ndarray]] = {}  # for each task, the scores (classes,) of a sample
