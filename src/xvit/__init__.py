@@ -12,13 +12,13 @@ Subpackages hold the rest: xvit.data, xvit.training, xvit.evaluation, xvit.infer
 """
 
 import os as _os
-from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
+from xvit.utils.lazy import lazy_names as _lazy_names
 from xvit.utils.version import __version__
 
 if _TYPE_CHECKING:
-    from xvit.checkpoint import push_to_hub
+    from xvit.checkpoint.hub import push_to_hub
     from xvit.inference.predictor import Prediction, Predictor
     from xvit.models.factory import create_model
     from xvit.models.official import load_official
@@ -51,15 +51,9 @@ _MODULES = {
     "count_macs": "xvit.models.profiling",
     "create_model": "xvit.models.factory",
     "load_official": "xvit.models.official",
-    "push_to_hub": "xvit.checkpoint",
+    "push_to_hub": "xvit.checkpoint.hub",
 }
-
-
-def __getattr__(name: str) -> object:
-    # Imported at first use: torch and timm take seconds, which `xvit --help` should not wait for.
-    if name in _MODULES:
-        return getattr(_import_module(_MODULES[name]), name)
-    raise AttributeError(f"module 'xvit' has no attribute {name!r}")
+__getattr__ = _lazy_names(__name__, _MODULES)
 
 
 def __dir__() -> list[str]:

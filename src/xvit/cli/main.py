@@ -133,6 +133,11 @@ def _report(error: BaseException, argv: list[str]) -> int:
         return fail(f"error: {reason}; smaller batches or fewer frames need less", USER_ERROR)
     if isinstance(error, OSError) and error.filename is not None:
         return fail(f"error: {os.fsdecode(error.filename)}: {error.strerror}", USER_ERROR)
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("xvit"):
+        package = error.name.partition(".")[0]  # of an installation for exported models alone; see docs/deploy.md
+        return fail(
+            f"error: {package} is not installed, but this command or model needs it: pip install xvit", USER_ERROR
+        )
     text = one_line(error, name=True, length=1000).strip(": ")
     return fail(f"error: unexpected {text} (please report it; XVIT_DEBUG=1 shows the traceback)", USER_ERROR)
 

@@ -1,5 +1,7 @@
 """Running exported models with ONNX Runtime, OpenVINO or torch.export, with the interface of the original model.
 
+ONNX Runtime and OpenVINO need no torch: this module imports it only for programs of torch.export.
+
 The directory of an exported model holds config.json (as in a checkpoint), export.json (how it was exported, and how far
 its outputs are from the model's) and the program:
 
@@ -10,27 +12,29 @@ its outputs are from the model's) and the program:
 
 import hashlib
 import math
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.export.passes import move_to_device_pass
 
 from xvit import checkpoint
 from xvit.config import ClassNames, ClipSpec, ModelConfig, unwrap_single_task
-from xvit.models.xvit import XViT, check_pixel_values
-from xvit.utils.devices import resolve_device
+from xvit.utils import threads
 from xvit.utils.errors import XViTError, check_choices, did_you_mean, import_optional, one_line
 from xvit.utils.files import read_json
 from xvit.utils.signal_stack import keep_signal_stack
 
+if TYPE_CHECKING:
+    import torch
+
+Array = Any  # a NumPy array or a torch tensor
 Format = Literal["onnx", "openvino", "torch"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int8-weights"]
 Shape = tuple[int | None, ...]  # None: any size, such as B
@@ -78,15 +82,18 @@ class ExportManifest:
 class ExportedModel:
     """An exported model, called like an `XViT`: clips in, logits out. `Predictor` and evaluation accept either.
 
-    A streaming step also accepts clips: it runs on their frames in turn and returns the logits after the last one.
+    NumPy arrays in, arrays out; torch tensors in, tensors out. A streaming step also accepts clips: it runs on their
+    frames in turn and returns the logits after the last one.
 
     Args:
         directory: written by `xvit export`.
-        device: where it runs; OpenVINO runs on the CPU.
+        device: where it runs, such as cuda:1; OpenVINO runs on the CPU. None for the accelerator, if there is one that
+            the runtime can use.
         trust_code: open a `torch` program, which can hold any code. ONNX and OpenVINO files cannot.
 
     Attributes:
         config, clip_spec, class_names: as of the model that was exported.
+        device: the name of the device.
         manifest: how it was exported.
 
     Raises:
@@ -94,14 +101,15 @@ class ExportedModel:
             a runtime that is not installed, a torch program without `trust_code`, a device that the runtime cannot use.
     """
 
-    def __init__(self, directory: str | Path, *, device: str | torch.device = "cpu", trust_code: bool = False) -> None:
+    def __init__(
+        self, directory: str | Path, *, device: "str | torch.device | None" = "cpu", trust_code: bool = False
+    ) -> None:
         directory = Path(directory)
         metadata = checkpoint.read_metadata(directory)
         self.config: ModelConfig = metadata.model
         self.clip_spec: ClipSpec = metadata.clip_spec
         self.class_names: ClassNames = metadata.class_names
         self.manifest = read_manifest(directory)
-        self.device = resolve_device(device)
         self.precision = self.manifest.precision
         self.in_chans = cast(int, self.config.backbone_kwargs.get("in_chans", 3))
         self._path = directory / PROGRAM_FILES[self.manifest.format]
@@ -112,10 +120,7 @@ class ExportedModel:
                 f"{self._path}: a torch.export program can hold any code. If you trust its author, pass --trust-code "
                 "(trust_code=True); ONNX and OpenVINO exports do not need it"
             )
-        if not supports_device(self.manifest.format, self.device):
-            raise XViTError(
-                f"device={str(device)!r}: the installed {self.manifest.format} runtime cannot use it; use --device cpu"
-            )
+        self.device = _choose_device(self.manifest.format, device)
         load = {"onnx": _load_onnx, "openvino": _load_openvino, "torch": _load_torch}[self.manifest.format]
         with _runtime_errors(self._path):
             program = load(self._path, self.manifest, self.device)
@@ -123,10 +128,8 @@ class ExportedModel:
         self._check_shapes("outputs", program.outputs, self._expected_outputs(), _may_have_sizes)
         self._run = program.run
 
-    probabilities = cast("Callable[[Any, Tensor], Tensor]", XViT.probabilities)
-
-    def __call__(self, pixel_values: Tensor) -> Tensor | dict[str, Tensor]:
-        """Classify clips (B, T, C, H, W), normalised as `clip_spec` says.
+    def __call__(self, pixel_values: Array) -> Any:
+        """Classify clips (B, T, C, H, W), float32, normalised as `clip_spec` says.
 
         Returns:
             Logits (B, classes); for several tasks a dict of them.
@@ -135,6 +138,8 @@ class ExportedModel:
             XViTError: a shape or type that the program does not accept, an empty batch, a program that does not match
                 its config.json.
         """
+        if not isinstance(pixel_values, np.ndarray) and not _is_tensor(pixel_values):
+            raise XViTError(f"pixel_values: {type(pixel_values).__name__}: expected a NumPy array or a torch tensor")
         T, min_frames = self.config.num_frames, self.config.window + 2  # exporters assume more frames than the window
         shape, dynamic = tuple(pixel_values.shape), self.manifest.dynamic_frames
         frames = shape[1] if len(shape) == 5 and dynamic and shape[1] >= min_frames else T
@@ -145,10 +150,15 @@ class ExportedModel:
                 f"pixel_values of shape {shape}: expected (B, T, {sizes}) with "
                 f"T = {f'at least {min_frames}' if dynamic else T}"
             )
-        check_pixel_values(pixel_values, channels=self.in_chans, dtype=torch.float32)
-        state = self.initial_state(len(pixel_values))  # empty unless streaming
-        for frames in pixel_values.split(1 if state else shape[1], dim=1):
-            logits, state = self.step(frames, state)
+        if not shape[0]:
+            raise XViTError(f"pixel_values of shape {shape}: an empty batch; expected at least 1 clip (B)")
+        if str(pixel_values.dtype).removeprefix("torch.") != "float32":
+            raise XViTError(f"pixel_values of {pixel_values.dtype}: expected normalised floats (float32)")
+        if not self.manifest.state:
+            return self.step(pixel_values, [])[0]
+        state = self.initial_state(len(pixel_values))
+        for index in range(shape[1]):
+            logits, state = self.step(pixel_values[:, index : index + 1], state)
         return logits
 
     def _expected_inputs(self) -> list[Shape]:
@@ -172,16 +182,16 @@ class ExportedModel:
                 f"{kind} {_describe_shapes(found)}, expected {_describe_shapes(expected)}"
             )
 
-    def initial_state(self, batch_size: int = 1) -> list[Tensor]:
-        """The state of a streaming step before the first frame: tensors (B, ...), in the order of the manifest."""
-        return [torch.zeros(batch_size, *shape, device=self.device) for shape in self.manifest.state.values()]
+    def initial_state(self, batch_size: int = 1) -> list[Array]:
+        """The state of a streaming step before the first frame: arrays (B, ...), in the order of the manifest."""
+        return [np.zeros((batch_size, *shape), np.float32) for shape in self.manifest.state.values()]
 
-    def step(self, frame: Tensor, state: list[Tensor]) -> tuple[Tensor | dict[str, Tensor], list[Tensor]]:
+    def step(self, frame: Array, state: list[Array]) -> tuple[Any, list[Array]]:
         """Run a streaming step on one frame.
 
         Args:
-            frame: (B, 1, C, H, W), normalised.
-            state: returned for the previous frame, or `initial_state`.
+            frame: (B, 1, C, H, W), float32, normalised.
+            state: returned for the previous frame, or `initial_state`; its arrays are those of the runtime.
 
         Returns:
             Logits (B, classes) of the last T frames, correct from the T-th frame of the stream on; the new state.
@@ -192,7 +202,9 @@ class ExportedModel:
         expected: list[Shape] = [(len(frame), *sizes) for _, *sizes in self._expected_outputs()]
         self._check_shapes("results", [tuple(output.shape) for output in outputs], expected, _has_sizes)
         num_tasks = len(self.config.tasks)
-        return unwrap_single_task(dict(zip(self.config.tasks, outputs[:num_tasks], strict=True))), outputs[num_tasks:]
+        convert: Any = partial(as_tensor, device=self.device) if _is_tensor(frame) else _as_array
+        logits = dict(zip(self.config.tasks, map(convert, outputs[:num_tasks]), strict=True))
+        return unwrap_single_task(logits), outputs[num_tasks:]
 
     def model_hash(self) -> str:
         """Hash of the program's files, 16 characters."""
@@ -247,17 +259,39 @@ def import_package(name: str) -> Any:
     return import_optional(name, extra="export")
 
 
-def supports_device(format: Format, device: torch.device) -> bool:
-    """Whether the installed runtime of a format can use a device."""
-    if format == "onnx" and device.type == "cuda":
-        return "CUDAExecutionProvider" in import_package("onnxruntime").get_available_providers()
-    return format == "torch" or device.type == "cpu"
+def _choose_device(format: Format, device: "str | torch.device | None") -> str:
+    """The name of a device that the runtime of the format can use; raises `XViTError` if it cannot use this one."""
+    if format == "torch":
+        from xvit.utils.devices import resolve_device
+
+        return str(resolve_device(device))
+    cuda = format == "onnx" and "CUDAExecutionProvider" in import_package("onnxruntime").get_available_providers()
+    name = ("cuda" if cuda else "cpu") if device is None else str(device)
+    if name != "cpu" and not (cuda and re.fullmatch(r"cuda(:\d+)?", name)):
+        raise XViTError(f"device={name!r}: the installed {format} runtime cannot use it; use --device cpu")
+    return name
+
+
+def _is_tensor(values: object) -> bool:
+    return "torch" in sys.modules and isinstance(values, sys.modules["torch"].Tensor)
+
+
+def _as_array(values: Array) -> np.ndarray:
+    """A contiguous array of the values, without a copy if they are one already or lie in the memory of the CPU."""
+    return np.ascontiguousarray(values.detach().cpu().numpy() if _is_tensor(values) else values)
+
+
+def as_tensor(values: Array, device: str) -> "torch.Tensor":
+    """The values as a tensor on a device, without a copy if they are there."""
+    import torch
+
+    return torch.as_tensor(values, device=device)
 
 
 class Program(NamedTuple):
     """A program that a runtime has loaded."""
 
-    run: Callable[[list[Tensor]], list[Tensor]]
+    run: Callable[[list[Array]], list[Array]]
     inputs: list[Shape]
     outputs: list[Shape]
 
@@ -281,36 +315,34 @@ def _to_shape(sizes: Iterable[Any]) -> Shape:
     return tuple(size if type(size) is int else None for size in sizes)
 
 
-def _load_onnx(path: Path, manifest: ExportManifest, device: torch.device) -> Program:
+def _load_onnx(path: Path, manifest: ExportManifest, device: str) -> Program:
     runtime = import_package("onnxruntime")
     providers: list[str | tuple[str, dict[str, int]]] = ["CPUExecutionProvider"]
-    if device.type == "cuda":
-        providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
+    if device != "cpu":
+        providers.insert(0, ("CUDAExecutionProvider", {"device_id": int(device.partition(":")[2] or 0)}))
     options = runtime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = threads.current()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads sleep
     options.log_severity_level = 3  # errors only, no reports about optimisations
     session = runtime.InferenceSession(path, options, providers=providers)
     names = [entry.name for entry in session.get_inputs()]
 
-    def run(inputs: list[Tensor]) -> list[Tensor]:
-        arrays = {name: x.cpu().numpy() for name, x in zip(names, inputs, strict=True)}
-        return [torch.from_numpy(array).to(device) for array in session.run(None, arrays)]
+    def run(arrays: list[Array]) -> list[Array]:
+        return list(session.run(None, dict(zip(names, map(_as_array, arrays), strict=True))))
 
     inputs, outputs = ([_to_shape(entry.shape) for entry in get()] for get in (session.get_inputs, session.get_outputs))
     return Program(run, inputs, outputs)
 
 
-def _load_openvino(path: Path, manifest: ExportManifest, device: torch.device) -> Program:
+def _load_openvino(path: Path, manifest: ExportManifest, device: str) -> Program:
     openvino = import_package("openvino")
     hint = "bf16" if manifest.precision == "bf16" else "f32"  # for all operations that are not int8
-    settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads.current()}
     with keep_signal_stack():
         compiled = openvino.Core().compile_model(path, "CPU", settings)
 
-    def run(inputs: list[Tensor]) -> list[Tensor]:
-        outputs = compiled([np.ascontiguousarray(x.numpy()) for x in inputs])
-        return [torch.from_numpy(array.copy()) for array in outputs.values()]
+    def run(arrays: list[Array]) -> list[Array]:
+        return [array.copy() for array in compiled(list(map(_as_array, arrays))).values()]
 
     def shape(port: Any) -> Shape:
         return tuple(size.get_length() if size.is_static else None for size in port.partial_shape)
@@ -318,14 +350,18 @@ def _load_openvino(path: Path, manifest: ExportManifest, device: torch.device) -
     return Program(run, list(map(shape, compiled.inputs)), list(map(shape, compiled.outputs)))
 
 
-def _load_torch(path: Path, manifest: ExportManifest, device: torch.device) -> Program:
+def _load_torch(path: Path, manifest: ExportManifest, device: str) -> Program:
+    import torch
+    from torch.export.passes import move_to_device_pass
+
     exported = torch.export.load(path)
     # the pass also moves the constants of the graph, unlike module.to
-    module = (exported if device.type == "cpu" else move_to_device_pass(exported, device)).module()
+    module = (exported if device == "cpu" else move_to_device_pass(exported, device)).module()
 
-    def run(inputs: list[Tensor]) -> list[Tensor]:
+    def run(arrays: list[Array]) -> list[Array]:
+        frame, *state = (as_tensor(values, device) for values in arrays)
         with torch.inference_mode():
-            return list(module(inputs[0].to(device), inputs[1:]) if manifest.state else module(inputs[0].to(device)))
+            return list(module(frame, state) if manifest.state else module(frame))
 
     nodes, signature = {node.name: node for node in exported.graph.nodes}, exported.graph_signature
     shapes = [

@@ -1,25 +1,29 @@
-"""`Predictor` classifies video files. Evaluation uses the same probabilities."""
+"""`Predictor` classifies video files. Evaluation uses the same probabilities.
+
+Nothing here imports torch until a model needs it: an exported model is read for, run and scored in NumPy.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from xvit.config import SINGLE_TASK, ClassNames, as_task_dict, unwrap_single_task
 from xvit.data.annotations import Sample
-from xvit.data.dataset import VideoDataset
+from xvit.data.arrays import ArrayDataset
 from xvit.data.loader import make_loader
-from xvit.data.transforms import normalize
-from xvit.export.runtime import ExportedModel, is_exported, read_manifest, supports_device
-from xvit.models.profiling import model_hash
-from xvit.models.xvit import XViT
-from xvit.utils.devices import default_device, resolve_device
+from xvit.export.runtime import ExportedModel, as_tensor, is_exported
+from xvit.inference import exported
 from xvit.utils.errors import VideoError, XViTError, check_range
 from xvit.utils.text import printable
+
+if TYPE_CHECKING:
+    import torch
+
+    from xvit.models.xvit import XViT
 
 Labels = tuple[str, ...] | dict[str, tuple[str, ...]]  # best first; a dict for several tasks
 Scores = tuple[float, ...] | dict[str, tuple[float, ...]]
@@ -95,24 +99,26 @@ class Predictor:
 
     def __init__(
         self,
-        model: str | Path | XViT | ExportedModel,
+        model: "str | Path | XViT | ExportedModel",
         *,
-        device: str | torch.device | None = None,
+        device: "str | torch.device | None" = None,
         temporal_views: int = 1,
         spatial_views: int = 1,
         trust_code: bool = False,
     ) -> None:
         check_range("temporal_views", temporal_views, 1)
         check_range("spatial_views", spatial_views, 1)
-        if not isinstance(model, XViT | ExportedModel):
+        if isinstance(model, str | Path):
             model = open_model(model, device=device, trust_code=trust_code)
-        elif device is not None and isinstance(model, XViT):
+        elif device is not None and not isinstance(model, ExportedModel):
+            from xvit.utils.devices import resolve_device
+
             model.to(resolve_device(device))
-        elif device is not None and resolve_device(device) != model.device:
+        elif device is not None and str(device) != str(model.device):
             raise XViTError(f"device={str(device)!r}: the exported model was loaded on {str(model.device)!r}")
         if not all(as_task_dict(model.class_names).values()):
             raise XViTError("the model has no classes (num_classes=0), so there is nothing to predict; train it first")
-        self.model = model.eval() if isinstance(model, XViT) else model
+        self.model = model if isinstance(model, ExportedModel) else model.eval()
         self.clip_spec, self.class_names = model.clip_spec, model.class_names
         self.multi_label = model.config.multi_label
         self.device = model.device
@@ -138,7 +144,7 @@ class Predictor:
         Yields:
             For each path, in order, its prediction, or the error if it cannot be read.
         """
-        dataset = VideoDataset(
+        dataset = self._dataset_class()(
             samples=[Sample(path=str(path), label=None, id=str(path), fps=fps) for path in paths],
             clip_spec=self.clip_spec,
             temporal_views=self.temporal_views,
@@ -149,8 +155,8 @@ class Predictor:
             for batch in loader:
                 results: dict[int, Prediction | VideoError] = dict(batch["errors"])
                 if len(batch["indices"]):
-                    scores = as_task_dict(self.predict_probabilities(batch["pixels"]))
-                    scores = {task: values.cpu() for task, values in scores.items()}
+                    probabilities = as_task_dict(self.predict_probabilities(batch["pixels"]))
+                    scores = {task: to_array(values) for task, values in probabilities.items()}
                     for row, (index, times) in enumerate(zip(batch["indices"].tolist(), batch["times"], strict=True)):
                         video_scores = {task: values[row] for task, values in scores.items()}
                         labels, ordered = rank_classes(video_scores, self.class_names)
@@ -166,51 +172,66 @@ class Predictor:
 
     def model_hash(self) -> str:
         """Hash of the model's settings and weights, or of an exported model's files: 16 hexadecimal digits."""
-        return model_hash(self.model) if isinstance(self.model, XViT) else self.model.model_hash()
+        if isinstance(self.model, ExportedModel):
+            return self.model.model_hash()
+        from xvit.models.profiling import model_hash
 
-    @torch.inference_mode()
-    def predict_probabilities(self, pixels: Tensor) -> Tensor | dict[str, Tensor]:
+        return model_hash(self.model)
+
+    def _dataset_class(self) -> Any:
+        if isinstance(self.model, ExportedModel):
+            return ArrayDataset
+        from xvit.data.dataset import VideoDataset
+
+        return VideoDataset
+
+    def predict_probabilities(self, pixels: Any) -> Any:
         """Class probabilities of clips: softmax (sigmoid if multi-label), averaged over the views.
 
         Args:
-            pixels: (B, V, T, C, S, S) uint8. The model processes at most max(B, 8) clips at a time, so more views take
-                more time but not more memory.
+            pixels: (B, V, T, C, S, S) uint8: a tensor, or for an exported model also a NumPy array. The model processes
+                at most max(B, 8) clips at a time, so more views take more time but not more memory.
 
         Returns:
-            (B, classes) float32; a dict of them for several tasks.
+            (B, classes) float32, of the same kind as the pixels; a dict of them for several tasks.
 
         Raises:
             XViTError: wrong shape or dtype.
         """
         if pixels.ndim != 6:
             raise XViTError(f"pixels of shape {tuple(pixels.shape)}: expected 6 dimensions (B, V, T, C, S, S)")
-        B, V = pixels.shape[:2]
-        pixels = pixels.contiguous()  # the last bits of the results depend on the memory layout
-        chunks = pixels.flatten(0, 1).split(max(B, _BATCH_CLIPS))  # (B, V, ...) -> (B V, ...)
-        logits = [as_task_dict(self.model(normalize(chunk, self.clip_spec, self.device))) for chunk in chunks]
-        probabilities = {
-            task: self.model.probabilities(torch.cat([chunk[task] for chunk in logits]))  # (B V, classes)
-            for task in logits[0]
-        }
-        return unwrap_single_task(
-            {task: values.unflatten(0, (B, V)).mean(dim=1) for task, values in probabilities.items()}
-        )
+        max_clips = max(len(pixels), _BATCH_CLIPS)
+        if not isinstance(self.model, ExportedModel):
+            from xvit.inference.trained import predict_probabilities
+
+            return predict_probabilities(self.model, pixels, max_clips)
+        arrays = exported.predict_probabilities(self.model, to_array(pixels), max_clips)
+        if isinstance(pixels, np.ndarray):
+            return arrays
+        return unwrap_single_task({task: as_tensor(x, self.model.device) for task, x in as_task_dict(arrays).items()})
 
 
 def open_model(
-    source: str | Path, *, device: str | torch.device | None = None, trust_code: bool = False
-) -> XViT | ExportedModel:
+    source: str | Path, *, device: "str | torch.device | None" = None, trust_code: bool = False
+) -> "XViT | ExportedModel":
     """Load a checkpoint or an exported model; see `Predictor` for the arguments."""
-    if not is_exported(source):
-        return XViT.from_pretrained(source, device=device or default_device())
-    usable = supports_device(read_manifest(Path(source)).format, default_device())
-    return ExportedModel(source, device=device or (default_device() if usable else "cpu"), trust_code=trust_code)
+    if is_exported(source):
+        return ExportedModel(source, device=device, trust_code=trust_code)
+    from xvit.models.xvit import XViT
+    from xvit.utils.devices import default_device
+
+    return XViT.from_pretrained(source, device=device or default_device())
 
 
-def rank_classes(scores: dict[str, Tensor], class_names: ClassNames) -> tuple[Labels, Scores]:
+def to_array(values: Any) -> np.ndarray:
+    """The values of a NumPy array or of a tensor on any device."""
+    return values if isinstance(values, np.ndarray) else cast(np.ndarray, values.detach().cpu().numpy())
+
+
+def rank_classes(scores: dict[str, np.ndarray], class_names: ClassNames) -> tuple[Labels, Scores]:
     """Labels and scores of a prediction, from the scores (classes,) of each task."""
     names = as_task_dict(class_names)
-    ranked = {task: values.sort(descending=True, stable=True) for task, values in scores.items()}
-    labels = {task: tuple(names[task][index] for index in top.indices.tolist()) for task, top in ranked.items()}
-    ordered = {task: tuple(top.values.tolist()) for task, top in ranked.items()}
+    order = {task: np.argsort(-values, kind="stable") for task, values in scores.items()}
+    labels = {task: tuple(names[task][index] for index in indices) for task, indices in order.items()}
+    ordered = {task: tuple(scores[task][indices].tolist()) for task, indices in order.items()}
     return unwrap_single_task(labels), unwrap_single_task(ordered)

@@ -12,8 +12,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from xvit.utils.errors import WriteError, XViTError, one_line
 from xvit.utils.text import MAX_BYTES, read_text
 
@@ -34,20 +32,21 @@ def write_errors(path: str | Path) -> Iterator[None]:
         yield
     except BrokenPipeError:  # of standard output
         raise
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         if not _is_of_writing(error, Path(path).absolute().parent):
             raise
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
-        raise WriteError(f"{path}: cannot be written: {reason}") from None
+        raise WriteError(f"{path}: cannot be written: {error.strerror or one_line(error)}") from None
     except RuntimeError as error:
         if not any(name in str(error) for name in _TORCH_WRITERS):
             raise
         raise WriteError(f"{path}: cannot be written (is the disk full, or a quota reached?)") from None
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":  # its library is not imported for this
+            raise
+        raise WriteError(f"{path}: cannot be written: {one_line(error)}") from None
 
 
-def _is_of_writing(error: OSError | SafetensorError, folder: Path) -> bool:
-    if not isinstance(error, OSError):
-        return True
+def _is_of_writing(error: OSError, folder: Path) -> bool:
     name = error.filename if isinstance(error.filename, str | bytes | os.PathLike) else folder
     is_inside = Path(os.fsdecode(name).removeprefix("file:")).absolute().is_relative_to(folder)  # FFmpeg's file:PATH
     return is_inside and error.errno not in _OTHER_ERRORS

@@ -43,6 +43,15 @@ def configure(threads: int | None) -> None:
         sys.modules["torch"].set_num_threads(threads)
 
 
+def current() -> int:
+    """The number of threads that computations of this process use; also before torch is imported."""
+    if "torch" in sys.modules:
+        number: int = sys.modules["torch"].get_num_threads()
+        return number
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdecimal() and int(given) else available_cores()
+
+
 def limit_threads(macs_per_frame: int) -> None:
     """Compute with one thread if the model is small and the user has not chosen a number."""
     if _automatic and macs_per_frame < SMALL_MODEL_MACS:

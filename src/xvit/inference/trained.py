@@ -1,0 +1,28 @@
+"""Scores of clips from a trained model, in torch."""
+
+import torch
+from torch import Tensor
+
+from xvit.config import as_task_dict, unwrap_single_task
+from xvit.data.transforms import normalize
+from xvit.models.xvit import XViT
+
+
+@torch.inference_mode()
+def predict_probabilities(model: XViT, pixels: Tensor, max_clips: int) -> Tensor | dict[str, Tensor]:
+    """Class probabilities of clips, averaged over their views; see `Predictor.predict_probabilities`.
+
+    Args:
+        model: runs on at most `max_clips` clips at a time.
+        pixels: (B, V, T, C, S, S) uint8.
+        max_clips: the number of clips.
+
+    Returns:
+        (B, classes) float32, on the model's device; a dict of them for several tasks.
+    """
+    B, V = pixels.shape[:2]
+    pixels = pixels.contiguous()  # the last bits of the results depend on the memory layout
+    chunks = pixels.flatten(0, 1).split(max_clips)  # (B, V, ...) -> (B V, ...)
+    logits = [as_task_dict(model(normalize(chunk, model.clip_spec, model.device))) for chunk in chunks]
+    probabilities = {task: model.probabilities(torch.cat([chunk[task] for chunk in logits])) for task in logits[0]}
+    return unwrap_single_task({task: x.unflatten(0, (B, V)).mean(dim=1) for task, x in probabilities.items()})

@@ -1,0 +1,147 @@
+"""Prediction with ONNX and OpenVINO programs: torch is not imported, and the results are those with torch."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.color_videos import CLIP, write_video
+from helpers.exports import MERGING, NO_LIMITS, TASKS, make_original
+from xvit import Predictor
+from xvit.data import arrays, transforms
+from xvit.data.annotations import Sample
+from xvit.data.arrays import ArrayDataset
+from xvit.data.dataset import VideoDataset
+from xvit.export import ExportedModel, export_model
+from xvit.inference.exported import to_probabilities
+from xvit.utils.errors import VideoError, XViTError
+
+SCRIPT = """
+import sys
+
+class NotInstalled:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("torch", "torchvision", "timm", "accelerate", "safetensors", "huggingface_hub", "matplotlib"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, NotInstalled())
+from xvit.cli.main import main
+
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory, video_dir):
+    """The same model as an ONNX and an OpenVINO program."""
+    root = tmp_path_factory.mktemp("exports")
+    for format in ("onnx", "openvino"):
+        export_model(make_original(), root / format, format=format, videos=[video_dir], num_clips=2, limits=NO_LIMITS)
+    return root
+
+
+@pytest.mark.parametrize(("format", "num_workers"), [("onnx", 0), ("onnx", 2), ("openvino", 0)])
+def test_predict_needs_no_torch(format, num_workers, exports, video_dir, tmp_path):
+    (tmp_path / "bad.mp4").write_text("no video")
+    words = ["predict", video_dir, str(tmp_path), "--checkpoint", str(exports / format), "--json"]
+    words += ["--num-workers", str(num_workers), "--temporal-views", "2", "--spatial-views", "3"]
+    result = subprocess.run([sys.executable, "-c", SCRIPT, *words], capture_output=True, text=True)
+    assert result.returncode == 1, result.stderr  # the unreadable file
+    printed = json.loads(result.stdout)
+    assert [failure["path"] for failure in printed["failed"]] == [str(tmp_path / "bad.mp4")]
+    paths = [prediction["path"] for prediction in printed["predictions"]]
+    expected = list(Predictor(make_original(), temporal_views=2, spatial_views=3).predict(paths))
+    assert len(expected) == 6
+    for found, prediction in zip(printed["predictions"], expected, strict=True):
+        scores = dict(zip(prediction.labels, prediction.scores, strict=True))
+        assert dict(zip(found["labels"], found["scores"], strict=True)) == pytest.approx(scores, abs=1e-3)
+        assert tuple(found["times"]) == prediction.times
+
+
+def test_a_trained_model_says_what_is_missing(checkpoint, video_dir):
+    words = ["predict", video_dir, "--checkpoint", str(checkpoint)]
+    result = subprocess.run([sys.executable, "-c", SCRIPT, *words], capture_output=True, text=True)
+    assert result.returncode == 2
+    message = "xvit: error: torch is not installed, but this command or model needs it: pip install xvit\n"
+    assert result.stderr == message
+
+
+@pytest.mark.parametrize("options", [{}, TASKS, MERGING], ids=["one task", "several tasks", "multi-label"])
+def test_probabilities_of_arrays_equal_those_of_tensors(options, tmp_path):
+    original = make_original(**options)
+
+    class Stub(ExportedModel):
+        def __init__(self) -> None:
+            self.config, self.clip_spec, self.class_names = original.config, CLIP, original.class_names
+            self.device = "cpu"
+
+        def __call__(self, pixel_values):
+            with torch.inference_mode():
+                logits = original(torch.from_numpy(pixel_values))
+            return {task: x.numpy() for task, x in logits.items()} if isinstance(logits, dict) else logits.numpy()
+
+    pixels = torch.randint(0, 256, (3, 5, 4, 3, 16, 16), dtype=torch.uint8)  # 15 clips: two calls of the model
+    expected, stub = Predictor(original).predict_probabilities(pixels), Predictor(Stub())
+    tensors, found = stub.predict_probabilities(pixels), stub.predict_probabilities(pixels.numpy())
+    torch.testing.assert_close(tensors, expected, atol=1e-6, rtol=0)
+    first = next(iter(found.values())) if isinstance(found, dict) else found
+    assert isinstance(first, np.ndarray)
+    assert first.dtype == np.float32
+    torch.testing.assert_close(torch.utils._pytree.tree_map(torch.from_numpy, found), tensors, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_probabilities_of_large_logits(multi_label):
+    logits = np.array([[1e4, -1e4, 0], [88, 89, -90], [-1e30, 1e30, 3]], np.float32)
+    tensor = torch.from_numpy(logits)
+    expected = tensor.sigmoid() if multi_label else tensor.softmax(-1)
+    np.testing.assert_allclose(to_probabilities(logits, multi_label), expected.numpy(), atol=1e-7)
+    with pytest.raises(XViTError, match="NaN or infinite"):
+        to_probabilities(np.array([[0, np.nan]]), multi_label)
+
+
+@pytest.mark.parametrize("size", [(24, 32), (32, 24), (16, 16), (64, 20), (17, 90)], ids=str)
+@pytest.mark.parametrize(("interpolation", "levels"), [("bilinear", 1), ("bicubic", 2)])
+def test_views_are_those_of_torchvision(size, interpolation, levels):
+    """But for one or two grey levels of few pixels."""
+    frames = np.random.default_rng(0).integers(0, 256, (3, *size, 3), dtype=np.uint8)
+    spec = replace(CLIP, interpolation=interpolation)
+    for spatial_views in (1, 2, 3):
+        expected = transforms.eval_views(transforms.as_tensor(frames), spec, spatial_views).numpy()
+        found = arrays.eval_views(frames, spec, spatial_views)
+        assert found.shape == expected.shape == (spatial_views, 3, 3, 16, 16)
+        difference = np.abs(found.astype(int) - expected)
+        assert difference.max() <= levels
+        assert (difference > 0).mean() < 0.05
+    assert np.array_equal(arrays.normalize(found, spec), transforms.normalize(torch.from_numpy(found.copy()), spec))
+    with pytest.raises(XViTError, match="were they normalised already"):
+        arrays.normalize(found / 255, spec)
+    with pytest.raises(XViTError, match="spatial_views"):
+        arrays.eval_views(frames, spec, 0)
+
+
+def test_items_are_those_of_a_video_data_set(tmp_path):
+    paths = [write_video(tmp_path / f"{index}.mp4", color=index, seed=index) for index in range(2)] + [tmp_path / "no"]
+    settings = {
+        "samples": [Sample(path=str(path), label=None, id=str(path)) for path in paths],
+        "clip_spec": CLIP,
+        "temporal_views": 2,
+        "spatial_views": 3,
+    }
+    datasets = [ArrayDataset(**settings), VideoDataset(**settings)]
+    found, expected = (data.collate([data[index] for index in range(3)]) for data in datasets)
+    assert found["pixels"].shape == expected["pixels"].shape == (2, 6, 4, 3, 16, 16)
+    assert np.abs(found["pixels"].astype(int) - expected["pixels"].numpy()).max() <= 1
+    for key in ("indices", "times", "warnings"):
+        assert list(found[key]) == list(expected[key])
+    assert isinstance(found["errors"][2], VideoError)
+    assert str(found["errors"][2]) == str(expected["errors"][2])
+    empty = datasets[0].collate([datasets[0][2]])
+    assert empty["pixels"].shape == (0, 6, 4, 3, 16, 16)
+    for wrong, message in (({"samples": []}, "at least one video"), ({"temporal_views": 0}, "temporal_views")):
+        with pytest.raises(XViTError, match=message):
+            ArrayDataset(**{**settings, **wrong})
