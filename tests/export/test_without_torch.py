@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 
@@ -68,6 +69,27 @@ def test_a_trained_model_says_what_is_missing(checkpoint, video_dir):
     assert result.returncode == 2
     message = "xvit: error: torch is not installed, but this command or model needs it: pip install xvit\n"
     assert result.stderr == message
+
+
+def test_the_device_is_one_that_the_runtime_finds(exports, monkeypatch):
+    """ONNX Runtime for GPUs, on a machine without one, runs on the CPU."""
+    available = onnxruntime.get_available_providers()
+    with pytest.raises(XViTError, match="device='cuda:1': the installed onnx runtime cannot use it; use --device cpu"):
+        ExportedModel(exports / "onnx", device="cuda:1")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", *available])
+    with pytest.warns(UserWarning, match="CUDAExecutionProvider"):
+        assert ExportedModel(exports / "onnx", device=None).device == "cpu"
+    with (
+        pytest.warns(UserWarning, match="CUDAExecutionProvider"),
+        pytest.raises(XViTError, match="device='cuda:1': the onnx runtime finds none; use --device cpu"),
+    ):
+        ExportedModel(exports / "onnx", device="cuda:1")
+    with pytest.raises(XViTError, match="device='tpu': the installed onnx runtime cannot use it"):
+        Predictor(exports / "onnx", device="tpu")
+    predictor = Predictor(ExportedModel(exports / "openvino"), device="cpu")
+    assert predictor.device == "cpu"
+    with pytest.raises(XViTError, match="device='cuda': the exported model was loaded on 'cpu'"):
+        Predictor(predictor.model, device="cuda")
 
 
 @pytest.mark.parametrize("options", [{}, TASKS, MERGING], ids=["one task", "several tasks", "multi-label"])

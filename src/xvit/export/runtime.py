@@ -120,10 +120,13 @@ class ExportedModel:
                 f"{self._path}: a torch.export program can hold any code. If you trust its author, pass --trust-code "
                 "(trust_code=True); ONNX and OpenVINO exports do not need it"
             )
-        self.device = _choose_device(self.manifest.format, device)
+        chosen = _choose_device(self.manifest.format, device)
         load = {"onnx": _load_onnx, "openvino": _load_openvino, "torch": _load_torch}[self.manifest.format]
         with _runtime_errors(self._path):
-            program = load(self._path, self.manifest, self.device)
+            program = load(self._path, self.manifest, chosen)
+        if device is not None and program.device != chosen:
+            raise XViTError(f"device={chosen!r}: the {self.manifest.format} runtime finds none; use --device cpu")
+        self.device = program.device
         self._check_shapes("inputs", program.inputs, self._expected_inputs(), _has_sizes)
         self._check_shapes("outputs", program.outputs, self._expected_outputs(), _may_have_sizes)
         self._run = program.run
@@ -202,7 +205,7 @@ class ExportedModel:
         expected: list[Shape] = [(len(frame), *sizes) for _, *sizes in self._expected_outputs()]
         self._check_shapes("results", [tuple(output.shape) for output in outputs], expected, _has_sizes)
         num_tasks = len(self.config.tasks)
-        convert: Any = partial(as_tensor, device=self.device) if _is_tensor(frame) else _as_array
+        convert: Any = partial(as_tensor, device=self.device) if _is_tensor(frame) else as_array
         logits = dict(zip(self.config.tasks, map(convert, outputs[:num_tasks]), strict=True))
         return unwrap_single_task(logits), outputs[num_tasks:]
 
@@ -276,7 +279,7 @@ def _is_tensor(values: object) -> bool:
     return "torch" in sys.modules and isinstance(values, sys.modules["torch"].Tensor)
 
 
-def _as_array(values: Array) -> np.ndarray:
+def as_array(values: Array) -> np.ndarray:
     """A contiguous array of the values, without a copy if they are one already or lie in the memory of the CPU."""
     return np.ascontiguousarray(values.detach().cpu().numpy() if _is_tensor(values) else values)
 
@@ -294,6 +297,7 @@ class Program(NamedTuple):
     run: Callable[[list[Array]], list[Array]]
     inputs: list[Shape]
     outputs: list[Shape]
+    device: str = "cpu"  # where it runs; ONNX Runtime falls back to the CPU if there is no GPU
 
 
 def _has_sizes(found: int | None, expected: int | None) -> bool:
@@ -328,10 +332,10 @@ def _load_onnx(path: Path, manifest: ExportManifest, device: str) -> Program:
     names = [entry.name for entry in session.get_inputs()]
 
     def run(arrays: list[Array]) -> list[Array]:
-        return list(session.run(None, dict(zip(names, map(_as_array, arrays), strict=True))))
+        return list(session.run(None, dict(zip(names, map(as_array, arrays), strict=True))))
 
     inputs, outputs = ([_to_shape(entry.shape) for entry in get()] for get in (session.get_inputs, session.get_outputs))
-    return Program(run, inputs, outputs)
+    return Program(run, inputs, outputs, device if "CUDAExecutionProvider" in session.get_providers() else "cpu")
 
 
 def _load_openvino(path: Path, manifest: ExportManifest, device: str) -> Program:
@@ -342,7 +346,7 @@ def _load_openvino(path: Path, manifest: ExportManifest, device: str) -> Program
         compiled = openvino.Core().compile_model(path, "CPU", settings)
 
     def run(arrays: list[Array]) -> list[Array]:
-        return [array.copy() for array in compiled(list(map(_as_array, arrays))).values()]
+        return [array.copy() for array in compiled(list(map(as_array, arrays))).values()]
 
     def shape(port: Any) -> Shape:
         return tuple(size.get_length() if size.is_static else None for size in port.partial_shape)
@@ -364,11 +368,11 @@ def _load_torch(path: Path, manifest: ExportManifest, device: str) -> Program:
             return list(module(frame, state) if manifest.state else module(frame))
 
     nodes, signature = {node.name: node for node in exported.graph.nodes}, exported.graph_signature
-    shapes = [
+    inputs, outputs = (
         [_to_shape(nodes[name].meta["val"].shape) for name in names]
         for names in (signature.user_inputs, signature.user_outputs)
-    ]
-    return Program(run, *shapes)
+    )
+    return Program(run, inputs, outputs, device)
 
 
 @contextmanager

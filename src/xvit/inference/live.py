@@ -23,8 +23,9 @@ import torch
 from xvit.config import as_task_dict, unwrap_single_task
 from xvit.data.capture.source import Frame, Source, SourceEvent
 from xvit.data.transforms import as_tensor, eval_views, normalize
+from xvit.export.runtime import as_array
 from xvit.inference.gating import MOTION_THRESHOLD, MotionMeter, resolve_ignored
-from xvit.inference.predictor import Labels, Scores, rank_classes, to_array
+from xvit.inference.predictor import Labels, Scores, rank_classes
 from xvit.models.streaming import Stream, StreamOutput
 from xvit.models.xvit import XViT
 from xvit.utils.errors import XViTError, check_range
@@ -229,7 +230,7 @@ class LivePredictor:
 
     def _predict(self, output: StreamOutput) -> Generator[LivePrediction | SourceEvent, None, None]:
         tasks = as_task_dict(output.logits)
-        probabilities = {task: to_array(self.model.probabilities(x[0])) for task, x in tasks.items()}  # (m, classes)
+        probabilities = {task: as_array(self.model.probabilities(x[0])) for task, x in tasks.items()}  # (m, classes)
         for row, stream_index in enumerate(output.indices):
             while self._pending[0].stream_index < stream_index:  # frames between two predictions
                 self._pending.popleft()

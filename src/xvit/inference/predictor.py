@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from xvit.config import SINGLE_TASK, ClassNames, as_task_dict, unwrap_single_tas
 from xvit.data.annotations import Sample
 from xvit.data.arrays import ArrayDataset
 from xvit.data.loader import make_loader
-from xvit.export.runtime import ExportedModel, as_tensor, is_exported
+from xvit.export.runtime import ExportedModel, as_array, as_tensor, is_exported
 from xvit.inference import exported
 from xvit.utils.errors import VideoError, XViTError, check_range
 from xvit.utils.text import printable
@@ -156,7 +156,7 @@ class Predictor:
                 results: dict[int, Prediction | VideoError] = dict(batch["errors"])
                 if len(batch["indices"]):
                     probabilities = as_task_dict(self.predict_probabilities(batch["pixels"]))
-                    scores = {task: to_array(values) for task, values in probabilities.items()}
+                    scores = {task: as_array(values) for task, values in probabilities.items()}
                     for row, (index, times) in enumerate(zip(batch["indices"].tolist(), batch["times"], strict=True)):
                         video_scores = {task: values[row] for task, values in scores.items()}
                         labels, ordered = rank_classes(video_scores, self.class_names)
@@ -205,7 +205,7 @@ class Predictor:
             from xvit.inference.trained import predict_probabilities
 
             return predict_probabilities(self.model, pixels, max_clips)
-        arrays = exported.predict_probabilities(self.model, to_array(pixels), max_clips)
+        arrays = exported.predict_probabilities(self.model, as_array(pixels), max_clips)
         if isinstance(pixels, np.ndarray):
             return arrays
         return unwrap_single_task({task: as_tensor(x, self.model.device) for task, x in as_task_dict(arrays).items()})
@@ -221,11 +221,6 @@ def open_model(
     from xvit.utils.devices import default_device
 
     return XViT.from_pretrained(source, device=device or default_device())
-
-
-def to_array(values: Any) -> np.ndarray:
-    """The values of a NumPy array or of a tensor on any device."""
-    return values if isinstance(values, np.ndarray) else cast(np.ndarray, values.detach().cpu().numpy())
 
 
 def rank_classes(scores: dict[str, np.ndarray], class_names: ClassNames) -> tuple[Labels, Scores]:
