@@ -98,7 +98,9 @@ def main() -> None:
         results["xvit --help"] = 1e3 * command_seconds("-m", "xvit", "--help")
         arguments = ("-m", "xvit", "predict", str(paths[0]), "--checkpoint", args.checkpoint or str(checkpoint))
         results["xvit predict, one clip"] = 1e3 * command_seconds(*arguments)
-        results["  imports"] = 1e3 * command_seconds("-c", "import xvit.inference.predictor")
+        results["  imports"] = 1e3 * command_seconds(
+            "-c", "import xvit.inference.trained, xvit.inference.predictor, xvit.data.dataset"
+        )
         results["    torch, torchvision, timm"] = 1e3 * command_seconds("-c", "import timm, torchvision")
     if args.json:
         print(json.dumps(results, indent=2))

@@ -14,6 +14,7 @@ from helpers.color_videos import CLASSES, CLIP, make_model, with_metadata, write
 from xvit.config import SINGLE_TASK, DataConfig, EvalConfig
 from xvit.data.annotations.class_folders import read_class_folders
 from xvit.data.annotations.samples import Sample
+from xvit.data.dataset import VideoDataset
 from xvit.evaluation import Evaluation, SampleResult, TaskResult, evaluate, metrics, run_metadata, wilson_interval
 from xvit.evaluation.scoring import score_videos
 from xvit.inference.predictor import Predictor
@@ -23,7 +24,7 @@ from xvit.utils.errors import XViTError
 class TablePredictor:
     """Stands for a `Predictor`: returns the rows of a table, one after the other, whatever the pixels."""
 
-    multi_label = False
+    multi_label, dataset_class = False, VideoDataset
 
     def __init__(self, table, class_names):
         self.table, self.class_names, self.clip_spec = table, class_names, CLIP

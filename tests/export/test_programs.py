@@ -47,7 +47,9 @@ def test_streaming_step_matches_stream(video_dir, tmp_path):
     T = original.config.num_frames
     for index, frame in enumerate(torch.randn(2, 3 * T, 3, SIZE, SIZE).split(1, dim=1)):
         expected = stream.push(frame).logits[:, 0]
+        of_array, _ = exported.step(frame.numpy(), state)
         logits, state = exported.step(frame, state)
+        assert np.array_equal(of_array, logits)
         if index >= T - 1:
             torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
     clip = torch.randn(2, T, 3, SIZE, SIZE)

@@ -10,15 +10,16 @@ import onnxruntime
 import pytest
 import torch
 
-from helpers.color_videos import CLIP, write_video
+from helpers.color_videos import CLIP, MODEL, write_video
 from helpers.exports import MERGING, NO_LIMITS, TASKS, make_original
 from xvit import Predictor
+from xvit.config import EvalConfig
 from xvit.data import arrays, transforms
-from xvit.data.annotations import Sample
+from xvit.data.annotations import Sample, find_videos
 from xvit.data.arrays import ArrayDataset
 from xvit.data.dataset import VideoDataset
-from xvit.export import ExportedModel, export_model
-from xvit.inference.exported import to_probabilities
+from xvit.evaluation import score_videos
+from xvit.export import ExportedModel, export_model, runtime
 from xvit.utils.errors import VideoError, XViTError
 
 SCRIPT = """
@@ -88,8 +89,37 @@ def test_the_device_is_one_that_the_runtime_finds(exports, monkeypatch):
         Predictor(exports / "onnx", device="tpu")
     predictor = Predictor(ExportedModel(exports / "openvino"), device="cpu")
     assert predictor.device == "cpu"
+    Predictor(predictor.model, device="cpu:0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert runtime._choose_device("onnx", None) == "cuda:1"
     with pytest.raises(XViTError, match="device='cuda': the exported model was loaded on 'cpu'"):
         Predictor(predictor.model, device="cuda")
+
+
+def test_what_the_runtime_prints_is_no_result(exports, monkeypatch, capsys):
+    """ONNX Runtime prints to the standard output that it found no GPU."""
+    create = onnxruntime.InferenceSession
+
+    def create_loudly(*args, **options):
+        print("*** EP Error ***")
+        return create(*args, **options)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", create_loudly)
+    ExportedModel(exports / "onnx")
+    assert capsys.readouterr().out == ""
+
+
+def test_evaluation_reads_as_prediction_does(exports, video_dir):
+    predictor = Predictor(exports / "onnx")
+    paths = find_videos([video_dir])
+    samples = [Sample(path=path, label=None, id=path) for path in paths]
+    scored = score_videos(predictor, samples, eval_config=EvalConfig())
+    for row, prediction in zip(scored.scores["label"], predictor.predict(paths), strict=True):
+        assert tuple(sorted(row.tolist(), reverse=True)) == prediction.scores
+    with pytest.raises(XViTError, match="empty batch"):
+        predictor.predict_probabilities(np.zeros((0, 1, 4, 3, 16, 16), np.uint8))
 
 
 @pytest.mark.parametrize("options", [{}, TASKS, MERGING], ids=["one task", "several tasks", "multi-label"])
@@ -118,12 +148,15 @@ def test_probabilities_of_arrays_equal_those_of_tensors(options, tmp_path):
 
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_probabilities_of_large_logits(multi_label):
-    logits = np.array([[1e4, -1e4, 0], [88, 89, -90], [-1e30, 1e30, 3]], np.float32)
+    model = ExportedModel.__new__(ExportedModel)
+    model.config = replace(MODEL, multi_label=multi_label)
+    logits = np.array([[1e4, -1e4, 0], [88, 89, -80], [-1e30, 1e30, 3], [-17, -20, -25]], np.float32)
     tensor = torch.from_numpy(logits)
     expected = tensor.sigmoid() if multi_label else tensor.softmax(-1)
-    np.testing.assert_allclose(to_probabilities(logits, multi_label), expected.numpy(), atol=1e-7)
+    torch.testing.assert_close(model.probabilities(tensor), expected, rtol=1e-5, atol=1e-37)
+    assert np.array_equal(model.probabilities(logits), model.probabilities(tensor).numpy())
     with pytest.raises(XViTError, match="NaN or infinite"):
-        to_probabilities(np.array([[0, np.nan]]), multi_label)
+        model.probabilities(np.array([[0, np.nan]]))
 
 
 @pytest.mark.parametrize("size", [(24, 32), (32, 24), (16, 16), (64, 20), (17, 90)], ids=str)

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from xvit.config import ClassNames, DataConfig, EvalConfig, as_task_dict, unwrap_single_task
 from xvit.data.annotations import Sample, remap_label
-from xvit.data.dataset import VideoDataset
 from xvit.data.loader import make_loader
+from xvit.export.runtime import as_array
 from xvit.inference.predictor import Predictor
 from xvit.utils import distributed
 from xvit.utils.errors import VideoError, XViTError, did_you_mean
@@ -149,7 +149,7 @@ def score_videos(
     rows: dict[int, dict[str, np.ndarray]] = {}  # for each task, the scores (classes,) of a sample
     errors, warnings = dict[int, VideoError](), dict[int, tuple[str, ...]]()
     if mine:
-        dataset = VideoDataset(
+        dataset = predictor.dataset_class(
             samples=[replace(samples[index], label=None) for index in mine],
             clip_spec=predictor.clip_spec,
             temporal_views=eval_config.temporal_views,
@@ -162,7 +162,7 @@ def score_videos(
                 warnings |= {mine[index]: texts for index, texts in batch["warnings"].items()}
                 if len(batch["indices"]):
                     scores = as_task_dict(predictor.predict_probabilities(batch["pixels"]))
-                    arrays = {task: values.cpu().numpy() for task, values in scores.items()}
+                    arrays = {task: as_array(values) for task, values in scores.items()}
                     for row, index in enumerate(batch["indices"].tolist()):
                         rows[mine[index]] = {task: values[row] for task, values in arrays.items()}
                 if on_progress is not None:

@@ -11,11 +11,12 @@ its outputs are from the model's) and the program:
 """
 
 import hashlib
+import io
 import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -26,7 +27,7 @@ import numpy as np
 
 from xvit import checkpoint
 from xvit.config import ClassNames, ClipSpec, ModelConfig, unwrap_single_task
-from xvit.utils import threads
+from xvit.utils import distributed, threads
 from xvit.utils.errors import XViTError, check_choices, did_you_mean, import_optional, one_line
 from xvit.utils.files import read_json
 from xvit.utils.signal_stack import keep_signal_stack
@@ -164,6 +165,22 @@ class ExportedModel:
             logits, state = self.step(pixel_values[:, index : index + 1], state)
         return logits
 
+    def probabilities(self, logits: Array) -> Any:
+        """Class scores in [0, 1], float32, of logits (..., classes); see `XViT.probabilities`.
+
+        Raises:
+            XViTError: NaN or infinite logits.
+        """
+        values = as_array(logits).astype(np.float32)
+        if not np.isfinite(values).all():
+            raise XViTError("the model's logits are NaN or infinite: weights too large for its precision, or damaged")
+        if self.config.multi_label:
+            scores = np.exp(-np.logaddexp(np.float32(0), -values))  # the sigmoid, exact for small scores, too
+        else:
+            powers = np.exp(values - values.max(axis=-1, keepdims=True))
+            scores = powers / powers.sum(axis=-1, keepdims=True)
+        return as_tensor(scores, logits.device) if _is_tensor(logits) else scores
+
     def _expected_inputs(self) -> list[Shape]:
         """The shapes that config.json and export.json describe: the pixels, then the state."""
         size, state = self.clip_spec.image_size, self.manifest.state.values()
@@ -205,7 +222,7 @@ class ExportedModel:
         expected: list[Shape] = [(len(frame), *sizes) for _, *sizes in self._expected_outputs()]
         self._check_shapes("results", [tuple(output.shape) for output in outputs], expected, _has_sizes)
         num_tasks = len(self.config.tasks)
-        convert: Any = partial(as_tensor, device=self.device) if _is_tensor(frame) else as_array
+        convert: Any = partial(as_tensor, device=frame.device) if _is_tensor(frame) else as_array
         logits = dict(zip(self.config.tasks, map(convert, outputs[:num_tasks]), strict=True))
         return unwrap_single_task(logits), outputs[num_tasks:]
 
@@ -269,10 +286,17 @@ def _choose_device(format: Format, device: "str | torch.device | None") -> str:
 
         return str(resolve_device(device))
     cuda = format == "onnx" and "CUDAExecutionProvider" in import_package("onnxruntime").get_available_providers()
-    name = ("cuda" if cuda else "cpu") if device is None else str(device)
-    if name != "cpu" and not (cuda and re.fullmatch(r"cuda(:\d+)?", name)):
-        raise XViTError(f"device={name!r}: the installed {format} runtime cannot use it; use --device cpu")
+    if device is None:
+        return f"cuda:{distributed.local_rank()}" if cuda else "cpu"
+    name = device_name(device)
+    if name != "cpu" and not (cuda and re.fullmatch(r"cuda:\d+", name)):
+        raise XViTError(f"device={str(device)!r}: the installed {format} runtime cannot use it; use --device cpu")
     return name
+
+
+def device_name(device: "str | torch.device") -> str:
+    """The full name of a device, such as cuda:0 for cuda."""
+    return {"cuda": "cuda:0", "cpu:0": "cpu"}.get(str(device), str(device))
 
 
 def _is_tensor(values: object) -> bool:
@@ -284,7 +308,7 @@ def as_array(values: Array) -> np.ndarray:
     return np.ascontiguousarray(values.detach().cpu().numpy() if _is_tensor(values) else values)
 
 
-def as_tensor(values: Array, device: str) -> "torch.Tensor":
+def as_tensor(values: Array, device: "str | torch.device") -> "torch.Tensor":
     """The values as a tensor on a device, without a copy if they are there."""
     import torch
 
@@ -328,7 +352,8 @@ def _load_onnx(path: Path, manifest: ExportManifest, device: str) -> Program:
     options.intra_op_num_threads = threads.current()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads sleep
     options.log_severity_level = 3  # errors only, no reports about optimisations
-    session = runtime.InferenceSession(path, options, providers=providers)
+    with redirect_stdout(io.StringIO()):  # where it prints that it found no GPU
+        session = runtime.InferenceSession(path, options, providers=providers)
     names = [entry.name for entry in session.get_inputs()]
 
     def run(arrays: list[Array]) -> list[Array]:

@@ -5,7 +5,6 @@ import numpy as np
 from xvit.config import as_task_dict, unwrap_single_task
 from xvit.data.arrays import normalize
 from xvit.export.runtime import ExportedModel
-from xvit.utils.errors import XViTError
 
 
 def predict_probabilities(
@@ -23,25 +22,9 @@ def predict_probabilities(
     """
     B, V = pixels.shape[:2]
     clips = pixels.reshape(B * V, *pixels.shape[2:])
-    chunks = [clips[start : start + max_clips] for start in range(0, B * V, max_clips)]
+    chunks = [clips[start : start + max_clips] for start in range(0, max(B * V, 1), max_clips)]
     logits = [as_task_dict(model(normalize(chunk, model.clip_spec))) for chunk in chunks]
     probabilities = {
-        task: to_probabilities(np.concatenate([chunk[task] for chunk in logits]), model.config.multi_label)
-        for task in model.config.tasks
+        task: model.probabilities(np.concatenate([chunk[task] for chunk in logits])) for task in model.config.tasks
     }
     return unwrap_single_task({task: x.reshape(B, V, -1).mean(axis=1) for task, x in probabilities.items()})
-
-
-def to_probabilities(logits: np.ndarray, multi_label: bool) -> np.ndarray:
-    """Class scores in [0, 1], float32, of logits (..., classes); see `XViT.probabilities`.
-
-    Raises:
-        XViTError: NaN or infinite logits.
-    """
-    if not np.isfinite(logits).all():
-        raise XViTError("the model's logits are NaN or infinite: weights too large for its precision, or damaged")
-    logits = logits.astype(np.float32)
-    if multi_label:
-        return 0.5 * (1 + np.tanh(0.5 * logits))  # the sigmoid, without overflow
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)

@@ -15,7 +15,7 @@ from xvit.config import SINGLE_TASK, ClassNames, as_task_dict, unwrap_single_tas
 from xvit.data.annotations import Sample
 from xvit.data.arrays import ArrayDataset
 from xvit.data.loader import make_loader
-from xvit.export.runtime import ExportedModel, as_array, as_tensor, is_exported
+from xvit.export.runtime import ExportedModel, as_array, as_tensor, device_name, is_exported
 from xvit.inference import exported
 from xvit.utils.errors import VideoError, XViTError, check_range
 from xvit.utils.text import printable
@@ -114,7 +114,7 @@ class Predictor:
             from xvit.utils.devices import resolve_device
 
             model.to(resolve_device(device))
-        elif device is not None and str(device) != str(model.device):
+        elif device is not None and device_name(device) != model.device:
             raise XViTError(f"device={str(device)!r}: the exported model was loaded on {str(model.device)!r}")
         if not all(as_task_dict(model.class_names).values()):
             raise XViTError("the model has no classes (num_classes=0), so there is nothing to predict; train it first")
@@ -144,7 +144,7 @@ class Predictor:
         Yields:
             For each path, in order, its prediction, or the error if it cannot be read.
         """
-        dataset = self._dataset_class()(
+        dataset = self.dataset_class(
             samples=[Sample(path=str(path), label=None, id=str(path), fps=fps) for path in paths],
             clip_spec=self.clip_spec,
             temporal_views=self.temporal_views,
@@ -178,8 +178,10 @@ class Predictor:
 
         return model_hash(self.model)
 
-    def _dataset_class(self) -> Any:
-        if isinstance(self.model, ExportedModel):
+    @property
+    def dataset_class(self) -> Any:
+        """What reads videos for the model: `ArrayDataset` if it runs without torch, else `VideoDataset`."""
+        if isinstance(self.model, ExportedModel) and self.model.manifest.format != "torch":
             return ArrayDataset
         from xvit.data.dataset import VideoDataset
 
@@ -208,7 +210,7 @@ class Predictor:
         arrays = exported.predict_probabilities(self.model, as_array(pixels), max_clips)
         if isinstance(pixels, np.ndarray):
             return arrays
-        return unwrap_single_task({task: as_tensor(x, self.model.device) for task, x in as_task_dict(arrays).items()})
+        return unwrap_single_task({task: as_tensor(x, pixels.device) for task, x in as_task_dict(arrays).items()})
 
 
 def open_model(

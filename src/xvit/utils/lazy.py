@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from importlib.util import find_spec
 
 
 def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], object]:
-    """The function `__getattr__` of a package.
+    """The function `__getattr__` of a package, which also imports its modules at first use.
 
     Args:
         package: its `__name__`.
@@ -15,6 +16,8 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], obje
     def get(name: str) -> object:
         if name in modules:
             return getattr(import_module(modules[name]), name)
+        if not name.startswith("_") and find_spec(f"{package}.{name}"):
+            return import_module(f"{package}.{name}")
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return get

@@ -35,9 +35,9 @@ def configure(threads: int | None) -> None:
             models then use one.
     """
     global _automatic
-    given = re.match(r"\s*0*([1-9]\d*)", _USER_CHOICE)  # may be a list, for nested regions
+    given = _first_number(_USER_CHOICE)
     _automatic = threads is None and given is None
-    threads = threads or (int(given[1]) if given else available_cores())
+    threads = threads or given or available_cores()
     os.environ["OMP_NUM_THREADS"] = str(threads)
     if "torch" in sys.modules:  # which reads the variable when it is imported
         sys.modules["torch"].set_num_threads(threads)
@@ -48,8 +48,14 @@ def current() -> int:
     if "torch" in sys.modules:
         number: int = sys.modules["torch"].get_num_threads()
         return number
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    return int(given) if given.isdecimal() and int(given) else available_cores()
+    given = _first_number(os.environ.get("OMP_NUM_THREADS", ""))
+    return given or available_cores()
+
+
+def _first_number(text: str) -> int | None:
+    """The number in OMP_NUM_THREADS, or the first of a list for nested regions; None if there is none above 0."""
+    found = re.match(r"\s*0*([1-9]\d*)", text)
+    return int(found[1]) if found else None
 
 
 def limit_threads(macs_per_frame: int) -> None:
