@@ -13,7 +13,7 @@ from xvit.config import DataConfig
 from xvit.data.annotations import load_splits
 from xvit.data.tools.resize_record import _read as read_resize_record
 from xvit.experiments.common import load_state
-from xvit.export.runtime import read_manifest
+from xvit.export.manifest import read_manifest
 from xvit.features import read_features
 from xvit.timeline.writers import read_ground_truth
 from xvit.utils.errors import XViTError

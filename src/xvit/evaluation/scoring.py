@@ -161,10 +161,9 @@ def score_videos(
                 errors |= {mine[index]: error for index, error in batch["errors"].items()}
                 warnings |= {mine[index]: texts for index, texts in batch["warnings"].items()}
                 if len(batch["indices"]):
-                    scores = as_task_dict(predictor.predict_probabilities(batch["pixels"]))
-                    arrays = {task: as_array(values) for task, values in scores.items()}
+                    arrays = as_task_dict(predictor.predict_probabilities(batch["pixels"]))
                     for row, index in enumerate(batch["indices"].tolist()):
-                        rows[mine[index]] = {task: values[row] for task, values in arrays.items()}
+                        rows[mine[index]] = {task: as_array(values[row]) for task, values in arrays.items()}
                 if on_progress is not None:
                     on_progress(min((len(rows) + len(errors)) * distributed.world_size(), len(samples)), len(samples))
     for other_rows, other_errors, other_warnings in distributed.all_gather((rows, errors, warnings)):
@@ -172,10 +171,9 @@ def score_videos(
     if not rows:
         raise XViTError(f"none of {len(samples)} videos could be read; the first: {errors[min(errors)]}")
     indices = sorted(rows)
-    stacked = {task: np.stack([rows[index][task] for index in indices]) for task in rows[indices[0]]}
     return ScoredVideos(
         samples=[samples[index] for index in indices],
-        scores={task: torch.from_numpy(values) for task, values in stacked.items()},
+        scores={task: torch.from_numpy(np.stack([rows[i][task] for i in indices])) for task in rows[indices[0]]},
         class_names=predictor.class_names,
         failures=[(samples[index].id, errors[index].path, errors[index].reason) for index in sorted(errors)],
         warnings=[(samples[index].id, samples[index].path, warnings[index]) for index in sorted(warnings)],

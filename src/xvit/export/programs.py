@@ -19,8 +19,9 @@ from torch.fx.experimental.symbolic_shapes import is_concrete_int
 
 from xvit.config import SINGLE_TASK, ClipSpec, as_task_dict
 from xvit.data.transforms import normalize
+from xvit.export.manifest import PROGRAM_FILES, ExportManifest
 from xvit.export.parity import OnProgress
-from xvit.export.runtime import PROGRAM_FILES, ExportManifest, import_package
+from xvit.export.runtime import import_package
 from xvit.models.pretrained import load_tensors
 from xvit.models.streaming import Stream
 from xvit.models.xvit import XViT
