@@ -18,7 +18,8 @@ Three forms compute the same numbers:
 
     mix                  a clip, as a pure function: for torch.compile, export, and if the unmixed tensor is needed too
     mix with `history`   a stream: the channels that later frames need are kept
-    mix_in_place         a clip, inside the output of the projections: faster, and no second copy of keys and values
+    mix_in_place         a clip, inside the output of the projections: faster, and no second copy of keys and values;
+                         on a GPU by `xvit.models.mixing_kernel`
 
 All of them ask the pattern what moves (`split`: one view per slice, none overlapping) and, out of place, how to put it
 back (`join`). A new pattern overrides these two, and `xvit.models.backbone.build_pattern` builds it from the config.
@@ -27,6 +28,9 @@ tests/models/test_mixing.py compares the three forms of such a pattern.
 
 from collections.abc import MutableMapping
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -240,6 +244,8 @@ class _MixInPlace(torch.autograd.Function):
     def forward(ctx: Any, qkv: Tensor, pattern: MixingPattern, shape: tuple[int, int, int], num_heads: int) -> Tensor:
         ctx.pattern, ctx.shape, ctx.num_heads = pattern, shape, num_heads
         ctx.mark_dirty(qkv)
+        if _shift_by_kernel(qkv, pattern, shape, num_heads):
+            return qkv
         for offset, channels in pattern.moving_views(qkv, shape, num_heads):
             _shift_in_place(channels, offset, replicate=pattern.replicate)
         return qkv
@@ -249,6 +255,8 @@ class _MixInPlace(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         pattern: MixingPattern = ctx.pattern
         grad = grad.clone(memory_format=torch.contiguous_format)
+        if _shift_by_kernel(grad, pattern, ctx.shape, ctx.num_heads, backward=True):
+            return grad, None, None, None
         for offset, channels in pattern.moving_views(grad, ctx.shape, ctx.num_heads):
             steps = min(abs(offset), channels.shape[1])
             if not pattern.replicate:
@@ -259,6 +267,43 @@ class _MixInPlace(torch.autograd.Function):
             _shift_in_place(channels, -offset, replicate=False)
             channels[:, edge] += edge_grad
         return grad, None, None, None
+
+
+def _shift_by_kernel(
+    qkv: Tensor, pattern: MixingPattern, shape: tuple[int, int, int], num_heads: int, *, backward: bool = False
+) -> bool:
+    """Move all slices at once in qkv (B T N, 3 h d), or return False if there is no kernel for this pattern or device.
+
+    Edges that are replicated, and patterns with a `split` of their own, are left to the operations of torch.
+    """
+    B, T, N = shape
+    frames, sizes = pattern.segment_frames or T, {part.stop - part.start for part in pattern.slices}
+    if not qkv.is_cuda or pattern.replicate or type(pattern).split is not MixingPattern.split or len(sizes) != 1:
+        return False
+    kernel = _find_kernel()
+    if kernel is None or T % frames or frames > kernel.MAX_FRAMES:
+        return False
+    D = qkv.shape[1] // 3
+    kernel.shift_in_place(
+        qkv,
+        tuple(part.offset for part in pattern.slices),
+        sizes.pop(),
+        (B * T // frames, frames, N),
+        kinds=range(1 if pattern.mixes_keys else 2, 3 if pattern.mixes_values else 2),
+        width=D // num_heads if pattern.per_head else D,
+        backward=backward,
+    )
+    return True
+
+
+@cache
+def _find_kernel() -> ModuleType | None:
+    """`xvit.models.mixing_kernel`; None where Triton is not installed."""
+    if find_spec("triton") is None:
+        return None
+    from xvit.models import mixing_kernel
+
+    return mixing_kernel
 
 
 def _shift_in_place(x: Tensor, offset: int, *, replicate: bool) -> None:
