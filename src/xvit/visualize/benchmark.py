@@ -121,7 +121,7 @@ def plain_ticks(low: float, high: float) -> list[float]:
         ticks = [float(f"{digit}e{decade}") for decade in decades for digit in digits]
         ticks = [tick for tick in ticks if low <= tick <= high]
         if len(ticks) > 8:
-            return best or ticks[:: math.ceil(len(ticks) / 8)]
+            return best if len(best) >= 2 else ticks[:: math.ceil(len(ticks) / 8)]
         best = ticks
         if len(ticks) >= 3:
             return ticks

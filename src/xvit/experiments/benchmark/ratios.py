@@ -3,7 +3,7 @@
 Interval: the ratio is the median of the ratios within each round, and its interval is distribution-free; see
 `median_interval`. A benchmark looks at the intervals after each round and stops once they are narrow. This favours
 intervals that are narrow by chance: computed at 95 %, they would hold in only 92 to 96 % of all benchmarks. They are
-therefore computed at 97.5 %, and hold in at least 95 % (simulated in tests/experiments/test_benchmark_ratios.py).
+therefore computed at 97.5 %, and hold in 95 to 98 % (simulated in tests/experiments/test_benchmark_ratios.py).
 
 Outlier: a round whose ratio is far out by Tukey's rule; see `far_out`. It stays in the median and in the interval,
 which hardly depend on it.

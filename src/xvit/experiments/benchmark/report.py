@@ -230,13 +230,13 @@ def _method(tables: Sequence[ResultTable]) -> Iterator[str]:
     compiled = ", torch.compile" if settings.compiled else ""
     yield (
         "Models of the size of the named backbone, except those described below as of their own size. Batch size "
-        f"{settings.batch_size}, {settings.threads} threads{compiled}. All models with the same T take turns in rounds, "
-        "in a new random order in each round. A ratio of times is the median of the ratios within each round. Its "
-        "interval is distribution-free (order statistics). It holds in at least 95 % of all benchmarks, although the "
-        "rounds end once all intervals are narrow: for this it is computed at 97.5 %. It assumes that rounds are "
-        "independent of each other. The margin is the larger distance of the interval's ends from the ratio. A round is "
-        "an outlier if a ratio in it is more than three interquartile ranges outside the quartiles; outliers are "
-        "counted, not left out."
+        f"{settings.batch_size}, {settings.threads} threads{compiled}. All models with the same T take turns in "
+        "rounds, in a new random order in each round. A ratio of times is the median of the ratios within each round. "
+        "Its interval is distribution-free (order statistics). The rounds end once all intervals are narrow, which "
+        "favours narrow ones; computed at 97.5 %, they hold in 95 % of all benchmarks or more, if rounds are "
+        "independent. The margin is the larger distance of the interval's ends from the ratio. A round is an outlier "
+        "if a ratio in it is more than three interquartile ranges outside the quartiles; outliers are counted, not "
+        "left out."
     )
     yield ""
     yield (
