@@ -1,17 +1,17 @@
-"""xvit benchmark [--output DIR] [--models NAME ...] [--backbones NAME ...] [--frames T ...] [--time-limit MINUTES]
+"""xvit benchmark [--output DIR] [--models NAME ...] [--backbones NAME ...] [--frames T ...] [--time-limit MIN]
 
 Measure video transformers on this machine: XViT with each attention scheme, timm's image model on the same
 frames, TimeSformer, ViViT and VideoMAE of transformers, MViT v2 and Video Swin of torchvision. Reports each
-model's time relative to the image model with its 95 % interval, the peak memory (each model in processes of its
-own), and multiply-adds. Use an otherwise idle machine.
+model's time relative to the image model with its 95 % interval, the peak memory (each model in processes of
+its own), and multiply-adds. Use an otherwise idle machine.
 
 All models with the same number of frames take turns in rounds, until the interval of each ratio is within
 --margin percent, or the time is used up; ratios that are less precise are marked.
 
-Writes benchmark.json, benchmark.md, inference.png and training.png. Ctrl-C ends with what was measured so far.
-Run the same command to continue after a stop, or to add rounds where a ratio is not precise enough. With other
---backbones, --frames, --precisions or --modes, only the new ones are measured; with more --models, all are
-measured again.
+Writes benchmark.json, benchmark.md, inference.png and training.png. Ctrl-C ends with what was measured so
+far. Run the same command to continue after a stop, or to add rounds where a ratio is not precise enough.
+With other --backbones, --frames, --precisions or --modes, only the new ones are measured; with more --models,
+all are measured again.
 
 examples:
   xvit benchmark
