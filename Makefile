@@ -21,8 +21,7 @@ lint: $(INSTALLED)  ## check style, spelling, layers and types
 	$(BIN)/mypy
 
 bench: $(INSTALLED)  ## measure the cost of mixing over the image model, in time and memory
-	$(BIN)/xvit benchmark --output bench --rounds 15 --frames 8 --precisions fp32 \
-		--models "image model" "xvit mixing alone" "xvit mixing"
+	$(BIN)/xvit benchmark --output bench --frames 8 --time-limit 10 --models "xvit mixing alone" "xvit mixing"
 
 clean:  ## remove the virtual environment
 	rm -rf .venv
