@@ -83,7 +83,7 @@ class StreamReader:
             k = self._take(layer, "k", m, mixed=pattern.mixes_keys)
             v = self._take(layer, "v", m, mixed=pattern.mixes_values)
             # All of them at once: a model with summaries is causal, so its frames are never pending.
-            summaries = [self.tensors.pop(f"pending_summary_{kind}", q[:, :0, 0]) for kind in "kv"]  # (B, m R, h, d)
+            summaries = [self.tensors.pop(f"pending_summary_{kind}", k[:, :0, 0]) for kind in "kv"]  # (B, m R, h, d)
             inputs = AttentionInputs(q, k, v, *summaries)
         return inputs._replace(
             summary_k=self._with_past(layer, "summary_k", inputs.summary_k),
