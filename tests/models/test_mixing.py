@@ -9,7 +9,7 @@ from helpers.mixing import D, H, make_pattern, mix_reference, mixing_options
 from xvit.models import mixing
 from xvit.models.attention import ClipReader, MixingAttention
 from xvit.models.mixing import MixingPattern, channel_slices, shift, temporal_offsets
-from xvit.models.streaming import StreamReader
+from xvit.models.stream_blocks import StreamReader
 from xvit.utils.errors import XViTError
 
 

@@ -52,7 +52,7 @@ class StreamingProgram(nn.Module):
         self.model, self.dtype = model.to(dtype), dtype
 
     def forward(self, pixel_values: Tensor, state: list[Tensor]) -> list[Tensor]:
-        stream = Stream(self.model)
+        stream = Stream(self.model, skip_repeats=False)  # a traced program does not compare values
         stream.load_tensors({name: x.to(self.dtype) for name, x in zip(self.names, state, strict=True)})
         logits = stream.push(pixel_values.to(self.dtype)).logits  # (B, 1, classes)
         next_state = stream.tensors()

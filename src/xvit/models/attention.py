@@ -38,7 +38,7 @@ class AttentionInputs(NamedTuple):
 
 
 class AttentionReader(Protocol):
-    """How an attention layer gets its inputs: `ClipReader`, or for streams `xvit.models.streaming.StreamReader`."""
+    """How an attention layer gets its inputs: `ClipReader`, or for streams `xvit.models.stream_blocks.StreamReader`."""
 
     def read(self, layer: "SpatialAttention", x: Tensor, rope: Tensor | None) -> AttentionInputs:
         """The inputs of `layer` for normalised tokens x (B, T, N, D) and rotary positions, if the model has them."""

@@ -16,34 +16,35 @@ arrived, and the layer keeps their projections.
 
 A frame's vector equals the one that the model computes in a single clip of the whole video. The prediction at frame t
 is that of the temporal head on the vectors of the frames t - T + 1 .. t.
+
+A still picture costs nothing, exactly. A block is a function (input, state) -> (output, next state). If a push left its
+state as it was, bit for bit, and the next one has the same input, it would return the same output and leave the same
+state again: it is settled, and does not run. So while the frames of each push are those of the push before, blocks
+settle from the first to the last. All that has to be kept for this is the input of the first one that is not settled.
+
+    push of one frame      1  2  3  4  5  6       # runs   . settled
+    picture             Z  A  A  A  A  A  A       causal, w=1. Block i, from 0 on, is settled from the equal frame
+    block 0             #  #  #  .  .  .  .       w (i + 1) + 2 on, without any mixing from frame 2 on, and all L blocks
+    block 1             #  #  #  #  .  .  .       from w L + 2 on. The temporal head repeats from w L + T + 1 on, when
+    block 2             #  #  #  #  #  .  .       the vectors of its T frames are those of the T frames before.
+
+This does not depend on the kind of mixing, because states are compared.
 """
 
-import copy
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, cast
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
-from timm.models.eva import EvaBlock, EvaBlockPostNorm
-from timm.models.vision_transformer import Block, ResPostBlock
-from torch import Tensor, nn
+from torch import Tensor
 
 from xvit.config import as_task_dict, to_dict, unwrap_single_task
-from xvit.models.attention import AttentionInputs, SpatialAttention
-from xvit.models.backbone import ClassTokenBlock
+from xvit.models.attention import SpatialAttention
+from xvit.models.stream_blocks import StreamBlock
+from xvit.models.stream_patches import ChangedPatches
 from xvit.models.xvit import XViT
 from xvit.utils.errors import XViTError, check_range, one_line
-
-# The input of a block's attention, from the block's input: a centered model projects frames when they arrive. When the
-# block later runs on them, its attention takes these projections, and uses its own input for a gate only.
-_ATTENTION_INPUT: dict[type[nn.Module], Callable[[Any, Tensor], Tensor]] = {
-    Block: lambda block, x: block.norm1(x),
-    ClassTokenBlock: lambda block, x: block.norm1(x),
-    EvaBlock: lambda block, x: block.norm1(x),
-    ResPostBlock: lambda block, x: x,
-    EvaBlockPostNorm: lambda block, x: x,
-}
 
 
 class StreamOutput(NamedTuple):
@@ -54,110 +55,6 @@ class StreamOutput(NamedTuple):
     logits: Tensor | dict[str, Tensor]  # (B, p, classes), from the T frames up to each; a dict for several tasks
 
 
-class StreamReader:
-    """The inputs of one attention layer in a stream, and what the layer keeps between pushes.
-
-    Attributes:
-        tensors: the kept tensors by name; replaced, never changed in place. `pending_*` are the inputs of frames that
-            still wait for later ones, `past_*` what later frames need of earlier ones.
-    """
-
-    def __init__(self, layer: SpatialAttention) -> None:
-        self.lookahead = layer.pattern.lookahead  # frames that an output waits for
-        self.tensors: dict[str, Tensor] = {}
-
-    def append(self, layer: SpatialAttention, x: Tensor, rope: Tensor | None) -> None:
-        """Add the inputs of new frames x (B, n, N, D) to those of the pending frames."""
-        if layer.pattern.mixes_tokens:
-            new = {"x": x.unflatten(-1, (layer.num_heads, -1))}
-        else:
-            new = layer.project(x, rope)._asdict()
-        for name, tensor in new.items():
-            if not tensor.shape[1]:  # no summary tokens
-                continue
-            pending = self.tensors.get(f"pending_{name}")
-            self.tensors[f"pending_{name}"] = tensor if pending is None else torch.cat([pending, tensor], dim=1)
-
-    def read(self, layer: SpatialAttention, x: Tensor, rope: Tensor | None) -> AttentionInputs:
-        """The inputs of the frames x (B, m, N, D), the oldest pending ones, whose later frames have arrived."""
-        if not self.lookahead:
-            self.append(layer, x, rope)
-        pattern, m = layer.pattern, x.shape[1]
-        if pattern.mixes_tokens:
-            inputs = layer.project(self._take(layer, "x", m, mixed=True).flatten(-2), rope)
-        else:
-            q = self._take(layer, "q", m)
-            k = self._take(layer, "k", m, mixed=pattern.mixes_keys)
-            v = self._take(layer, "v", m, mixed=pattern.mixes_values)
-            # All of them at once: a model with summaries is causal, so its frames are never pending.
-            summaries = [self.tensors.pop(f"pending_summary_{kind}", q[:, :0, 0]) for kind in "kv"]  # (B, m R, h, d)
-            inputs = AttentionInputs(q, k, v, *summaries)
-        return inputs._replace(
-            summary_k=self._with_past(layer, "summary_k", inputs.summary_k),
-            summary_v=self._with_past(layer, "summary_v", inputs.summary_v),
-        )
-
-    def _take(self, layer: SpatialAttention, name: str, m: int, *, mixed: bool = False) -> Tensor:
-        """The first m of the pending frames (B, n, N, h, d), mixed or as they are; the others stay pending."""
-        pending = self.tensors.pop(f"pending_{name}")
-        if self.lookahead:
-            self.tensors[f"pending_{name}"] = pending[:, m:].clone()
-        if not mixed:
-            return pending[:, :m]
-        slices = range(len(layer.pattern.slices))
-        history = {i: self.tensors[f"past_{name}{i}"] for i in slices if f"past_{name}{i}" in self.tensors}
-        out = layer.pattern.mix(pending, num_frames=m, history=history)
-        self.tensors |= {f"past_{name}{i}": past for i, past in history.items()}
-        return out
-
-    def _with_past(self, layer: SpatialAttention, name: str, new: Tensor) -> Tensor:
-        """Summary tokens (B, m R, h, d), preceded by those of the earlier frames that the new ones attend to."""
-        if not layer.summary_tokens:
-            return new
-        summaries = torch.cat([self.tensors.get(f"past_{name}", new[:, :0]), new], dim=1)
-        if layer.summary_window > 1:
-            self.tensors[f"past_{name}"] = summaries[:, -(layer.summary_window - 1) * layer.summary_tokens :].clone()
-        return summaries
-
-
-class _StreamBlock:
-    """A block of the model whose attention layers read from a stream, and its pending tokens.
-
-    The block and its attention layers are shallow copies, which share their weights with the model. So a stream
-    changes nothing in the model, and several streams can run at the same time.
-    """
-
-    def __init__(self, block: nn.Module) -> None:
-        self.block = _copy_with_readers(block)
-        self.layers = [layer for layer in self.block.modules() if isinstance(layer, SpatialAttention)]
-        self.readers = [cast(StreamReader, layer.reader) for layer in self.layers]
-        self.lookahead = max(reader.lookahead for reader in self.readers)
-        self.pending: Tensor | None = None  # tokens (B, n, N, D)
-        if self.lookahead and type(block) not in _ATTENTION_INPUT:
-            raise XViTError(
-                f"centered mixing in a {type(block).__name__} cannot be streamed: use a model with causal=True"
-            )
-
-    def run(self, x: Tensor | None, kwargs: dict[str, Any], *, ended: bool) -> Tensor | None:
-        """Add new tokens x (B, n, N, D), and run the block on the frames whose later frames have arrived, if any."""
-        if self.lookahead:
-            x = self._take_ready(x, kwargs.get("rope"), ended=ended)
-        return self.block(x, **kwargs) if x is not None and x.shape[1] else None
-
-    def _take_ready(self, x: Tensor | None, rope: Tensor | None, *, ended: bool) -> Tensor | None:
-        if x is not None:
-            attention_input = _ATTENTION_INPUT[type(self.block)](self.block, x)
-            for layer, reader in zip(self.layers, self.readers, strict=True):
-                reader.append(layer, attention_input, rope)
-        tokens = [tensor for tensor in (self.pending, x) if tensor is not None]
-        if not tokens:
-            return None
-        x = torch.cat(tokens, dim=1)
-        ready = x.shape[1] if ended else max(x.shape[1] - self.lookahead, 0)
-        self.pending = x[:, ready:].clone()
-        return x[:, :ready]
-
-
 class Stream:
     """A model on endless video, frame by frame, in constant memory. The model itself is not changed.
 
@@ -165,25 +62,49 @@ class Stream:
         model: in eval mode.
         predict_every: predict at each frame (1), or at every second, third, ... one. The temporal head runs at those
             frames only.
+        skip_repeats: do not compute what repeats while the frames of a push are those of the push before, in all B
+            streams. The outputs are those of the same pushes without skipping, bit for bit. The weights may change only
+            before a `reset`. False is for measurements, and for programs that are traced.
+        unchanged_threshold: compute only the tokens of patches whose mean absolute difference, in the units of
+            `pixel_values`, is above this since they were last computed (`ChangedPatches`): an approximation, for causal
+            mixing. 0 carries identical patches forward, None (the default) none.
 
     Attributes:
         latency_frames: how many frames a prediction waits for: the lookahead of all layers, added up.
+        patches: what chooses the patches; None without `unchanged_threshold`.
 
     Raises:
         XViTError: a model that cannot be streamed exactly; the message names an alternative.
     """
 
-    def __init__(self, model: XViT, *, predict_every: int = 1) -> None:
+    def __init__(
+        self,
+        model: XViT,
+        *,
+        predict_every: int = 1,
+        skip_repeats: bool = True,
+        unchanged_threshold: float | None = None,
+    ) -> None:
         check_range("predict_every", predict_every, 1)
         _check_streamable(model)
-        self.model, self.predict_every = model, predict_every
+        self.model, self.predict_every, self.skip_repeats = model, predict_every, skip_repeats
+        self.patches = None if unchanged_threshold is None else ChangedPatches(model, unchanged_threshold)
         self.reset()
         self.latency_frames = sum(block.lookahead for block in self._blocks)
 
     def reset(self) -> None:
         """Forget all frames: the next one is the first of another video."""
-        self._blocks = [_StreamBlock(block) for block in self.model.backbone.blocks]
+        self._blocks = [StreamBlock(block) for block in self.model.backbone.blocks]
         self._frames: Tensor | None = None  # (B, up to T - 1, D), the vectors of the last frames
+        self._tokens: Tensor | None = None  # (B, 1, N, D), the last block's output for all patches, changed or not
+        if self.patches is not None:
+            self.patches.pixels = None
+        # Not part of the state: what saves computing again what repeats.
+        self._last_input: Tensor | None = None  # the frames of the last push; with `patches` the tokens' indices
+        self._settled: tuple[int, Tensor | None] = (0, None)  # how many blocks are settled, and the next one's input
+        self._rope: Tensor | None = None
+        self._windows: list[Tensor] = []  # (B, up to T, D) each, of the last predictions
+        self._logits: dict[str, Tensor] = {}  # and their results
         self._num_completed = 0  # frames that passed through all layers
         self._shape: tuple[int, ...] | None = None  # of a frame: (B, C, H, W)
         self._ended = False
@@ -205,14 +126,16 @@ class Stream:
         """
         if self._ended:
             raise XViTError("push() after flush(): the video has ended; call reset() before the next one")
-        x, rope = self.model.embed(pixel_values)  # which checks them
+        self.model.check_input(pixel_values)
         shape = (pixel_values.shape[0], *pixel_values.shape[2:])
         if self._shape not in (None, shape):
             raise XViTError(f"frames of shape {shape} (B, C, H, W) after {self._shape}: call reset() first")
-        for layer, original in zip(self._layers, self.model.attention_layers, strict=True):
-            layer.grid = original.grid  # which embed() has set
         self._shape = shape
-        return self._predict(self._run_blocks(x, rope))
+        if self.patches is None:
+            return self._predict(self._advance(pixel_values))
+        # One by one, because they differ in the tokens to compute.
+        vectors = [self._advance(frame) for frame in pixel_values.split(1, dim=1)]
+        return self._predict(torch.cat([vector for vector in vectors if vector is not None], dim=1))
 
     @torch.no_grad()
     def flush(self) -> StreamOutput:
@@ -224,13 +147,18 @@ class Stream:
         if self._shape is None:
             raise XViTError("flush() before any push(): there are no frames")
         batch, *size = self._shape
-        _, rope = self.model.embed(next(self.model.parameters()).new_zeros(batch, 1, *size))  # for its rotary positions
-        self._ended = True
-        return self._predict(self._run_blocks(None, rope))
+        _, self._rope = self.model.embed(next(self.model.parameters()).new_zeros(batch, 1, *size))
+        self._ended, self._settled = True, (0, None)
+        return self._predict(self._run_blocks())
 
     def copy(self) -> "Stream":
         """An independent stream that continues from here."""
-        other = Stream(self.model, predict_every=self.predict_every)
+        other = Stream(
+            self.model,
+            predict_every=self.predict_every,
+            skip_repeats=self.skip_repeats,
+            unchanged_threshold=None if self.patches is None else self.patches.threshold,
+        )
         other.load_state(self.state())
         return other
 
@@ -242,15 +170,14 @@ class Stream:
 
     def tensors(self) -> dict[str, Tensor]:
         """What is kept of the frames, by name; B is the first dimension of each tensor."""
-        named: dict[str, Tensor] = {}
-        for index, block in enumerate(self._blocks):
-            if block.pending is not None:
-                named[f"blocks.{index}.pending"] = block.pending
-            for layer, reader in enumerate(block.readers):
-                named |= {f"blocks.{index}.{layer}.{name}": tensor for name, tensor in reader.tensors.items()}
-        if self._frames is not None:
-            named["frames"] = self._frames
-        return named
+        named = {
+            f"blocks.{index}.{name}": tensor
+            for index, block in enumerate(self._blocks)
+            for name, tensor in block.tensors().items()
+        }
+        pixels = None if self.patches is None else self.patches.pixels
+        others = {"frames": self._frames, "tokens": self._tokens, "pixels": pixels}
+        return named | {name: tensor for name, tensor in others.items() if tensor is not None}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Continue from a `state` of the same model.
@@ -266,21 +193,20 @@ class Stream:
             self.load_tensors(state)
         except (KeyError, IndexError, ValueError) as error:
             raise XViTError(f"not a stream state of this model: damaged ({one_line(error, name=True)})") from None
+        if shape and ("pixels" in state) != (self.patches is not None):
+            with_or_without = "with" if "pixels" in state else "without"
+            raise XViTError(f"a state of a stream {with_or_without} unchanged_threshold: load it into such a stream")
         self._num_completed, self._ended, self._shape = completed, bool(ended), tuple(shape) or None
 
     def load_tensors(self, named: Mapping[str, Tensor]) -> None:
         """Load what `tensors` returned into a stream without frames."""
         for name, tensor in named.items():
-            kind, _, rest = name.partition(".")
-            if kind != "blocks":
-                continue
-            index, *place = rest.split(".")
-            if place == ["pending"]:
-                self._blocks[int(index)].pending = tensor
-            else:
-                layer, inner = place
-                self._blocks[int(index)].readers[int(layer)].tensors[inner] = tensor
-        self._frames = named.get("frames")
+            if name.startswith("blocks."):
+                _, index, inner = name.split(".", 2)
+                self._blocks[int(index)].load(inner, tensor)
+        self._frames, self._tokens = named.get("frames"), named.get("tokens")
+        if self.patches is not None:
+            self.patches.pixels = named.get("pixels")
 
     @property
     def _layers(self) -> list[SpatialAttention]:
@@ -289,21 +215,61 @@ class Stream:
     @property
     def block_bytes(self) -> list[int]:
         """Bytes that each block keeps now."""
-        sizes = []
-        for block in self._blocks:
-            tensors = [tensor for reader in block.readers for tensor in reader.tensors.values()]
-            tensors += [] if block.pending is None else [block.pending]
-            sizes.append(sum(tensor.numel() * tensor.element_size() for tensor in tensors))
-        return sizes
+        kept = [block.tensors().values() for block in self._blocks]
+        return [sum(tensor.numel() * tensor.element_size() for tensor in tensors) for tensors in kept]
 
-    def _run_blocks(self, x: Tensor | None, rope: Tensor | None) -> Tensor | None:
-        """The vectors (B, m, D) of the frames that new tokens (B, n, N, D) complete; None if there are none."""
-        for index, block in enumerate(self._blocks):
-            kwargs = self.model.block_kwargs(index, rope, class_token_only=self.model.class_token_only)
+    def _advance(self, frames: Tensor) -> Tensor | None:
+        """The vectors (B, m, D) of the frames that new ones (B, n, C, H, W) complete; None if there are none."""
+        tokens = None if self.patches is None else self.patches.select(frames)
+        if not (self.skip_repeats and self._repeats(frames, tokens)):
+            x, rope = self.model.embed(frames)
+            if tokens is not None:
+                num_prefix = self.model.backbone.num_prefix_tokens
+                x, rope = x[:, :, tokens], rope if rope is None else rope[..., tokens[num_prefix:] - num_prefix, :]
+            for layer, original in zip(self._layers, self.model.attention_layers, strict=True):
+                layer.grid = original.grid  # which embed() has set
+            for reader in [reader for block in self._blocks for reader in block.readers]:
+                reader.tokens = tokens
+            self._settled, self._rope = (0, x), rope
+            # A copy, because a caller may write its next frames into the same tensor.
+            self._last_input = frames.clone() if tokens is None else tokens
+        return self._run_blocks()
+
+    def _repeats(self, frames: Tensor, tokens: Tensor | None) -> bool:
+        """Whether the blocks would get the input of the last push again."""
+        last = self._last_input
+        if last is None:
+            return False
+        if tokens is not None:  # the prefix tokens only, which are the same in each frame
+            return len(tokens) == len(last) == self.model.backbone.num_prefix_tokens
+        return frames.dtype == last.dtype and frames.device == last.device and torch.equal(frames, last)
+
+    def _run_blocks(self) -> Tensor | None:
+        """Run the blocks that are not settled, and return the vectors (B, m, D) of the frames that they complete."""
+        first, x = self._settled
+        settled = self.skip_repeats  # all blocks so far
+        for index, block in enumerate(self._blocks[first:], start=first):
+            kwargs = self.model.block_kwargs(index, self._rope, class_token_only=self.model.class_token_only)
+            before = block.tensors()
             x = block.run(x, kwargs, ended=self._ended)
             if x is None and not self._ended:  # at the end, later blocks still have pending frames
-                break
-        return None if x is None else self.model.pool(x)[1]
+                return None
+            settled = settled and _equal_states(before, block.tensors())
+            if settled:
+                self._settled = index + 1, x
+        if x is None or first > len(self._blocks):  # the vectors themselves
+            return x
+        vectors = self._pool(x)
+        if settled:
+            self._settled = len(self._blocks) + 1, vectors
+        return vectors
+
+    def _pool(self, x: Tensor) -> Tensor:
+        """The vectors (B, m, D) of the last block's output x (B, m, N or 1, D); of some tokens only with `patches`."""
+        if self.patches is not None and not self.model.class_token_only:
+            assert self._last_input is not None
+            x = self._tokens = x if self._tokens is None else self._tokens.index_copy(2, self._last_input, x)
+        return self.model.pool(x)[1]
 
     def _predict(self, new: Tensor | None) -> StreamOutput:
         """Run the temporal head and classifier at the new frames' vectors (B, m, D)."""
@@ -318,32 +284,37 @@ class Stream:
         if T > 1:
             self._frames = vectors[:, -(T - 1) :].clone()
         self._num_completed += new.shape[1]
-        if windows and all(window.shape[1] == T for window in windows):  # after the first T - 1 frames, all at once
-            embeddings = model.temporal_head(torch.stack(windows, dim=1).flatten(0, 1)).unflatten(0, (-1, len(chosen)))
-        elif windows:
+        repeats = self.skip_repeats and bool(windows) and _equal(windows, self._windows)
+        logits = self._logits if repeats else self._classify(windows, new)
+        if windows:
+            self._windows, self._logits = windows, logits
+        logits = {task: x.clone() for task, x in logits.items()}  # a caller may change them
+        return StreamOutput([first + i for i in chosen], new[:, chosen], unwrap_single_task(logits))
+
+    def _classify(self, windows: list[Tensor], new: Tensor) -> dict[str, Tensor]:
+        """Logits (B, p, classes) of each task for p windows of frame vectors (B, up to T, D)."""
+        model = self.model
+        if windows and all(window.shape[1] == model.config.num_frames for window in windows):  # at once
+            embeddings = model.temporal_head(torch.stack(windows, dim=1).flatten(0, 1)).unflatten(0, (-1, len(windows)))
+        elif windows:  # the first T - 1 frames
             embeddings = torch.stack([model.temporal_head(window) for window in windows], dim=1)
         else:
             embeddings = new[:, :0]
-        logits = unwrap_single_task(as_task_dict(model.classifier(embeddings)))  # (B, p, classes)
-        return StreamOutput([first + i for i in chosen], new[:, chosen], logits)
+        return as_task_dict(model.classifier(embeddings))
+
+
+def _equal(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    """Whether all of them are equal, bit for bit."""
+    return len(tensors) == len(others) and all(map(torch.equal, tensors, others))
+
+
+def _equal_states(state: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return state.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in state.items())
 
 
 def _config_hash(model: XViT) -> Tensor:
     settings = json.dumps(to_dict(model.config), sort_keys=True).encode()
     return torch.tensor(list(hashlib.sha256(settings).digest()), dtype=torch.uint8)
-
-
-def _copy_with_readers(module: nn.Module) -> nn.Module:
-    """A copy that shares its tensors and hooks with `module`, its attention layers with stream readers of their own."""
-    clone = copy.copy(module)
-    if isinstance(clone, SpatialAttention):
-        clone.reader = StreamReader(clone)
-        return clone
-    if any(isinstance(inner, SpatialAttention) for inner in module.modules()):
-        clone._modules = {
-            name: inner if inner is None else _copy_with_readers(inner) for name, inner in module._modules.items()
-        }
-    return clone
 
 
 def _check_streamable(model: XViT) -> None:

@@ -144,7 +144,7 @@ class XViT(nn.Module):
 
     def embed(self, pixel_values: Tensor) -> tuple[Tensor, Tensor | None]:
         """Tokens (B, T, N, D) before the first block, and rotary positions if the backbone has them (`Eva`)."""
-        self._check_input(pixel_values)
+        self.check_input(pixel_values)
         B, T, _, height, width = pixel_values.shape
         backbone = self.backbone
         T //= self.config.tubelet_size  # from here on a tubelet is a frame, its frames stacked along the channels
@@ -256,7 +256,8 @@ class XViT(nn.Module):
             model=self.config, clip_spec=self.clip_spec, class_names=self.class_names, provenance=self.provenance
         )
 
-    def _check_input(self, pixel_values: Tensor) -> None:
+    def check_input(self, pixel_values: Tensor) -> None:
+        """Raise `XViTError` unless these are clips (B, T, C, H, W) that the model can embed."""
         embed, tubelet = self.backbone.patch_embed, self.config.tubelet_size
         check_pixel_values(pixel_values, channels=self.in_chans, dtype=next(self.parameters()).dtype)
         shape = tuple(pixel_values.shape)
