@@ -34,6 +34,7 @@ from xvit.cli.exit_codes import SOME_FAILED, SUCCESS
 from xvit.cli.parsing import CommandParser, build, given_settings, parse_args, read_recipe, require
 from xvit.config import RunConfig, find_recipe, flatten, read_config, read_yaml, to_dict, unflatten
 from xvit.utils import distributed
+from xvit.utils.checkpoint_path import resolve_bundled
 from xvit.utils.files import check_exists, check_writable_directory
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def parse(parser: CommandParser, argv: list[str]) -> Namespace:
         SystemExit: after --print-config.
     """
     if "--resume" not in argv:  # a run that is resumed has the weights in its state
-        parser.checks["init.checkpoint_path"] = check_exists
+        parser.checks["init.checkpoint_path"] = lambda path: check_exists(resolve_bundled(path))
     args = parse_args(parser, argv)
     stated: dict[str, dict[str, Any]] = {}
     if args.config is not None:
@@ -98,7 +99,7 @@ def _inherit(args: Namespace, stated: dict[str, dict[str, Any]]) -> RunConfig:
         from xvit.training.inherit import resume_settings
 
         return resume_settings(recipe, read_config(RunConfig, started), stated)
-    if Path(source).is_dir():
+    if resolve_bundled(source).is_dir():
         from xvit.training.inherit import inherit_settings
 
         return inherit_settings(recipe, stated)
