@@ -93,15 +93,19 @@ class _Curves:
         if not self.epochs:
             return Group()
         legend, panels = Text(), Table.grid(padding=(0, 2, 0, 0))  # of no foreign text
-        points = {key: [_points(rows, key) for rows in self.rows.values()] for key in ("top1", "loss")}
-        for name, style, accuracy in zip(self.rows, _STYLES, points["top1"], strict=False):
-            latest = f" {100 * accuracy[-1][1]:.1f} %" if accuracy else ""
+        accuracy, loss = (
+            {style: _points(rows, key) for style, rows in zip(_STYLES, self.rows.values(), strict=False)}
+            for key in ("top1", "loss")
+        )
+        for name, style in zip(self.rows, _STYLES, strict=False):
+            latest = f" {100 * accuracy[style][-1][1]:.1f} %" if accuracy[style] else ""
             legend.append(f"━ {name}{latest}   ", style)
-        size = {"width": min(width, _MAX_WIDTH) // 2 - 2, "height": _HEIGHT, "x_max": self.epochs}
-        accuracy, loss = (dict(zip(_STYLES, points[key], strict=False)) for key in ("top1", "loss"))
-        y_max = max((y for curve in loss.values() for _, y in curve), default=1.0)
-        left = draw_curves(accuracy, title="accuracy, held-out videos", y_max=1.0, percent=True, **size)
-        panels.add_row(left, draw_curves(loss, title="training loss, by epoch", y_max=y_max, **size))
+        size: dict[str, Any] = {"width": min(width, _MAX_WIDTH) // 2 - 2, "height": _HEIGHT, "x_max": self.epochs}
+        y_max = max((y for points in loss.values() for _, y in points), default=1.0)
+        panels.add_row(
+            draw_curves(accuracy, title="accuracy, held-out videos", y_max=1.0, percent=True, **size),
+            draw_curves(loss, title="training loss, by epoch", y_max=y_max, **size),
+        )
         return Group(panels, legend)
 
 

@@ -4,7 +4,7 @@ Train a model on the videos DIR/train/<class>/*.mp4 and validate it on DIR/val/<
 two folders, DIR/<class>/*.mp4 is split. For annotation files, see --data.format.
 Writes to the output folder: best/ and last/ (checkpoints), metrics.jsonl, tensorboard/, config.yaml.
 Settings come from the recipe; options on the command line override them. A recipe is a YAML file, or the
-name of one that is installed with xvit: epic100, finetune, kinetics400, kinetics600, motion,
+name of one that is installed with xvit: demo, epic100, finetune, kinetics400, kinetics600, motion,
 motion-streaming, ssv2. With --init.checkpoint_path and a trained model, the model and clip settings come
 from it, except those that the recipe or the command line states. finetune states none.
 Videos that cannot be read are skipped and listed in bad_videos.jsonl; the exit code is then 1. Videos that
