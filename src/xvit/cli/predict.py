@@ -5,6 +5,7 @@ them what is wrong with the video, such as damaged frames.
 Files that cannot be read are skipped and listed at the end; the exit code is then 1.
 
 examples:
+  xvit predict samples/val --checkpoint motion   # the bundled model, on videos of `xvit data motion --output samples`
   xvit predict clip.mp4 --checkpoint run/best
   xvit predict videos/ other.webm --checkpoint run/best --top-k 3
   xvit predict videos/ --checkpoint run/best --json > predictions.json
