@@ -125,16 +125,16 @@ class _StageDisplay:
     def on_first_predictions(self, predictions: list[dict[str, Any]], picture: str) -> None:
         if self.quiet:
             return
-        table = terminal.table("video", "ground truth", "prediction", "score", numeric=[3])
+        table = terminal.table("ground truth", "prediction", "score", numeric=[2])
         for item in predictions:
             style = "green" if item["prediction"] == item["ground_truth"] else "red"
             cells = [Text(item["prediction"], style=style), Text(f"{100 * item['score']:.0f} %", style=style)]
-            table.add_row("/".join(Path(item["path"]).parts[-2:]), item["ground_truth"], *cells)
+            table.add_row(item["ground_truth"], *cells)
         correct = sum(item["prediction"] == item["ground_truth"] for item in predictions)
         print_line = self.display.console.print
         print_line("The model that comes with xvit, --checkpoint motion, on videos it has not seen:")
         print_line(table)
-        print_line(f"{correct} of {len(predictions)} correct. Picture: {picture}\n")
+        print_line(f"{correct} of {len(predictions)} correct. Picture: {picture}")
 
     def on_count(self, name: str, done: int, total: int) -> None:
         if name not in self.tasks:

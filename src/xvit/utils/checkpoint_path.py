@@ -30,11 +30,12 @@ def find_local_checkpoint(source: str | Path) -> Path | None:
     if not path.exists() and previous_version(path).is_dir():
         path = previous_version(path)  # its writer was killed between two renames
     if not path.exists():
-        is_name = _REPOSITORY.fullmatch(str(source))
-        hint = f"; for a repository of the Hugging Face Hub write {HUB_PREFIX}{source}" if is_name else ""
-        names = bundled_models()
-        bundled = f".{did_you_mean(str(source), names)} Models that come with xvit: {', '.join(names)}"
-        raise XViTError(f"{source}: no such checkpoint directory{hint or bundled}")
+        names, hint = bundled_models(), ""
+        if _REPOSITORY.fullmatch(str(source)):
+            hint = f"; for a repository of the Hugging Face Hub write {HUB_PREFIX}{source}"
+        elif path.name == str(source):
+            hint = f".{did_you_mean(path.name, names)} Models that come with xvit: {', '.join(names)}"
+        raise XViTError(f"{source}: no such checkpoint directory{hint}")
     check_checkpoint_directory(path)
     return path
 
