@@ -1,5 +1,6 @@
 """The README and the documents: examples run, commands parse, links and numbers are right."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -13,6 +14,7 @@ from xvit.cli.main import COMMANDS, find_command
 from xvit.cli.parsing import CommandParser, parse_command
 from xvit.config import model_config
 from xvit.models.xvit import XViT
+from xvit.utils.checkpoint_path import BUNDLED
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = {
@@ -43,12 +45,9 @@ def section(title: str) -> str:
     return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
 
 
-def test_python_example_runs(tmp_path, checkpoint, videos, monkeypatch, capsys):
+def test_python_example_runs(tmp_path, videos, monkeypatch, capsys):
     [example] = code_blocks(README, "python")
-    demo = tmp_path / "demo"
-    (demo / "xvit").mkdir(parents=True)
-    (demo / "xvit" / "best").symlink_to(checkpoint)
-    (demo / "videos").symlink_to(videos)
+    (tmp_path / "samples").symlink_to(videos)
     monkeypatch.chdir(tmp_path)
     exec(compile(example, "README.md", "exec"), {})
     out = capsys.readouterr().out
@@ -56,7 +55,32 @@ def test_python_example_runs(tmp_path, checkpoint, videos, monkeypatch, capsys):
     assert len(shapes) == 2
     for shape in shapes:
         assert f"torch.Size([{shape}])" in out
-    assert "demo/videos/val/moving_left/0000.mp4" in out
+    assert "samples/val/moving_left/0000.mp4" in out
+
+
+def test_the_first_result_is_the_one_shown(tmp_path, run, monkeypatch):
+    """Up to the digits of the scores, which depend on the processor."""
+    text = section("First result")
+    data, predict, demo = command_lines(text)
+    [shown] = code_blocks(text, "text")
+    monkeypatch.chdir(tmp_path)
+    assert run(*split_command(data))[0] == 0
+    code, out, _ = run(*split_command(predict))
+    assert code == 0
+    assert out.count(".mp4") == 4
+
+    def without_digits(text: str) -> list[list[str]]:
+        return [re.sub(r"\d+\.\d %", "%", line).split() for line in text.splitlines() if line.strip()]
+
+    assert without_digits(out) == without_digits(shown)
+    assert split_command(demo) == ["demo"]  # tests/experiments/test_demo.py
+
+
+def test_the_bundled_model_is_as_accurate_as_stated():
+    metrics = json.loads((BUNDLED / "motion" / "config.json").read_text())["provenance"]["metrics"]
+    text = " ".join(section("First result").split())
+    accuracy = f"{100 * metrics['top1']:.1f} % (95 % interval {metrics['interval_95']})"
+    assert f"On {metrics['videos']:,} videos that it has never seen, it is right in {accuracy}." in text
 
 
 def test_quickstart_commands_run(tmp_path, recipe, run, monkeypatch):

@@ -60,8 +60,11 @@ def test_a_path_that_does_not_exist_is_never_asked_of_the_hub(name, folder_exist
         (tmp_path / "run").mkdir()
     with pytest.raises(XViTError) as caught:
         XViT.from_pretrained(name)
-    hint = "; for a repository of the Hugging Face Hub write hf://run/best" if name == "run/best" else ""
-    expected = f"{name}: no such checkpoint directory{hint}"
+    hints = {
+        "run/best": "; for a repository of the Hugging Face Hub write hf://run/best",
+        "run": ". Models that come with xvit: motion",
+    }
+    expected = f"{name}: no such checkpoint directory{hints.get(name, '')}"
     if (name, folder_exists) == ("run", True):
         expected = "run: not a checkpoint directory, model.safetensors and config.json missing"
     assert str(caught.value) == expected

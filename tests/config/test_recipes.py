@@ -5,7 +5,7 @@ import pytest
 from xvit.config import find_recipe
 from xvit.utils.errors import XViTError
 
-NAMES = ("epic100", "finetune", "kinetics400", "kinetics600", "motion", "motion-streaming", "ssv2")
+NAMES = ("demo", "epic100", "finetune", "kinetics400", "kinetics600", "motion", "motion-streaming", "ssv2")
 
 
 @pytest.mark.parametrize("name", NAMES)

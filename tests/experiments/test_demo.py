@@ -2,22 +2,25 @@
 
 import json
 import re
+import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-import torch
 import yaml
+from rich.console import Console
 
 from helpers.changed_videos import CHANGES, changed_video, file_hashes
-from xvit.cli.main import main
+from xvit.cli.demo import _Curves
+from xvit.cli.main import find_command, main
+from xvit.cli.parsing import CommandParser, parse_command, read_recipe
 from xvit.config import RunConfig, from_dict
 from xvit.data import record
 from xvit.data.synthetic.motion import CLASSES
 from xvit.experiments import common
-from xvit.experiments.common import default_recipe
 from xvit.experiments.demo import run as run_module
+from xvit.experiments.demo.report import next_commands
 from xvit.experiments.demo.run import VARIANTS, DemoCallbacks, run_demo
-from xvit.inference.predictor import Predictor
 from xvit.utils.errors import XViTError
 from xvit.utils.version import library_versions
 
@@ -55,8 +58,8 @@ def demo(tmp_path_factory, short_recipe):
 
 def test_a_resumed_demo_repeats_no_finished_stage(demo):
     _, _, stages = demo
-    before = ["videos", "train xvit", "evaluate xvit", "train spatial"]
-    after = ["evaluate spatial", "train order_blind", "evaluate order_blind", "predict files", "measure time", "report"]
+    before = ["first predictions", "videos", "train xvit", "evaluate xvit", "train spatial"]
+    after = ["evaluate spatial", "predict files", "measure time", "report"]
     assert stages == [(n, False) for n in before] + [(n, True) for n in before] + [(n, False) for n in after]
 
 
@@ -68,10 +71,10 @@ def test_a_finished_demo_returns_the_saved_summary(demo, short_recipe):
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
-def test_the_rows_compare_three_models_of_equal_cost(demo):
+def test_the_rows_compare_two_models_of_equal_cost(demo):
     rows = demo[1]["rows"]
     assert [row["key"] for row in rows] == list(VARIANTS)
-    xvit, spatial, _ = rows
+    xvit, spatial = rows
     assert xvit["parameters"] == spatial["parameters"]
     assert xvit["macs"] == pytest.approx(spatial["macs"], rel=0.01)
     for row in rows:
@@ -82,13 +85,30 @@ def test_the_rows_compare_three_models_of_equal_cost(demo):
         assert row["milliseconds"] > 0
 
 
-def test_only_the_order_blind_model_ignores_the_order_of_the_frames(demo):
-    pixels = torch.randint(0, 256, (2, 1, 4, 3, 48, 48), dtype=torch.uint8, generator=torch.manual_seed(0))
-    for key in ("xvit", "order_blind"):
-        predictor = Predictor(demo[0] / key / "last")
-        forwards = predictor.predict_probabilities(pixels)
-        backwards = predictor.predict_probabilities(pixels.flip(2))
-        assert torch.allclose(forwards, backwards, atol=1e-6) == (key == "order_blind"), key
+def test_the_first_predictions_come_first(demo, short_recipe, tmp_path):
+    """Before the data set is written; on videos that are in it, among the held-out ones."""
+    output, summary, _ = demo
+    events = []
+
+    def stop(name, done, total):
+        events.append(name)
+        raise KeyboardInterrupt
+
+    callbacks = DemoCallbacks(
+        on_first_predictions=lambda predictions, picture: events.append((predictions, picture)), on_count=stop
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run_demo(tmp_path / "out", recipe=short_recipe, clips_per_class=3, callbacks=callbacks)
+    (predictions, picture), *rest = events
+    assert rest == ["writing videos"]
+    assert (tmp_path / "out" / "pictures" / "first_predictions.png") == Path(picture)
+    assert Path(picture).stat().st_size > 1000
+    assert [item["ground_truth"] for item in predictions] == list(CLASSES)
+    assert sum(item["prediction"] == item["ground_truth"] for item in predictions) >= 10
+    assert [item["score"] for item in predictions] == [item["score"] for item in summary["first_predictions"]]
+    for item in predictions:
+        first = Path(item["path"])
+        assert first.read_bytes() == output.joinpath("videos", "val", *first.parts[-2:]).read_bytes()
 
 
 def test_the_report_is_complete(demo):
@@ -96,6 +116,9 @@ def test_the_report_is_complete(demo):
     page = (output / "report.html").read_text()
     pictures = re.findall(r'src="([^"]+)"', page)
     assert len(pictures) == 6
+    assert "pictures/first_predictions.png" in pictures
+    for command in next_commands(output):
+        assert command in page
     assert all((output / picture).stat().st_size > 1000 for picture in pictures)
     assert f"{100 * summary['rows'][0]['top1']:.1f} %" in page
     assert "{" not in page.split("<pre>")[0].split("</style>")[1]  # every field of the template is filled in
@@ -156,7 +179,7 @@ def test_other_library_versions_are_said(demo, short_recipe, monkeypatch, caplog
     assert re.search(r"was started with torch 2\.\S+ \(now 9\): the results of its parts differ", caplog.text)
 
 
-def test_the_command_prints_the_table(demo, capfd, tmp_path):
+def test_the_command_prints_the_table(demo, capfd, tmp_path, monkeypatch):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(json.loads((demo[0] / "demo.json").read_text())["settings"]["recipe"]))
     words = ["demo", "--output", str(demo[0]), "--config", str(recipe), "--clips-per-class", "3"]
@@ -164,7 +187,13 @@ def test_the_command_prints_the_table(demo, capfd, tmp_path):
     out, err = capfd.readouterr()
     assert all(variant.name in out for variant in VARIANTS.values())
     assert "at most 50 %, by construction" in out
+    assert err.index("--checkpoint motion") < err.index("first_predictions.png") < err.index("\nvideos ")
+    assert re.search(r"moving_left +moving_left +\d+ % *\n", err)
     assert "(done earlier)" in err
+    for command in next_commands(demo[0]):
+        assert f"\n  {command}\n" in out
+        monkeypatch.setattr(CommandParser, "check_paths", lambda *_: None)
+        parse_command(*find_command(shlex.split(command)[1:]))
     assert main([*words, "--json"]) == 0
     out, err = capfd.readouterr()
     assert json.loads(out)["rows"] == demo[1]["rows"]
@@ -181,5 +210,19 @@ def test_after_ctrl_c_the_command_says_how_to_resume(recipe, tmp_path, capfd, mo
     assert (out, err) == ("", "xvit: stopped. Run the same command to continue.\n")
 
 
-def test_the_default_recipe_is_installed():
-    assert default_recipe().clip.num_frames == default_recipe().model.num_frames
+def test_curves_are_drawn_from_the_metric_rows(demo):
+    output, summary, _ = demo
+    curves = _Curves(str(output))
+    assert curves.render(80).renderables == []  # before the first training
+    curves.update(epochs=1)
+    lines = "".join(segment.text for segment in Console(width=80).render(curves.render(80))).splitlines()
+    for row in summary["rows"]:
+        assert f"{row['model']} {100 * row['top1']:.1f} %" in lines[-1]
+    assert max(map(len, lines)) <= 80
+    assert any(0x2800 < ord(character) < 0x2900 for character in "".join(lines))
+
+
+def test_the_recipes_are_installed():
+    for name in ("motion", "demo"):
+        recipe = read_recipe(name)
+        assert recipe.clip.num_frames == recipe.model.num_frames

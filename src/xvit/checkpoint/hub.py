@@ -28,7 +28,8 @@ def find_checkpoint(source: str | Path, revision: str | None = None) -> Path:
     """The checkpoint directory at a path, or a downloaded one for hf://owner/name; see `find_local_checkpoint`.
 
     Args:
-        source: a directory, or hf://owner/name on the Hugging Face Hub, whose local cache needs no network.
+        source: a directory, the name of a bundled model, or hf://owner/name on the Hugging Face Hub, whose local cache
+            needs no network.
         revision: branch, tag or commit of the Hub repository.
 
     Raises:

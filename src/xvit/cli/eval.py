@@ -28,7 +28,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from xvit.cli import terminal
-from xvit.cli.parsing import CommandParser, parse_data_args, require
+from xvit.cli.parsing import TRAINED_OR_EXPORTED_MODEL, CommandParser, parse_data_args, require
 from xvit.config import SINGLE_TASK, EvalConfig
 from xvit.utils import distributed
 from xvit.utils.checkpoint_path import check_model
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 def add_options(parser: CommandParser) -> None:
-    parser.add("--checkpoint DIR", str, "a trained or an exported model", required=True, check=check_model)
+    parser.add("--checkpoint DIR", str, TRAINED_OR_EXPORTED_MODEL, required=True, check=check_model)
     parser.add("--output DIR", str | None, "folder for the result, to be created", check=check_new_directory)
     parser.add("--split", Literal["val", "test"], "validation videos, or those held out from training", default="val")
     text = "write scores for a challenge: .json for EPIC-KITCHENS-100, .csv for the five best classes per video"

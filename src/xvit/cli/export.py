@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal
 from jsonargparse import Namespace
 
 from xvit.cli import terminal
-from xvit.cli.parsing import CommandParser, select
+from xvit.cli.parsing import TRAINED_MODEL, CommandParser, select
 from xvit.utils.checkpoint_path import check_checkpoint
 from xvit.utils.files import check_exists, check_new_directory
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def add_options(parser: CommandParser) -> None:
-    parser.add("checkpoint CHECKPOINT", str, "a trained model", check=check_checkpoint)
+    parser.add("checkpoint CHECKPOINT", str, TRAINED_MODEL, check=check_checkpoint)
     parser.add("--output DIR", str, "folder to create", required=True, check=check_new_directory)
     text = "real videos (files, folders, lists) to compare both models on"
     parser.add("--videos VIDEO_OR_FOLDER", str, text, nargs="+", required=True, check=check_exists)

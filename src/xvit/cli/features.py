@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 from jsonargparse import Namespace
 
 from xvit.cli import terminal
-from xvit.cli.parsing import CommandParser, build, parse_args, refuse_others, require, select
+from xvit.cli.parsing import TRAINED_MODEL, CommandParser, build, parse_args, refuse_others, require, select
 from xvit.config import AdvancedConfig, InitConfig, ModelConfig
 from xvit.utils.checkpoint_path import check_checkpoint
 from xvit.utils.files import check_exists, check_writable_file
@@ -40,7 +40,7 @@ def add_options(parser: CommandParser) -> None:
         required=True,
         check=check_writable_file,
     )
-    parser.add("--checkpoint DIR", str | None, "a trained model", check=check_checkpoint)
+    parser.add("--checkpoint DIR", str | None, TRAINED_MODEL, check=check_checkpoint)
     text = "one vector per video, one per frame, or all tokens of each frame"
     parser.add("--level", Literal["clip", "frames", "tokens"], text, default="clip")
     parser.add("--batch-size N", int, "videos per batch", default=16, low=1)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import Namespace
 
 from xvit.cli import terminal
-from xvit.cli.parsing import CommandParser, build, parse_args
+from xvit.cli.parsing import TRAINED_MODEL, CommandParser, build, parse_args
 from xvit.config import SINGLE_TASK, ModelConfig, as_task_dict, stored_clip_spec
 from xvit.utils.checkpoint_path import check_checkpoint
 from xvit.utils.errors import XViTError
@@ -35,7 +35,7 @@ PAPER_MACS = {
 
 
 def add_options(parser: CommandParser) -> None:
-    parser.add("--checkpoint DIR", str | None, "show a trained model instead", check=check_checkpoint)
+    parser.add("--checkpoint DIR", str | None, f"instead, {TRAINED_MODEL}", check=check_checkpoint)
     parser.add_switch("--list-backbones", "list the names that --backbone accepts")
     parser.add_class_arguments(ModelConfig)
 

@@ -20,7 +20,7 @@ from xvit.utils.version import __version__
 # To add a command, add an entry here and a module to this package, whose name has "_" for the space.
 GROUPS: dict[str, dict[str, str]] = {
     "first steps": {
-        "demo": "generate videos, train three models on them and compare them in a report (about 8 minutes, 2 cores)",
+        "demo": "classify videos with the bundled model, train two models and compare them (4 minutes, 2 cores)",
         "data motion": "write the built-in data set: short videos of moving shapes",
     },
     "your videos": {
@@ -60,6 +60,7 @@ all commands
 
 example
   xvit data motion --output videos --clips-per-class 340
+  xvit predict videos/val/moving_left --checkpoint motion
   xvit train --config motion --data.root videos --output run
   xvit predict videos/val/moving_left --checkpoint run/best"""
 

@@ -16,6 +16,9 @@ from xvit.utils import threads
 from xvit.utils.errors import XViTError, check_range
 from xvit.utils.files import check_exists, check_files, check_folder
 
+_MODEL_SOURCES = "a folder, hf://owner/name, or motion, which comes with xvit (a folder of that name comes first)"
+TRAINED_MODEL = f"a trained model: {_MODEL_SOURCES}"  # help texts
+TRAINED_OR_EXPORTED_MODEL = f"a trained or an exported model: {_MODEL_SOURCES}"
 Config = TypeVar("Config", ModelConfig, InitConfig, RunConfig)
 
 

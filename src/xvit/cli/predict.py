@@ -5,6 +5,7 @@ them what is wrong with the video, such as damaged frames.
 Files that cannot be read are skipped and listed at the end; the exit code is then 1.
 
 examples:
+  xvit predict samples/val --checkpoint motion   # the bundled model, on videos of `xvit data motion --output samples`
   xvit predict clip.mp4 --checkpoint run/best
   xvit predict videos/ other.webm --checkpoint run/best --top-k 3
   xvit predict videos/ --checkpoint run/best --json > predictions.json
@@ -17,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from xvit.cli import terminal
-from xvit.cli.parsing import CommandParser, select
+from xvit.cli.parsing import TRAINED_OR_EXPORTED_MODEL, CommandParser, select
 from xvit.config import SINGLE_TASK
 from xvit.utils.checkpoint_path import check_model
 from xvit.utils.errors import VideoError
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 def add_options(parser: CommandParser) -> None:
     parser.add_videos()
-    parser.add("--checkpoint DIR", str, "a trained or an exported model", required=True, check=check_model)
+    parser.add("--checkpoint DIR", str, TRAINED_OR_EXPORTED_MODEL, required=True, check=check_model)
     parser.add("--top-k K", int, "number of classes to show per video", default=5, low=1)
     parser.add("--temporal-views N", int, "clips per video, whose scores are averaged", default=1)
     parser.add("--spatial-views M", int, "crops per clip: 1 (centre) or 3", default=1)

@@ -36,7 +36,7 @@ from rich.text import Text
 from xvit.cli import terminal
 from xvit.cli.exit_codes import SOME_FAILED, SUCCESS
 from xvit.cli.gates import add_gates, resolve_gates
-from xvit.cli.parsing import CommandParser, select
+from xvit.cli.parsing import TRAINED_MODEL, CommandParser, select
 from xvit.config import SINGLE_TASK, as_task_dict
 from xvit.utils.checkpoint_path import check_checkpoint
 from xvit.utils.errors import XViTError
@@ -63,7 +63,7 @@ def _check_source(name: str) -> None:
 
 def add_options(parser: CommandParser) -> None:
     parser.add("source SOURCE", str, "camera, address, file, or - for standard input", check=_check_source)
-    parser.add("--checkpoint DIR", str, "a trained model", required=True, check=check_checkpoint)
+    parser.add("--checkpoint DIR", str, TRAINED_MODEL, required=True, check=check_checkpoint)
     parser.add_switch("--real-time", "play a file or a pipe at its own frame rate, like a live source")
     text = "process each N-th frame, counted at the model's frame rate if it has one; as trained if unset"
     parser.add("--stride N", int | None, text)

@@ -130,13 +130,27 @@ def failures_to_json(failures: Sequence[VideoError]) -> list[dict[str, str]]:
     return [{"path": error.path, "reason": error.reason} for error in failures]
 
 
+class _Display(Progress):
+    """Progress bars, and below them what `below` returns."""
+
+    below: Callable[[int], RenderableType] | None = None
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.below is not None:
+            yield self.below(self.console.width)
+
+
 @contextmanager
-def progress_display(*, quiet: bool = False) -> Iterator[Progress]:
+def progress_display(
+    *, quiet: bool = False, below: Callable[[int], RenderableType] | None = None
+) -> Iterator[Progress]:
     """An empty display of progress bars on standard error. It shows no bars outside a terminal, or if `quiet`.
 
-    Lines printed to its `console` appear above the bars, and in a log file too.
+    Lines printed to its `console` appear above the bars, and in a log file too. `below` returns what is shown below the
+    bars, in a terminal of so many columns; it is called again at each refresh.
     """
-    display = Progress(
+    display = _Display(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
@@ -146,6 +160,7 @@ def progress_display(*, quiet: bool = False) -> Iterator[Progress]:
         transient=True,
         disable=quiet or not sys.stderr.isatty() or not distributed.is_main(),
     )
+    display.below = below
     with display:
         yield display
 

@@ -31,7 +31,7 @@ from rich.text import Text
 from xvit.cli import terminal
 from xvit.cli.exit_codes import INTERRUPTED
 from xvit.cli.gates import add_gates, resolve_gates
-from xvit.cli.parsing import CommandParser, parse_args, select
+from xvit.cli.parsing import TRAINED_MODEL, CommandParser, parse_args, select
 from xvit.utils.checkpoint_path import check_checkpoint
 from xvit.utils.errors import Interrupted, VideoError, WriteError, XViTError, check_range
 from xvit.utils.files import check_files, check_writable_directory
@@ -50,7 +50,7 @@ _PLOTTED_FRAMES = 14
 
 def add_options(parser: CommandParser) -> None:
     parser.add_videos()
-    parser.add("--checkpoint DIR", str, "a trained model", required=True, check=check_checkpoint)
+    parser.add("--checkpoint DIR", str, TRAINED_MODEL, required=True, check=check_checkpoint)
     parser.add("--output DIR", str | None, "folder to create, or to go on with", check=check_writable_directory)
     text = 'the true segments, to compare with: {"video.mp4": [{"start": 0, "end": 2.5, "label": ...}, ...], ...}'
     parser.add("--ground-truth FILE", str | None, text, check=check_files)

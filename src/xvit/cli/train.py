@@ -4,7 +4,7 @@ Train a model on the videos DIR/train/<class>/*.mp4 and validate it on DIR/val/<
 two folders, DIR/<class>/*.mp4 is split. For annotation files, see --data.format.
 Writes to the output folder: best/ and last/ (checkpoints), metrics.jsonl, tensorboard/, config.yaml.
 Settings come from the recipe; options on the command line override them. A recipe is a YAML file, or the
-name of one that is installed with xvit: epic100, finetune, kinetics400, kinetics600, motion,
+name of one that is installed with xvit: demo, epic100, finetune, kinetics400, kinetics600, motion,
 motion-streaming, ssv2. With --init.checkpoint_path and a trained model, the model and clip settings come
 from it, except those that the recipe or the command line states. finetune states none.
 Videos that cannot be read are skipped and listed in bad_videos.jsonl; the exit code is then 1. Videos that
@@ -34,6 +34,7 @@ from xvit.cli.exit_codes import SOME_FAILED, SUCCESS
 from xvit.cli.parsing import CommandParser, build, given_settings, parse_args, read_recipe, require
 from xvit.config import RunConfig, find_recipe, flatten, read_config, read_yaml, to_dict, unflatten
 from xvit.utils import distributed
+from xvit.utils.checkpoint_path import resolve_bundled
 from xvit.utils.files import check_exists, check_writable_directory
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def parse(parser: CommandParser, argv: list[str]) -> Namespace:
         SystemExit: after --print-config.
     """
     if "--resume" not in argv:  # a run that is resumed has the weights in its state
-        parser.checks["init.checkpoint_path"] = check_exists
+        parser.checks["init.checkpoint_path"] = lambda path: check_exists(resolve_bundled(path))
     args = parse_args(parser, argv)
     stated: dict[str, dict[str, Any]] = {}
     if args.config is not None:
@@ -98,7 +99,7 @@ def _inherit(args: Namespace, stated: dict[str, dict[str, Any]]) -> RunConfig:
         from xvit.training.inherit import resume_settings
 
         return resume_settings(recipe, read_config(RunConfig, started), stated)
-    if Path(source).is_dir():
+    if resolve_bundled(source).is_dir():
         from xvit.training.inherit import inherit_settings
 
         return inherit_settings(recipe, stated)

@@ -86,8 +86,8 @@ class Predictor:
     """Classifies video files with a trained model.
 
     Args:
-        model: a checkpoint directory, hf://owner/name on the Hugging Face Hub, the directory of an exported model
-            (`xvit export`), or a model object (which is put in eval mode).
+        model: a checkpoint directory, hf://owner/name on the Hugging Face Hub, the name of a model that comes with xvit
+            ("motion"), the directory of an exported model (`xvit export`), or a model object (it is put in eval mode).
         device: where the model runs, such as cuda:1. By default, a model object stays on its device, and a model that
             is loaded goes to the accelerator if there is one.
         temporal_views: clips along each video.

@@ -21,7 +21,7 @@ from xvit.config import ClassNames, InitConfig, ModelConfig, as_task_dict
 from xvit.models.load_report import LoadReport, group_names
 from xvit.models.temporal import resize_positions
 from xvit.models.xvit import XViT
-from xvit.utils.checkpoint_path import explain_hub_error
+from xvit.utils.checkpoint_path import explain_hub_error, resolve_bundled
 from xvit.utils.errors import XViTError, one_line
 
 _logger = logging.getLogger("xvit")
@@ -46,8 +46,8 @@ def load_initial_weights(model: XViT, init: InitConfig, class_names: ClassNames 
     if init.pretrained and model.config.advanced.spatial_position == "sincos":
         raise XViTError("spatial_position='sincos' with pretrained=True: pretrained weights have positions already")
     rest: dict[str, Tensor] = {}
-    if init.checkpoint_path and Path(init.checkpoint_path).is_dir():
-        source, state = init.checkpoint_path, _read_xvit(Path(init.checkpoint_path), model, class_names)
+    if init.checkpoint_path and (directory := resolve_bundled(init.checkpoint_path)).is_dir():
+        source, state = init.checkpoint_path, _read_xvit(directory, model, class_names)
         image = {name.removeprefix("backbone."): t for name, t in state.items() if name.startswith("backbone.")}
         rest = {name: tensor for name, tensor in state.items() if not name.startswith("backbone.")}
     elif init.checkpoint_path:

@@ -207,7 +207,8 @@ class XViT(nn.Module):
         """Load a trained model, in eval mode, with its clip spec, class names and provenance. Never executes code.
 
         Args:
-            source: a directory written by `save_pretrained` or by training, or hf://owner/name on the Hugging Face Hub.
+            source: a directory written by `save_pretrained` or by training, hf://owner/name on the Hugging Face Hub, or
+                the name of a model that comes with xvit: "motion".
             revision: branch, tag or commit of the Hub repository.
             device: where the model goes.
 

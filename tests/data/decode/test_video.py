@@ -19,6 +19,7 @@ from helpers.barcode_videos import (
     write_video,
 )
 from xvit.data.decode import Clip, decode, probe, read_clip, video
+from xvit.data.synthetic import encode_video, render_clip
 from xvit.utils.errors import VideoError, XViTError
 
 FRAMES = 60
@@ -86,6 +87,31 @@ def test_seeking_decodes_fewer_frames(kind, indices, limit, make_video, monkeypa
     monkeypatch.setattr(video.FrameBuffer, "add", record_and_add)
     decode(make_video(kind), indices)
     assert len(decoded) < limit
+
+
+def test_of_independent_frames_only_the_requested_ones_are_decoded(tmp_path, monkeypatch):
+    path = tmp_path / "clip.mp4"
+    frames = render_clip("moving_left", np.random.default_rng(0))
+    encode_video(frames, path)
+    in_order = decode(path, range(16)).frames
+    added = []
+    add = video.FrameBuffer.add
+    monkeypatch.setattr(video.FrameBuffer, "add", lambda self, f, **k: (added.append(f.pts), add(self, f, **k)))
+    np.testing.assert_array_equal(decode(path, [1, 3, 5, 7, 14]).frames, in_order[[1, 3, 5, 7, 14]])
+    assert len(added) == 5
+
+
+@pytest.mark.parametrize("kind", sorted(SEEKABLE))
+def test_a_container_that_calls_all_frames_keyframes_is_not_believed(kind, make_video, monkeypatch):
+    scan_video, indices = video.scan_video, [0, 3, 5, 8, 30, 33, 59]
+    expected = decode(make_video(kind), indices).frames
+
+    def scan_with_false_keyframes(*args):
+        scan = scan_video(*args)
+        return replace(scan, keyframe_pts=scan.pts)
+
+    monkeypatch.setattr(video, "scan_video", scan_with_false_keyframes)
+    np.testing.assert_array_equal(decode(make_video(kind), indices).frames, expected)
 
 
 def test_a_clip_checks_its_shapes(make_video):

@@ -329,6 +329,7 @@ def decode_by_seeking(scan: PacketScan, container: InputContainer, stream: av.Vi
     """Decode only the packets that the requested frames depend on; False if the timestamps do not lead to them."""
     targets = [scan.pts[index] for index in buffer.unique]
     target_set = set(targets)
+    all_keyframes = len(scan.keyframe_pts) == len(scan.pts)  # if that is true, no frame depends on another one
     packets: Iterator[av.Packet[av.VideoStream]] = iter(())
     position = -1  # index of the latest frame given to the decoder
     try:
@@ -341,11 +342,15 @@ def decode_by_seeking(scan: PacketScan, container: InputContainer, stream: av.Vi
             packet = next(packets)
             if packet.pts is not None:
                 position = max(position, bisect_right(scan.pts, packet.pts) - 1)
+                if all_keyframes and packet.pts not in target_set:
+                    continue
             if scan.info.codec in _SKIPPABLE:
                 stream.codec_context.skip_frame = "DEFAULT" if packet.pts in target_set else "NONREF"
             for frame in packet.decode():
                 requested = not buffer.is_full and frame.pts is not None and frame.pts >= targets[buffer.num_filled]
                 if requested and (frame.pts != targets[buffer.num_filled] or frame.is_corrupt):
+                    return False
+                if all_keyframes and not frame.key_frame:  # the decoder knows better than the container
                     return False
                 buffer.add(frame, requested=requested)
     except (*READ_ERRORS, StopIteration):

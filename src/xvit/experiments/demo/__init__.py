@@ -1,1 +1,1 @@
-"""The demo: `run` trains and evaluates the models, `report` writes the HTML page."""
+"""The demo: `run` predicts, trains and evaluates, `report` writes the HTML page."""

@@ -1,6 +1,6 @@
-"""The demo: train three models of equal cost with one recipe on synthetic videos, and compare them in a report.
+"""The demo: predict with the bundled model, then train two models of equal cost on synthetic videos and compare them.
 
-    videos ─▶ train x 3 ─▶ evaluate x 3 ─▶ predict files ─▶ measure time ─▶ report.html
+    first predictions ─▶ videos ─▶ train x 2 ─▶ evaluate x 2 ─▶ predict files ─▶ measure time ─▶ report.html
 
 A stopped demo can be resumed: finished stages are recorded in demo.json and not repeated, and an unfinished training
 continues from its last saved state.
@@ -15,14 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from xvit.config import SINGLE_TASK, RunConfig, describe_change, model_config, to_dict
+from xvit.data.synthetic.dataset import write_motion_dataset
 from xvit.data.synthetic.motion import CLASSES
 from xvit.evaluation import run_metadata
 from xvit.experiments import common
-from xvit.experiments.demo.report import read_jsonl, write_report
-from xvit.inference.predictor import Predictor
+from xvit.experiments.demo.report import FIRST_PICTURE, draw_predictions, read_jsonl, write_report
+from xvit.inference.predictor import Prediction, Predictor
 from xvit.models.profiling import count_macs
 from xvit.models.xvit import XViT
 from xvit.training import Progress, fit
+from xvit.training.rows import METRICS, read_rows
+from xvit.utils.checkpoint_path import BUNDLED
 from xvit.utils.devices import default_device
 from xvit.utils.errors import XViTError
 from xvit.utils.files import write_json
@@ -41,12 +44,8 @@ class Variant:
 
 
 VARIANTS: dict[str, Variant] = {
-    "xvit": Variant("XViT: mixing, temporal attention", {"attention": "mixing", "temporal_head": "attention"}),
-    "spatial": Variant("spatial-only, temporal attention", {"attention": "spatial", "temporal_head": "attention"}),
-    "order_blind": Variant(
-        "spatial-only, temporal mean: order-blind",
-        {"attention": "spatial", "temporal_head": "mean", "temporal_position": "none"},
-    ),
+    "xvit": Variant("XViT", {"attention": "mixing"}),
+    "spatial": Variant("spatial-only", {"attention": "spatial"}),
 }
 
 
@@ -55,11 +54,14 @@ class DemoCallbacks:
     """Functions that `run_demo` calls to report progress; the defaults do nothing.
 
     Args:
+        on_first_predictions: called with the predictions of the bundled model, as `run_demo` returns them, and the
+            picture of them.
         on_count: called with the name of the current step, the number of items done and their total.
         on_training: called with the model's name and the training's progress.
         on_stage_end: called with a stage's name, its seconds, and whether it was done by an earlier run.
     """
 
+    on_first_predictions: Callable[[list[dict[str, Any]], str], None] = lambda predictions, picture: None
     on_count: common.CountCallback = lambda name, done, total: None
     on_training: Callable[[str, Progress], None] = lambda name, progress: None
     on_stage_end: Callable[[str, float, bool], None] = lambda name, seconds, earlier: None
@@ -74,18 +76,18 @@ def run_demo(
     seed: int = 0,
     callbacks: DemoCallbacks | None = None,
 ) -> dict[str, Any]:
-    """Write the videos, train and compare the three models, and write the report.
+    """Predict some videos with the bundled model, train and compare two models, and write the report.
 
     Args:
         output: a new or empty directory, or the directory of a demo with the same settings, which is resumed.
-        recipe: the settings that the three trainings share; its data.root is not used.
+        recipe: the settings that both trainings share; its data.root is not used.
         clips_per_class: videos per class; a fifth of them is held out.
         seed: seed of the videos.
         callbacks: called as the demo progresses.
 
     Returns:
-        The contents of the report: "rows" of the table, "predictions" for files, "seconds" of each stage, the "report"
-        file, and the "settings".
+        The contents of the report: "first_predictions" of the bundled model, "rows" of the table, "predictions" of the
+        trained XViT for files, "seconds" of each stage, the "report" file, and the "settings".
 
     Raises:
         XViTError: `output` holds something else, or a demo with other settings or videos, or a damaged state file.
@@ -95,6 +97,8 @@ def run_demo(
     recipe = replace(recipe, data=replace(recipe.data, root=str(videos)))
     settings = {"recipe": to_dict(recipe), "clips_per_class": clips_per_class, "seed": seed}
     stages = _Stages(output, settings, callbacks)
+    first_predictions = stages.run("first predictions", partial(_predict_first, output, seed))
+    callbacks.on_first_predictions(first_predictions, str(output / FIRST_PICTURE))
     stages.run("videos", partial(common.write_videos, videos, clips_per_class, seed, callbacks.on_count))
     common.check_videos(videos, recipe.data)
     rows = []
@@ -106,9 +110,16 @@ def run_demo(
     milliseconds = stages.run("measure time", partial(_measure_time, output))
     for row in rows:
         row["milliseconds"] = milliseconds[row["key"]]
-    summary = {"settings": settings, "rows": rows, "predictions": predictions}
+    results = {"first_predictions": first_predictions, "rows": rows, "predictions": predictions}
+    summary = {"settings": settings, **results}
     stages.run("report", partial(write_report, output, summary | {"seconds": stages.seconds}))
     return summary | {"seconds": stages.seconds, "report": str(output / "report.html")}
+
+
+def read_curves(output: Path) -> dict[str, list[dict[str, Any]]]:
+    """The metric rows so far of each model whose training has begun, by its name."""
+    rows = {variant.name: read_rows(output / key / METRICS) for key, variant in VARIANTS.items()}
+    return {name: values for name, values in rows.items() if values}
 
 
 class _Stages:
@@ -146,6 +157,18 @@ class _Stages:
         write_json(self.path, {"settings": self.settings, "stages": self.finished})
 
 
+def _predict_first(output: Path, seed: int) -> list[dict[str, Any]]:
+    """Classify one new video of each class with the bundled model, and draw some of them."""
+    videos = output / "first_videos"
+    if not videos.exists():  # it appears once all videos are written
+        write_motion_dataset(videos, clips_per_class=1, val_fraction=1, seed=seed)  # the first held-out ones
+    predictor = Predictor(BUNDLED / "motion")
+    truths = {str(videos / "val" / name / "0000.mp4"): name for name in CLASSES}
+    predictions = [_to_dict(predictor(path), truth) for path, truth in truths.items()]
+    draw_predictions(predictions, predictor.clip_spec, output / FIRST_PICTURE)
+    return predictions
+
+
 def _train(directory: Path, variant: Variant, recipe: RunConfig, callbacks: DemoCallbacks) -> dict[str, Any]:
     config = replace(recipe, model=model_config(recipe.model, **variant.options))
     result = fit(config, directory, resume=True, on_progress=partial(callbacks.on_training, variant.name))
@@ -181,13 +204,16 @@ def _predict(output: Path, callbacks: DemoCallbacks) -> list[dict[str, Any]]:
     truths = {sample["path"]: sample["ground_truth"] for sample in [*first.values(), *wrong[:_WRONG_PREDICTIONS]]}
     predictions = []
     for done, (path, truth) in enumerate(truths.items(), start=1):
-        prediction = predictor(path)
-        assert isinstance(prediction.labels, tuple)  # a single task
-        assert isinstance(prediction.scores, tuple)
-        label, score = prediction.labels[0], prediction.scores[0]
-        predictions.append({"path": path, "ground_truth": truth, "prediction": label, "score": score})
+        predictions.append(_to_dict(predictor(path), truth))
         callbacks.on_count("predicting", done, len(truths))
     return predictions
+
+
+def _to_dict(prediction: Prediction, truth: str) -> dict[str, Any]:
+    assert isinstance(prediction.labels, tuple)  # a single task
+    assert isinstance(prediction.scores, tuple)
+    label, score = prediction.labels[0], prediction.scores[0]
+    return {"path": prediction.path, "ground_truth": truth, "prediction": label, "score": score}
 
 
 def _measure_time(output: Path) -> dict[str, float]:
