@@ -333,7 +333,10 @@ def _load_openvino(path: Path, manifest: ExportManifest, device: str) -> Program
             return core.compile_model(fixed, "CPU", settings)
 
     def run(arrays: list[Array]) -> list[Array]:
-        return [array.copy() for array in compiled_for(())(list(map(as_array, arrays))).values()]
+        arrays = list(map(as_array, arrays))
+        # A streaming step in int8 for any B gives other results with OpenVINO 2026.4, which the parity check finds.
+        compiled = compiled_for(tuple(array.shape for array in arrays) if manifest.state else ())
+        return [array.copy() for array in compiled(arrays).values()]
 
     def make_stepper(shapes: Shapes) -> Stepper:
         return OpenVinoStepper(openvino, compiled_for(tuple(shapes)), len(shapes) - 1)

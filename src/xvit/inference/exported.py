@@ -36,14 +36,15 @@ class ExportedStream:
     """The `FrameStream` of an exported streaming step. Its state is not copied from frame to frame.
 
     A picture that stands still costs nothing: once the program would only repeat itself, it is not run, and the answer
-    is repeated bit by bit. After r + T equal frames that is so, with r = w L for L layers that mix (`ExportManifest.reach`):
+    repeats bit by bit. That is so after r + T equal frames, with r = w L for L layers that mix:
 
-        layer 1 keeps w frames of keys and values, of its input; its output at frame t depends on the frames t - w .. t
-        layer i's output depends on the frames t - w i .. t, so that all layers' state and the vector of frame t
-        depend on r + 1 frames, and the logits, of T vectors, on the frames t - r - T + 1 .. t
+        the output of layer i at frame t depends on the frames t - w i .. t: it reads its input at t - w .. t
+        so the vector of frame t depends on the frames           t - r         .. t
+        what layer L keeps, its input at t - w + 1 .. t, on      t - r + 1     .. t
+        what the head keeps, the last T - 1 vectors, on          t - r - T + 2 .. t
 
-    If these r + T frames are equal, so are the states before and after the last of them: each depends on the r + T - 1
-    latest frames. A further equal frame meets the same state, and gives the same logits.
+    So the state after a frame depends on the latest r + T - 1 frames. After r + T equal frames, the last of them was
+    computed from a state that it left unchanged; the next equal frame would be computed from the same one.
 
     Args:
         model: an export with a streaming step.
