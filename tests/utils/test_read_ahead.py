@@ -49,8 +49,7 @@ def test_an_error_comes_after_the_items_before_it(error):
 
     seen = []
     with pytest.raises(type(error)) as raised:
-        for item in read_ahead(items(), SIZE):
-            seen.append(item)
+        seen.extend(read_ahead(items(), SIZE))
     assert raised.value is error
     assert seen == list(range(5))
     assert not reading_threads()
