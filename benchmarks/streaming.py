@@ -1,25 +1,40 @@
-"""Cost of a streamed frame, compared with one frame through timm's image model and with running the whole clip again.
+"""Cost of a streamed frame, compared with one frame through timm's image model and with running the whole clip again;
+and the cost of exported streaming steps, compared with the eager one.
 
     python benchmarks/streaming.py [--backbone vit_base_patch16_224] [--rounds 15] [--json]
+    python benchmarks/streaming.py --exports vit_small_patch16_224 [--rounds 50] [--json]
 
 Times are medians over interleaved rounds after a warm-up; ratios are computed within each round. For memory, a small
 model processes 10 000 frames, and the resident memory of the process is recorded ten times.
+
+With --exports, an untrained causal model of that backbone (T = 8, 224 px) is exported to a temporary folder for ONNX
+Runtime and OpenVINO, in fp32 and in int8, calibrated on generated motion clips. All steps are timed in turns, with the
+same frames. State traffic is what a step reads and writes; copied is what of it lies elsewhere in the next step.
 """
 
 import argparse
 import json
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
+import numpy as np
 import timm
 import torch
 
 from common import Step, log_progress
 from xvit import create_model
+from xvit.data.synthetic.dataset import write_motion_dataset
+from xvit.export import ExportedModel, ParityLimits, export_model
+from xvit.export.manifest import Format, Precision
+from xvit.export.stepping import OnnxStepper, OpenVinoStepper
 from xvit.models.streaming import Stream
+from xvit.models.xvit import XViT
+from xvit.utils import threads
 from xvit.utils.timing import time_interleaved
 
 NUM_FRAMES = (8, 16)  # T
@@ -67,14 +82,108 @@ def measure_memory(num_frames: int) -> list[tuple[int, int]]:
     return measurements
 
 
+def measure_exports(backbone: str, rounds: int) -> list[dict[str, object]]:
+    """One row for the eager push and for each exported step: its time, compared with the eager one, and its state."""
+    torch.manual_seed(0)
+    model = create_model(backbone, num_classes=174, num_frames=8, causal=True, temporal_position="head").eval()
+    stream, frames = Stream(model), torch.randn(rounds + 8, 1, 1, 3, SIZE, SIZE)
+    turns = {"eager push": iter(frames)}
+    rows: list[dict[str, object]] = [{"step": "eager push"}]
+    with TemporaryDirectory() as folder:
+        write_motion_dataset(Path(folder) / "videos", clips_per_class=2, val_fraction=0.5)
+        steps: dict[str, Step] = {"eager push": lambda: _run(stream.push, next(turns["eager push"]))}
+        for format in ("onnx", "openvino"):
+            for precision in ("fp32", "int8"):
+                name = f"{format} {precision}"
+                stepper, row = _export(model, Path(folder), format, precision)
+                rows.append({"step": name} | row)
+                turns[name] = iter(frames)
+                steps[name] = partial(_step, stepper, turns[name])
+        log_progress(f"time, {rounds} rounds")
+        seconds = time_interleaved(steps, rounds=rounds, warm_up=8)
+    for row in rows:
+        times, eager = seconds[str(row["step"])], seconds["eager push"]
+        row["seconds"] = statistics.median(times)
+        row["over_eager_push"] = statistics.median(a / b for a, b in zip(times, eager, strict=True))
+    return rows
+
+
+def _step(stepper: OnnxStepper | OpenVinoStepper, frames: Iterator[torch.Tensor]) -> None:
+    stepper.step(next(frames).numpy())
+
+
+def _export(
+    model: XViT, folder: Path, format: Format, precision: Precision
+) -> tuple[OnnxStepper | OpenVinoStepper, dict[str, object]]:
+    """The steps of an export, and what is known of them before they are timed."""
+    stages: list[str] = []
+
+    def on_progress(stage: str, done: int, total: int) -> None:
+        if stage not in stages:
+            stages.append(stage)
+            log_progress(f"{format} {precision}: {stage}")
+
+    directory = folder / f"{format}-{precision}"
+    report = export_model(
+        model,
+        directory,
+        videos=[str(folder / "videos")],
+        format=format,
+        precision=precision,
+        streaming=True,
+        num_clips=8,
+        limits=ParityLimits(min_agreement=0),  # of random weights, whose top classes have almost equal logits
+        on_progress=on_progress,
+    )
+    exported = ExportedModel(directory)
+    stepper = exported.open_stepper()
+    assert isinstance(stepper, OnnxStepper | OpenVinoStepper)
+    _, written = stepper.addresses()
+    stepper.step(np.zeros((1, 1, 3, SIZE, SIZE), np.float32))
+    read, _ = stepper.addresses()
+    sizes = [tensor.nbytes for tensor in exported.initial_state()]
+    copied = sum(size for size, before, now in zip(sizes, written, read, strict=True) if before != now)
+    state = {
+        "state_bytes": exported.manifest.state_bytes,
+        "state_traffic_bytes": 2 * sum(sizes),
+        "copied_bytes": copied,
+    }
+    parity = {"max_difference": report.max_difference, "max_logit": report.max_logit, "agreement": report.agreement}
+    return stepper, state | parity
+
+
+def print_exports(backbone: str, rows: list[dict[str, Any]], rounds: int) -> None:
+    """Print the table of the exported steps."""
+    print(f"{backbone}, T = 8, {SIZE} px, {threads.current()} threads, {rounds} interleaved rounds")
+    columns = {"step": 14, "time": 10, "frames/s": 9, "/ eager": 8, "state traffic": 14, "copied": 8, "difference": 11}
+    print(" ".join(f"{column:>{width}}" for column, width in columns.items()))
+    for row in rows:
+        line = (
+            f"{row['step']:>14} {1e3 * row['seconds']:7.2f} ms {1 / row['seconds']:9.1f} {row['over_eager_push']:8.3f}"
+        )
+        if "state_bytes" in row:
+            line += (
+                f" {row['state_traffic_bytes'] / 1e6:11.2f} MB {row['copied_bytes']:6} B {row['max_difference']:11.2g}"
+            )
+        print(line)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="vit_base_patch16_224")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--exports", metavar="BACKBONE", help="measure the exported steps of this backbone instead")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    threads.configure(args.threads)
+    if args.exports:
+        exports = measure_exports(args.exports, args.rounds)
+        if args.json:
+            print(json.dumps({"backbone": args.exports, "rows": exports}, indent=2))
+        else:
+            print_exports(args.exports, exports, args.rounds)
+        return
     log_progress("memory, 10 000 frames")
     memory = measure_memory(10_000) if sys.platform == "linux" else []
     log_progress(f"time, {args.rounds} rounds")

@@ -58,9 +58,10 @@ def test_onnx_matches_the_model_in_predict_and_eval(run, cli_error, tmp_path):
     metadata = session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata["xvit.class_names"]) == CLASS_NAMES
     assert metadata["xvit.num_frames"] == "4"
-    for command in ("stream", "timeline"):
-        words = [videos / "val", "--output", tmp_path / "t"] if command == "timeline" else ["-"]
-        assert "an exported model, for xvit predict and eval only" in cli_error(command, *words, "--checkpoint", output)
+    error = cli_error("stream", "-", "--checkpoint", output)
+    assert error == f"{output}: an export for clips cannot be streamed: use one of xvit export --streaming"
+    error = cli_error("features", videos / "val", "--output", tmp_path / "t.npy", "--checkpoint", output)
+    assert "an exported model; this command needs the checkpoint itself" in error
 
 
 def test_the_umask_decides_the_modes_of_all_files(video_dir, tmp_path):

@@ -5,21 +5,24 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import av
 import numpy as np
 import onnxruntime
 import pytest
 import torch
 
 from helpers.color_videos import CLIP, MODEL, write_video
-from helpers.exports import MERGING, NO_LIMITS, TASKS, make_original
+from helpers.exports import MERGING, NO_LIMITS, STREAMING, TASKS, make_original
 from xvit import Predictor
 from xvit.config import EvalConfig
 from xvit.data import arrays, transforms
 from xvit.data.annotations import Sample, find_videos
 from xvit.data.arrays import ArrayDataset
+from xvit.data.capture.source import Source
 from xvit.data.dataset import VideoDataset
 from xvit.evaluation import score_videos
 from xvit.export import ExportedModel, export_model, runtime
+from xvit.inference import LivePrediction, LivePredictor
 from xvit.utils.errors import VideoError, XViTError
 
 SCRIPT = """
@@ -62,6 +65,70 @@ def test_predict_needs_no_torch(format, num_workers, exports, video_dir, tmp_pat
         scores = dict(zip(prediction.labels, prediction.scores, strict=True))
         assert dict(zip(found["labels"], found["scores"], strict=True)) == pytest.approx(scores, abs=1e-3)
         assert tuple(found["times"]) == prediction.times
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory, video_dir):
+    """The same model as a streaming step in ONNX and in OpenVINO, and the model."""
+    root, model = tmp_path_factory.mktemp("steps"), make_original(**STREAMING)
+    model.clip_spec = replace(CLIP, sampling="strided")
+    for format in ("onnx", "openvino"):
+        settings = {"format": format, "num_clips": 2, "limits": NO_LIMITS}
+        export_model(model, root / format, videos=[video_dir], streaming=True, **settings)
+    return root, model
+
+
+def run_without_torch(*words) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", SCRIPT, *map(str, words)], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_streams_and_timelines_need_no_torch(format, steps, exports, tmp_path):
+    root, model = steps
+    video = write_still_video(tmp_path / "still.mp4")
+    result = run_without_torch("stream", video, "--checkpoint", root / format, "--json", "--all")
+    assert result.returncode == 0, result.stderr
+    *predictions, summary = map(json.loads, result.stdout.splitlines())
+    expected = [item for item in LivePredictor(model, Source(video)) if isinstance(item, LivePrediction)]
+    assert len(predictions) == len(expected) == 40
+    for found, prediction in zip(predictions, expected, strict=True):
+        assert (found["frame"], found["time"], found["moving"]) == (
+            prediction.frame,
+            prediction.time,
+            prediction.moving,
+        )
+        scores = dict(zip(prediction.labels, prediction.scores, strict=True))
+        assert dict(zip(found["labels"], found["scores"], strict=True)) == pytest.approx(scores, abs=2e-3)
+    frames_to_settle = 2 * STREAMING["window"] + CLIP.num_frames  # two layers
+    assert summary["summary"]["reused"] == 30 - frames_to_settle
+    assert summary["summary"]["processed"] == 40
+
+    for checkpoint, method in ((root / format, "stream"), (exports / format, "windows")):
+        result = run_without_torch("timeline", video, "--checkpoint", checkpoint, "--json", "--stride", 1)
+        assert result.returncode == 0, result.stderr
+        [timeline] = json.loads(result.stdout)["videos"]
+        assert timeline["method"] == method
+        assert timeline["duration"] == pytest.approx(1.6)
+        assert timeline["motion_gate"]["stretches"][0]["end"] == pytest.approx(1.6)
+    result = run_without_torch("timeline", video, "--checkpoint", root / format, "--output", tmp_path / "out")
+    assert result.returncode == 2
+    assert result.stderr.startswith("xvit: error: matplotlib is not installed")
+    assert not (tmp_path / "out").exists()
+
+
+def write_still_video(path):
+    """10 frames that move, and then 30 that are one picture: without loss, so that they are equal."""
+    frames = (
+        np.random.default_rng(0).integers(0, 256, (10, 4, 4, 3), dtype=np.uint8).repeat(8, axis=1).repeat(8, axis=2)
+    )
+    with av.open(str(path.with_suffix(".mkv")), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.width = stream.height = 32
+        stream.pix_fmt = "bgr0"
+        for frame in [*frames, *[frames[4]] * 30]:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="bgr0")))
+        container.mux(stream.encode())
+    return path.with_suffix(".mkv")
 
 
 def test_a_trained_model_says_what_is_missing(checkpoint, video_dir):

@@ -4,7 +4,6 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +14,7 @@ from xvit.utils.errors import XViTError
 
 def measure(frames: np.ndarray, num_frames: int = 8) -> np.ndarray:
     """Motion (n,) at each of the frames (n, H, W, 3)."""
-    return np.array(MotionMeter(num_frames).push(torch.from_numpy(frames.copy()).permute(0, 3, 1, 2)))
+    return np.array(MotionMeter(num_frames).push(frames.transpose(0, 3, 1, 2)))
 
 
 def add_noise(frames: np.ndarray, sigma: float, seed: int = 0) -> np.ndarray:
@@ -50,20 +49,20 @@ def test_motion_is_the_largest_change_of_a_cell_less_the_noise(size, num_frames,
     count = sum(parts)
     rng = np.random.default_rng(size + count)
     frames = (rng.normal(100, 30, (count, 1, 1, 1)) + rng.normal(0, 5, (count, 3, size, size))).clip(0, 255)
-    views = torch.from_numpy(frames.astype(np.uint8))
+    views = frames.astype(np.uint8)
     meter = MotionMeter(num_frames)
     motion, start = [], 0
     for part in parts:  # in pieces of any length
         motion += meter.push(views[start : start + part])
         start += part
-    grey = views.numpy().mean(axis=1)
+    grey = views.mean(axis=1)
     windows = [grey[max(index - num_frames + 1, 0) : index + 1] for index in range(count)]
     expected = [naive_motion(window) if len(window) == num_frames else np.inf for window in windows]
     assert motion == pytest.approx(expected, rel=1e-3, abs=1e-3)
 
 
 def test_single_frames_never_show_that_nothing_moves():
-    frames = torch.zeros(3, 3, 1, 1, dtype=torch.uint8)
+    frames = np.zeros((3, 3, 1, 1), np.uint8)
     assert MotionMeter(1).push(frames) == [np.inf] * 3
     assert MotionMeter(2).push(frames) == [np.inf, 0, 0]
 

@@ -58,10 +58,10 @@ class ListSource:
     def __init__(self, items, reconnects=0):
         self.items, self.reconnects, self.counts = items, reconnects, FrameCounts()
 
-    def frames(self, *, stride, frame_rate, short_side):
+    def frames(self, *, stride, frame_rate, short_side, prepare):
         for item in self.items:
             self.counts.read += isinstance(item, Frame)
-            yield item
+            yield replace(item, pixels=prepare(item.pixels)) if isinstance(item, Frame) else item
 
 
 def random_frames(*size):

@@ -73,7 +73,7 @@ def test_stream_scores_equal_those_of_the_model_on_all_frames(options, stride, p
     assert timeline.duration == pytest.approx(2)
     assert (timeline.frame_rate, timeline.clip_duration) == (None, pytest.approx(FRAMES * stride / 25))
     pixels = eval_views(as_tensor(decode(video, indices, short_side=CLIP.image_size).frames), CLIP)[0]
-    motion = np.array(MotionMeter(FRAMES).push(pixels))[ends]
+    motion = np.array(MotionMeter(FRAMES).push(pixels.numpy()))[ends]
     partial = np.array(ends) < FRAMES - 1
     motion[partial] = motion[~partial][0]
     np.testing.assert_allclose(timeline.motion, motion, atol=1e-3)

@@ -5,14 +5,18 @@ tcp://, ...), a video file, or - for the standard input (mpegts, matroska, ...; 
 Prints a line when the label changes (with --all: for each prediction); in a terminal, a live view. --json
 prints one JSON document per line: all predictions, then a summary.
 The label is null where the score is below the threshold, where nothing moves, and for ignored classes.
-If the model is slower than a live source, the oldest frames are dropped. Files, pipes and http files wait for
-the model, unless --real-time is given. Dropped, damaged and lost frames are reported on standard error.
+An exported streaming step (xvit export --streaming) needs no torch, and computes nothing while a picture
+stands still. If the model is slower than a live source, the oldest frames are dropped. Files, pipes and
+http files wait for the model, unless --real-time is given. Dropped, damaged and lost frames are reported on
+standard error.
 Ctrl-C prints the summary and ends with exit code 130; a source that fails after its first frame ends with 1.
 
 examples:
   xvit stream 0 --checkpoint run/best
   xvit stream rtsp://192.0.2.7/door --checkpoint run/best --threshold 0.6 --ignore other
   xvit stream clip.mp4 --checkpoint run/best --real-time --json > predictions.jsonl
+  xvit export run/best --streaming --precision int8 --format openvino --videos videos/train --output step
+  xvit stream 0 --checkpoint step
   xvit stream - --checkpoint run/best --raw 320x240@25
 """
 
@@ -38,13 +42,14 @@ from xvit.cli.exit_codes import SOME_FAILED, SUCCESS
 from xvit.cli.gates import add_gates, resolve_gates
 from xvit.cli.parsing import TRAINED_MODEL, CommandParser, select
 from xvit.config import SINGLE_TASK, as_task_dict
-from xvit.utils.checkpoint_path import check_checkpoint
+from xvit.utils.checkpoint_path import check_model
 from xvit.utils.errors import XViTError
 from xvit.utils.files import check_exists
 from xvit.utils.text import printable
 
 if TYPE_CHECKING:
     from xvit.data.capture.source import Source, SourceEvent
+    from xvit.export.runtime import ExportedModel
     from xvit.inference.live import LivePrediction, LivePredictor, StreamStats
     from xvit.models.xvit import XViT
 
@@ -63,7 +68,8 @@ def _check_source(name: str) -> None:
 
 def add_options(parser: CommandParser) -> None:
     parser.add("source SOURCE", str, "camera, address, file, or - for standard input", check=_check_source)
-    parser.add("--checkpoint DIR", str, TRAINED_MODEL, required=True, check=check_checkpoint)
+    text = f"{TRAINED_MODEL}; or one exported with xvit export --streaming"
+    parser.add("--checkpoint DIR", str, text, required=True, check=check_model)
     parser.add_switch("--real-time", "play a file or a pipe at its own frame rate, like a live source")
     text = "process each N-th frame, counted at the model's frame rate if it has one; as trained if unset"
     parser.add("--stride N", int | None, text)
@@ -77,6 +83,7 @@ def add_options(parser: CommandParser) -> None:
     parser.add("--max-frames N", int | None, "stop after N frames")
     parser.add("--raw WxH@RATE", str | None, "the standard input holds raw rgb24 frames")
     parser.add_device()
+    parser.add_trust_code()
 
 
 def run(args: Namespace) -> int:
@@ -100,13 +107,16 @@ def run(args: Namespace) -> int:
     return SOME_FAILED if source.failed else SUCCESS
 
 
-def _load_model(args: Namespace) -> "XViT":
+def _load_model(args: Namespace) -> "XViT | ExportedModel":
     """Load a model that can be streamed."""
-    from xvit.models.streaming import Stream
-    from xvit.models.xvit import XViT
-    from xvit.utils.devices import resolve_device
+    from xvit.export.runtime import ExportedModel
+    from xvit.inference.predictor import open_model
 
-    model = XViT.from_pretrained(args.checkpoint, device=resolve_device(args.device))
+    model = open_model(args.checkpoint, **select(args, "device", "trust_code"))
+    if isinstance(model, ExportedModel):
+        return model
+    from xvit.models.streaming import Stream
+
     try:
         Stream(model)
     except XViTError as error:
@@ -261,7 +271,10 @@ def _settings(live: "LivePredictor") -> dict[str, object]:
 def _format_summary(stats: "StreamStats") -> str:
     losses = {"dropped": stats.dropped, "skipped": stats.skipped, "undelivered": stats.undelivered}
     parts = [f"{count} {name}" for name, count in losses.items() if count or name == "dropped"]
-    repeats = f" ({stats.repeated} of them repeated)" if stats.repeated else ""
+    notes = {"of them repeated": stats.repeated, "not computed, as the picture stood still": stats.reused}
+    repeats = (
+        f" ({', '.join(f'{count} {note}' for note, count in notes.items() if count)})" if any(notes.values()) else ""
+    )
     damage = f"; {stats.damaged} damaged" if stats.damaged else ""
     reconnects = f"; {stats.reconnects} attempts to reconnect" if stats.reconnects else ""
     return (

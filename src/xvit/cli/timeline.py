@@ -31,14 +31,15 @@ from rich.text import Text
 from xvit.cli import terminal
 from xvit.cli.exit_codes import INTERRUPTED
 from xvit.cli.gates import add_gates, resolve_gates
-from xvit.cli.parsing import TRAINED_MODEL, CommandParser, parse_args, select
-from xvit.utils.checkpoint_path import check_checkpoint
+from xvit.cli.parsing import TRAINED_OR_EXPORTED_MODEL, CommandParser, parse_args, select
+from xvit.utils.checkpoint_path import check_model
 from xvit.utils.errors import Interrupted, VideoError, WriteError, XViTError, check_range
 from xvit.utils.files import check_files, check_writable_directory
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from xvit.export.runtime import ExportedModel
     from xvit.models.xvit import XViT
     from xvit.timeline.metrics import SegmentMetrics
     from xvit.timeline.output import TimelineOutput
@@ -50,7 +51,7 @@ _PLOTTED_FRAMES = 14
 
 def add_options(parser: CommandParser) -> None:
     parser.add_videos()
-    parser.add("--checkpoint DIR", str, TRAINED_MODEL, required=True, check=check_checkpoint)
+    parser.add("--checkpoint DIR", str, TRAINED_OR_EXPORTED_MODEL, required=True, check=check_model)
     parser.add("--output DIR", str | None, "folder to create, or to go on with", check=check_writable_directory)
     text = 'the true segments, to compare with: {"video.mp4": [{"start": 0, "end": 2.5, "label": ...}, ...], ...}'
     parser.add("--ground-truth FILE", str | None, text, check=check_files)
@@ -66,6 +67,7 @@ def add_options(parser: CommandParser) -> None:
     text = "drop segments that are shorter, in seconds; unset: a fraction of the model's clip"
     parser.add("--min-length S", float | None, text, low=0)
     parser.add_device()
+    parser.add_trust_code()
 
 
 def parse(parser: CommandParser, argv: list[str]) -> Namespace:
@@ -80,10 +82,11 @@ def parse(parser: CommandParser, argv: list[str]) -> Namespace:
 def run(args: Namespace) -> int:
     """Find the segments of one video after the other."""
     from xvit.data.annotations import find_videos
-    from xvit.models.xvit import XViT
-    from xvit.utils.devices import resolve_device
+    from xvit.inference.predictor import open_model
 
-    model = XViT.from_pretrained(args.checkpoint, device=resolve_device(args.device))
+    if args.output is not None:
+        import matplotlib  # noqa: F401  # if it is missing, fail before hours of scoring
+    model = open_model(args.checkpoint, **select(args, "device", "trust_code"))
     gates = resolve_gates(args, model.class_names)
     paths = find_videos(args.videos)
     ground_truth = _read_ground_truth(args.ground_truth, paths, model, gates["ignore"])
@@ -111,7 +114,7 @@ def run(args: Namespace) -> int:
 
 
 def _read_ground_truth(
-    file: str | None, paths: list[str], model: "XViT", ignore: Sequence[str]
+    file: str | None, paths: list[str], model: "XViT | ExportedModel", ignore: Sequence[str]
 ) -> "dict[str, list[Segment]]":
     """The true segments of each video, without those of ignored classes; empty without a file."""
     from xvit.timeline.writers import read_ground_truth
@@ -126,10 +129,10 @@ def _read_ground_truth(
 
 
 def _open_output(
-    args: Namespace, model: "XViT", gates: dict[str, Any], paths: Sequence[str]
+    args: Namespace, model: "XViT | ExportedModel", gates: dict[str, Any], paths: Sequence[str]
 ) -> "TimelineOutput | None":
     """The output folder, with a record of what its files depend on; None without --output."""
-    from xvit.models.profiling import model_hash
+    from xvit.inference.predictor import model_hash
     from xvit.timeline.output import open_output
 
     if args.output is None:
@@ -155,7 +158,7 @@ class _Finder:
     """Finds the segments of videos, or reads them from the output folder if they are there."""
 
     args: Namespace
-    model: "XViT"
+    model: "XViT | ExportedModel"
     gates: dict[str, Any]
     ground_truth: "dict[str, list[Segment]]"
     output: "TimelineOutput | None"

@@ -26,8 +26,9 @@ from xvit.export.parity import (
     measure_parity,
     read_clips,
 )
-from xvit.export.programs import state_shapes, write_program
+from xvit.export.programs import write_program
 from xvit.export.runtime import ExportedModel, import_package
+from xvit.export.streaming import state_shapes
 from xvit.models.profiling import model_hash
 from xvit.models.xvit import XViT
 from xvit.utils.errors import XViTError

@@ -12,6 +12,7 @@ from xvit.utils.files import read_json
 Format = Literal["onnx", "openvino", "torch"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int8-weights"]
 MAX_STATE_VALUES = 2**28  # 1 GB: 10 times the state of the largest backbones
+FRAME_MASK = "frame_mask"  # of the state: which places of the window of T frames hold a frame
 PROGRAM_FILES = {"onnx": "model.onnx", "openvino": "model.xml", "torch": "model.pt2"}
 
 
@@ -50,6 +51,22 @@ class ExportManifest:
             raise XViTError(f'key "state": expected a mapping of names to shapes, got {self.state!r:.80}')
         if sum(map(math.prod, self.state.values())) > MAX_STATE_VALUES:
             raise XViTError(f'key "state": expected at most {MAX_STATE_VALUES:,} values, got {self.state!r:.80}')
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the state of one stream, in float32. A step reads as many, and writes as many."""
+        return 4 * sum(map(math.prod, self.state.values()))
+
+    @property
+    def reach(self) -> int:
+        """How many earlier frames a frame's vector depends on in a stream: w of each block that mixes, added up."""
+        kept: dict[str, int] = {}  # frames
+        for name, shape in self.state.items():
+            kind, _, rest = name.partition(".")
+            if kind == "blocks":
+                block = rest.partition(".")[0]
+                kept[block] = max(kept.get(block, 0), shape[0])
+        return sum(kept.values())
 
 
 def is_exported(directory: str | Path) -> bool:

@@ -22,10 +22,10 @@ from xvit.data.transforms import normalize
 from xvit.export.manifest import PROGRAM_FILES, ExportManifest
 from xvit.export.parity import OnProgress
 from xvit.export.runtime import import_package
+from xvit.export.streaming import StreamingProgram
 from xvit.models.pretrained import load_tensors
-from xvit.models.streaming import Stream
 from xvit.models.xvit import XViT
-from xvit.utils.errors import WriteError, XViTError, one_line
+from xvit.utils.errors import WriteError, one_line
 from xvit.utils.signal_stack import keep_signal_stack
 
 METADATA_FILE = "xvit.json"  # inside a torch.export program
@@ -41,24 +41,6 @@ class ClipProgram(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> list[Tensor]:
         return _logits_list(self.model(pixel_values.to(self.dtype)))
-
-
-class StreamingProgram(nn.Module):
-    """One step of a stream: a frame (B, 1, C, H, W) and the state -> the logits per task and the next state."""
-
-    def __init__(self, model: XViT, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.names = list(state_shapes(model))
-        self.model, self.dtype = model.to(dtype), dtype
-
-    def forward(self, pixel_values: Tensor, state: list[Tensor]) -> list[Tensor]:
-        stream = Stream(self.model, skip_repeats=False)  # a traced program does not compare values
-        stream.load_tensors({name: x.to(self.dtype) for name, x in zip(self.names, state, strict=True)})
-        logits = stream.push(pixel_values.to(self.dtype)).logits  # (B, 1, classes)
-        next_state = stream.tensors()
-        # not x[:, 0]: in int8, OpenVINO 2026.4 turns that into (1, B, classes)
-        outputs = [x.flatten(0, 1) for x in _logits_list(logits)]
-        return outputs + [next_state[name].float() for name in self.names]
 
 
 def _logits_list(logits: Tensor | dict[str, Tensor]) -> list[Tensor]:
@@ -93,32 +75,6 @@ class CalibrationInputs:
                 yield {name: x.numpy() for name, x in zip(names, [frames, *state], strict=True)}
                 if state:
                     state = self.module(frames, state)[-len(state) :]
-
-
-def state_shapes(model: XViT) -> dict[str, list[int]]:
-    """Names and shapes, without B, of the state of a stream whose window is full.
-
-    The initial state is all zeros, which equals zero padding before the first frame.
-
-    Raises:
-        XViTError: a model that cannot be exported as a streaming step of fixed shapes.
-    """
-    stream = Stream(model)  # raises if the model cannot be streamed
-    if stream.latency_frames:
-        raise XViTError("causal=False: an exported streaming step cannot wait for later frames; use causal=True")
-    if model.config.advanced.temporal_padding == "replicate":
-        raise XViTError(
-            "temporal_padding='replicate': the state of an exported streaming step starts with zeros; "
-            "use temporal_padding='zero'"
-        )
-    if model.config.summary_tokens:
-        raise XViTError(
-            f"summary_tokens={model.config.summary_tokens}: their number grows over the first frames, but an exported "
-            "streaming step has fixed shapes; use summary_tokens=0"
-        )
-    size = model.clip_spec.image_size
-    stream.push(torch.zeros(1, model.config.num_frames, model.in_chans, size, size, device=model.device))
-    return {name: list(tensor.shape[1:]) for name, tensor in stream.tensors().items()}
 
 
 def write_program(

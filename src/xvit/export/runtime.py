@@ -16,7 +16,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from functools import partial
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -25,7 +25,8 @@ import numpy as np
 
 from xvit import checkpoint
 from xvit.config import ClassNames, ClipSpec, ModelConfig, unwrap_single_task
-from xvit.export.manifest import PROGRAM_FILES, ExportManifest, Format, read_manifest
+from xvit.export.manifest import FRAME_MASK, PROGRAM_FILES, ExportManifest, Format, read_manifest
+from xvit.export.stepping import FunctionStepper, OnnxStepper, OpenVinoStepper, Shapes, Stepper
 from xvit.utils import distributed, threads
 from xvit.utils.errors import XViTError, import_optional, one_line
 from xvit.utils.signal_stack import keep_signal_stack
@@ -87,7 +88,7 @@ class ExportedModel:
         self.device = program.device
         self._check_shapes("inputs", program.inputs, self._expected_inputs(), _has_sizes)
         self._check_shapes("outputs", program.outputs, self._expected_outputs(), _may_have_sizes)
-        self._run = program.run
+        self._run, self._make_stepper = program.run, program.make_stepper
 
     def __call__(self, pixel_values: Array) -> Any:
         """Classify clips (B, T, C, H, W), float32, normalised as `clip_spec` says.
@@ -171,7 +172,8 @@ class ExportedModel:
             state: returned for the previous frame, or `initial_state`; its arrays are those of the runtime.
 
         Returns:
-            Logits (B, classes) of the last T frames, correct from the T-th frame of the stream on; the new state.
+            Logits (B, classes) of the last T frames, or of those so far; the new state. (Before the T-th frame, exports
+            of earlier versions of xvit return other logits.)
         """
         with _runtime_errors(self._path):
             outputs = self._run([frame, *state])
@@ -182,6 +184,25 @@ class ExportedModel:
         convert: Any = partial(as_tensor, device=frame.device) if _is_tensor(frame) else as_array
         logits = dict(zip(self.config.tasks, map(convert, outputs[:num_tasks]), strict=True))
         return unwrap_single_task(logits), outputs[num_tasks:]
+
+    def open_stepper(self, batch_size: int = 1) -> Stepper:
+        """The steps of a new stream, which keep their state to themselves and do not copy it, unlike `step`.
+
+        Raises:
+            XViTError: a program for clips; a streaming step of an earlier version of xvit; a damaged program.
+        """
+        if not self.manifest.state:
+            raise XViTError(
+                f"{self._path.parent}: an export for clips cannot be streamed: use one of xvit export --streaming"
+            )
+        if FRAME_MASK not in self.manifest.state:
+            raise XViTError(
+                f"{self._path.parent}: a streaming step of an earlier version of xvit, whose first "
+                f"{self.config.num_frames - 1} predictions are wrong: export the model again"
+            )
+        shapes = [(batch_size, *cast("tuple[int, ...]", shape[1:])) for shape in self._expected_inputs()]
+        with _runtime_errors(self._path):
+            return self._make_stepper(shapes)
 
     def model_hash(self) -> str:
         """Hash of the program's files, 16 characters."""
@@ -247,6 +268,7 @@ class Program(NamedTuple):
     run: Callable[[list[Array]], list[Array]]
     inputs: list[Shape]
     outputs: list[Shape]
+    make_stepper: Callable[[Shapes], Stepper]  # from the shapes of its inputs
     device: str = "cpu"  # where it runs; ONNX Runtime falls back to the CPU if there is no GPU
 
 
@@ -286,23 +308,43 @@ def _load_onnx(path: Path, manifest: ExportManifest, device: str) -> Program:
         return list(session.run(None, dict(zip(names, map(as_array, arrays), strict=True))))
 
     inputs, outputs = ([_to_shape(entry.shape) for entry in get()] for get in (session.get_inputs, session.get_outputs))
-    return Program(run, inputs, outputs, device if "CUDAExecutionProvider" in session.get_providers() else "cpu")
+    device = device if "CUDAExecutionProvider" in session.get_providers() else "cpu"
+
+    def make_stepper(shapes: Shapes) -> Stepper:
+        return OnnxStepper(runtime, session, shapes[0], shapes[1:], device)
+
+    return Program(run, inputs, outputs, make_stepper, device)
 
 
 def _load_openvino(path: Path, manifest: ExportManifest, device: str) -> Program:
     openvino = import_package("openvino")
     hint = "bf16" if manifest.precision == "bf16" else "f32"  # for all operations that are not int8
     settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads.current()}
-    with keep_signal_stack():
-        compiled = openvino.Core().compile_model(path, "CPU", settings)
+    core = openvino.Core()
+    program = core.read_model(path)
+
+    @cache
+    def compiled_for(shapes: tuple[tuple[int, ...], ...]) -> Any:
+        """The program for inputs of these shapes; faster than one for any. Without shapes one for any."""
+        fixed = core.read_model(path)
+        if shapes:
+            fixed.reshape({index: list(shape) for index, shape in enumerate(shapes)})
+        with keep_signal_stack():
+            return core.compile_model(fixed, "CPU", settings)
 
     def run(arrays: list[Array]) -> list[Array]:
-        return [array.copy() for array in compiled(list(map(as_array, arrays))).values()]
+        arrays = list(map(as_array, arrays))
+        # A streaming step in int8 for any B gives other results with OpenVINO 2026.4, which the parity check finds.
+        compiled = compiled_for(tuple(array.shape for array in arrays) if manifest.state else ())
+        return [array.copy() for array in compiled(arrays).values()]
+
+    def make_stepper(shapes: Shapes) -> Stepper:
+        return OpenVinoStepper(openvino, compiled_for(tuple(shapes)), len(shapes) - 1)
 
     def shape(port: Any) -> Shape:
         return tuple(size.get_length() if size.is_static else None for size in port.partial_shape)
 
-    return Program(run, list(map(shape, compiled.inputs)), list(map(shape, compiled.outputs)))
+    return Program(run, list(map(shape, program.inputs)), list(map(shape, program.outputs)), make_stepper)
 
 
 def _load_torch(path: Path, manifest: ExportManifest, device: str) -> Program:
@@ -318,12 +360,15 @@ def _load_torch(path: Path, manifest: ExportManifest, device: str) -> Program:
         with torch.inference_mode():
             return list(module(frame, state) if manifest.state else module(frame))
 
+    def make_stepper(shapes: Shapes) -> Stepper:
+        return FunctionStepper(run, [np.zeros(shape, np.float32) for shape in shapes[1:]])
+
     nodes, signature = {node.name: node for node in exported.graph.nodes}, exported.graph_signature
     inputs, outputs = (
         [_to_shape(nodes[name].meta["val"].shape) for name in names]
         for names in (signature.user_inputs, signature.user_outputs)
     )
-    return Program(run, inputs, outputs, device)
+    return Program(run, inputs, outputs, make_stepper, device)
 
 
 @contextmanager

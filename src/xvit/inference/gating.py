@@ -11,10 +11,9 @@ it gives one of its classes a high score. `MotionMeter` tells such times from sl
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 
 import numpy as np
-from torch import Tensor
-from torch.nn import functional as F
 
 from xvit.config import as_task_dict
 from xvit.utils.errors import XViTError, did_you_mean
@@ -41,27 +40,36 @@ class MotionMeter:
         self._noise: deque[float] = deque(maxlen=num_frames - 1)  # between each two of these frames
         self._previous: np.ndarray | None = None
 
-    def push(self, views: Tensor) -> list[float]:
+    def push(self, views: np.ndarray) -> list[float]:
         """Add frames (n, C, S, S), uint8.
 
         Returns:
             The motion at each frame: in it and the T - 1 before, in grey levels; infinite while there are fewer
             frames, or if T is 1, because these do not show that nothing moves.
         """
-        grey = views.float().mean(dim=1).cpu()  # (n, S, S)
-        size = grey.shape[-1]
-        count = min(_MAX_CELLS, max(size // _MIN_CELL, 1))
-        cells = F.adaptive_avg_pool2d(grey[:, None], count).flatten(1).numpy()  # (n, cells)
         motion = []
-        for image, averages in zip(grey.numpy(), cells, strict=True):
+        for image in views.mean(axis=1, dtype=np.float32):  # (S, S), grey
+            size = len(image)
+            average = _averaging_matrix(size)  # (cells, S)
             if self._previous is not None:
                 self._noise.append(_pixel_noise(image - self._previous))
             self._previous = image
-            self._cells.append(averages)
-            noise = max(self._noise, default=0.0) / (size / count)  # of a cell: the average of (size / count)^2 pixels
+            self._cells.append((average @ image @ average.T).ravel())
+            noise = max(self._noise, default=0.0) / (size / len(average))  # of a cell: the average of its pixels
             change = float(np.ptp(np.stack(self._cells), axis=0).max()) - _NOISE_RANGE * noise
             motion.append(max(change, 0.0) if len(self._cells) >= self._needed else np.inf)
         return motion
+
+
+@cache
+def _averaging_matrix(size: int) -> np.ndarray:
+    """The weights (cells, S) of `size` pixels in the averages of cells; cells overlap if their width is no integer."""
+    count = min(_MAX_CELLS, max(size // _MIN_CELL, 1))
+    weights = np.zeros((count, size), np.float32)
+    for cell, row in enumerate(weights):
+        start, stop = cell * size // count, -(-(cell + 1) * size // count)
+        row[start:stop] = 1 / (stop - start)
+    return weights
 
 
 def _pixel_noise(difference: np.ndarray) -> float:

@@ -1,13 +1,13 @@
 """Predictions for a live source with a streaming model.
 
-    source: frames ──▶ stride / frame_rate apart ──▶ centre view ──▶ Stream.push ──▶ LivePrediction, later by
-                                                                                      `latency_frames`
+    thread of the source: frames ──▶ stride / frame_rate apart ──▶ centre view ──▶ buffer
+    this thread:          buffer ──▶ FrameStream.push ──▶ LivePrediction, later by `latency_frames`
 
 The frames are those that the model was trained on: a fixed time apart, whatever the rate of the source, or each
 stride-th one, if its clip spec has no frame rate. The scores equal those of the model on all these frames at once.
 Where frames were dropped, the spacing is wider; drops are reported and counted. A change of the frame size has no
 effect, because each frame is resized to the same view. After a reconnection the stream starts anew, because an unknown
-number of frames was missed.
+number of frames was missed. An exported streaming step needs no torch.
 """
 
 import time
@@ -15,20 +15,21 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 
 from xvit.config import as_task_dict, unwrap_single_task
 from xvit.data.capture.source import Frame, Source, SourceEvent
-from xvit.data.transforms import as_tensor, eval_views, normalize
-from xvit.export.runtime import as_array
+from xvit.export.runtime import ExportedModel
+from xvit.inference.frame_stream import StreamScores
 from xvit.inference.gating import MOTION_THRESHOLD, MotionMeter, resolve_ignored
 from xvit.inference.predictor import Labels, Scores, rank_classes
-from xvit.models.streaming import Stream, StreamOutput
-from xvit.models.xvit import XViT
+from xvit.inference.streams import open_stream, view_function
 from xvit.utils.errors import XViTError, check_range
+
+if TYPE_CHECKING:
+    from xvit.models.xvit import XViT
 
 _LAG_HISTORY = 10_000  # latest predictions in the lag statistics; bounded, because a source may be endless
 _RATE_HISTORY = 32  # latest frames in the recent frame rate
@@ -65,6 +66,8 @@ class StreamStats:
         read: frames received from the source: read + repeated = processed + skipped + dropped + undelivered.
         repeated: how often a frame was given to the model again, because the source is slower than the frame rate.
         processed: frames given to the model.
+        reused: those of them whose answer was that of the frame before, without running the model: the picture had
+            stood still for so long that nothing could change.
         skipped: frames skipped by the stride.
         dropped: frames lost because the model was slower than the source.
         undelivered: frames that had been read ahead when the run was stopped.
@@ -81,6 +84,7 @@ class StreamStats:
     read: int
     repeated: int
     processed: int
+    reused: int
     skipped: int
     dropped: int
     undelivered: int
@@ -106,7 +110,7 @@ class LivePredictor:
     """A model on a live source. Iterate over it once: it yields `LivePrediction` and `SourceEvent` objects.
 
     Args:
-        model: a model that can be streamed, in eval mode.
+        model: a model that can be streamed, in eval mode, or an exported streaming step.
         source: the frames; nothing else may read from it.
         stride: process each stride-th frame, counted at the frame rate of the model's `ClipSpec`, if it has one. None
             for the stride of the `ClipSpec`, or 1 for a model that was trained on frames spread over whole videos at no
@@ -123,7 +127,7 @@ class LivePredictor:
 
     def __init__(
         self,
-        model: XViT,
+        model: "XViT | ExportedModel",
         source: Source,
         *,
         stride: int | None = None,
@@ -143,7 +147,7 @@ class LivePredictor:
         if not any(as_task_dict(model.class_names).values()):
             raise XViTError("the model has no classes to predict: use one that was trained on labelled videos")
         self.ignore = resolve_ignored(model.class_names, ignore)
-        self.stream = Stream(model, predict_every=predict_every)
+        self.stream = open_stream(model, predict_every=predict_every)
         self._meter = MotionMeter(model.config.num_frames)
         self._gate_open = True  # as last reported
         self._pending: deque[_PendingFrame] = deque()  # frames without a prediction so far
@@ -154,10 +158,15 @@ class LivePredictor:
 
     def __iter__(self) -> Generator[LivePrediction | SourceEvent, None, None]:
         """Run until the source ends, and then yield the predictions for the frames that are still pending."""
-        size = self.model.clip_spec.image_size
-        self.stream.push(torch.zeros(1, 1, 3, size, size, device=self.model.device))  # warm-up: the first push is slow
+        size, views = self.model.clip_spec.image_size, view_function(self.model)
+        self.stream.push(np.zeros((1, 3, size, size), np.uint8))  # warm-up: the first push is slow
         self.stream.reset()
-        frames = self.source.frames(stride=self.stride, frame_rate=self.frame_rate, short_side=size)
+        frames = self.source.frames(
+            stride=self.stride,
+            frame_rate=self.frame_rate,
+            short_side=size,
+            prepare=lambda pixels: views(pixels[None]),  # (1, C, S, S)
+        )
         with closing(frames) as items:
             for item in items:
                 if isinstance(item, Frame):
@@ -198,6 +207,7 @@ class LivePredictor:
             read=counts.read,
             repeated=counts.repeated,
             processed=self._processed,
+            reused=self.stream.num_reused,
             skipped=counts.skipped,
             dropped=counts.dropped,
             undelivered=counts.read + counts.repeated - self._processed - counts.skipped - counts.dropped,
@@ -214,12 +224,10 @@ class LivePredictor:
     def _process(self, frame: Frame) -> Generator[LivePrediction | SourceEvent, None, None]:
         if self._started is None:
             self._started = time.monotonic()
-        clip_spec = self.model.clip_spec
-        view = eval_views(as_tensor(frame.pixels[None]), clip_spec).contiguous()  # (1, 1, C, S, S), as in evaluation
-        [motion] = self._meter.push(view[0])
+        [motion] = self._meter.push(frame.pixels)
         self._pending.append(_PendingFrame(self._pushed, frame.index, frame.time, frame.due_time, motion))
         self._pushed, self._processed = self._pushed + 1, self._processed + 1
-        output = self.stream.push(normalize(view, clip_spec, self.model.device))
+        output = self.stream.push(frame.pixels)
         self._push_times.append(time.monotonic())
         yield from self._predict(output)
 
@@ -228,16 +236,14 @@ class LivePredictor:
             yield from self._predict(self.stream.flush())
             self._pending.clear()
 
-    def _predict(self, output: StreamOutput) -> Generator[LivePrediction | SourceEvent, None, None]:
-        tasks = as_task_dict(output.logits)
-        probabilities = {task: as_array(self.model.probabilities(x[0])) for task, x in tasks.items()}  # (m, classes)
+    def _predict(self, output: StreamScores) -> Generator[LivePrediction | SourceEvent, None, None]:
         for row, stream_index in enumerate(output.indices):
             while self._pending[0].stream_index < stream_index:  # frames between two predictions
                 self._pending.popleft()
             frame = self._pending.popleft()
             moving = frame.motion >= self.motion_threshold
             yield from self._report_gate(moving, frame)
-            frame_scores = {task: values[row] for task, values in probabilities.items()}
+            frame_scores = {task: values[row] for task, values in output.scores.items()}
             labels, scores = rank_classes(frame_scores, self.model.class_names)
             best = {task: (names[0], as_task_dict(scores)[task][0]) for task, names in as_task_dict(labels).items()}
             lag = time.monotonic() - frame.due_time

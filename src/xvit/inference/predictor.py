@@ -173,10 +173,6 @@ class Predictor:
 
     def model_hash(self) -> str:
         """Hash of the model's settings and weights, or of an exported model's files: 16 hexadecimal digits."""
-        if isinstance(self.model, ExportedModel):
-            return self.model.model_hash()
-        from xvit.models.profiling import model_hash
-
         return model_hash(self.model)
 
     @property
@@ -224,6 +220,15 @@ def open_model(
     from xvit.utils.devices import default_device
 
     return XViT.from_pretrained(source, device=device or default_device())
+
+
+def model_hash(model: "XViT | ExportedModel") -> str:
+    """Hash of a model's settings and weights, or of an exported model's files: 16 hexadecimal digits."""
+    if isinstance(model, ExportedModel):
+        return model.model_hash()
+    from xvit.models import profiling
+
+    return profiling.model_hash(model)
 
 
 def rank_classes(scores: dict[str, np.ndarray], class_names: ClassNames) -> tuple[Labels, Scores]:

@@ -1,10 +1,13 @@
-"""Scores of clips from a trained model, in torch."""
+"""Scores of clips and streams from a trained model, in torch."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from xvit.config import as_task_dict, unwrap_single_task
 from xvit.data.transforms import normalize
+from xvit.inference.frame_stream import StreamScores
+from xvit.models.streaming import Stream, StreamOutput
 from xvit.models.xvit import XViT
 
 
@@ -26,3 +29,32 @@ def predict_probabilities(model: XViT, pixels: Tensor, max_clips: int) -> Tensor
     logits = [as_task_dict(model(normalize(chunk, model.clip_spec, model.device))) for chunk in chunks]
     probabilities = {task: model.probabilities(torch.cat([chunk[task] for chunk in logits])) for task in logits[0]}
     return unwrap_single_task({task: x.unflatten(0, (B, V)).mean(dim=1) for task, x in probabilities.items()})
+
+
+class TrainedStream:
+    """The `FrameStream` of a model that can be streamed. See `xvit.models.streaming.Stream` for the arguments."""
+
+    num_reused = 0
+
+    def __init__(self, model: XViT, *, predict_every: int = 1) -> None:
+        self.model, self.stream = model, Stream(model, predict_every=predict_every)
+        self.latency_frames = self.stream.latency_frames
+
+    def push(self, views: np.ndarray) -> StreamScores:
+        """See `FrameStream`."""
+        frames = torch.from_numpy(views)[None]  # (1, n, C, S, S)
+        return self._scores(self.stream.push(normalize(frames, self.model.clip_spec, self.model.device)))
+
+    def flush(self) -> StreamScores:
+        """See `FrameStream`."""
+        return self._scores(self.stream.flush())
+
+    def reset(self) -> None:
+        """See `FrameStream`."""
+        self.stream.reset()
+
+    def _scores(self, output: StreamOutput) -> StreamScores:
+        tasks = as_task_dict(output.logits)
+        return StreamScores(
+            output.indices, {task: self.model.probabilities(x[0]).cpu().numpy() for task, x in tasks.items()}
+        )

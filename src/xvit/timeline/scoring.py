@@ -5,33 +5,42 @@
     windows                   0-3       2-5       4-7    clips seen by the model, here with predict_every = 2
     time                      1.5       3.5       5.5    of a score: the middle of these frames
 
-A model that `Stream` supports processes each frame once. Other models process sliding windows of T frames; each frame
-is resized and normalised once. A prediction is for T frames, so its score belongs to their middle; at the start of a
-stream, where there are fewer frames, to the middle of those.
+A model that `Stream` supports, or an exported streaming step, processes each frame once. Other models and exports
+process sliding windows of T frames. Frames are read and resized in a thread, ahead of the model. A prediction is for T
+frames, so its score belongs to their middle; at the start of a stream, where there are fewer frames, to the middle of
+those. Exported models need no torch.
 
 Frame k is the one on display k stride / frame_rate seconds after the first, so scores do not depend on the rate of the
 video. A model whose clip spec has no frame rate sees each stride-th frame of the file instead.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from xvit.config import SINGLE_TASK, as_task_dict
+from xvit.config import SINGLE_TASK
 from xvit.data.decode.sequential import FrameReader
-from xvit.data.transforms import as_tensor, eval_views, normalize
+from xvit.export.runtime import ExportedModel
+from xvit.inference.frame_stream import FrameStream
 from xvit.inference.gating import MotionMeter
-from xvit.models.streaming import Stream
-from xvit.models.xvit import XViT
+from xvit.inference.streams import open_stream, predict_clips, view_function
 from xvit.utils.errors import VideoError, XViTError, check_range
+from xvit.utils.read_ahead import read_ahead
 
-Predictions = tuple[list[int], Tensor]  # indices of the m frames that end the clips, logits (m, classes)
+if TYPE_CHECKING:
+    from xvit.models.xvit import XViT
+
+    Model = XViT | ExportedModel
+
+Predictions = tuple[list[int], np.ndarray]  # indices of the m frames that end the clips, scores (m, classes)
+Chunk = tuple[np.ndarray, np.ndarray]  # times (n,) in seconds, views (n, C, S, S) uint8
+
+_CHUNKS_AHEAD = 2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,7 +90,7 @@ class ScoreTimeline:
 
 
 def score_video(
-    model: XViT,
+    model: "Model",
     path: str | Path,
     *,
     stride: int | None = None,
@@ -91,7 +100,7 @@ def score_video(
     """Score a video of any length.
 
     Args:
-        model: a single-task model in eval mode, with its `clip_spec` and `class_names`.
+        model: a single-task model in eval mode, with its `clip_spec` and `class_names`; or an exported one.
         path: the file. A damaged file is scored as far as it can be read, and `ScoreTimeline.damage` reports it.
         stride: the model sees each stride-th frame, counted at the frame rate of its clip spec, if that has one; None
             for the stride it was trained with.
@@ -109,16 +118,22 @@ def score_video(
     frame_rate = model.clip_spec.frame_rate
     reader = FrameReader(path, stride=stride, frame_rate=frame_rate, short_side=model.clip_spec.image_size)
     counted_rate = frame_rate or reader.info.fps
-    # A short video has at least one score.
-    predict_every = min(predict_every, max(int(reader.info.duration * counted_rate / stride), 1))
+    num_frames = max(int(reader.info.duration * counted_rate / stride), 1)
+    if predict_every > num_frames:  # a short video has at least one score
+        stream, predict_every = _choose_method(model, num_frames)
 
-    def chunks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for chunk in reader:
-            if on_progress is not None:
-                on_progress(reader.num_decoded, reader.info.num_frames)
-            yield chunk
+    views = view_function(model)
+    read = ((reader.num_decoded, times, views(frames)) for times, frames in reader)
 
-    parts = list(iterate_scores(model, chunks(), predict_every=predict_every))
+    def chunks() -> Generator[Chunk, None, None]:
+        with closing(read_ahead(read, _CHUNKS_AHEAD)) as items:
+            for num_decoded, times, pixels in items:
+                if on_progress is not None:
+                    on_progress(num_decoded, reader.info.num_frames)
+                yield times, pixels
+
+    with closing(chunks()) as items:
+        parts = list(_iterate(model, items, stream, predict_every))
     if not parts:
         needed = f"one score in {predict_every * stride / counted_rate:.3g} s"
         raise VideoError(path, f"only {reader.num_decoded} frames can be decoded, too few for {needed}")
@@ -148,7 +163,7 @@ def _fill_start(motion: np.ndarray) -> np.ndarray:
 
 
 def iterate_scores(
-    model: XViT, chunks: Iterable[tuple[np.ndarray, np.ndarray]], *, predict_every: int | None = None
+    model: "Model", chunks: Iterable[tuple[np.ndarray, np.ndarray]], *, predict_every: int | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Score frames as they arrive; the frames may be endless. The arguments are checked as in `score_video`.
 
@@ -160,11 +175,12 @@ def iterate_scores(
         An iterator over times (m,), scores (m, classes) float32 and motion (m,), m >= 1, each as soon as it is known.
     """
     stream, predict_every = _choose_method(model, predict_every)
-    return _iterate(model, chunks, stream, predict_every)
+    views = view_function(model)
+    return _iterate(model, ((times, views(frames)) for times, frames in chunks), stream, predict_every)
 
 
 def _iterate(
-    model: XViT, chunks: Iterable[tuple[np.ndarray, np.ndarray]], stream: Stream | None, predict_every: int
+    model: "Model", chunks: Iterable[Chunk], stream: FrameStream | None, predict_every: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     frame_times: list[float] = []  # of the latest frames
     frame_motion: list[float] = []
@@ -172,16 +188,14 @@ def _iterate(
     window = model.config.num_frames if stream else model.clip_spec.num_frames
     meter = MotionMeter(window)
 
-    def views() -> Iterator[Tensor]:
-        """Model inputs (n, C, S, S) float32, on the model's device."""
-        for times, frames in chunks:
-            pixels = eval_views(as_tensor(frames), model.clip_spec)[0]
+    def views() -> Iterator[np.ndarray]:
+        for times, pixels in chunks:
             frame_times.extend(times.tolist())
             frame_motion.extend(meter.push(pixels))
-            yield normalize(pixels, model.clip_spec, model.device)
+            yield pixels
 
     predictions = _predict_stream(stream, views()) if stream else _predict_windows(model, views(), predict_every)
-    for indices, logits in predictions:
+    for indices, scores in predictions:
         if not indices:
             continue
         spans = [(max(index - window + 1, 0), index) for index in indices]
@@ -190,53 +204,54 @@ def _iterate(
         past = max(indices[-1] - window + 1, 0) - first  # later windows begin no earlier
         del frame_times[:past], frame_motion[:past]
         first += past
-        yield middles, model.probabilities(logits).cpu().numpy(), motion
+        yield middles, scores, motion
 
 
-def _predict_stream(stream: Stream, views: Iterator[Tensor]) -> Iterator[Predictions]:
+def _predict_stream(stream: FrameStream, views: Iterator[np.ndarray]) -> Iterator[Predictions]:
     output = None
-    for pixel_values in views:
-        output = stream.push(pixel_values[None])  # (n, C, S, S) -> (1, n, C, S, S)
-        yield output.indices, as_task_dict(output.logits)[SINGLE_TASK][0]
+    for pixels in views:
+        output = stream.push(pixels)
+        yield output.indices, output.scores[SINGLE_TASK]
     if output is not None:
         output = stream.flush()
-        yield output.indices, as_task_dict(output.logits)[SINGLE_TASK][0]
+        yield output.indices, output.scores[SINGLE_TASK]
 
 
-@torch.no_grad()
-def _predict_windows(model: XViT, views: Iterator[Tensor], predict_every: int) -> Iterator[Predictions]:
+def _predict_windows(model: "Model", views: Iterator[np.ndarray], predict_every: int) -> Iterator[Predictions]:
     """A window of T frames every `predict_every` frames. A shorter video is one window, padded with its last frame."""
     window = model.clip_spec.num_frames
-    latest: deque[Tensor] = deque(maxlen=window)
+    latest: deque[np.ndarray] = deque(maxlen=window)
     seen, predicted = 0, False
-    for pixel_values in views:
+    for pixels in views:
         ends, clips = [], []
-        for frame in pixel_values:
-            latest.append(frame)
+        for view in pixels:
+            latest.append(view)
             seen += 1
             if seen >= window and seen % predict_every == 0:
                 ends.append(seen - 1)
-                clips.append(torch.stack(list(latest)))
+                clips.append(np.stack(latest))
         if clips:
             predicted = True
-            yield ends, model(torch.stack(clips))
+            yield ends, predict_clips(model, np.stack(clips))[SINGLE_TASK]
     if latest and not predicted:
         clip = [*latest, *[latest[-1]] * (window - len(latest))]
-        yield [seen - 1], model(torch.stack(clip)[None])
+        yield [seen - 1], predict_clips(model, np.stack(clip)[None])[SINGLE_TASK]
 
 
-def _choose_method(model: XViT, predict_every: int | None) -> tuple[Stream | None, int]:
+def _choose_method(model: "Model", predict_every: int | None) -> tuple[FrameStream | None, int]:
     """The stream, or None for windows; and the number of frames from one score to the next. Checks both arguments."""
     _check_model(model)
     if predict_every is not None:
         check_range("predict_every", predict_every, 1)
     try:
-        return Stream(model, predict_every=predict_every or 1), predict_every or 1
-    except XViTError:  # the model cannot be streamed exactly
-        return None, predict_every or max(model.clip_spec.num_frames // 2, 1)
+        return open_stream(model, predict_every=predict_every or 1), predict_every or 1
+    except XViTError:
+        if isinstance(model, ExportedModel) and model.manifest.state:
+            raise  # a step that cannot be used
+        return None, predict_every or max(model.clip_spec.num_frames // 2, 1)  # the model cannot be streamed exactly
 
 
-def _resolve_stride(model: XViT, stride: int | None) -> int:
+def _resolve_stride(model: "Model", stride: int | None) -> int:
     if stride is not None:
         check_range("stride", stride, 1)
         return stride
@@ -249,8 +264,8 @@ def _resolve_stride(model: XViT, stride: int | None) -> int:
     return model.clip_spec.spacing
 
 
-def _check_model(model: XViT) -> None:
-    if model.training:
+def _check_model(model: "Model") -> None:
+    if not isinstance(model, ExportedModel) and model.training:
         raise XViTError("the model is in training mode: call eval() first")
     if isinstance(model.class_names, dict):
         raise XViTError(

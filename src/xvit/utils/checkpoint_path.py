@@ -81,7 +81,7 @@ def check_checkpoint_directory(path: Path) -> None:
         raise XViTError(f"{path}: a file; expected a checkpoint directory holding {WEIGHTS} and {CONFIG}{hidden}")
     missing = [name for name in (WEIGHTS, CONFIG) if not (path / name).is_file()]
     if WEIGHTS in missing and (path / EXPORTED).is_file():
-        raise XViTError(f"{path}: an exported model, for xvit predict and eval only; expected the checkpoint itself")
+        raise XViTError(f"{path}: an exported model; this command needs the checkpoint itself")
     if missing:
         inner = next((name for name in ("best", "last") if (path / name / CONFIG).is_file()), None)
         hint = f'. It is a training run: did you mean "{path / inner}"?' if inner else ""

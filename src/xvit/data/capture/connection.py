@@ -54,7 +54,7 @@ class Frame:
         time: seconds from the source's first frame; at a frame rate, the moment at which the frame is on display.
         due_time: when the frame arrived, or in real time should have arrived, in seconds of `time.monotonic()`.
         size: width and height of the stored frame, in pixels.
-        pixels: (H, W, 3) uint8 RGB.
+        pixels: (H, W, 3) uint8 RGB, or what `prepare` made of it. A repeated frame has the same array.
     """
 
     index: int
@@ -155,11 +155,12 @@ class Connection:
         stride: int,
         frame_rate: float | None,
         short_side: int | None,
+        prepare: Callable[[np.ndarray], np.ndarray] | None,
         first_index: int,
         previous: "Connection | None",
     ) -> None:
         self.spec, self.stride, self.frame_rate, self.short_side = spec, stride, frame_rate, short_side
-        self.first_index = first_index
+        self.prepare, self.first_index = prepare, first_index
         self.start_time: float | None = previous.start_time if previous else None  # when the first frame arrived
         self.time: float = previous.time if previous else 0.0  # seconds from the first frame to the latest one
         self.counts = FrameCounts()  # of this connection
@@ -259,7 +260,7 @@ class Connection:
                 if not repeated:
                     check_dimensions(spec.display_name, image.width, image.height)
                     rgb = np.ascontiguousarray(frame_to_rgb(image, orientation, self.short_side))
-                    converted, pixels = decoded, rgb
+                    converted, pixels = decoded, self.prepare(rgb) if self.prepare else rgb
                 size = image.width, image.height
                 frame = Frame(index=index, time=frame_time, due_time=due_time, size=size, pixels=pixels)
                 self._put(frame, repeated=repeated)

@@ -1,6 +1,6 @@
 """Frames from a file, a camera, an address or the standard input, decoded in a thread of their own.
 
-    source ──▶ thread (decodes, keeps every stride-th frame) ──▶ buffer of 4 frames ──▶ Source.frames()
+    source ──▶ thread (decodes, keeps every stride-th frame, resizes) ──▶ buffer of 4 frames ──▶ Source.frames()
 
     file, standard input, http(s) with a length    the thread waits while the buffer is full: no frame is dropped
     the same with real_time                        each frame at its time; a full buffer drops its oldest frame
@@ -21,8 +21,10 @@ import os
 import re
 import stat
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+
+import numpy as np
 
 from xvit.data.capture.connection import SCHEMES, Connection, Frame, FrameCounts, SourceSpec
 from xvit.data.decode.limits import check_dimensions
@@ -115,7 +117,12 @@ class Source:
         self.stopped = True  # not behind a lock, which the code that the signal interrupts may hold
 
     def frames(
-        self, *, stride: int = 1, frame_rate: float | None = None, short_side: int | None = None
+        self,
+        *,
+        stride: int = 1,
+        frame_rate: float | None = None,
+        short_side: int | None = None,
+        prepare: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> Generator[Frame | SourceEvent, None, None]:
         """Yield frames as they arrive, and events about all faults. Never waits longer than the timeouts.
 
@@ -126,6 +133,7 @@ class Source:
                 settled once the next frame is there. A pause of a source that drops frames is filled for 10 s at most.
                 None counts the frames of the source.
             short_side: target size in pixels; frames more than twice as large are shrunk to it.
+            prepare: called with the pixels of each frame, in the thread that decodes: its result replaces them.
 
         Raises:
             VideoError: the source delivers no frame at all.
@@ -143,6 +151,7 @@ class Source:
                 stride=stride,
                 frame_rate=frame_rate,
                 short_side=short_side,
+                prepare=prepare,
                 first_index=self._past_counts.read,
                 previous=connection,
             )
