@@ -1,8 +1,8 @@
 """Antialiased resizing in NumPy, bit for bit as torchvision resizes uint8 frames on x86-64.
 
-Both resize the rows, round to uint8, and then resize the columns. What each rounds its weights to decides the rest:
-Pillow keeps 22 bits of them; torch keeps as many as let the largest weight of an axis fit in 16 bits, so that few pixels
-of Pillow's differ by one grey level (two with bicubic interpolation).
+torch rounds the weights of the pixels to as many bits as fit in 16-bit integers; the frame is resized along its rows,
+rounded to uint8, and then resized along its columns. Pillow does the same with 22 bits: few of its pixels differ, by
+one grey level, or by two with bicubic interpolation.
 """
 
 import numpy as np
