@@ -1,10 +1,11 @@
 """How far exported models are from the trained one on decoded videos of mixed sizes.
 
-    python benchmarks/parity.py --checkpoint run/best --exports onnx openvino raw [--videos 100] [--sizes mixed] [--json]
+    python benchmarks/parity.py --checkpoint run/best --exports onnx openvino raw [--sizes small] [--full-size]
 
-The videos are generated: motion clips (`xvit data motion`) enlarged to the sizes in turn and encoded as H.264. The scores
-are those of `Predictor` for each model: an export reads and resizes in NumPy, the trained model in torch. A program for
-raw frames (`xvit export --raw-frames`) is given the frames as they are decoded, as examples/raw_frames.py does.
+The videos are generated: motion clips (`xvit data motion`) enlarged to the sizes in turn and encoded as H.264. The
+scores are those of `Predictor` for each model: an export reads and resizes in NumPy, the trained model in torch. A
+program for raw frames (`xvit export --raw-frames`) is given the decoded frames, as in examples/raw_frames.py, where
+large ones are shrunk during colour conversion; with --full-size they are not.
 """
 
 import argparse
@@ -43,12 +44,12 @@ def write_videos(folder: Path, num_videos: int, sizes: list[tuple[int, int]]) ->
         yield str(path), size
 
 
-def predict(predictor: Predictor, path: str) -> np.ndarray:
+def predict(predictor: Predictor, path: str, *, full_size: bool) -> np.ndarray:
     """The scores of a video, in the order of the model's classes."""
     model = predictor.model
     if isinstance(model, ExportedModel) and model.manifest.raw_frames:
         sample = Sample(path=path, label=None, id=path)
-        clip = read_test_clips(sample, model.clip_spec, 1, DataConfig.decode_timeout, shrink=False)
+        clip = read_test_clips(sample, model.clip_spec, 1, DataConfig.decode_timeout, shrink=not full_size)
         return model(clip.frames[None])[0]
     prediction = predictor(path)
     scores = dict(zip(prediction.labels, prediction.scores, strict=True))
@@ -68,6 +69,7 @@ def main() -> None:
     parser.add_argument("--exports", nargs="+", required=True, help="folders written by xvit export")
     parser.add_argument("--videos", type=int, default=100)
     parser.add_argument("--sizes", choices=SIZES, default="mixed")
+    parser.add_argument("--full-size", action="store_true", help="raw frames as large as they are in the video")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     predictors = {name: Predictor(name, device="cpu") for name in (args.checkpoint, *args.exports)}
@@ -78,7 +80,7 @@ def main() -> None:
             log_progress(f"video {len(sizes) + 1} of {args.videos}, {size[0]} x {size[1]}")
             sizes.append(f"{size[0]}x{size[1]}")
             for name, predictor in predictors.items():
-                scores[name].append(predict(predictor, path))
+                scores[name].append(predict(predictor, path, full_size=args.full_size))
     expected = np.stack(scores[args.checkpoint])
     results: dict[str, dict[str, dict[str, float]]] = {}
     for name in args.exports:
