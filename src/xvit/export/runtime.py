@@ -103,7 +103,7 @@ class ExportedModel:
         """
         if not isinstance(pixel_values, np.ndarray) and not _is_tensor(pixel_values):
             raise XViTError(f"pixel_values: {type(pixel_values).__name__}: expected a NumPy array or a torch tensor")
-        self._check_pixels(tuple(pixel_values.shape), str(pixel_values.dtype).removeprefix("torch."))
+        self._check_pixels(tuple(pixel_values.shape), str(pixel_values.dtype))
         if not self.manifest.state:
             return self.step(pixel_values, [])[0]
         state = self.initial_state(len(pixel_values))
@@ -129,7 +129,7 @@ class ExportedModel:
         if not shape[0]:
             raise XViTError(f"pixel_values of shape {shape}: an empty batch; expected at least 1 clip (B)")
         kind = ("uint8", "raw frames") if raw else ("float32", "normalised floats")
-        if dtype != kind[0]:
+        if dtype.removeprefix("torch.") != kind[0]:
             raise XViTError(f"pixel_values of {dtype}: expected {kind[1]} ({kind[0]})")
 
     def probabilities(self, logits: Array) -> Any:
