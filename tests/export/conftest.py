@@ -38,7 +38,9 @@ def _traced_once():
         weights = hashlib.sha256()
         for tensor in module.state_dict().values():
             weights.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
-        settings = (type(module), module.dtype, model.config, model.clip_spec.image_size, manifest.state)
+        # raw frames are resized and normalised in the program
+        clip_spec = model.clip_spec if manifest.raw_frames else model.clip_spec.image_size
+        settings = (type(module), getattr(module, "program", module).dtype, model.config, clip_spec, manifest.state)
         key = f"{settings} {weights.hexdigest()}"
         if key not in traced:
             traced[key] = trace(module, model, manifest)

@@ -48,7 +48,7 @@ def test_onnx_matches_the_model_in_predict_and_eval(run, cli_error, tmp_path):
         results.append((predicted["predictions"], rows))
     for original, exported in zip(results[0][0], results[1][0], strict=True):
         assert original["labels"] == exported["labels"]
-        assert original["scores"] == pytest.approx(exported["scores"], abs=1e-3)  # Pillow resizes, not torchvision
+        assert original["scores"] == pytest.approx(exported["scores"], abs=1e-5)
     assert [row["prediction"] for row in results[0][1]] == [row["prediction"] for row in results[1][1]]
     run_metadata = json.loads((tmp_path / "result onnx" / "evaluation.json").read_text())["metadata"]
     assert run_metadata["precision"] == "fp32"

@@ -21,10 +21,11 @@ from xvit.data.arrays import ArrayDataset
 from xvit.data.capture.source import Source
 from xvit.data.dataset import VideoDataset
 from xvit.evaluation import score_videos
-from xvit.export import ExportedModel, export_model, runtime
+from xvit.export import ExportedModel, ExportManifest, export_model, runtime
 from xvit.inference import LivePrediction, LivePredictor
 from xvit.utils.errors import VideoError, XViTError
 
+MANIFEST = ExportManifest(format="onnx", precision="fp32")
 SCRIPT = """
 import sys
 
@@ -63,7 +64,7 @@ def test_predict_needs_no_torch(format, num_workers, exports, video_dir, tmp_pat
     assert len(expected) == 6
     for found, prediction in zip(printed["predictions"], expected, strict=True):
         scores = dict(zip(prediction.labels, prediction.scores, strict=True))
-        assert dict(zip(found["labels"], found["scores"], strict=True)) == pytest.approx(scores, abs=1e-3)
+        assert dict(zip(found["labels"], found["scores"], strict=True)) == pytest.approx(scores, abs=1e-5)
         assert tuple(found["times"]) == prediction.times
 
 
@@ -196,7 +197,7 @@ def test_probabilities_of_arrays_equal_those_of_tensors(options, tmp_path):
     class Stub(ExportedModel):
         def __init__(self) -> None:
             self.config, self.clip_spec, self.class_names = original.config, CLIP, original.class_names
-            self.device = "cpu"
+            self.device, self.manifest = "cpu", MANIFEST
 
         def __call__(self, pixel_values):
             with torch.inference_mode():
@@ -216,7 +217,7 @@ def test_probabilities_of_arrays_equal_those_of_tensors(options, tmp_path):
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_probabilities_of_large_logits(multi_label):
     model = ExportedModel.__new__(ExportedModel)
-    model.config = replace(MODEL, multi_label=multi_label)
+    model.config, model.manifest = replace(MODEL, multi_label=multi_label), MANIFEST
     logits = np.array([[1e4, -1e4, 0], [88, 89, -80], [-1e30, 1e30, 3], [-17, -20, -25]], np.float32)
     tensor = torch.from_numpy(logits)
     expected = tensor.sigmoid() if multi_label else tensor.softmax(-1)
@@ -227,18 +228,15 @@ def test_probabilities_of_large_logits(multi_label):
 
 
 @pytest.mark.parametrize("size", [(24, 32), (32, 24), (16, 16), (64, 20), (17, 90)], ids=str)
-@pytest.mark.parametrize(("interpolation", "levels"), [("bilinear", 1), ("bicubic", 2)])
-def test_views_are_those_of_torchvision(size, interpolation, levels):
-    """But for one or two grey levels of few pixels."""
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_views_are_those_of_torchvision(size, interpolation):
     frames = np.random.default_rng(0).integers(0, 256, (3, *size, 3), dtype=np.uint8)
     spec = replace(CLIP, interpolation=interpolation)
     for spatial_views in (1, 2, 3):
         expected = transforms.eval_views(transforms.as_tensor(frames), spec, spatial_views).numpy()
         found = arrays.eval_views(frames, spec, spatial_views)
         assert found.shape == expected.shape == (spatial_views, 3, 3, 16, 16)
-        difference = np.abs(found.astype(int) - expected)
-        assert difference.max() <= levels
-        assert (difference > 0).mean() < 0.05
+        assert np.array_equal(found, expected)
     assert np.array_equal(arrays.normalize(found, spec), transforms.normalize(torch.from_numpy(found.copy()), spec))
     with pytest.raises(XViTError, match="were they normalised already"):
         arrays.normalize(found / 255, spec)
@@ -257,7 +255,7 @@ def test_items_are_those_of_a_video_data_set(tmp_path):
     datasets = [ArrayDataset(**settings), VideoDataset(**settings)]
     found, expected = (data.collate([data[index] for index in range(3)]) for data in datasets)
     assert found["pixels"].shape == expected["pixels"].shape == (2, 6, 4, 3, 16, 16)
-    assert np.abs(found["pixels"].astype(int) - expected["pixels"].numpy()).max() <= 1
+    assert np.array_equal(found["pixels"], expected["pixels"])
     for key in ("indices", "times", "warnings"):
         assert list(found[key]) == list(expected[key])
     assert isinstance(found["errors"][2], VideoError)

@@ -54,7 +54,9 @@ def check_reading(
     check_range("decode_timeout", timeout, 0)
 
 
-def read_test_clips(sample: Sample, clip_spec: ClipSpec, temporal_views: int, timeout: float) -> Clip:
+def read_test_clips(
+    sample: Sample, clip_spec: ClipSpec, temporal_views: int, timeout: float, *, shrink: bool = True
+) -> Clip:
     """The frames of the clips along a sample, one clip after another: (temporal_views T, H, W, C).
 
     Args:
@@ -62,6 +64,7 @@ def read_test_clips(sample: Sample, clip_spec: ClipSpec, temporal_views: int, ti
         clip_spec: how a clip is sampled.
         temporal_views: number of clips.
         timeout: seconds after which a video that is still being read counts as unreadable; 0 for no limit.
+        shrink: read large frames at a smaller size, as `xvit.data.decode.read_clip` does; False leaves all as they are.
 
     Raises:
         VideoError: the video cannot be read, or ends before the segment.
@@ -71,11 +74,12 @@ def read_test_clips(sample: Sample, clip_spec: ClipSpec, temporal_views: int, ti
         choose = partial(sample_frames, clip_spec, times, start=start, end=end, num_views=temporal_views)
         return np.concatenate([choose(view=view) for view in range(temporal_views)])
 
-    return read_sample(sample, clip_spec, choose_frames, short_side=clip_spec.image_size, timeout=timeout)
+    short_side = clip_spec.image_size if shrink else None
+    return read_sample(sample, clip_spec, choose_frames, short_side=short_side, timeout=timeout)
 
 
 def read_sample(
-    sample: Sample, clip_spec: ClipSpec, choose_frames: FrameChooser, *, short_side: int, timeout: float
+    sample: Sample, clip_spec: ClipSpec, choose_frames: FrameChooser, *, short_side: int | None, timeout: float
 ) -> Clip:
     """Read the frames that are chosen from those of the sample's segment, of which there is at least one.
 

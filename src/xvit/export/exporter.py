@@ -23,7 +23,9 @@ from xvit.export.parity import (
     ParityReport,
     check_parity,
     choose_videos,
+    clip_comparisons,
     measure_parity,
+    raw_comparisons,
     read_clips,
 )
 from xvit.export.programs import write_program
@@ -47,6 +49,11 @@ _UNSUPPORTED = {
     ("torch", "int8"): "not supported; use format onnx or openvino",
     ("torch", "int8-weights"): "not supported; use format onnx or openvino",
 }
+_RAW_TORCH = "a torch.export program cannot resize frames of any size; use format onnx or openvino"
+_UNSUPPORTED_RAW = {
+    ("openvino", "bf16"): "its runtime would resize raw frames in bf16, too; use precision fp16",
+    **{("torch", precision): f"raw frames are not supported: {_RAW_TORCH}" for precision in ("fp32", "fp16", "bf16")},
+}
 
 
 def export_model(
@@ -57,6 +64,7 @@ def export_model(
     format: Format = "onnx",
     precision: Precision = "fp32",
     streaming: bool = False,
+    raw_frames: bool = False,
     num_clips: int = 100,
     limits: ParityLimits | None = None,
     on_progress: OnProgress | None = None,
@@ -72,8 +80,9 @@ def export_model(
         precision: fp32, fp16, bf16, int8 (weights and activations) or int8-weights.
         streaming: instead of a program for clips, export one that takes one frame and the state of a `Stream`; needs
             a causal model.
+        raw_frames: export a program that takes decoded frames (B, T, H, W, 3), uint8, of any size and returns scores.
         num_clips: number of clips to compare.
-        limits: what the comparison must reach; by default `ParityLimits.for_precision(precision)`.
+        limits: what the comparison must reach; by default those of `ParityLimits.for_precision`.
         on_progress: called with the name of the current stage, the number of steps done and their total.
 
     Raises:
@@ -81,13 +90,16 @@ def export_model(
             empty, too few videos, outputs further from the model's than the limits.
     """
     output = check_new_directory(Path(output).resolve())
-    manifest = ExportManifest(format=format, precision=precision)
-    versions = _package_versions(format, precision)
+    if raw_frames and streaming:
+        raise XViTError("raw_frames and streaming exclude each other: a streaming step takes normalised frames")
+    manifest = ExportManifest(format=format, precision=precision, raw_frames=raw_frames)
+    versions = _package_versions(manifest)
     on_progress = on_progress or (lambda stage, done, total: None)
     files = checkpoint_files(model.checkpoint_metadata)
     compared, calibrated = choose_videos(videos, num_clips, calibrate=precision == "int8")
     warn_of_validation_videos(model.provenance, calibrated)
-    clips, calibration = (read_clips(model.clip_spec, paths, on_progress) for paths in (compared, calibrated))
+    kept = [] if raw_frames else compared  # raw frames take too much memory: they are read when they are compared
+    clips, calibration = (read_clips(model.clip_spec, paths, on_progress) for paths in (kept, calibrated))
     state = state_shapes(model) if streaming else {}
     manifest = replace(manifest, versions=versions, state=state, source_hash=model_hash(model))
     manifest = replace(manifest, compared_on=compared, calibrated_on=calibrated)
@@ -101,8 +113,13 @@ def export_model(
         on_progress("exporting", 1, 1)
         exported = ExportedModel(directory, trust_code=True)  # written by this function
         size = sum(path.stat().st_size for path in directory.glob("model.*"))
-        report = measure_parity(model, exported, clips, size=size, on_progress=on_progress)
-        check_parity(report, limits or ParityLimits.for_precision(precision))
+        comparisons = clip_comparisons(clips, model.clip_spec)
+        if raw_frames:
+            comparisons = raw_comparisons(compared, model.clip_spec)
+        report = measure_parity(
+            model, exported, comparisons, num_clips=len(compared), size=size, on_progress=on_progress
+        )
+        check_parity(report, limits or ParityLimits.for_precision(precision, raw_frames=raw_frames))
         write_json(directory / EXPORTED, asdict(replace(manifest, parity=asdict(report))))
     return report
 
@@ -126,10 +143,12 @@ def warn_of_validation_videos(provenance: Mapping[str, Any], paths: Sequence[str
         )
 
 
-def _package_versions(format: Format, precision: Precision) -> dict[str, str]:
+def _package_versions(manifest: ExportManifest) -> dict[str, str]:
     """The versions of the packages that the export needs; raises `XViTError` if one is missing."""
-    if (format, precision) in _UNSUPPORTED:
-        raise XViTError(f"format={format!r} with precision={precision!r}: {_UNSUPPORTED[format, precision]}")
+    format, precision = manifest.format, manifest.precision
+    unsupported = _UNSUPPORTED | (_UNSUPPORTED_RAW if manifest.raw_frames else {})
+    if (format, precision) in unsupported:
+        raise XViTError(f"format={format!r} with precision={precision!r}: {unsupported[format, precision]}")
     packages = (*_PACKAGES[format], *(("nncf",) if "int8" in precision else ()))
     versions = {name: str(import_package(name).__version__) for name in packages}
     return {"xvit": __version__, "torch": str(torch.__version__)} | versions

@@ -25,6 +25,7 @@ class ExportManifest:
         precision: of its weights and arithmetic; int8-weights computes in float32.
         state: of a streaming step: name and shape, without B, of each state tensor; empty for a program for clips.
         dynamic_frames: whether the program accepts clips of any number of frames.
+        raw_frames: whether it takes uint8 frames of any size and gives scores, instead of clips and logits.
         source_hash: `model_hash` of the model that was exported.
         compared_on: the videos of the comparison.
         calibrated_on: the videos on which int8 was calibrated, none of them compared.
@@ -32,13 +33,14 @@ class ExportManifest:
         versions: of the packages that wrote it.
 
     Raises:
-        XViTError: an unknown format or precision, wrong shapes of the state.
+        XViTError: an unknown format or precision, wrong shapes of the state, raw frames with a state.
     """
 
     format: Format
     precision: Precision
     state: dict[str, list[int]] = field(default_factory=dict)
     dynamic_frames: bool = False
+    raw_frames: bool = False
     source_hash: str = ""
     compared_on: list[str] = field(default_factory=list)
     calibrated_on: list[str] = field(default_factory=list)
@@ -51,6 +53,13 @@ class ExportManifest:
             raise XViTError(f'key "state": expected a mapping of names to shapes, got {self.state!r:.80}')
         if sum(map(math.prod, self.state.values())) > MAX_STATE_VALUES:
             raise XViTError(f'key "state": expected at most {MAX_STATE_VALUES:,} values, got {self.state!r:.80}')
+        if type(self.raw_frames) is not bool or (self.raw_frames and self.state):
+            raise XViTError(f'key "raw_frames": expected false, or true without a state, got {self.raw_frames!r:.80}')
+
+    @property
+    def input_name(self) -> str:
+        """Name of the program's input for pixels."""
+        return "frames" if self.raw_frames else "pixel_values"
 
     @property
     def state_bytes(self) -> int:

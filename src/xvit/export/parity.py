@@ -1,26 +1,36 @@
-"""Comparison of an exported model with the original on real clips: logits, predicted classes and speed."""
+"""Comparison of an exported model with the original on real clips: logits, predicted classes and speed.
+
+A program for raw frames is compared by its scores, on the frames as they are decoded, at five sizes at least: with the
+scores of the model for the same frames, resized and cropped by `xvit.data.transforms`.
+"""
 
 import logging
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from math import isnan
 
 import torch
 from torch import Tensor
+from torchvision.transforms.v2 import functional as F
 
-from xvit.config import ClipSpec, as_task_dict
+from xvit.config import ClipSpec, DataConfig, as_task_dict
 from xvit.data.annotations import Sample, find_videos
 from xvit.data.dataset import VideoDataset
-from xvit.data.transforms import normalize
+from xvit.data.reading import read_test_clips
+from xvit.data.transforms import as_tensor, eval_views, normalize
 from xvit.export.runtime import ExportedModel
 from xvit.models.xvit import XViT
 from xvit.utils.errors import XViTError, check_range
 from xvit.utils.timing import time_interleaved
 
 OnProgress = Callable[[str, int, int], None]  # stage, steps done, steps in total
+Comparison = tuple[Tensor, Tensor, str]  # a clip (1, T, C, S, S) in uint8, the program's input for it, its frame size
 _TIMED_CLIPS = 10
+_FRAME_SIZES = ((64, 48), (320, 240), (640, 360), (360, 640), (1280, 720))  # width, height
+_RESIZED_CLIPS = 10  # compared at each size to which they are resized
 
 _logger = logging.getLogger("xvit")
 
@@ -30,7 +40,7 @@ class ParityLimits:
     """Requirements on an export.
 
     Args:
-        max_difference: largest allowed difference of any logit; None for no limit.
+        max_difference: largest allowed difference of any logit (of raw frames: of any score); None for no limit.
         min_agreement: smallest allowed fraction of clips with the same top-1 class, in each task.
     """
 
@@ -38,9 +48,12 @@ class ParityLimits:
     min_agreement: float = 0.99
 
     @classmethod
-    def for_precision(cls, precision: str) -> "ParityLimits":
-        """The default limits: fp32 must have the same logits, other precisions the same top-1 classes."""
-        return cls(max_difference=1e-4 if precision == "fp32" else None)
+    def for_precision(cls, precision: str, *, raw_frames: bool = False) -> "ParityLimits":
+        """The default limits: fp32 must have the same logits, other precisions the same top-1 classes.
+
+        Scores of raw frames may differ more, because a rounded pixel of a resized frame does.
+        """
+        return cls(max_difference=(1e-2 if raw_frames else 1e-4) if precision == "fp32" else None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +62,15 @@ class ParityReport:
 
     Args:
         num_clips: number of compared clips.
-        max_difference: largest difference of a logit.
-        mean_difference: mean difference of a logit.
-        max_logit: largest magnitude of the original's logits, the scale of the differences.
+        max_difference: largest difference of a logit; of a program for raw frames, of a score.
+        mean_difference: mean difference of a logit or score.
+        max_logit: largest magnitude of the original's logits or scores, the scale of the differences.
         agreement: fraction of clips with the same top-1 class; the smallest over the tasks.
         model_ms: median milliseconds per clip of the original, one clip at a time, on its threads.
         exported_ms: the same of the exported model, measured in turns with the original.
         size_bytes: size of the program with its weights.
+        frame_sizes: of a program for raw frames: number of compared clips by the size of their frames, such as 640x360,
+            or "640x360 (resized)" for clips that were resized to it.
     """
 
     num_clips: int
@@ -66,6 +81,12 @@ class ParityReport:
     model_ms: float
     exported_ms: float
     size_bytes: int
+    frame_sizes: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def outputs(self) -> str:
+        """What was compared: logits, or scores of raw frames."""
+        return "scores" if self.frame_sizes else "logits"
 
     @property
     def speedup(self) -> float:
@@ -121,33 +142,79 @@ def read_clips(clip_spec: ClipSpec, paths: Sequence[str], on_progress: OnProgres
     return clips
 
 
+def clip_comparisons(clips: Sequence[Tensor], clip_spec: ClipSpec) -> Iterator[Comparison]:
+    """The comparisons for a program that takes normalised clips."""
+    return ((pixels, normalize(pixels, clip_spec), "") for pixels in clips)
+
+
+def raw_comparisons(paths: Sequence[str], clip_spec: ClipSpec) -> Iterator[Comparison]:
+    """The comparisons for a program that takes raw frames, as they are decoded; each video is read when its turn comes.
+
+    If the videos have fewer than five sizes, some are also compared after they were resized.
+
+    Raises:
+        VideoError: a video that cannot be read.
+    """
+    seen: set[tuple[int, int]] = set()
+    for path in paths:
+        frames = _read_raw_frames(path, clip_spec)
+        height, width = frames.shape[-2:]
+        seen.add((width, height))
+        yield _compare_frames(frames, clip_spec, f"{width}x{height}")
+    others = [size for size in _FRAME_SIZES if size not in seen][: max(len(_FRAME_SIZES) - len(seen), 0)]
+    for index, (width, height) in enumerate(others):
+        for path in list(paths[index :: len(others)] or paths)[:_RESIZED_CLIPS]:
+            frames = F.resize(_read_raw_frames(path, clip_spec), [height, width])
+            yield _compare_frames(frames, clip_spec, f"{width}x{height} (resized)")
+
+
+def _compare_frames(frames: Tensor, clip_spec: ClipSpec, size: str) -> Comparison:
+    return eval_views(frames, clip_spec), frames.permute(0, 2, 3, 1)[None], size
+
+
+def _read_raw_frames(path: str, clip_spec: ClipSpec) -> Tensor:
+    """The frames of a clip as they are decoded, (T, C, H, W)."""
+    sample = Sample(path=path, label=None, id=path)
+    clip = read_test_clips(sample, clip_spec, 1, DataConfig.decode_timeout, shrink=False)
+    for warning in clip.warnings:
+        _logger.warning("%s: %s", path, warning)
+    return as_tensor(clip.frames)
+
+
 @torch.inference_mode()
 def measure_parity(
-    model: XViT, exported: ExportedModel, clips: list[Tensor], *, size: int, on_progress: OnProgress
+    model: XViT,
+    exported: ExportedModel,
+    comparisons: Iterable[Comparison],
+    *,
+    num_clips: int,
+    size: int,
+    on_progress: OnProgress,
 ) -> ParityReport:
-    """Compare the logits of both models on clips (1, T, C, H, W) in uint8, and their speed on some of the clips.
+    """Compare the logits of both models (of raw frames: the scores), and their speed on some of the clips.
 
-    `size` is that of the program in bytes.
+    `num_clips` are expected, for `on_progress`; `size` is that of the program in bytes.
     """
-    differences, max_logit, agreements = [], 0.0, []
-    for index, pixels in enumerate(clips, start=1):
-        clip = normalize(pixels, model.clip_spec)
-        expected, actual = _model_logits(model, clip), as_task_dict(exported(clip))
-        for task, logits in expected.items():
-            differences.append((logits - actual[task]).abs().flatten())
-            max_logit = max(max_logit, logits.abs().max().item())
-        agreements.append([bool((expected[task].argmax(-1) == actual[task].argmax(-1)).all()) for task in expected])
-        on_progress("comparing", index, len(clips))
+    differences, max_logit, agreements, sizes = [], 0.0, [], Counter[str]()
     seconds: dict[str, list[float]] = {"model": [], "exported": []}
-    for index, pixels in enumerate(clips[:_TIMED_CLIPS]):
+    run_model = partial(_run_model, model, scores=exported.manifest.raw_frames)
+    for index, (pixels, program_input, frame_size) in enumerate(comparisons):
         clip = normalize(pixels, model.clip_spec)
-        steps: dict[str, Callable[[], object]]
-        steps = {"model": partial(_model_logits, model, clip), "exported": partial(exported, clip)}
-        for name, times in time_interleaved(steps, rounds=1, warm_up=int(index == 0)).items():
-            seconds[name].extend(times)
+        expected, actual = run_model(clip), as_task_dict(exported(program_input))
+        for task, outputs in expected.items():
+            differences.append((outputs - actual[task]).abs().flatten())
+            max_logit = max(max_logit, outputs.abs().max().item())
+        agreements.append([bool((expected[task].argmax(-1) == actual[task].argmax(-1)).all()) for task in expected])
+        sizes[frame_size] += 1
+        if index < _TIMED_CLIPS:
+            steps: dict[str, Callable[[], object]]
+            steps = {"model": partial(run_model, clip), "exported": partial(exported, program_input)}
+            for name, times in time_interleaved(steps, rounds=1, warm_up=int(index == 0)).items():
+                seconds[name].extend(times)
+        on_progress("comparing", min(index + 1, num_clips), num_clips)
     all_differences = torch.cat(differences)
     return ParityReport(
-        num_clips=len(clips),
+        num_clips=len(agreements),
         max_difference=all_differences.max().item(),
         mean_difference=all_differences.mean().item(),
         max_logit=max_logit,
@@ -155,21 +222,24 @@ def measure_parity(
         model_ms=1e3 * statistics.median(seconds["model"]),
         exported_ms=1e3 * statistics.median(seconds["exported"]),
         size_bytes=size,
+        frame_sizes=dict(sizes) if exported.manifest.raw_frames else {},
     )
 
 
-def _model_logits(model: XViT, clip: Tensor) -> dict[str, Tensor]:
-    return {task: logits.cpu() for task, logits in as_task_dict(model(clip.to(model.device))).items()}
+def _run_model(model: XViT, clip: Tensor, *, scores: bool) -> dict[str, Tensor]:
+    outputs = as_task_dict(model(clip.to(model.device)))
+    return {task: (model.probabilities(x) if scores else x).cpu() for task, x in outputs.items()}
 
 
 def check_parity(report: ParityReport, limits: ParityLimits) -> None:
     """Raise `XViTError` if the exported model is beyond the limits."""
     if isnan(report.max_difference):
-        raise XViTError("parity: the exported model produced NaN logits; nothing was written")
+        raise XViTError(f"parity: the exported model produced NaN {report.outputs}; nothing was written")
     if limits.max_difference is not None and report.max_difference > limits.max_difference:
         raise XViTError(
-            f"parity: logits differ by up to {report.max_difference:.2g} on {report.num_clips} clips (the largest is "
-            f"{report.max_logit:.3g}), above --max-difference {limits.max_difference:g}; nothing was written"
+            f"parity: {report.outputs} differ by up to {report.max_difference:.2g} on {report.num_clips} clips "
+            f"(the largest is {report.max_logit:.3g}), above --max-difference {limits.max_difference:g}; nothing was "
+            "written"
         )
     if report.agreement < limits.min_agreement:
         raise XViTError(

@@ -21,6 +21,7 @@ from xvit.config import SINGLE_TASK, ClipSpec, as_task_dict
 from xvit.data.transforms import normalize
 from xvit.export.manifest import PROGRAM_FILES, ExportManifest
 from xvit.export.parity import OnProgress
+from xvit.export.raw_frames import PREPROCESSING, RawFramesProgram, example_frames, name_preprocessing
 from xvit.export.runtime import import_package
 from xvit.export.streaming import StreamingProgram
 from xvit.models.pretrained import load_tensors
@@ -51,24 +52,26 @@ def _logits_list(logits: Tensor | dict[str, Tensor]) -> list[Tensor]:
 class CalibrationInputs:
     """The inputs of a program on clips, by name: each clip, or each frame with the state at that frame.
 
-    They are computed anew in each pass, because all states at once would take gigabytes.
+    They are computed anew in each pass, because all states at once would take gigabytes. For a program for raw frames,
+    the views of the clips are the frames: resizing them changes nothing.
     """
 
     module: nn.Module
-    state_shapes: dict[str, list[int]]
+    manifest: ExportManifest
     clips: list[Tensor]
     clip_spec: ClipSpec
     on_progress: OnProgress
 
     def __len__(self) -> int:
-        return sum(clip.shape[1] if self.state_shapes else 1 for clip in self.clips)
+        return sum(clip.shape[1] if self.manifest.state else 1 for clip in self.clips)
 
     @torch.inference_mode()
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        names, num_done = ["pixel_values", *self.state_shapes], 0
+        names, num_done = [self.manifest.input_name, *self.manifest.state], 0
         for pixels in self.clips:
-            clip = normalize(pixels, self.clip_spec)
-            state = [torch.zeros(1, *shape) for shape in self.state_shapes.values()]
+            raw = self.manifest.raw_frames
+            clip = pixels.permute(0, 1, 3, 4, 2) if raw else normalize(pixels, self.clip_spec)
+            state = [torch.zeros(1, *shape) for shape in self.manifest.state.values()]
             for frames in clip.split(1 if state else clip.shape[1], dim=1):
                 num_done += 1
                 self.on_progress("calibrating", num_done, len(self))
@@ -99,20 +102,25 @@ def write_program(
     program_class = StreamingProgram if manifest.state else ClipProgram
     # OpenVINO programs stay in float32: save_model and the runtime convert them.
     dtype = torch.float32 if manifest.format == "openvino" else _DTYPES.get(manifest.precision, torch.float32)
-    module = program_class(with_fixed_size(model), dtype).eval()
-    data = CalibrationInputs(module, manifest.state, calibration, model.clip_spec, on_progress)
+    module: nn.Module = program_class(with_fixed_size(model), dtype)
+    if manifest.raw_frames:
+        module = RawFramesProgram(module, model.clip_spec, multi_label=model.config.multi_label)
+    data = CalibrationInputs(module.eval(), manifest, calibration, model.clip_spec, on_progress)
     with _silence_exporters():
         program = _torch_export(module, model, manifest)
         if manifest.format == "torch":
             content = io.BytesIO()  # not the file: torch aborts the process if the disk is full
-            torch.export.save(program, content, extra_files={METADATA_FILE: json.dumps(_program_metadata(model))})
+            torch.export.save(
+                program, content, extra_files={METADATA_FILE: json.dumps(_program_metadata(model, manifest))}
+            )
             path.write_bytes(content.getbuffer())
         elif manifest.format == "onnx":
             _save_onnx(_quantize(_to_onnx(program, model, manifest), manifest, data), path)
         else:
             _write_openvino(program, model, path, manifest, data)
     # a loop over frames in the model makes the exporter take T for a constant
-    node = next(node for node in program.graph.nodes if node.op == "placeholder" and node.name == "pixel_values")
+    [name, *_] = program.graph_signature.user_inputs
+    node = next(node for node in program.graph.nodes if node.name == name)
     return not is_concrete_int(node.meta["val"].shape[1])
 
 
@@ -141,6 +149,8 @@ def _torch_export(module: nn.Module, model: XViT, manifest: ExportManifest) -> E
     fixed = config.temporal_position != "none" or config.advanced.segment_frames or config.tubelet_size > 1
     inputs: tuple[Any, ...] = (frames,)
     shapes: tuple[Any, ...] = ({0: Dim.AUTO} if fixed else {0: Dim.AUTO, 1: Dim.AUTO},)
+    if manifest.raw_frames:
+        inputs, shapes = (example_frames(frames),), ({**shapes[0], 2: Dim.AUTO, 3: Dim.AUTO},)
     if state:
         inputs, shapes = (frames, state), ({0: Dim.AUTO}, [{0: Dim.AUTO}] * len(state))
     return torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
@@ -148,25 +158,29 @@ def _torch_export(module: nn.Module, model: XViT, manifest: ExportManifest) -> E
 
 def _to_onnx(program: ExportedProgram, model: XViT, manifest: ExportManifest) -> Any:
     state = list(manifest.state)
-    outputs = ["logits" if task == SINGLE_TASK else f"logits.{task}" for task in model.config.tasks]
+    output = "scores" if manifest.raw_frames else "logits"
+    outputs = [output if task == SINGLE_TASK else f"{output}.{task}" for task in model.config.tasks]
     onnx_program = torch.onnx.export(
         program,
         dynamo=True,
         verbose=False,
-        input_names=["pixel_values", *state],
+        input_names=[manifest.input_name, *state],
         output_names=[*outputs, *(f"next.{name}" for name in state)],
     )
     assert onnx_program is not None
-    onnx_program.model.metadata_props.update(_as_properties(_program_metadata(model)))
+    onnx_program.model.metadata_props.update(_as_properties(_program_metadata(model, manifest)))
     proto = onnx_program.model_proto
     _name_axes(proto)
+    if manifest.raw_frames:
+        name_preprocessing(proto)
     return proto
 
 
 def _name_axes(proto: Any) -> None:
-    """Name the dynamic axes batch and frames in all values; the exporter's names are such as s99."""
-    first = proto.graph.input[0].type.tensor_type.shape.dim  # of pixel_values
-    names = {dim.dim_param: name for dim, name in zip(first, ("batch", "frames"), strict=False) if dim.dim_param}
+    """Name the dynamic axes of the input in all values; the exporter's names are such as s99."""
+    first = proto.graph.input[0].type.tensor_type.shape.dim  # of the pixels
+    axes = ("batch", "frames", "height", "width")  # raw frames; of clips, only the first two are dynamic
+    names = {dim.dim_param: name for dim, name in zip(first, axes, strict=False) if dim.dim_param}
     pattern = re.compile(rf"\b({'|'.join(map(re.escape, names))})\b")
     functions = [value for function in proto.functions for value in function.value_info]
     for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info, *functions):
@@ -175,26 +189,33 @@ def _name_axes(proto: Any) -> None:
                 dim.dim_param = pattern.sub(lambda match: names[match[1]], dim.dim_param)
 
 
-def _program_metadata(model: XViT) -> dict[str, Any]:
+def _program_metadata(model: XViT, manifest: ExportManifest) -> dict[str, Any]:
     """How a video becomes the program's input and what its outputs are, inside the program itself.
 
     It is for people who have only that file, and no xvit; docs/export.md shows how to use it.
     """
-    clip_spec = model.clip_spec
-    return {
+    clip_spec, raw = model.clip_spec, manifest.raw_frames
+    activation = "sigmoid" if model.config.multi_label else "softmax"
+    values = {
         "class_names": model.class_names,
-        "activation": "sigmoid" if model.config.multi_label else "softmax",
-        "input_layout": "batch, frames, channels, height, width",
+        "activation": "none" if raw else activation,
+        "input": "uint8 frames of any size" if raw else "float32 pixels, resized, cropped and normalised",
+        "output": f"scores ({activation})" if raw else "logits",
+        "input_layout": f"batch, frames, {'height, width, channels' if raw else 'channels, height, width'}",
         "num_frames": clip_spec.num_frames,
         "sampling": clip_spec.sampling,
         "stride": clip_spec.stride,
         "frame_rate": clip_spec.frame_rate,  # null: frames are counted
+        "color_order": "RGB",
         "image_size": clip_spec.image_size,
+    }
+    if raw:  # the program itself does the rest
+        return values
+    return values | {
         "resize": "the short side to image_size, the long side to floor(image_size * long / short)",
         "interpolation": clip_spec.interpolation,
         "antialias": True,
         "crop": "centre, from floor((long - image_size) / 2)",
-        "color_order": "RGB",
         "scale": 1 / 255,  # before mean and std
         "mean": clip_spec.mean,
         "std": clip_spec.std,
@@ -218,7 +239,7 @@ def _write_openvino(
     onnx_path = path.with_name("temporary.onnx")
     _save_onnx(_to_onnx(program, model, manifest), onnx_path)
     converted = _quantize(openvino.convert_model(onnx_path), manifest, data)
-    for name, value in _as_properties(_program_metadata(model)).items():
+    for name, value in _as_properties(_program_metadata(model, manifest)).items():
         converted.set_rt_info(value, name.split("."))
     try:
         openvino.save_model(converted, path, compress_to_fp16=manifest.precision in ("fp16", "bf16"))
@@ -239,8 +260,9 @@ def _quantize(program: Any, manifest: ExportManifest, data: CalibrationInputs) -
         ignored = nncf.IgnoredScope(types=["Conv"], validate=False) if manifest.format == "onnx" else None
         return nncf.compress_weights(program, mode=nncf.CompressWeightsMode.INT8_ASYM, ignored_scope=ignored)
     dataset, transformer = nncf.Dataset(data), nncf.ModelType.TRANSFORMER
+    ignored = nncf.IgnoredScope(patterns=[f"{PREPROCESSING}.*"]) if manifest.raw_frames else None
     with keep_signal_stack():
-        return nncf.quantize(program, dataset, model_type=transformer, subset_size=len(data))
+        return nncf.quantize(program, dataset, model_type=transformer, subset_size=len(data), ignored_scope=ignored)
 
 
 @contextmanager

@@ -42,7 +42,7 @@ class ExportedModel:
     """An exported model, called like an `XViT`: clips in, logits out. `Predictor` and evaluation accept either.
 
     NumPy arrays in, arrays out; torch tensors in, tensors out. A streaming step also accepts clips: it runs on their
-    frames in turn and returns the logits after the last one.
+    frames in turn and returns the logits after the last one. A program for raw frames takes these and returns scores.
 
     Args:
         directory: written by `xvit export`.
@@ -93,8 +93,10 @@ class ExportedModel:
     def __call__(self, pixel_values: Array) -> Any:
         """Classify clips (B, T, C, H, W), float32, normalised as `clip_spec` says.
 
+        With `manifest.raw_frames`, these are raw frames (B, T, H, W, C), uint8, of any size.
+
         Returns:
-            Logits (B, classes); for several tasks a dict of them.
+            Logits (B, classes), or scores of raw frames; for several tasks a dict of them.
 
         Raises:
             XViTError: a shape or type that the program does not accept, an empty batch, a program that does not match
@@ -102,29 +104,39 @@ class ExportedModel:
         """
         if not isinstance(pixel_values, np.ndarray) and not _is_tensor(pixel_values):
             raise XViTError(f"pixel_values: {type(pixel_values).__name__}: expected a NumPy array or a torch tensor")
+        self._check_pixels(tuple(pixel_values.shape), str(pixel_values.dtype))
+        if not self.manifest.state:
+            return self.step(pixel_values, [])[0]
+        state = self.initial_state(len(pixel_values))
+        for index in range(pixel_values.shape[1]):
+            logits, state = self.step(pixel_values[:, index : index + 1], state)
+        return logits
+
+    def _check_pixels(self, shape: tuple[int, ...], dtype: str) -> None:
+        """Raise `XViTError` for a shape or type of the input that the program does not accept."""
         T, min_frames = self.config.num_frames, self.config.window + 2  # exporters assume more frames than the window
-        shape, dynamic = tuple(pixel_values.shape), self.manifest.dynamic_frames
+        raw, dynamic = self.manifest.raw_frames, self.manifest.dynamic_frames
         frames = shape[1] if len(shape) == 5 and dynamic and shape[1] >= min_frames else T
-        expected = (frames, self.in_chans, self.clip_spec.image_size, self.clip_spec.image_size)
+        size = (self.clip_spec.image_size,) * 2
+        if raw and len(shape) == 5:
+            size = max(shape[2], 1), max(shape[3], 1)  # any
+        expected = (frames, *size, self.in_chans) if raw else (frames, self.in_chans, *size)
         if shape[1:] != expected:
-            sizes = ", ".join(map(str, expected[1:]))
+            sizes = f"H, W, {self.in_chans}" if raw else ", ".join(map(str, expected[1:]))
             raise XViTError(
                 f"pixel_values of shape {shape}: expected (B, T, {sizes}) with "
                 f"T = {f'at least {min_frames}' if dynamic else T}"
             )
         if not shape[0]:
             raise XViTError(f"pixel_values of shape {shape}: an empty batch; expected at least 1 clip (B)")
-        if str(pixel_values.dtype).removeprefix("torch.") != "float32":
-            raise XViTError(f"pixel_values of {pixel_values.dtype}: expected normalised floats (float32)")
-        if not self.manifest.state:
-            return self.step(pixel_values, [])[0]
-        state = self.initial_state(len(pixel_values))
-        for index in range(shape[1]):
-            logits, state = self.step(pixel_values[:, index : index + 1], state)
-        return logits
+        kind = ("uint8", "raw frames") if raw else ("float32", "normalised floats")
+        if dtype.removeprefix("torch.") != kind[0]:
+            raise XViTError(f"pixel_values of {dtype}: expected {kind[1]} ({kind[0]})")
 
     def probabilities(self, logits: Array) -> Any:
         """Class scores in [0, 1], float32, of logits (..., classes); see `XViT.probabilities`.
+
+        What a program for raw frames returns are scores, which stay as they are.
 
         Raises:
             XViTError: NaN or infinite logits.
@@ -132,7 +144,9 @@ class ExportedModel:
         values = as_array(logits).astype(np.float32)
         if not np.isfinite(values).all():
             raise XViTError("the model's logits are NaN or infinite: weights too large for its precision, or damaged")
-        if self.config.multi_label:
+        if self.manifest.raw_frames:
+            scores = values
+        elif self.config.multi_label:
             scores = np.exp(-np.logaddexp(np.float32(0), -values))  # the sigmoid, exact for small scores, too
         else:
             powers = np.exp(values - values.max(axis=-1, keepdims=True))
@@ -143,6 +157,8 @@ class ExportedModel:
         """The shapes that config.json and export.json describe: the pixels, then the state."""
         size, state = self.clip_spec.image_size, self.manifest.state.values()
         frames = 1 if state else None if self.manifest.dynamic_frames else self.config.num_frames
+        if self.manifest.raw_frames:
+            return [(None, frames, None, None, self.in_chans)]
         return [(None, frames, self.in_chans, size, size), *((None, *shape) for shape in state)]
 
     def _expected_outputs(self) -> list[Shape]:

@@ -25,11 +25,16 @@ def predict_probabilities(
     B, V = pixels.shape[:2]
     clips = pixels.reshape(B * V, *pixels.shape[2:])
     chunks = [clips[start : start + max_clips] for start in range(0, max(B * V, 1), max_clips)]
-    logits = [as_task_dict(model(normalize(chunk, model.clip_spec))) for chunk in chunks]
+    outputs = [as_task_dict(model(_to_input(chunk, model))) for chunk in chunks]
     probabilities = {
-        task: model.probabilities(np.concatenate([chunk[task] for chunk in logits])) for task in model.config.tasks
+        task: model.probabilities(np.concatenate([chunk[task] for chunk in outputs])) for task in model.config.tasks
     }
     return unwrap_single_task({task: x.reshape(B, V, -1).mean(axis=1) for task, x in probabilities.items()})
+
+
+def _to_input(clips: np.ndarray, model: ExportedModel) -> np.ndarray:
+    """The program's input for clips (n, T, C, S, S) in uint8; as raw frames, resizing does not change them."""
+    return clips.transpose(0, 1, 3, 4, 2) if model.manifest.raw_frames else normalize(clips, model.clip_spec)
 
 
 class ExportedStream:
