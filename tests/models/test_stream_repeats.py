@@ -100,6 +100,7 @@ def test_each_layer_runs_until_its_frames_are_equal(window, num_frames):
         layers = {layer: window * (layer + 1) + 1 for layer in range(3)}
         # The vectors are equal from frame 3 w + 1 on: after T of them, the head's input repeats.
         assert runs == {"embed": 1, **layers, "head": 3 * window + num_frames}
+        assert stream.num_reused == (picture + 1) * (num_frames + 4)  # frames for which not even the last block ran
 
 
 DEEP = {"img_size": SIZE, "patch_size": 8, "depth": 3, "embed_dim": 16, "num_heads": 2}

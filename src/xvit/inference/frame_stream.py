@@ -16,7 +16,10 @@ class FrameStream(Protocol):
     """A model on one endless video, frame by frame."""
 
     latency_frames: int  # how many frames a prediction waits for
-    num_reused: int  # frames so far whose answer was that of the frame before, without running the model
+
+    @property
+    def num_reused(self) -> int:
+        """Frames of the whole run for which no layer ran, because they repeat those before."""
 
     def push(self, views: np.ndarray) -> StreamScores:
         """Add frames (n, C, S, S), uint8; returns the predictions that became possible."""

@@ -66,8 +66,7 @@ class StreamStats:
         read: frames received from the source: read + repeated = processed + skipped + dropped + undelivered.
         repeated: how often a frame was given to the model again, because the source is slower than the frame rate.
         processed: frames given to the model.
-        reused: those of them whose answer was that of the frame before, without running the model: the picture had
-            stood still for so long that nothing could change.
+        reused: those of them for which no layer ran: the picture had stood still for so long that nothing could change.
         skipped: frames skipped by the stride.
         dropped: frames lost because the model was slower than the source.
         undelivered: frames that had been read ahead when the run was stopped.

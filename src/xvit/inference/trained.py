@@ -34,11 +34,10 @@ def predict_probabilities(model: XViT, pixels: Tensor, max_clips: int) -> Tensor
 class TrainedStream:
     """The `FrameStream` of a model that can be streamed. See `xvit.models.streaming.Stream` for the arguments."""
 
-    num_reused = 0
-
     def __init__(self, model: XViT, *, predict_every: int = 1) -> None:
         self.model, self.stream = model, Stream(model, predict_every=predict_every)
         self.latency_frames = self.stream.latency_frames
+        self._num_reused = 0  # before the last reset
 
     def push(self, views: np.ndarray) -> StreamScores:
         """See `FrameStream`."""
@@ -49,8 +48,14 @@ class TrainedStream:
         """See `FrameStream`."""
         return self._scores(self.stream.flush())
 
+    @property
+    def num_reused(self) -> int:
+        """See `FrameStream`."""
+        return self._num_reused + self.stream.num_reused
+
     def reset(self) -> None:
         """See `FrameStream`."""
+        self._num_reused += self.stream.num_reused
         self.stream.reset()
 
     def _scores(self, output: StreamOutput) -> StreamScores:

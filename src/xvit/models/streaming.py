@@ -72,6 +72,7 @@ class Stream:
     Attributes:
         latency_frames: how many frames a prediction waits for: the lookahead of all layers, added up.
         patches: what chooses the patches; None without `unchanged_threshold`.
+        num_reused: frames since the last `reset` for which no block ran, because they repeat those before.
 
     Raises:
         XViTError: a model that cannot be streamed exactly; the message names an alternative.
@@ -105,6 +106,7 @@ class Stream:
         self._rope: Tensor | None = None
         self._windows: list[Tensor] = []  # (B, up to T, D) each, of the last predictions
         self._logits: dict[str, Tensor] = {}  # and their results
+        self.num_reused = 0
         self._num_completed = 0  # frames that passed through all layers
         self._shape: tuple[int, ...] | None = None  # of a frame: (B, C, H, W)
         self._ended = False
@@ -257,7 +259,11 @@ class Stream:
             settled = settled and _equal_states(before, block.tensors())
             if settled:
                 self._settled = index + 1, x
-        if x is None or first > len(self._blocks):  # the vectors themselves
+        if x is None:
+            return None
+        if first >= len(self._blocks):
+            self.num_reused += x.shape[1]
+        if first > len(self._blocks):  # the vectors themselves
             return x
         vectors = self._pool(x)
         if settled:
