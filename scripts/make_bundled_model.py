@@ -2,7 +2,7 @@
 
     python scripts/make_bundled_model.py WORK_FOLDER
 
-replaces src/xvit/bundled/motion, in about six minutes of two cores. A stopped run continues with the same command. The
+replaces src/xvit/bundled/motion. A stopped run continues with the same command. The
 result is the same on machines with the same versions of the libraries and the same processor.
 
 The model is the one of recipes/motion-streaming.yaml with two thirds of its channels, so that it fits into 1 MB, a mix
