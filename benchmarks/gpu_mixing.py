@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from xvit.models.attention import MixingAttention
+from xvit.models.attention import AttentionInputs, MixingAttention, SpatialAttention
 from xvit.models.mixing import MixingPattern
 
 
@@ -39,27 +39,25 @@ class PureMixing(MixingAttention):
     mixes_in_place = False
 
 
+class UnmixedReader:
+    """Gives the layer keys and values that are not mixed."""
+
+    def read(self, layer: SpatialAttention, x: Tensor, rope: Tensor | None) -> AttentionInputs:
+        """See `AttentionReader`."""
+        return layer.project(x, rope)
+
+
 class HeadsByFrame(MixingAttention):
     """Each group of heads reads its frame through a view."""
 
-    def forward(
-        self,
-        x: Tensor,
-        attn_mask: Tensor | None = None,
-        is_causal: bool = False,
-        rope: Tensor | None = None,
-        *,
-        class_token_only: bool = False,
-    ) -> Tensor:
-        B, T, N, D = x.shape
-        h = self.num_heads
-        q, k, v = self.qkv(x.view(B * T * N, D)).view(B * T, N, 3, h, D // h).transpose(1, 3).unbind(2)
-        if class_token_only:
-            q = q[:, :, :1]
+    reader = UnmixedReader()
+
+    def attend(self, inputs: AttentionInputs, bias: Tensor | None = None) -> Tensor:
+        (B, T), d = inputs.q.shape[:2], inputs.q.shape[-1]
+        q, k, v = (x.flatten(0, 1).transpose(1, 2) for x in (inputs.q, inputs.k, inputs.v))  # (B T, h, N, d)
         groups, first = [], 0
         for part in self.pattern.slices:
-            last = part.stop * h // D
-            heads, frames = slice(first, last), B * T - abs(part.offset)
+            heads, frames = slice(first, part.stop // d), B * T - abs(part.offset)
             to, of = max(-part.offset, 0), max(part.offset, 0)  # of all clips at once
             near = F.scaled_dot_product_attention(
                 q[to : to + frames, heads], k[of : of + frames, heads], v[of : of + frames, heads]
@@ -68,10 +66,9 @@ class HeadsByFrame(MixingAttention):
             outside = out[:, T - of :] if of else out[:, :to]
             outside.zero_()
             groups.append(out.flatten(0, 1))
-            first = last
+            first = heads.stop
         groups.append(F.scaled_dot_product_attention(q[:, first:], k[:, first:], v[:, first:]))
-        out = torch.cat(groups, dim=1).transpose(1, 2).reshape(B, T, -1, D)
-        return self.proj_drop(self.proj(out))
+        return torch.cat(groups, dim=1).transpose(1, 2).unflatten(0, (B, T))
 
 
 class ShiftedProjections(MixingAttention):

@@ -1,5 +1,6 @@
 """Times and memory of models on an accelerator: a part of gpu.py."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from gpu_mixing import INFERENCE_ONLY, VARIANTS
 from xvit import create_model
 from xvit.experiments.benchmark.peers import MODELS, build_model
 from xvit.models.streaming import Stream
+from xvit.utils.intervals import median_interval
 from xvit.utils.timing import time_interleaved
 
 Step = Callable[[], object]
@@ -96,18 +98,12 @@ def _measure(steps: dict[str, Step], device: str, *, rounds: int, clips: int) ->
     seconds = time_interleaved(waiting, rounds=rounds, warm_up=3)
     first, rows = next(iter(seconds.values())), {}
     for name, values in seconds.items():
-        ratio, low, high = median_interval([a / b for a, b in zip(values, first, strict=True)])
+        ratios = [a / b for a, b in zip(values, first, strict=True)]
+        ratio, (low, high) = statistics.median(ratios), median_interval(ratios) or (math.nan, math.nan)
         median = statistics.median(values)
         rows[name] = {"milliseconds": 1e3 * median, "clips_per_second": clips / median, **extra[name]}
         rows[name] |= {"ratio": ratio, "ratio_low": low, "ratio_high": high}
     return rows
-
-
-def median_interval(values: list[float]) -> tuple[float, float, float]:
-    """The median, and the ends of its 95 % confidence interval: order statistics, so of any distribution."""
-    values, n = sorted(values), len(values)
-    first = max(int((n - 1.96 * n**0.5) / 2) - 1, 0)
-    return statistics.median(values), values[first], values[n - 1 - first]
 
 
 def _inference_step(model: nn.Module, clips: Tensor, precision: str) -> Step:

@@ -2,8 +2,8 @@
 
     python scripts/make_bundled_model.py WORK_FOLDER
 
-replaces src/xvit/bundled/motion. A stopped run continues with the same command. The
-result is the same on machines with the same versions of the libraries and the same processor.
+replaces src/xvit/bundled/motion. A stopped run continues with the same command. The result is the same on machines with
+the same versions of the libraries and the same processor.
 
 The model is the one of recipes/motion-streaming.yaml with two thirds of its channels, so that it fits into 1 MB, a mix
 ratio of a quarter, which learns sooner (docs/ablation.md), and clips that span a whole video. Its weights are those of

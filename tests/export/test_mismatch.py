@@ -9,7 +9,7 @@ import torch
 
 from helpers.color_videos import SIZE
 from helpers.exports import NO_LIMITS, STREAMING, make_original
-from xvit.export import ExportedModel, export_model, runtime
+from xvit.export import ExportedModel, backends, export_model
 from xvit.export.manifest import PROGRAM_FILES, read_manifest
 from xvit.utils.errors import XViTError
 
@@ -25,10 +25,10 @@ def exports(tmp_path_factory, video_dir):
         export_model(make_original(), root / name, format=name, **options)
     export_model(make_original(**STREAMING), root / "stream", format="onnx", streaming=True, **options)
     with pytest.MonkeyPatch.context() as patch:
-        for format, load in (("openvino", "_load_openvino"), ("torch", "_load_torch")):
+        for format in ("openvino", "torch"):
             path, manifest = root / format / PROGRAM_FILES[format], read_manifest(root / format)
-            program = getattr(runtime, load)(path, manifest, "cpu")
-            patch.setattr(runtime, load, lambda *_, program=program: program)
+            program = backends.LOADERS[format](path, manifest, "cpu")
+            patch.setitem(backends.LOADERS, format, lambda *_, program=program: program)
         yield root
 
 

@@ -13,7 +13,7 @@ from helpers.color_videos import CLIP, SIZE
 from helpers.exports import CLASS_NAMES, NO_LIMITS, STREAMING, TASKS, make_original
 from xvit.data.capture.source import Source
 from xvit.export import ExportedModel, export_model
-from xvit.export.runtime import as_array
+from xvit.export.backends import as_array
 from xvit.inference import LivePrediction, LivePredictor
 from xvit.inference.exported import ExportedStream
 from xvit.inference.streams import open_stream

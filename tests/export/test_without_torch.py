@@ -21,7 +21,7 @@ from xvit.data.arrays import ArrayDataset
 from xvit.data.capture.source import Source
 from xvit.data.dataset import VideoDataset
 from xvit.evaluation import score_videos
-from xvit.export import ExportedModel, ExportManifest, export_model, runtime
+from xvit.export import ExportedModel, ExportManifest, backends, export_model
 from xvit.inference import LivePrediction, LivePredictor
 from xvit.utils.errors import VideoError, XViTError
 
@@ -161,7 +161,7 @@ def test_the_device_is_one_that_the_runtime_finds(exports, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert runtime._choose_device("onnx", None) == "cuda:1"
+    assert backends.choose_device("onnx", None) == "cuda:1"
     with pytest.raises(XViTError, match="device='cuda': the exported model was loaded on 'cpu'"):
         Predictor(predictor.model, device="cuda")
 

@@ -16,7 +16,7 @@ from helpers.exports import CLASS_NAMES, DYNAMIC, MERGING, NO_LIMITS, STREAMING,
 from helpers.rate_videos import RATES, constant_rate, write_steps
 from xvit import Predictor
 from xvit.export import export_model
-from xvit.export.runtime import import_package
+from xvit.export.backends import import_package
 
 DOCS = Path(__file__).parents[2] / "docs" / "export.md"
 SPECS = {

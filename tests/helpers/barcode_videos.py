@@ -13,6 +13,8 @@ import numpy as np
 from av.audio.stream import AudioStream
 from av.container import OutputContainer
 
+from xvit.data.decode.sequential import FrameReader
+
 BITS = 10
 
 
@@ -231,3 +233,11 @@ def _write_silence(container: OutputContainer, stream: AudioStream, seconds: flo
         frame.sample_rate, frame.pts = 16000, start
         container.mux(stream.encode(frame))
     container.mux(stream.encode(None))
+
+
+def read_in_order(path: Path, **options) -> tuple[np.ndarray, list[int], FrameReader]:
+    """The times and the barcode numbers that a `FrameReader` yields."""
+    reader = FrameReader(path, **options)
+    chunks = list(reader)
+    numbers = [number for _, frames in chunks for number in read_numbers(frames)]
+    return np.concatenate([times for times, _ in chunks]), numbers, reader

@@ -15,7 +15,7 @@ from torch import Tensor
 from xvit.config import ClassNames, DataConfig, EvalConfig, as_task_dict, unwrap_single_task
 from xvit.data.annotations import Sample, remap_label
 from xvit.data.loader import make_loader
-from xvit.export.runtime import as_array
+from xvit.export.backends import as_array
 from xvit.inference.predictor import Predictor
 from xvit.utils import distributed
 from xvit.utils.errors import VideoError, XViTError, did_you_mean

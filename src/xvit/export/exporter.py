@@ -16,6 +16,7 @@ import torch
 from xvit.checkpoint import CARD, CONFIG, EXPORTED, checkpoint_files
 from xvit.data.annotations import Sample
 from xvit.data.seen import find_seen
+from xvit.export.backends import import_package
 from xvit.export.manifest import ExportManifest, Format, Precision
 from xvit.export.parity import (
     OnProgress,
@@ -29,7 +30,7 @@ from xvit.export.parity import (
     read_clips,
 )
 from xvit.export.programs import write_program
-from xvit.export.runtime import ExportedModel, import_package
+from xvit.export.runtime import ExportedModel
 from xvit.export.streaming import state_shapes
 from xvit.models.profiling import model_hash
 from xvit.models.xvit import XViT

@@ -19,10 +19,10 @@ from torch.fx.experimental.symbolic_shapes import is_concrete_int
 
 from xvit.config import SINGLE_TASK, ClipSpec, as_task_dict
 from xvit.data.transforms import normalize
+from xvit.export.backends import import_package
 from xvit.export.manifest import PROGRAM_FILES, ExportManifest
 from xvit.export.parity import OnProgress
 from xvit.export.raw_frames import PREPROCESSING, RawFramesProgram, example_frames, name_preprocessing
-from xvit.export.runtime import import_package
 from xvit.export.streaming import StreamingProgram
 from xvit.models.pretrained import load_tensors
 from xvit.models.xvit import XViT

@@ -15,8 +15,9 @@ from xvit.config import SINGLE_TASK, ClassNames, as_task_dict, unwrap_single_tas
 from xvit.data.annotations import Sample
 from xvit.data.arrays import ArrayDataset
 from xvit.data.loader import make_loader
+from xvit.export.backends import as_array, as_tensor, device_name
 from xvit.export.manifest import is_exported
-from xvit.export.runtime import ExportedModel, as_array, as_tensor, device_name
+from xvit.export.runtime import ExportedModel
 from xvit.inference import exported
 from xvit.utils.errors import VideoError, XViTError, check_range
 from xvit.utils.text import printable

@@ -186,7 +186,7 @@ def _train_models(
 def _train(job: tuple[Path, RunConfig]) -> TrainingResult:
     directory, config = job
     start = time.perf_counter()
-    fit(config, directory, resume=True, on_progress=lambda progress: check_stop())
+    fit(config, directory, resume=directory.exists(), on_progress=lambda progress: check_stop())
     evaluation = common.evaluate_held_out(Predictor(directory / "last", device="cpu"), config)
     seconds = round(time.perf_counter() - start, 1)
     result = TrainingResult(top1=evaluation.top1, videos=evaluation.videos, seconds=seconds)

@@ -171,7 +171,7 @@ def _predict_first(output: Path, seed: int) -> list[dict[str, Any]]:
 
 def _train(directory: Path, variant: Variant, recipe: RunConfig, callbacks: DemoCallbacks) -> dict[str, Any]:
     config = replace(recipe, model=model_config(recipe.model, **variant.options))
-    result = fit(config, directory, resume=True, on_progress=partial(callbacks.on_training, variant.name))
+    result = fit(config, directory, resume=directory.exists(), on_progress=partial(callbacks.on_training, variant.name))
     return {"training_seconds": round(result.seconds, 1), "bad_videos": result.bad_videos}
 
 
