@@ -261,9 +261,8 @@ class Stream:
                 self._settled = index + 1, x
         if x is None:
             return None
-        if first >= len(self._blocks):
-            self.num_reused += x.shape[1]
         if first > len(self._blocks):  # the vectors themselves
+            self.num_reused += x.shape[1]
             return x
         vectors = self._pool(x)
         if settled:
