@@ -9,7 +9,7 @@ from xvit.data.transforms import normalize
 from xvit.inference.streams import open_stream
 from xvit.models.streaming import Stream
 
-T, L = 2, 3
+T, L = 2, 2
 
 
 def test_scores_of_a_trained_stream_and_the_frames_that_cost_nothing():
