@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from helpers.color_videos import CLIP, SIZE
 from helpers.exports import DYNAMIC, MERGING, NO_LIMITS, SMALLEST, STREAMING, TASKS, make_original
 from xvit.export import ExportedModel, export_model
+from xvit.export.programs import FLOAT_NODES
 from xvit.models.streaming import Stream
 from xvit.utils.errors import XViTError
 
@@ -71,6 +73,20 @@ def test_streaming_steps_of_each_format(format, precision, video_dir, batch, tmp
     tolerance = 0.1 if precision == "int8" else 1e-4
     exported = ExportedModel(tmp_path / "step", trust_code=True)
     torch.testing.assert_close(exported(batch), original(batch), atol=tolerance, rtol=0)
+
+
+def test_int8_leaves_the_temporal_head_of_a_step_in_float(video_dir, tmp_path):
+    settings = {"videos": [video_dir], "precision": "int8", "streaming": True, "num_clips": 3, "limits": NO_LIMITS}
+    export_model(make_original(**STREAMING), tmp_path / "step", **settings)
+    graph = onnx.load(tmp_path / "step" / "model.onnx", load_external_data=False).graph
+    sources = {name: node.op_type for node in graph.node for name in node.output}
+    products: dict[bool, set[str]] = {True: set(), False: set()}  # inputs of matrix products, by whether in the head
+    for node in graph.node:
+        if node.op_type in ("MatMul", "Gemm"):
+            products[node.name.startswith(FLOAT_NODES)] |= {sources.get(name, "") for name in node.input}
+    assert "DequantizeLinear" in products[False]
+    assert products[True]
+    assert "DequantizeLinear" not in products[True]
 
 
 def test_loop_over_frames_fixes_their_number(video_dir, tmp_path):

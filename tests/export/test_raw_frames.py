@@ -20,7 +20,8 @@ from xvit import Predictor
 from xvit.data.decode import read_clip
 from xvit.data.transforms import as_tensor, eval_views, normalize
 from xvit.export import ExportedModel, export_model
-from xvit.export.raw_frames import PREPROCESSING, centre_squares
+from xvit.export.programs import FLOAT_NODES
+from xvit.export.raw_frames import centre_squares
 from xvit.utils.errors import XViTError
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -74,7 +75,7 @@ def test_scores_are_those_of_the_model(format, precision, options, tolerance, vi
     if int8 and format == "onnx":
         graph = onnx.load(tmp_path / "raw" / "model.onnx", load_external_data=False).graph
         sources = {name: node.op_type for node in graph.node for name in node.output}
-        resizing = [node for node in graph.node if node.op_type == "MatMul" and node.name.startswith(PREPROCESSING)]
+        resizing = [node for node in graph.node if node.op_type == "MatMul" and node.name.startswith(FLOAT_NODES)]
         assert len(resizing) == 2
         assert not {sources[name] for node in resizing for name in node.input} & {"DequantizeLinear"}
         assert "DequantizeLinear" in sources.values()

@@ -16,7 +16,6 @@ from xvit.config import ClipSpec
 from xvit.data.resizing import MAX_WEIGHT_BITS, WEIGHT_LIMIT
 
 Size = Any  # an int, or a torch.SymInt: of a dynamic axis while the program is traced
-PREPROCESSING = "preprocessing/"  # begins the names of the ONNX nodes outside the model, which stay in float32
 _RADIUS = {"bilinear": 1, "bicubic": 2}  # of the kernel, in pixels
 
 
@@ -39,14 +38,6 @@ class RawFramesProgram(nn.Module):
         mean, std = (torch.tensor(values).view(3, 1, 1) * 255 for values in (self.clip_spec.mean, self.clip_spec.std))
         logits = self.program(((pixels - mean) / std).unflatten(0, (B, T)))
         return [x.sigmoid() if self.multi_label else x.softmax(-1) for x in logits]
-
-
-def name_preprocessing(proto: Any) -> None:
-    """Mark the nodes of an ONNX `RawFramesProgram` that do not belong to the program in it; see `PREPROCESSING`."""
-    for node in proto.graph.node:
-        scopes = [entry.value for entry in node.metadata_props if entry.key == "pkg.torch.onnx.name_scopes"]
-        if scopes and "'program'" not in scopes[0]:
-            node.name = PREPROCESSING + node.name
 
 
 def example_frames(pixel_values: Tensor) -> Tensor:
