@@ -1,94 +1,123 @@
-"""Errors of the parser in one plain line: what was given, what was expected, the nearest option."""
+"""xvit explain VIDEO --checkpoint DIR [--class CLASS] [--against CLASS] [--method METHOD] [--output DIR]
 
-import argparse
-import re
-from collections.abc import Iterable, Sequence
-from typing import Any, get_args
+Show which frames, and which patches of them, decided. The relevance of a patch is what its content adds to
+the logit of a class, compared with the same clip held still at one of its frames: so all patches together
+add up to what motion contributes. Orange patches speak for the class, blue ones against it.
+The sum is checked, and its error printed; beyond 1 %, the relevance is not to be trusted.
 
-import yaml
+methods
+  integrated   integrated gradients: adds up, takes some seconds (default)
+  quick        one backward pass: usually does not add up
+  occlusion    replaces the patches one by one by those of the clip held still: needs no gradients, slow
 
-from xvit.config.values import ValueTypeError, convert, describe, to_text
-from xvit.config.yaml_file import parse_yaml
-from xvit.utils.errors import find_nearest
+Writes to the output folder, if given: explanation.png (frames, relevance and a bar per frame),
+explanation.gif and explanation.mp4 (animated), explanation.json (all numbers).
 
-_HIDDEN = ("h", "help", "print_shtab")  # options that are not listed
+examples:
+  xvit explain clip.mp4 --checkpoint run/best --output why
+  xvit explain clip.mp4 --checkpoint motion --class moving_left --against moving_right
+"""
 
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-def explain(message: str, argv: Sequence[str], actions: Sequence[argparse.Action], prog: str) -> str:
-    """An error message of jsonargparse in one plain line.
+from jsonargparse import Namespace
+from rich.text import Text
 
-    Args:
-        message: of the exception.
-        argv: the arguments, with the options in their known spelling.
-        actions: of the parser.
-        prog: the command, such as "xvit train".
-    """
-    message = " ".join(message.split())
-    if message.startswith("unrecognized arguments: "):
-        first = message.removeprefix("unrecognized arguments: ").split()[0]
-        if not first.startswith("-"):
-            return f'unexpected argument "{first}". See `{prog} --help`'
-        return explain_unknown(first.split("=")[0], [option for action in actions for option in action.option_strings])
-    if message.startswith("the following arguments are required: "):
-        missing = message.removeprefix("the following arguments are required: ").split(", ")
-        options = {action.dest: action.option_strings[0] for action in actions if action.option_strings}
-        return f"{', '.join(options.get(name, name.upper()) for name in missing)}: missing. See `{prog} --help`"
-    if match := re.match(r"argument (\S+): expected (?:one|at least one|\d+) arguments?", message):
-        return f"{match[1]}: expected a value. See `{prog} --help`"
-    if match := re.match(r'(?:Parser key "|--)([-\w.]+)(?:" element \d+|")?: ', message):
-        if action := next((action for action in actions if action.dest == match[1]), None):
-            return _explain_value(action, message, argv)
-        return f"--{match[1]}: {message[match.end() :]}"
-    return message
+from xvit.cli import terminal
+from xvit.cli.parsing import TRAINED_MODEL, CommandParser, select
+from xvit.utils.checkpoint_path import check_model
+from xvit.utils.errors import check_choice
+from xvit.utils.files import atomic_directory, check_exists, check_new_directory
+
+if TYPE_CHECKING:
+    from xvit.inference.explain import Explanation
+
+_BAR_WIDTH = 30  # characters of the longest bar
 
 
-def _explain_value(action: argparse.Action, message: str, argv: Sequence[str]) -> str:
-    """Why the value of an option is not accepted."""
-    option = action.option_strings[0] if action.option_strings else action.dest.upper()
-    kind = getattr(action, "_typehint", None)
-    if kind is None:  # a group, such as --train
-        return f"{option}: expected one of its settings, such as {option}.NAME VALUE"
-    given = re.search(r"(?:Got|Given) value: ?(.*)$", message)
-    written = given[1] if given else ""
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
-        name, equals, value = word.partition("=")
-        if name == option and action.nargs is None:
-            written = value if equals else following  # as it was typed
-        elif name.startswith(f"{option}."):  # one key of a mapping
-            option, kind = name, get_args(kind)[-1]
-    problem = ValueTypeError((option,), written, describe(kind))
-    for value in (written, _parse(written)):
-        try:
-            convert(kind, value, (option,))
-        except ValueTypeError as error:
-            problem = error
-    return problem.explain(to_text(problem.value) if len(problem.keys) > 1 else written)
+def add_options(parser: CommandParser) -> None:
+    parser.add("video VIDEO", str, "a video file, or a folder of frames", check=check_exists)
+    parser.add("--checkpoint DIR", str, TRAINED_MODEL, required=True, check=check_model)
+    parser.add("--class CLASS", str | None, "the class to explain; the best one if unset")
+    parser.add("--against CLASS", str | None, "explain the lead of the class over this one")
+    parser.add("--task TASK", str | None, "of a model with several tasks; the first one if unset")
+    parser.add("--method METHOD", str, "integrated, quick or occlusion", default="integrated")
+    parser.add("--fps F", float | None, "frames per second of a folder of frames; 30 if unset", low=0.001)
+    parser.add("--output DIR", str | None, "folder to create", check=check_new_directory)
+    parser.add_device()
 
 
-def _parse(text: str) -> Any:
-    try:
-        return parse_yaml(text)
-    except yaml.YAMLError:
-        return text
+def run(args: Namespace) -> int:
+    """Explain the decision for one video."""
+    from xvit.inference.explain import METHODS, explain_video
+    from xvit.inference.predictor import Predictor
+
+    check_choice("--method", args.method, METHODS)
+    predictor = Predictor(args.checkpoint, device=args.device)
+    with terminal.progress_bar("explaining", quiet=args.json) as update:
+        explanation = explain_video(
+            predictor,
+            args.video,
+            target=args["class"],
+            **select(args, "against", "task", "method", "fps"),
+            on_progress=update,
+        )
+    if args.output is not None:
+        _write(explanation, Path(args.output))
+    texts = [_describe(explanation), _bars(explanation)]
+    if explanation.warning:
+        texts.append(Text(f"warning: {explanation.warning}", style="yellow"))
+    if args.output is not None:
+        texts.append(Text(f"written to {args.output}: explanation.png, .gif, .mp4, .json"))
+    return terminal.finish(args, explanation.to_dict(), *texts)
 
 
-def explain_unknown(option: str, known: Iterable[str]) -> str:
-    """That there is no such option, with the nearest one; if none is near, with those that there are.
+def _name(explanation: "Explanation") -> str:
+    name = explanation.target if explanation.against is None else f"{explanation.target} against {explanation.against}"
+    return f"{explanation.task}: {name}" if explanation.task else name
 
-    Args:
-        option: such as --train.epoch.
-        known: the options of the command.
-    """
-    groups: dict[str, dict[str, str]] = {}  # "train": {"lr": "--train.lr"}
-    for name in known:
-        group, _, leaf = name.lstrip("-").replace("-", "_").rpartition(".")
-        groups.setdefault(group, {})[leaf] = name
-    group, _, leaf = option.lstrip("-").replace("-", "_").rpartition(".")
-    group = group if group in groups else find_nearest(group, groups) or group
-    leaves: dict[str, Any] = {leaf: name for names in reversed(groups.values()) for leaf, name in names.items()}
-    for names in (groups.get(group, {}), leaves):
-        if near := find_nearest(leaf, names):
-            return f'unknown option {option}. Did you mean "{names[near]}"?'
-    here = groups.get(group) or groups[""]
-    shown = [f"{name}.NAME" if leaf in groups else name for leaf, name in here.items() if leaf not in _HIDDEN]
-    return f"unknown option {option}. Known: {', '.join(shown)}"
+
+def _sum(explanation: "Explanation") -> str:
+    """What the relevance adds up to, in one line."""
+    logit, still, error = explanation.logit, explanation.logit_still, explanation.completeness_error
+    text = f"logit {logit:.2f}, held still {still:.2f}"
+    if error is None:
+        return f"{text}; by occlusion, which does not add up to the difference"
+    total = explanation.frame_relevance.sum()
+    return f"{text}: relevance adds up to {total:.2f} of {logit - still:.2f} (error {100 * error:.2g} %)"
+
+
+def _describe(explanation: "Explanation") -> Text:
+    return Text(f"{explanation.path}: {_name(explanation)}\n{_sum(explanation)}")
+
+
+def _bars(explanation: "Explanation") -> Text:
+    """The relevance of each frame as a bar."""
+    values = explanation.frame_relevance
+    unit = max(abs(values).max(), 1e-9) / _BAR_WIDTH
+    text = Text()
+    for index, (time, value) in enumerate(zip(explanation.times, values, strict=True)):
+        bar = "█" * max(round(abs(value) / unit), 1)
+        text.append(f"{'' if index == 0 else chr(10)}{time:8.2f} s {value:+8.3f}  ")
+        text.append(bar, style="dark_orange" if value > 0 else "blue")
+    return text
+
+
+def _write(explanation: "Explanation", output: Path) -> None:
+    from xvit.visualize.explanation import plot_explanation, write_explanation_video
+
+    arrays = explanation.frames, explanation.relevance, explanation.times
+    with atomic_directory(output) as directory:
+        plot_explanation(
+            *arrays,
+            directory / "explanation.png",
+            title=f"{_name(explanation)} ({Path(explanation.path).name})",
+            notes=[_sum(explanation)],
+            warning=explanation.warning,
+        )
+        for suffix in (".gif", ".mp4"):
+            write_explanation_video(*arrays, directory / f"explanation{suffix}")
+        text = json.dumps(explanation.to_dict(), indent=1) + "\n"
+        (directory / "explanation.json").write_text(text, encoding="utf-8")

@@ -31,6 +31,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "predict": "classify videos",
         "stream": "classify a live stream: a camera, a network address, a pipe",
         "timeline": "find when each class occurs in long videos",
+        "explain": "show which frames and patches decided, as pictures",
         "features": "write feature vectors of videos to a file",
         "probe": "measure feature vectors: nearest neighbours and a linear classifier",
     },

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_args
 import jsonargparse
 from jsonargparse import ArgumentParser, Namespace
 
-from xvit.cli.explain import explain
+from xvit.cli.option_errors import explain
 from xvit.config import DataConfig, InitConfig, ModelConfig, RunConfig, find_recipe, read_config
 from xvit.config.values import ValueTypeError, convert
 from xvit.utils import threads
