@@ -15,6 +15,7 @@ the last layer, and gradient times input; and with those of a model whose weight
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from xvit.data.sampling import sample_frames
 from xvit.data.synthetic.motion import CLASSES, FPS, FRAMES, draw_scene, to_uint8
 from xvit.data.synthetic.shapes import Scene, Shape
 from xvit.data.transforms import as_tensor, eval_views, normalize
-from xvit.inference.explain import TokenFunction, explain_clip
+from xvit.inference.explain import Method, TokenFunction, explain_clip
 from xvit.models.attention import SpatialAttention
 from xvit.models.xvit import XViT
 
@@ -100,7 +101,8 @@ def _moves(shape: Shape) -> bool:
 def patch_mask(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     """The patches (T, rows, columns) that a mask (T, H, W) touches."""
     T, height, width = mask.shape
-    return mask.reshape(T, grid[0], height // grid[0], grid[1], width // grid[1]).any(axis=(2, 4))
+    patches: np.ndarray = mask.reshape(T, grid[0], height // grid[0], grid[1], width // grid[1]).max(axis=(2, 4))
+    return patches
 
 
 def mass_ratio(relevance: np.ndarray, patches: np.ndarray) -> float | None:
@@ -128,7 +130,8 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 def relevance_of(name: str, model: XViT, pixel_values: Tensor, target: int, rng: np.random.Generator) -> np.ndarray:
     """The relevance (T, rows, columns) of the patches of one clip (1, T, C, H, W), by one of `METHODS`."""
     if name in ("integrated", "quick"):
-        relevance: np.ndarray = explain_clip(model, pixel_values, target=target, method=name)["relevance"]
+        method = cast(Method, name)
+        relevance: np.ndarray = explain_clip(model, pixel_values, target=target, method=method)["relevance"]
         return relevance
     clip = TokenFunction(model, pixel_values, lambda output: output[:, target])
     if name == "gradient x input":
@@ -153,12 +156,13 @@ def _class_token_attention(model: XViT, pixel_values: Tensor) -> Tensor:
     layer: SpatialAttention = model.attention_layers[-1]
     seen: list[Tensor] = []
     hook = layer.attn_drop.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    fused, layer.fused_attn = layer.fused_attn, False
+    fused = layer.fused_attn
+    layer.fused_attn = False  # type: ignore[misc]  # final for torch.jit only
     try:
         model(pixel_values)
     finally:
         hook.remove()
-        layer.fused_attn = fused
+        layer.fused_attn = fused  # type: ignore[misc]
     return seen[0][:, :, 0].mean(dim=1)  # (T, h, M, N) -> (T, N)
 
 
@@ -207,7 +211,7 @@ def measure(
     Returns:
         For each model and each method, the scores of all clips.
     """
-    judge = next(iter(models.values()))
+    first, judge = next(iter(models.items()))
     rng = np.random.default_rng(0)
     results: dict[str, dict[str, list[Scores]]] = {name: {} for name in models}
     for number, item in enumerate(clips, start=1):
@@ -218,7 +222,7 @@ def measure(
         clip = TokenFunction(judge, pixel_values, lambda output: output)
         patches = patch_mask(item.mask, clip.grid)
         for name, model in models.items():
-            for method in methods if model is judge else ("integrated",):
+            for method in methods if name == first else ("integrated",):
                 relevance = relevance_of(method, model, pixel_values, target, rng)
                 deletion, insertion = curve_areas(clip, relevance, lambda x, k=target: x.softmax(dim=-1)[:, k])  # type: ignore[misc]
                 scores = Scores(

@@ -286,7 +286,8 @@ class TokenFunction:
     def __init__(self, model: XViT, pixel_values: Tensor, select: Callable[[Any], Tensor]) -> None:
         self.model, self.pixel_values, self.select = model, pixel_values, select
         self.tokens = self._embed(pixel_values)
-        self.grid: tuple[int, int] = model.backbone.patch_embed.dynamic_feat_size(tuple(pixel_values.shape[-2:]))
+        height, width = pixel_values.shape[-2:]
+        self.grid: tuple[int, int] = model.backbone.patch_embed.dynamic_feat_size((height, width))
         self.batch_size = max(_BATCH_TOKENS // (self.tokens.shape[1] * self.tokens.shape[2]), 1)
 
     def __call__(self, tokens: Tensor) -> Tensor:
