@@ -102,7 +102,7 @@ def read_picture(data: bytes, limits: Limits) -> np.ndarray:
             width, height = picture.size
             if width * height > limits.pixels or max(width, height) > MAX_ASPECT_RATIO * min(width, height):
                 raise ServiceError(422, f"a picture of {width}x{height} pixels: send smaller ones")
-            return np.asarray(picture.convert("RGB"))
+            return np.array(picture.convert("RGB"))  # a copy, which can be written to
     except ServiceError:
         raise
     except Exception:  # of many kinds, for damaged files

@@ -26,7 +26,7 @@ _BYTES = {"type": "string", "format": "binary"}
 _VIDEO_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "The video: as the part `file` of a form, whose other parts may be the parameters; or by itself.",
+        "description": "The video: as the part `file` of a form, whose other parts may be parameters; or by itself.",
         "content": {
             "multipart/form-data": {
                 "schema": {"type": "object", "properties": {"file": _BYTES}, "required": ["file"]},

@@ -1,7 +1,7 @@
 """`WS /v1/stream`: frames in, scores out, with one exact streaming state for each connection.
 
-    client   {"format": "images"}                 pictures, or pieces of a recording ...        {"end": true}
-    server                        {"ready": ...}       {"scores": ...} {"scores": ...} ...                   {"done": ...}
+    client   {"format": "images"}                 pictures, or pieces of a recording     {"end": true}
+    server                        {"ready": ...}       {"scores": ...} {"scores": ...}                {"done": ...}
 
 A task receives and decodes; the connection itself pushes what has been decoded, and sends the scores.
 """
