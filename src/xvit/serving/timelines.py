@@ -82,7 +82,8 @@ class TimelineResponse(Response):
         """The next line; None at the end."""
         seconds = self.service.limits.deadline_seconds
         task: asyncio.Future[Line | None] = asyncio.ensure_future(anext(lines, None))
-        await asyncio.wait([task, gone], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        waiting: list[asyncio.Future[Any]] = [task, gone]
+        await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
         task.cancel()
