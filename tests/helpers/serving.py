@@ -1,5 +1,6 @@
 """A service under a real server, in a thread of the test's process."""
 
+import io
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -7,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import numpy as np
 from fastapi import FastAPI
+from PIL import Image
 
 from xvit.serving.app import create_app
 from xvit.serving.models import load_models
@@ -88,3 +91,15 @@ def wait_until(condition, seconds: float = TIMEOUT) -> None:
         assert waited < seconds
         event.wait(0.02)
         waited += 0.02
+
+
+def encode_picture(frame: np.ndarray, kind: str = "JPEG") -> bytes:
+    """A frame (H, W, 3) as a JPEG or WEBP picture."""
+    buffer = io.BytesIO()
+    Image.fromarray(frame).save(buffer, kind, quality=90)
+    return buffer.getvalue()
+
+
+def decode_picture(data: bytes) -> np.ndarray:
+    """The pixels (H, W, 3) of a picture."""
+    return np.array(Image.open(io.BytesIO(data)).convert("RGB"))

@@ -12,7 +12,6 @@ import time
 from collections import deque
 from typing import Annotated, Any
 
-import numpy as np
 from fastapi import FastAPI, Query, WebSocket
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.websockets import WebSocketDisconnect, WebSocketState
@@ -31,7 +30,6 @@ from xvit.serving.stream_states import StreamEngine, StreamJob
 from xvit.serving.work import best
 
 _HELLO_SECONDS = 10.0  # from the connection to the first message
-_PUSH_FRAMES = 8  # at most, of one connection at once
 _SHOWN_CLASSES = 20
 # Close codes of RFC 6455, by the status of an error.
 _CLOSE_CODES = {413: 1009, 429: 1013, 503: 1013, 500: 1011, 504: 1011}
@@ -159,29 +157,18 @@ class _LiveStream:
         self._count = 0
 
     async def run(self, frames: Queue) -> int:
-        """Score the frames of a queue until their end; returns their number. Raises the error in the queue."""
-        while True:
-            ready, last = await self._take(frames)
-            if ready:
-                for frame in ready:
-                    self._pending.append((self._count, frame))
-                    self._count += 1
-                await self._push(StreamJob(self.state, np.stack([frame.view for frame in ready])))
-            if isinstance(last, Exception):
-                raise last
-            if last:
-                await self._push(StreamJob(self.state, None))
-                return self._count
+        """Score the frames of a queue until their end; returns their number. Raises the error in the queue.
 
-    async def _take(self, frames: Queue) -> tuple[list[LiveFrame], Exception | bool]:
-        """The frames that wait, at least one before the end; and the end: an error, True or False."""
-        ready: list[LiveFrame] = []
-        while not ready or (len(ready) < _PUSH_FRAMES and not frames.empty()):
-            item = await frames.get()
-            if not isinstance(item, LiveFrame):
-                return ready, item if isinstance(item, Exception) else True
-            ready.append(item)
-        return ready, False
+        Frames are pushed one by one, so that the scores of a single connection are those of `Stream` bit by bit.
+        """
+        while isinstance(item := await frames.get(), LiveFrame):
+            self._pending.append((self._count, item))
+            self._count += 1
+            await self._push(StreamJob(self.state, item.view[None]))
+        if item is not None:
+            raise item
+        await self._push(StreamJob(self.state, None))
+        return self._count
 
     async def _push(self, job: StreamJob) -> None:
         output = await self.model.stream_batcher.submit(job)
