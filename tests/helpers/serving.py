@@ -48,7 +48,7 @@ class RunningServer:
         return "ws://{}:{}/v1/stream".format(*self.address)
 
     def client(self, **settings) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=TIMEOUT, trust_env=False, **settings)
+        return httpx.Client(base_url=self.url, trust_env=False, **{"timeout": TIMEOUT, **settings})
 
     def metric(self, name: str, **labels: str) -> float:
         """The value of a metric; 0 if it was never counted."""

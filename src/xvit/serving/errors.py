@@ -1,7 +1,8 @@
 """Errors as answers: a status code, and one sentence that says what to do."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -82,6 +83,17 @@ def error_of(error: BaseException) -> ServiceError:
         return ServiceError(503, "the server ran out of memory: send a smaller video, or fewer views")
     _logger.error("unexpected %s", one_line(error, name=True, length=1000), exc_info=error)
     return ServiceError(500, "an unexpected error, which is in the server's log: please report it")
+
+
+@contextmanager
+def expected_errors() -> Iterator[None]:
+    """Turn all errors of some work into `ServiceError`, apart from a client that is gone."""
+    try:
+        yield
+    except (ServiceError, ClientDisconnect):
+        raise
+    except Exception as error:
+        raise error_of(error) from None
 
 
 def add_error_handlers(app: FastAPI) -> None:

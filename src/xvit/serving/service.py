@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from starlette.requests import ClientDisconnect, Request
 
 from xvit.serving import uploads
-from xvit.serving.errors import ServiceError
+from xvit.serving.errors import ServiceError, expected_errors
 from xvit.serving.folders import private_folder
 from xvit.serving.metrics import Metrics
 from xvit.serving.models import ServedModel
@@ -110,7 +110,7 @@ class Service:
             ClientDisconnect: the client is gone; the work was cancelled.
         """
         start = time.monotonic()
-        with self.places.take():
+        with expected_errors(), self.places.take():
             async with uploads.receive(request, self.folder, self.limits, self.metrics.upload_bytes.inc) as upload:
                 result = await finish(work(upload), request, self.limits.deadline_seconds)
         return result, time.monotonic() - start

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from xvit.inference.gating import MOTION_THRESHOLD, resolve_ignored
 from xvit.serving import uploads
 from xvit.serving.clips import check_video, video_answers
-from xvit.serving.errors import ServiceError, error_of
+from xvit.serving.errors import ServiceError, error_of, expected_errors
 from xvit.serving.models import ServedModel
 from xvit.serving.options import TimelineOptions, with_fields
 from xvit.serving.service import Service, wait_for_disconnect
@@ -48,7 +48,7 @@ class TimelineResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request, service = Request(scope, receive), self.service
         on_bytes = service.metrics.upload_bytes.inc
-        with service.places.take():
+        with expected_errors(), service.places.take():
             async with uploads.receive(request, service.folder, service.limits, on_bytes) as upload:
                 options = with_fields(self.options, upload.fields)
                 model = service.find(options.model)
