@@ -49,6 +49,7 @@ def run_server(app: FastAPI, listener: socket.socket, *, on_ready: Callable[[], 
 def make_server(app: FastAPI, *, on_ready: Callable[[], None] = lambda: None) -> "Server":
     """A uvicorn server with the limits of the application's service."""
     limits = app.state.service.limits
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # nor each form that is broken
     config = uvicorn.Config(
         app,
         http="h11",
@@ -57,7 +58,7 @@ def make_server(app: FastAPI, *, on_ready: Callable[[], None] = lambda: None) ->
         ws_per_message_deflate=False,  # pictures and recordings are compressed already
         lifespan="on",
         log_config=None,
-        log_level=logging.WARNING,
+        log_level=logging.ERROR,  # not each request that is none
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=int(limits.upload_seconds + limits.deadline_seconds + _EXTRA_SECONDS),
