@@ -32,6 +32,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "stream": "classify a live stream: a camera, a network address, a pipe",
         "timeline": "find when each class occurs in long videos",
         "explain": "show which frames and patches decided, as pictures",
+        "serve": "serve models over HTTP, with a page for the browser",
         "features": "write feature vectors of videos to a file",
         "probe": "measure feature vectors: nearest neighbours and a linear classifier",
     },

@@ -5,7 +5,7 @@ Nothing here imports torch until a model needs it: an exported model is read for
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from xvit.export.backends import as_array, as_tensor, device_name
 from xvit.export.manifest import is_exported
 from xvit.export.runtime import ExportedModel
 from xvit.inference import exported
+from xvit.inference.inputs import UNNAMED, Video, make_views, sample_array, video_path
 from xvit.utils.errors import VideoError, XViTError, check_range
 from xvit.utils.text import printable
 
@@ -84,7 +85,7 @@ class Prediction:
 
 
 class Predictor:
-    """Classifies video files with a trained model.
+    """Classifies videos with a trained model.
 
     Args:
         model: a checkpoint directory, hf://owner/name on the Hugging Face Hub, the name of a model that comes with xvit
@@ -126,12 +127,36 @@ class Predictor:
         self.device = model.device
         self.temporal_views, self.spatial_views = temporal_views, spatial_views
 
-    def __call__(self, path: str | Path) -> Prediction:
-        """Classify one video, or raise `VideoError` if the file cannot be read."""
-        prediction = next(self.predict([path]))
-        if isinstance(prediction, VideoError):
-            raise prediction
-        return prediction
+    def __call__(self, video: Video, *, fps: float | None = None) -> Prediction:
+        """Classify one video.
+
+        Args:
+            video: a path, the bytes of a video file, a binary file object that holds one, or frames (N, H, W, 3),
+                uint8 RGB.
+            fps: frames per second of an array of frames, which needs it, or of a folder of frames, 30 if None.
+
+        Raises:
+            VideoError: the video cannot be read.
+            XViTError: no video; an array of another shape or type, or without `fps`.
+        """
+        if isinstance(video, np.ndarray):
+            return self._predict_array(video, fps)
+        with video_path(video) as (path, name):
+            prediction = next(self.predict([path], fps=fps))
+            if isinstance(prediction, VideoError):
+                raise prediction
+        return replace(prediction, path=name)
+
+    def _predict_array(self, frames: np.ndarray, fps: float | None) -> Prediction:
+        clip = sample_array(frames, self.clip_spec, temporal_views=self.temporal_views, fps=fps)
+        options = {"temporal_views": self.temporal_views, "spatial_views": self.spatial_views}
+        pixels: Any = make_views(self.model, clip, **options)[None]
+        if not isinstance(self.model, ExportedModel):
+            pixels = as_tensor(pixels, "cpu")
+        scores = as_task_dict(self.predict_probabilities(pixels))
+        labels, ordered = rank_classes({task: as_array(x)[0] for task, x in scores.items()}, self.class_names)
+        times = tuple(np.unique(clip.times).tolist())
+        return Prediction(path=UNNAMED, labels=labels, scores=ordered, times=times, warnings=clip.warnings)
 
     def predict(
         self, paths: Sequence[str | Path], *, fps: float | None = None, num_workers: int = 0

@@ -18,8 +18,9 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 Predictions = tuple[list[int], np.ndarray]  # indices of the m frames that end the clips, scores (m, classes)
 Chunk = tuple[np.ndarray, np.ndarray]  # times (n,) in seconds, views (n, C, S, S) uint8
+RunModel = Callable[[Callable[[], Any]], Any]  # calls a function that runs the model, and returns its result
 
 _CHUNKS_AHEAD = 2
 
@@ -96,6 +98,7 @@ def score_video(
     stride: int | None = None,
     predict_every: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    run_model: RunModel | None = None,
 ) -> ScoreTimeline:
     """Score a video of any length.
 
@@ -107,6 +110,8 @@ def score_video(
         predict_every: number of frames it sees from one score to the next; None for 1 in a stream, and half a clip
             with windows.
         on_progress: called with the number of frames decoded and the total.
+        run_model: called with each function that runs the model for a moment, for a model that belongs to another
+            thread; None to run it in this one.
 
     Raises:
         VideoError: the file cannot be read.
@@ -133,7 +138,7 @@ def score_video(
                 yield times, pixels
 
     with closing(chunks()) as items:
-        parts = list(_iterate(model, items, stream, predict_every))
+        parts = list(_iterate(model, items, stream, predict_every, run_model or _run_here))
     if not parts:
         needed = f"one score in {predict_every * stride / counted_rate:.3g} s"
         raise VideoError(path, f"only {reader.num_decoded} frames can be decoded, too few for {needed}")
@@ -176,11 +181,15 @@ def iterate_scores(
     """
     stream, predict_every = _choose_method(model, predict_every)
     views = view_function(model)
-    return _iterate(model, ((times, views(frames)) for times, frames in chunks), stream, predict_every)
+    return _iterate(model, ((times, views(frames)) for times, frames in chunks), stream, predict_every, _run_here)
+
+
+def _run_here(function: Callable[[], Any]) -> Any:
+    return function()
 
 
 def _iterate(
-    model: "Model", chunks: Iterable[Chunk], stream: FrameStream | None, predict_every: int
+    model: "Model", chunks: Iterable[Chunk], stream: FrameStream | None, predict_every: int, run_model: RunModel
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     frame_times: list[float] = []  # of the latest frames
     frame_motion: list[float] = []
@@ -194,7 +203,10 @@ def _iterate(
             frame_motion.extend(meter.push(pixels))
             yield pixels
 
-    predictions = _predict_stream(stream, views()) if stream else _predict_windows(model, views(), predict_every)
+    if stream:
+        predictions = _predict_stream(stream, views(), run_model)
+    else:
+        predictions = _predict_windows(model, views(), predict_every, run_model)
     for indices, scores in predictions:
         if not indices:
             continue
@@ -207,17 +219,19 @@ def _iterate(
         yield middles, scores, motion
 
 
-def _predict_stream(stream: FrameStream, views: Iterator[np.ndarray]) -> Iterator[Predictions]:
+def _predict_stream(stream: FrameStream, views: Iterator[np.ndarray], run_model: RunModel) -> Iterator[Predictions]:
     output = None
     for pixels in views:
-        output = stream.push(pixels)
+        output = run_model(partial(stream.push, pixels))
         yield output.indices, output.scores[SINGLE_TASK]
     if output is not None:
-        output = stream.flush()
+        output = run_model(stream.flush)
         yield output.indices, output.scores[SINGLE_TASK]
 
 
-def _predict_windows(model: "Model", views: Iterator[np.ndarray], predict_every: int) -> Iterator[Predictions]:
+def _predict_windows(
+    model: "Model", views: Iterator[np.ndarray], predict_every: int, run_model: RunModel
+) -> Iterator[Predictions]:
     """A window of T frames every `predict_every` frames. A shorter video is one window, padded with its last frame."""
     window = model.clip_spec.num_frames
     latest: deque[np.ndarray] = deque(maxlen=window)
@@ -232,10 +246,10 @@ def _predict_windows(model: "Model", views: Iterator[np.ndarray], predict_every:
                 clips.append(np.stack(latest))
         if clips:
             predicted = True
-            yield ends, predict_clips(model, np.stack(clips))[SINGLE_TASK]
+            yield ends, run_model(partial(predict_clips, model, np.stack(clips)))[SINGLE_TASK]
     if latest and not predicted:
         clip = [*latest, *[latest[-1]] * (window - len(latest))]
-        yield [seen - 1], predict_clips(model, np.stack(clip)[None])[SINGLE_TASK]
+        yield [seen - 1], run_model(partial(predict_clips, model, np.stack(clip)[None]))[SINGLE_TASK]
 
 
 def _choose_method(model: "Model", predict_every: int | None) -> tuple[FrameStream | None, int]:

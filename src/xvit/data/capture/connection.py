@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import av
 import numpy as np
@@ -40,6 +40,8 @@ _OPTIONS = {
 _LIVE_OPTIONS = _OPTIONS | {"max_ts_probe": "1", "fpsprobesize": "1"}
 # Raw MJPEG, which FFmpeg opens only after its first seconds: too late for a live source.
 _PIPE_OPTIONS = _OPTIONS | {"format_whitelist": _OPTIONS["format_whitelist"] + ",jpeg_pipe"}
+# Pieces of a recording that is still being made, as browsers send them: its first frames are not to be waited for.
+_PIECES_OPTIONS = _LIVE_OPTIONS | {"format_whitelist": "matroska,mov", "protocol_whitelist": ""}
 _BUFFER_FRAMES = 4  # enough for the frames that a decoder returns at once, few enough to keep the lag small
 _ARRIVAL_STEP = 1e-3  # seconds between two frames that arrive at once
 
@@ -83,6 +85,13 @@ class FrameCounts:
         return FrameCounts(**{name: getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__})
 
 
+class ByteReader(Protocol):
+    """Where a source gets the bytes of a container from, in place of the standard input."""
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes, as soon as there are some; none at the end. Raises `TimeoutError`."""
+
+
 @dataclass(frozen=True)
 class SourceSpec:
     """What to open, and how to read it. What is not explained here is an argument of `Source`."""
@@ -94,6 +103,7 @@ class SourceSpec:
     timeout: float
     max_frames: int | None
     raw_options: dict[str, str] | None  # FFmpeg's options for raw frames on the standard input; None for a container
+    reader: ByteReader | None = None  # of a pipe other than the standard input
 
     @property
     def timeout_message(self) -> str:
@@ -122,7 +132,9 @@ class SourceSpec:
             if not os.path.exists(target):
                 raise VideoError(target, "no such camera")
             options |= {"format": "v4l2", "options": DECODER_OPTIONS}
-        if self.kind == "pipe":
+        if self.reader is not None:
+            target, options = self.reader, {"options": _PIECES_OPTIONS}
+        elif self.kind == "pipe":
             target = _StandardInput(connection)
             options = {"format": "rawvideo" if self.raw_options else None, "options": self.raw_options or _PIPE_OPTIONS}
         with video_errors(self.display_name, "cannot be opened" + self._hint()):

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xvit.data.capture.connection import SCHEMES, Connection, Frame, FrameCounts, SourceSpec
+from xvit.data.capture.connection import SCHEMES, ByteReader, Connection, Frame, FrameCounts, SourceSpec
 from xvit.data.decode.limits import check_dimensions
 from xvit.data.sampling import slow_warning
 from xvit.utils.errors import VideoError, XViTError, check_range, did_you_mean
@@ -69,6 +69,7 @@ class Source:
         timeout: seconds without a frame after which the source counts as lost.
         max_frames: end after this many frames; None for all.
         raw: WIDTHxHEIGHT@RATE of raw rgb24 frames on the standard input, such as 320x240@25.
+        reader: gives the bytes of a WebM, Matroska or MP4 recording while it is made; `name` is its name in messages.
 
     Attributes:
         reconnects: attempts to reconnect so far.
@@ -88,17 +89,18 @@ class Source:
         timeout: float = 10.0,
         max_frames: int | None = None,
         raw: str | None = None,
+        reader: ByteReader | None = None,
     ) -> None:
         check_range("reconnect", reconnect, 0)
         check_range("timeout", timeout, 0.1, 3600)
         check_range("max_frames", 1 if max_frames is None else max_frames, 1)
         name = os.fspath(name)
-        kind = _source_kind(name)
+        kind = _source_kind(name) if reader is None else "pipe"
         display_name = hide_secrets(name)
         if raw is not None and kind != "pipe":
             raise XViTError(f"raw={raw!r}: raw frames are read from the standard input only, not from {display_name}")
         raw_options = None if raw is None else _parse_raw(raw)
-        self.spec = SourceSpec(name, kind, display_name, real_time, timeout, max_frames, raw_options)
+        self.spec = SourceSpec(name, kind, display_name, real_time, timeout, max_frames, raw_options, reader)
         self.reconnect, self.reconnects = reconnect, 0
         self.failed = self.stopped = False
         self._past_counts = FrameCounts()  # of the closed connections

@@ -1,0 +1,195 @@
+"""The models of the service: their names, what they can do, and the one thread in which each of them runs."""
+
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from xvit.config import ClassNames
+from xvit.export.runtime import ExportedModel
+from xvit.inference.predictor import Predictor
+from xvit.inference.streams import predict_clips
+from xvit.serving.batcher import Batcher
+from xvit.serving.metrics import Metrics
+from xvit.serving.settings import Limits
+from xvit.serving.stream_states import StreamEngine, StreamJob, open_engine
+from xvit.timeline.scoring import iterate_scores
+from xvit.utils.errors import XViTError
+from xvit.utils.text import printable
+
+if TYPE_CHECKING:
+    import torch
+
+    from xvit.inference.frame_stream import StreamScores
+
+Scores = dict[str, np.ndarray]  # of each task: (classes,), float32
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class ServedModel:
+    """A model, its thread and its batches.
+
+    Args:
+        name: in requests.
+        predictor: of the model.
+        limits: for its batches.
+
+    Attributes:
+        hash: of its settings and weights.
+        executor: the model's only thread.
+        engine: runs live streams; None if the model cannot be streamed.
+        has_timeline: whether long videos can be scored.
+        has_explanations: whether its decisions can be explained.
+    """
+
+    def __init__(self, name: str, predictor: Predictor, limits: Limits) -> None:
+        self.name, self.predictor, self.model = name, predictor, predictor.model
+        self.clip_spec, self.class_names = predictor.clip_spec, predictor.class_names
+        self.executor = ThreadPoolExecutor(1, thread_name_prefix=f"xvit-{name}")
+        self._max_clips = limits.batch_clips
+        self.hash = predictor.model_hash()
+        self.engine = self.executor.submit(self._open_engine).result()
+        self.has_timeline = self.executor.submit(self._can_score_long_videos).result()
+        has_module = find_spec("xvit.inference.explain") is not None
+        self.has_explanations = has_module and not isinstance(self.model, ExportedModel)
+        self._warm_up()
+
+    def open(self, limits: Limits, metrics: Metrics) -> None:
+        """Make the batchers, in the event loop of the service."""
+        self.batcher: Batcher[np.ndarray, Scores] = Batcher(
+            self._predict,
+            self.executor,
+            size=len,
+            max_size=limits.batch_clips,
+            max_wait=limits.batch_wait if limits.batch_clips > 1 else 0.0,
+            on_batch=metrics.batches.labels(self.name).observe,
+        )
+        self.stream_batcher: Batcher[StreamJob, StreamScores] = Batcher(
+            self._push,
+            self.executor,
+            size=lambda job: 1,
+            max_size=max(limits.streams, 1),
+            max_wait=0.0,
+            on_batch=metrics.stream_batches.labels(self.name).observe,
+        )
+
+    async def close(self) -> None:
+        """End the batches and the thread."""
+        await self.batcher.close()
+        await self.stream_batcher.close()
+        self.executor.shutdown(wait=True, cancel_futures=True)
+
+    @property
+    def frame_rate(self) -> float | None:
+        """Frames per second that the model sees; None if it samples whole videos, or the frames of a file."""
+        spec = self.clip_spec
+        return spec.frame_rate / spec.spacing if spec.frame_rate and spec.spacing else None
+
+    @property
+    def tasks(self) -> dict[str, list[str]]:
+        """The class names of each task."""
+        names = self.class_names
+        return {task: list(names[task]) for task in names} if isinstance(names, dict) else {"": list(names)}
+
+    def describe(self, *, default: bool) -> dict[str, Any]:
+        """The entry of `GET /v1/models`."""
+        return {
+            "name": self.name,
+            "default": default,
+            "classes": _plain(self.class_names),
+            "multi_label": self.predictor.multi_label,
+            "num_frames": self.clip_spec.num_frames,
+            "image_size": self.clip_spec.image_size,
+            "frame_rate": self.frame_rate,
+            "predict": True,
+            "timeline": self.has_timeline,
+            "stream": self.engine is not None,
+            "explain": self.has_explanations,
+        }
+
+    def _open_engine(self) -> StreamEngine | None:
+        try:
+            return open_engine(self.model)
+        except XViTError:  # it cannot be streamed exactly
+            return None
+
+    def _can_score_long_videos(self) -> bool:
+        try:
+            iterate_scores(self.model, [])
+        except XViTError:
+            return False
+        return self.clip_spec.spacing is not None
+
+    def _warm_up(self) -> None:
+        """The first call of a model is slow."""
+        T, S = self.clip_spec.num_frames, self.clip_spec.image_size
+        self.executor.submit(self._predict, [np.zeros((1, T, 3, S, S), np.uint8)]).result()
+
+    def _predict(self, videos: list[np.ndarray]) -> list[Scores]:
+        """Scores of videos (V, T, C, S, S), averaged over their views; in the model's thread."""
+        clips = np.concatenate(videos)
+        starts = range(0, len(clips), self._max_clips)
+        parts = [predict_clips(self.model, clips[start : start + self._max_clips]) for start in starts]
+        scores = {task: np.concatenate([part[task] for part in parts]) for task in parts[0]}
+        ends = np.cumsum([len(views) for views in videos])
+        return [
+            {task: values[end - len(views) : end].mean(axis=0) for task, values in scores.items()}
+            for views, end in zip(videos, ends.tolist(), strict=True)
+        ]
+
+    def _push(self, jobs: list[StreamJob]) -> "list[StreamScores | Exception]":
+        assert self.engine is not None
+        return self.engine.push(jobs)
+
+
+def load_models(
+    sources: Sequence[str],
+    limits: Limits,
+    *,
+    device: "str | torch.device | None" = None,
+    trust_code: bool = False,
+) -> dict[str, ServedModel]:
+    """Load models by name; the first one is the default.
+
+    Args:
+        sources: of each model: what `Predictor` takes, or NAME= and that. Without a name it is that of the folder, or
+            of the folder around `best` or `last`.
+
+    Raises:
+        XViTError: a model cannot be loaded; two have the same name; a name with other characters than letters, digits
+            and ._-
+    """
+    named: dict[str, str] = {}
+    for text in sources:
+        name, source = split_name(text)
+        if name in named:
+            raise XViTError(f'two models are named "{name}": write NAME={source} to name one of them')
+        named[name] = source
+    return {
+        name: ServedModel(name, Predictor(source, device=device, trust_code=trust_code), limits)
+        for name, source in named.items()
+    }
+
+
+def split_name(text: str) -> tuple[str, str]:
+    """The name of a model and where it is; see `load_models`."""
+    name, equals, source = text.partition("=")
+    if not equals or "/" in name or Path(text).exists():
+        parts = [part for part in re.split(r"[/\\]+", text.removeprefix("hf://")) if part not in ("", ".", "..")]
+        if len(parts) > 1 and parts[-1] in ("best", "last"):
+            parts.pop()
+        name, source = re.sub(r"[^A-Za-z0-9._-]", "-", parts[-1] if parts else "model").lstrip("._-")[:64], text
+    if not _NAME.fullmatch(name):
+        raise XViTError(f"{printable(name)!r}: expected letters, digits and ._- in the name of a model: NAME={source}")
+    return name, source
+
+
+def _plain(class_names: ClassNames) -> Any:
+    if isinstance(class_names, dict):
+        return {task: list(names) for task, names in class_names.items()}
+    return list(class_names)
