@@ -32,6 +32,7 @@ from xvit.config import SINGLE_TASK
 from xvit.data.decode import decode
 from xvit.data.transforms import as_tensor, eval_views, normalize
 from xvit.inference.live import LivePrediction
+from xvit.models.streaming import Stream
 
 
 @pytest.fixture(scope="module")
@@ -326,3 +327,24 @@ def test_model_that_cannot_be_streamed(cli_error, checkpoint, videos):
     message = cli_error("stream", video, "--checkpoint", checkpoint)
     assert message.startswith(f"{checkpoint}: this model cannot be streamed: temporal_position='input'")
     assert "recipes/motion-streaming.yaml" in message
+
+
+def test_patches_that_did_not_change_are_carried_forward(run, cli_error, model, video, tmp_path):
+    causal = with_metadata(make_model(temporal_position="head", causal=True), list(CLASSES))
+    causal.clip_spec = replace(CLIP, sampling="strided")
+    causal.save_pretrained(tmp_path / "causal")
+    words = ["stream", video, "--checkpoint", tmp_path / "causal", "--json"]
+    scores = {}
+    for threshold in (None, 0.3):
+        option = [] if threshold is None else ["--unchanged-threshold", threshold]
+        code, out, _ = run(*words, *option)
+        assert code == 0
+        lines = [json.loads(line) for line in out.splitlines()]
+        scores[threshold] = [line["scores"] for line in lines if "scores" in line]
+        frames = eval_views(as_tensor(decode(video, range(20), short_side=16).frames), causal.clip_spec)[0]
+        expected = Stream(causal, unchanged_threshold=threshold).push(normalize(frames, causal.clip_spec)[None])
+        best = expected.logits[0].softmax(dim=-1).sort(dim=-1, descending=True).values
+        torch.testing.assert_close(torch.tensor(scores[threshold]), best, atol=1e-5, rtol=0)
+    assert scores[None] != scores[0.3]
+    error = cli_error("stream", video, "--checkpoint", model[1], "--unchanged-threshold", 0.3)  # a centered model
+    assert "causal" in error

@@ -76,6 +76,8 @@ def add_options(parser: CommandParser) -> None:
     parser.add("--predict-every K", int, "predict at each K-th of the processed frames", default=1)
     parser.add("--threshold P", float, "minimum score; below it the label is null", default=0.0)
     add_gates(parser)
+    text = "compute only patches that changed by more: faster, approximate; 0.1 is a few grey levels; unset: all"
+    parser.add("--unchanged-threshold X", float | None, text, low=0)
     parser.add("--top-k K", int, "number of classes to show", default=5, low=1)
     parser.add_switch("--all", "print each prediction, not only changes of the label")
     parser.add("--reconnect N", int, "attempts to reconnect after an address was lost", default=5)
@@ -93,7 +95,7 @@ def run(args: Namespace) -> int:
 
     source = Source(args.source, **select(args, "real_time", "reconnect", "timeout", "max_frames", "raw"))
     model = _load_model(args)
-    options = select(args, "stride", "predict_every", "threshold") | resolve_gates(args, model.class_names)
+    options = select(args, "stride", "predict_every", "threshold", "unchanged_threshold") | resolve_gates(args, model.class_names)
     live = LivePredictor(model, source, **options)
     with _stop_on_ctrl_c(source), _open_view(args, live) as view, closing(iter(live)) as items:
         for item in items:

@@ -118,6 +118,7 @@ class LivePredictor:
         threshold: score in [0, 1] below which `LivePrediction.label` is None.
         ignore: classes for which it is None, too; without a value the class "background", if the model has one.
         motion_threshold: motion in grey levels (see `MotionMeter`) below which it is None, too; 0 for no such limit.
+        unchanged_threshold: compute only patches that changed by more, an approximation; see `xvit.Stream`.
 
     Raises:
         XViTError: the model cannot be streamed, has no classes or not those to ignore; a value is out of range. While
@@ -134,6 +135,7 @@ class LivePredictor:
         threshold: float = 0.0,
         ignore: Sequence[str] | None = None,
         motion_threshold: float = MOTION_THRESHOLD,
+        unchanged_threshold: float | None = None,
     ) -> None:
         check_range("stride", 1 if stride is None else stride, 1)
         check_range("threshold", threshold, 0, 1)
@@ -146,7 +148,7 @@ class LivePredictor:
         if not any(as_task_dict(model.class_names).values()):
             raise XViTError("the model has no classes to predict: use one that was trained on labelled videos")
         self.ignore = resolve_ignored(model.class_names, ignore)
-        self.stream = open_stream(model, predict_every=predict_every)
+        self.stream = open_stream(model, predict_every=predict_every, unchanged_threshold=unchanged_threshold)
         self._meter = MotionMeter(model.config.num_frames)
         self._gate_open = True  # as last reported
         self._pending: deque[_PendingFrame] = deque()  # frames without a prediction so far

@@ -16,22 +16,30 @@ from xvit.export.runtime import ExportedModel
 from xvit.inference import exported
 from xvit.inference.exported import ExportedStream
 from xvit.inference.frame_stream import FrameStream
+from xvit.utils.errors import XViTError
 
 if TYPE_CHECKING:
     from xvit.models.xvit import XViT
 
 
-def open_stream(model: "XViT | ExportedModel", *, predict_every: int = 1) -> FrameStream:
-    """A stream of a trained model (`xvit.models.streaming.Stream`), or of an exported streaming step.
+def open_stream(
+    model: "XViT | ExportedModel", *, predict_every: int = 1, unchanged_threshold: float | None = None
+) -> FrameStream:
+    """A stream of a trained model (`xvit.models.streaming.Stream`, for the arguments), or of an exported step.
 
     Raises:
-        XViTError: a model that cannot be streamed.
+        XViTError: a model that cannot be streamed, or not with `unchanged_threshold`, as exported ones.
     """
     if isinstance(model, ExportedModel):
+        if unchanged_threshold is not None:
+            raise XViTError(
+                f"unchanged_threshold={unchanged_threshold:g}: an exported step computes all patches; use the "
+                "checkpoint that it was exported from"
+            )
         return ExportedStream(model, predict_every=predict_every)
     from xvit.inference.trained import TrainedStream
 
-    return TrainedStream(model, predict_every=predict_every)
+    return TrainedStream(model, predict_every=predict_every, unchanged_threshold=unchanged_threshold)
 
 
 def view_function(model: "XViT | ExportedModel") -> Callable[[np.ndarray], np.ndarray]:

@@ -34,8 +34,9 @@ def predict_probabilities(model: XViT, pixels: Tensor, max_clips: int) -> Tensor
 class TrainedStream:
     """The `FrameStream` of a model that can be streamed. See `xvit.models.streaming.Stream` for the arguments."""
 
-    def __init__(self, model: XViT, *, predict_every: int = 1) -> None:
-        self.model, self.stream = model, Stream(model, predict_every=predict_every)
+    def __init__(self, model: XViT, *, predict_every: int = 1, unchanged_threshold: float | None = None) -> None:
+        self.model = model
+        self.stream = Stream(model, predict_every=predict_every, unchanged_threshold=unchanged_threshold)
         self.latency_frames = self.stream.latency_frames
         self._num_reused = 0  # before the last reset
 
