@@ -95,8 +95,8 @@ def run(args: Namespace) -> int:
 
     source = Source(args.source, **select(args, "real_time", "reconnect", "timeout", "max_frames", "raw"))
     model = _load_model(args)
-    options = select(args, "stride", "predict_every", "threshold", "unchanged_threshold") | resolve_gates(args, model.class_names)
-    live = LivePredictor(model, source, **options)
+    options = select(args, "stride", "predict_every", "threshold", "unchanged_threshold")
+    live = LivePredictor(model, source, **options, **resolve_gates(args, model.class_names))
     with _stop_on_ctrl_c(source), _open_view(args, live) as view, closing(iter(live)) as items:
         for item in items:
             if isinstance(item, LivePrediction):
