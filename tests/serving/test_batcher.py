@@ -32,7 +32,12 @@ def run(scenario, *, size=lambda item: 1, max_size: int = 4, max_wait: float = 0
     async def main() -> None:
         with ThreadPoolExecutor(1) as pool:
             sizes: list[int] = []
-            batcher = Batcher(recorder, pool, size=size, max_size=max_size, max_wait=max_wait, on_batch=sizes.append)
+
+            def count(size: int, seconds: float) -> None:
+                assert seconds >= 0
+                sizes.append(size)
+
+            batcher = Batcher(recorder, pool, size=size, max_size=max_size, max_wait=max_wait, on_batch=count)
             try:
                 await scenario(batcher, recorder)
             finally:

@@ -45,6 +45,7 @@ def add_options(parser: CommandParser) -> None:
     text = "an origin whose pages may use the service, such as https://example.org; repeatable"
     parser.add("--allow-origin ORIGIN", str, text, action="append")
     parser.add("--max-upload MB", float, "largest video", default=100.0, low=0.001)
+    parser.add("--upload-timeout S", float, "seconds in which a video must have arrived", default=120.0, low=0.1)
     parser.add("--max-seconds S", float, "longest video", default=3600.0, low=0.1)
     parser.add("--deadline S", float, "seconds until an answer, after which a request fails", default=60.0, low=0.1)
     parser.add("--queue N", int, "requests that are accepted and not answered yet", default=64, low=1)
@@ -67,6 +68,7 @@ def run(args: Namespace) -> int:
 
     limits = Limits(
         upload_bytes=round(args.max_upload * _MB),
+        upload_seconds=args.upload_timeout,
         seconds=args.max_seconds,
         deadline_seconds=args.deadline,
         **select(args, "queue", "streams", "batch_clips", "batch_wait"),

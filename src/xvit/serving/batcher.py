@@ -25,7 +25,7 @@ class Batcher(Generic[Item, Result]):
         size: of an item, such as its number of clips.
         max_size: of a batch, unless its first item is larger.
         max_wait: seconds that a batch waits for more items while nothing else is being run.
-        on_batch: called with the size of each batch.
+        on_batch: called with the size of each batch that was run, and the seconds it took.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Batcher(Generic[Item, Result]):
         size: Callable[[Item], int],
         max_size: int,
         max_wait: float,
-        on_batch: Callable[[int], None],
+        on_batch: Callable[[int, float], None],
     ) -> None:
         self.run, self.executor, self.size, self.on_batch = run, executor, size, on_batch
         self.max_size, self.max_wait = max_size, max_wait
@@ -70,12 +70,13 @@ class Batcher(Generic[Item, Result]):
             if not batch:
                 continue
             items = [item for item, _ in batch]
-            self.on_batch(sum(map(self.size, items)))
+            start = loop.time()
             results: Sequence[Result | Exception]
             try:
                 results = await loop.run_in_executor(self.executor, self.run, items)
             except Exception as error:
                 results = [error] * len(batch)
+            self.on_batch(sum(map(self.size, items)), loop.time() - start)
             for (_, future), result in zip(batch, results, strict=True):
                 if future.done():  # cancelled meanwhile
                     continue

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,7 +68,7 @@ class ServedModel:
             size=len,
             max_size=limits.batch_clips,
             max_wait=limits.batch_wait if limits.batch_clips > 1 else 0.0,
-            on_batch=metrics.batches.labels(self.name).observe,
+            on_batch=partial(metrics.count_batch, self.name),
         )
         self.stream_batcher: Batcher[StreamJob, StreamScores] = Batcher(
             self._push,
@@ -75,7 +76,7 @@ class ServedModel:
             size=lambda job: 1,
             max_size=max(limits.streams, 1),
             max_wait=0.0,
-            on_batch=metrics.stream_batches.labels(self.name).observe,
+            on_batch=lambda streams, seconds: metrics.stream_batches.labels(self.name).observe(streams),
         )
 
     async def close(self) -> None:
