@@ -54,7 +54,7 @@ class Batcher(Generic[Item, Result]):
         return await future
 
     async def close(self) -> None:
-        """End the task that makes the batches. What still waits is cancelled."""
+        """End the task that makes the batches. What has no result yet is cancelled."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -74,6 +74,10 @@ class Batcher(Generic[Item, Result]):
             results: Sequence[Result | Exception]
             try:
                 results = await loop.run_in_executor(self.executor, self.run, items)
+            except asyncio.CancelledError:
+                for _, future in batch:
+                    future.cancel()
+                raise
             except Exception as error:
                 results = [error] * len(batch)
             self.on_batch(sum(map(self.size, items)), loop.time() - start)
