@@ -1,0 +1,47 @@
+"""A service with two models, and a browser that visits its page."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from helpers.browser import FAILED, Visitor, find_chromium, open_chromium, serve_process, write_camera_file
+
+
+@pytest.fixture(scope="module")
+def address(checkpoint) -> Iterator[str]:
+    """A service with the bundled model and a second one."""
+    find_chromium()  # before a server is started in vain
+    with serve_process("motion", f"second={checkpoint}") as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory) -> Iterator[Any]:
+    find_chromium()
+    camera = tmp_path_factory.mktemp("camera") / "camera.mjpeg"
+    write_camera_file(camera)
+    with open_chromium(camera) as browser:
+        yield browser
+
+
+@pytest.fixture
+def visitor(browser, address) -> Iterator[Visitor]:
+    visitor = Visitor(browser, address)
+    yield visitor
+    visitor.close()
+
+
+@pytest.fixture
+def tolerant_visitor(browser, address) -> Iterator[Visitor]:
+    """For tests in which the server answers with an error status."""
+    visitor = Visitor(browser, address)
+    yield visitor
+    visitor.close(allowed=[FAILED])
+
+
+@pytest.fixture
+def expect():
+    from playwright.sync_api import expect
+
+    return expect
