@@ -69,25 +69,33 @@ class Batcher(Generic[Item, Result]):
             batch = self._take()
             if not batch:
                 continue
-            items = [item for item, _ in batch]
             start = loop.time()
-            results: Sequence[Result | Exception]
+            results: Sequence[tuple[Item, asyncio.Future[Result], Result | Exception]]
             try:
-                results = await loop.run_in_executor(self.executor, self.run, items)
+                results = await loop.run_in_executor(self.executor, self._run, batch)
             except asyncio.CancelledError:
                 for _, future in batch:
                     future.cancel()
                 raise
             except Exception as error:
-                results = [error] * len(batch)
-            self.on_batch(sum(map(self.size, items)), loop.time() - start)
-            for (_, future), result in zip(batch, results, strict=True):
+                results = [(item, future, error) for item, future in batch]
+            if results:
+                self.on_batch(sum(self.size(item) for item, _, _ in results), loop.time() - start)
+            for _, future, result in results:
                 if future.done():  # cancelled meanwhile
                     continue
                 if isinstance(result, Exception):
                     future.set_exception(result)
                 else:
                     future.set_result(result)
+
+    def _run(
+        self, batch: Sequence[tuple[Item, "asyncio.Future[Result]"]]
+    ) -> "list[tuple[Item, asyncio.Future[Result], Result | Exception]]":
+        """Run what nobody has cancelled while the thread was at work for others."""
+        left = [(item, future) for item, future in batch if not future.cancelled()]
+        results = self.run([item for item, _ in left]) if left else []
+        return [(item, future, result) for (item, future), result in zip(left, results, strict=True)]
 
     async def _wait_for_batch(self, loop: asyncio.AbstractEventLoop) -> None:
         """Until a batch is full, or its time is over."""
