@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import sys
 
 import httpx
 import pytest
@@ -27,6 +28,12 @@ from xvit.serving.server import listen
 )
 def test_wrong_options(cli_error, words, message):
     assert message in cli_error("serve", "motion", *words)
+
+
+@pytest.mark.parametrize("package", ["fastapi", "uvicorn", "prometheus_client"])
+def test_the_extra_is_missing(cli_error, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    assert cli_error("serve", "motion") == f"{package} is not installed: pip install 'xvit[serve]'"
 
 
 def test_no_such_model(cli_error):

@@ -73,6 +73,7 @@ def make_server(app: FastAPI, *, on_ready: Callable[[], None] = lambda: None) ->
         log_level=logging.ERROR,  # not each request that is none
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # who asks makes no difference
         timeout_graceful_shutdown=int(limits.upload_seconds + limits.deadline_seconds + _EXTRA_SECONDS),
     )
     return Server(config, app.state.service.places, on_ready)
