@@ -1,6 +1,7 @@
 """More requests than can be answered: each gets an answer, or frees its place when its client goes away."""
 
 import contextlib
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,6 +9,7 @@ import httpx
 import pytest
 
 from helpers.serving import TIMEOUT, serve, wait_until
+from xvit.serving import timelines
 
 
 class BusyModel:
@@ -104,6 +106,21 @@ def test_shutting_down_answers_what_was_accepted(video, route):
         assert waiting.result().status_code == 200
         running.thread.join(TIMEOUT)
         assert not running.thread.is_alive()
+
+
+def test_a_client_that_reads_nothing_frees_its_place(long_video, monkeypatch):
+    """The answer does not fit into the buffers of the connection."""
+    summarize = timelines.summarize
+    monkeypatch.setattr(timelines, "summarize", lambda *args: summarize(*args) | {"padding": "x" * 30_000_000})
+    data = long_video.read_bytes()
+    with serve(["motion"], deadline_seconds=2.0) as running, socket.create_connection(running.address) as connection:
+        head = (
+            f"POST /v1/timeline HTTP/1.1\r\nHost: localhost\r\nContent-Type: video/mp4\r\nContent-Length: {len(data)}"
+        )
+        connection.sendall(f"{head}\r\n\r\n".encode() + data)
+        wait_until(lambda: running.service.places.used == 1)
+        wait_until(lambda: running.service.places.used == 0)
+        assert running.uploads() == []
 
 
 def test_memory_runs_out(server, video, monkeypatch):

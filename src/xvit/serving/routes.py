@@ -42,6 +42,13 @@ _VIDEO_BODY: dict[str, Any] = {
 def make_router(service: Service) -> APIRouter:
     """The routes of `/v1`, of health and of the metrics."""
     router = APIRouter()
+    _add_videos(router, service)
+    _add_state(router, service)
+    return router
+
+
+def _add_videos(router: APIRouter, service: Service) -> None:
+    """The routes that take or give videos."""
 
     @router.get("/v1/models", response_model=ModelsAnswer, responses=_REFUSED)
     async def models() -> dict[str, Any]:
@@ -99,6 +106,10 @@ def make_router(service: Service) -> APIRouter:
                 return FileResponse(entry.path, media_type="video/mp4")
         raise ServiceError(404, f"sample {name[:80]!r}: there is none of that name: see /v1/samples")
 
+
+def _add_state(router: APIRouter, service: Service) -> None:
+    """The routes for those who run the service."""
+
     @router.get("/health/live", responses={403: error_responses(403)[403]})
     async def live() -> dict[str, bool]:
         """Whether the process works."""
@@ -114,5 +125,3 @@ def make_router(service: Service) -> APIRouter:
     async def prometheus() -> Response:
         """Counters for Prometheus."""
         return Response(service.metrics.text(), media_type=metrics.CONTENT_TYPE)
-
-    return router

@@ -30,6 +30,7 @@ from xvit.serving.stream_states import StreamEngine, StreamJob
 from xvit.serving.work import best
 
 _HELLO_SECONDS = 10.0  # from the connection to the first message
+_CLOSE_SECONDS = 5.0  # for a client to read the last message
 _SHOWN_CLASSES = 20
 # Close codes of RFC 6455, by the status of an error.
 _CLOSE_CODES = {413: 1009, 429: 1013, 503: 1013, 500: 1011, 504: 1011}
@@ -64,9 +65,10 @@ def add_streams(app: FastAPI, service: Service) -> None:
 
 async def _close(websocket: WebSocket, code: int, message: dict[str, Any]) -> None:
     try:
-        await websocket.send_text(json.dumps(message))
-        await websocket.close(code)
-    except (WebSocketDisconnect, RuntimeError):
+        async with asyncio.timeout(_CLOSE_SECONDS):
+            await websocket.send_text(json.dumps(message))
+            await websocket.close(code)
+    except (WebSocketDisconnect, RuntimeError, TimeoutError):
         return
 
 
@@ -177,7 +179,12 @@ class _LiveStream:
             while self._pending[0][0] < index:
                 self._pending.popleft()
             _, frame = self._pending.popleft()
-            await self.websocket.send_text(json.dumps({"scores": self._describe(output, row, index, frame)}))
+            text = json.dumps({"scores": self._describe(output, row, index, frame)})
+            try:
+                async with asyncio.timeout(self.service.limits.stream_idle_seconds):
+                    await self.websocket.send_text(text)
+            except TimeoutError:
+                raise ServiceError(408, "the scores are not read: read them, or end the stream") from None
 
     def _describe(self, output: StreamScores, row: int, index: int, frame: LiveFrame) -> dict[str, Any]:
         labels, scores = rank_classes({k: x[row] for k, x in output.scores.items()}, self.model.class_names)

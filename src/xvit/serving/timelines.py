@@ -60,23 +60,32 @@ class TimelineResponse(Response):
 
     async def _send_lines(self, lines: AsyncGenerator[Line, None], request: Request, send: Send) -> None:
         gone = asyncio.ensure_future(wait_for_disconnect(request))
-        started = False
+        started, seconds = False, self.service.limits.deadline_seconds
+
+        async def send_line(line: Line | None) -> None:
+            body, more = (b"", False) if line is None else (_encode(line), True)
+            try:
+                async with asyncio.timeout(seconds):  # a client that reads nothing must not keep its place
+                    await send({"type": "http.response.body", "body": body, "more_body": more})
+            except TimeoutError:
+                raise ClientDisconnect from None
+
         try:
             while (line := await self._next(lines, gone)) is not None:
                 if not started:
                     await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                     started = True
-                await send({"type": "http.response.body", "body": _encode(line), "more_body": True})
+                await send_line(line)
+            await send_line(None)
         except ClientDisconnect:
             raise
         except Exception as error:
             if not started:
                 raise
-            body = _encode({"error": error_of(error).message})
-            await send({"type": "http.response.body", "body": body, "more_body": True})
+            await send_line({"error": error_of(error).message})
+            await send_line(None)
         finally:
             gone.cancel()
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _next(self, lines: AsyncGenerator[Line, None], gone: "asyncio.Future[None]") -> Line | None:
         """The next line; None at the end."""
