@@ -104,7 +104,7 @@ def test_file_that_the_browser_cannot_play_is_classified(visitor, tmp_path, expe
 def test_other_model_is_asked_about_the_same_video(visitor, expect):
     page = visitor.open()
     options = page.locator("#model option").all_inner_texts()
-    assert options == ["motion", "second"]
+    assert options == ["motion", "second", "third"]
     open_sample(page, "moving left")
     expect(page.locator("#labels .headline")).to_have_text("moving left")
     with page.expect_request(re.compile(r"/v1/predict\?model=second")) as request:
@@ -232,6 +232,23 @@ def test_why_shows_relevance_over_the_frames_and_how_it_adds_up(visitor, expect)
 
 def number(text: str) -> float:
     return float(text.replace("−", "-"))
+
+
+def test_explanation_of_the_class_that_was_chosen_last_is_shown(visitor, expect):
+    page = visitor.open()
+    open_sample(page, "moving left")
+    page.get_by_role("button", name="Why?").click()
+    expect(page.locator(".relevance")).to_have_count(8)
+    held = []
+    page.route("**/v1/explain?*class=moving_up*", lambda route: held.append(route))  # no answer
+    page.get_by_role("combobox", name="Why", exact=True).select_option("moving_up")
+    page.get_by_role("combobox", name="Why", exact=True).select_option("moving_down")
+    expect(page.locator(".heat-legend")).to_contain_text("for “moving down”")
+    page.get_by_role("combobox", name="Why", exact=True).select_option("moving_up")
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_role("combobox", name="Why", exact=True)).to_have_value("moving_down")
+    assert len(held) == 2
+    page.unroute_all(behavior="ignoreErrors")
 
 
 def test_explanation_that_does_not_add_up_is_called_a_rough_guide(visitor, expect):

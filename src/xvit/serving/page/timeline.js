@@ -1,6 +1,6 @@
 // A long video over time: segments as a band, a curve for each class, the scores at the playhead, a table.
 
-import { byId, displayName, make, percent, show, sizeCanvas, styleValue, time } from "./dom.js";
+import { byId, displayName, make, percent, sentence, show, sizeCanvas, styleValue, time } from "./dom.js";
 import { classColors, paint } from "./palette.js";
 
 const MAX_CLASSES = 8; // with a curve
@@ -224,7 +224,7 @@ function drawCurve(context, peaks, base, height, { color, striped }) {
 
 /** The segments as a table; the times are buttons that move the playhead. */
 function showSegments({ segments, warnings }, colors, onSeek) {
-  const nodes = warnings.map((text) => make("p", { className: "warning" }, text));
+  const nodes = warnings.map((text) => make("p", { className: "warning" }, sentence(text)));
   if (!segments.length) nodes.push(make("p", { className: "hint" }, "No class is clear enough for a segment."));
   else nodes.push(segmentTable(segments, colors, onSeek));
   byId("segments").replaceChildren(...nodes);
