@@ -120,6 +120,8 @@ def test_token_is_asked_for_and_checked(browser, expect):
         page = visitor.page
         page.goto(address)
         expect(page.get_by_role("heading", name="This server needs a token")).to_be_visible()
+        page.set_viewport_size({"width": 375, "height": 800})
+        check_page(page)
         page.get_by_label("Token", exact=True).fill("wrong")
         page.get_by_role("button", name="Continue").click()
         expect(page.get_by_role("alert")).to_contain_text("does not accept this token")

@@ -7,6 +7,7 @@ const MAX_CLASSES = 8; // with a curve
 const MIN_PEAK = 0.1; // highest score of a class with a curve, unless it has a segment
 const STEP = 1 / 50; // of the duration, for the arrow keys
 const TICK_WIDTH = 64; // pixels from one to the next, at least
+const LAST = 0.96; // of the duration
 const TICKS = [0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600];
 
 export class Timeline {
@@ -119,6 +120,7 @@ export class Timeline {
     for (let tick = 0; tick <= duration; tick += step) {
       const mark = make("span", {}, time(tick, step < 1 ? 1 : 0));
       mark.style.setProperty("left", `${(100 * tick) / duration}%`);
+      if (tick > LAST * duration) mark.style.setProperty("transform", "translateX(-100%)"); // inside the card
       marks.push(mark);
     }
     byId("ticks").replaceChildren(...marks);
