@@ -24,7 +24,7 @@ from xvit.experiments.explanations import MaskedClip, Scores, draw_clips, measur
 from xvit.inference.explain import explain_clip
 from xvit.visualize.explanation import plot_explanation
 
-COLUMNS = ("model", "explanation", "mass / share", "correlation with occlusion", "deletion", "insertion")
+COLUMNS = ("model", "explanation", "mass / share", "occlusion", "occlusion, signed", "deletion", "insertion")
 
 
 def redraw_weights(model: XViT) -> XViT:

@@ -108,6 +108,15 @@ def test_streaming_example_runs(tmp_path, monkeypatch, capsys):
     assert "[4, 5]" in capsys.readouterr().out
 
 
+def test_explanation_example_runs(tmp_path, monkeypatch, run, capfd):
+    [example] = code_blocks(DOCUMENTS["docs/explain.md"], "python")
+    data = command_lines(DOCUMENTS["docs/explain.md"])[0]
+    monkeypatch.chdir(tmp_path)
+    assert run(*split_command(data))[0] == 0
+    exec(compile(example, "docs/explain.md", "exec"), {})
+    assert "(8, 4, 4)" in capfd.readouterr().out
+
+
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_python_examples_compile(name):
     for example in code_blocks(DOCUMENTS[name], "python"):

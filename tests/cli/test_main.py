@@ -178,6 +178,11 @@ PATH_MISTAKES = {
         "{file} --checkpoint {best} --ground-truth none.json": "none.json: no such file",
         "{file} --checkpoint {best} --output {file}": "is a file; expected a directory",
     },
+    "explain": {
+        "none.mp4 --checkpoint {best}": "none.mp4: no such file or folder",
+        "{file} --checkpoint none": "none: no such checkpoint directory",
+        "{file} --checkpoint {best} --output {full}": "exists and is not an empty directory",
+    },
     "features": {
         "none.mp4 --checkpoint {best} --output x.npy": "none.mp4: no such file or folder",
         "{file} --checkpoint none --output x.npy": "none: no such checkpoint directory",

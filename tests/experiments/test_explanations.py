@@ -78,7 +78,7 @@ def test_areas_under_curves_of_a_sum_over_tokens(model):
     clip = TokenFunction(model, random_clip(4, (48, 48), B=1), lambda output: output)
     weights = torch.rand(4, 9, generator=torch.Generator().manual_seed(0))
     clip.tokens = torch.ones_like(clip.tokens)
-    clip.still_tokens = lambda: torch.zeros_like(clip.tokens)
+    clip.still_tokens = lambda: torch.zeros(4, *clip.tokens.shape[1:])
     clip._logits = lambda tokens: (tokens[:, :, 1:, 0] * weights).sum(dim=(1, 2))  # each patch adds its weight
     best = np.argsort(-weights.numpy().ravel())
     share = np.concatenate([[0], weights.numpy().ravel()[best].cumsum()])

@@ -3,10 +3,10 @@
 mass          share of the positive relevance on patches that the moving object touches, over their share of all
               patches: 1 is chance
 occlusion     Spearman correlation, over all patches of a clip, with the fall of the logit when a patch is replaced by
-              that of the still clip
-deletion      area under the probability of the class while its most relevant patches are replaced by those of the still
-              clip, the most relevant one first: the lower the better
-insertion     the same while they are put back into the still clip, the most relevant one first: the higher the better
+              that of the still clip: of the absolute values (which patches matter), and with the signs
+deletion      area under the probability of the class while the patches are replaced, the most relevant one first, by
+              those of the clip held still at its middle frame: the lower the better
+insertion     the same while they are put into that still clip, the most relevant one first: the higher the better
 
 Each is a mean over clips. Explanations are compared with the absolute difference of each patch from the still clip
 ("frame difference"), its difference from the frame before, random numbers, the attention that the class token pays in
@@ -65,6 +65,7 @@ class Scores:
 
     mass: float | None
     occlusion: float | None
+    signed_occlusion: float | None
     deletion: float
     insertion: float
 
@@ -177,7 +178,8 @@ def curve_areas(
         relevance: (T, rows, columns).
         probability: of the class, from the logits.
     """
-    tokens, still = clip.tokens[0], clip.still_tokens().mean(dim=0)  # (T, N, D)
+    stills = clip.still_tokens()
+    tokens, still = clip.tokens[0], stills[len(stills) // 2]  # (T, N, D)
     T, N = tokens.shape[:2]
     prefix = N - relevance[0].size
     order = np.argsort(-relevance.reshape(-1), kind="stable")
@@ -226,7 +228,11 @@ def measure(
                 relevance = relevance_of(method, model, pixel_values, target, rng)
                 deletion, insertion = curve_areas(clip, relevance, lambda x, k=target: x.softmax(dim=-1)[:, k])  # type: ignore[misc]
                 scores = Scores(
-                    mass_ratio(relevance, patches), rank_correlation(relevance, occlusion), deletion, insertion
+                    mass_ratio(relevance, patches),
+                    rank_correlation(np.abs(relevance), np.abs(occlusion)),
+                    rank_correlation(relevance, occlusion),
+                    deletion,
+                    insertion,
                 )
                 results[name].setdefault(method, []).append(scores)
         if on_progress is not None:

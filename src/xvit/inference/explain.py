@@ -6,14 +6,21 @@
     sum of the relevance of all patches  =  logit(clip) - logit(still)  =  what motion adds to the logit
 
 Integrated gradients (Sundararajan, Taly and Yan, 2017) on the tokens x (T, N, D) before the first block. With b the
-tokens of the still clip, the relevance of token n of frame t is
+tokens of the still clip,
 
-    r[t, n]  =  sum over d of  (x - b)[t, n, d]  x  the mean of d logit / d x[t, n, d] over the way from b to x
+    logit(clip) - logit(still)  =  sum over t, n of  (x - b)[t, n] . g[t, n]
 
-The mean is an integral; Gauss-Legendre quadrature takes it at a few points. How far the sum of the relevance is from
-logit(clip) - logit(still) is the completeness error. Tokens that do not differ from the still clip's, such as class
-tokens, have no relevance. A frame at which the clip is held still would have none at all, so the relevance is the mean
-over the clips held still at each frame in turn.
+where g is the mean gradient of the logit on the straight way from b to x; Gauss-Legendre quadrature takes it at a few
+points. How far the sum is from the difference is the completeness error.
+
+A patch differs from the still clip because of what it shows and because of what the still clip shows there. Each is
+credited to the frame in which it is seen. With m the background, the median over time of what is seen at a place,
+
+    x - b  =  (x - m) - (b - m)      the first part counts for frame t; the second one, summed over t, for the frame at
+                                     which the clip is held still
+
+So a patch that shows the background has no relevance, and the sum stays the same. The relevance is the mean over the
+clips held still at each frame in turn.
 
     T frames (or tubelets), N tokens per frame, D channels, K still clips
 """
@@ -221,10 +228,25 @@ def explain_clip(
         relevance = _occlude(clip, stills, report)
     elif method == "quick":
         points = 1
-        relevance = (clip.gradients(clip.tokens) * (clip.tokens - stills.mean(dim=0))).sum(dim=-1)[0]
+        gradient = clip.gradients(clip.tokens)[0]
+        relevance = _credit(clip.tokens[0], stills, gradient.expand(len(stills), -1, -1, -1))
     else:
         relevance, points = _integrate(clip, stills, logit - logit_still, report)
     return {"relevance": clip.patches(relevance), "logit": logit, "logit_still": logit_still, "points": points}
+
+
+def _credit(tokens: Tensor, stills: Tensor, gradients: Tensor) -> Tensor:
+    """The relevance (T, N) of what is seen in each frame.
+
+    Args:
+        tokens: (T, N, D), of the clip.
+        stills: (K, T, N, D), of the clips held still.
+        gradients: (K, T, N, D), the mean gradients on the ways from them to the clip.
+    """
+    background = stills.median(dim=0).values  # (T, N, D); of an even number of frames, the lower one of the two
+    shown = ((tokens - background) * gradients).sum(dim=-1).mean(dim=0)  # (T, N)
+    held = ((stills - background) * gradients).sum(dim=(1, 3)) / len(stills)  # (K, N), for the frame of each still clip
+    return shown - held
 
 
 def _integrate(
@@ -233,19 +255,16 @@ def _integrate(
     """Integrated gradients (T, N), with as many points as they need to add up to `difference`; and this number."""
     done, total = 0, len(stills) * sum(_POINTS)
     for points in _POINTS:
-        nodes, weights = np.polynomial.legendre.leggauss(points)
-        relevance = torch.zeros_like(clip.tokens[0, ..., 0])
-        for still in stills:
-            way = clip.tokens - still  # (1, T, N, D)
-            positions = torch.as_tensor((nodes + 1) / 2, dtype=way.dtype, device=way.device).view(-1, 1, 1, 1)
-            for part, share in zip(
-                positions.split(clip.batch_size), torch.from_numpy(weights / 2).split(clip.batch_size), strict=True
-            ):
-                gradients = clip.gradients(still + part * way)  # (n, T, N, D)
-                relevance += (gradients * way).sum(dim=-1).mul(share.to(way).view(-1, 1, 1)).sum(dim=0)
-                done += len(part)
+        nodes, weights = (torch.from_numpy(x).to(stills) for x in np.polynomial.legendre.leggauss(points))
+        gradients = torch.zeros_like(stills)
+        for number, still in enumerate(stills):
+            positions = ((nodes + 1) / 2).view(-1, 1, 1, 1)  # on the way from the still clip (0) to the clip (1)
+            shares = (weights / 2).view(-1, 1, 1, 1)
+            for some, share in zip(positions.split(clip.batch_size), shares.split(clip.batch_size), strict=True):
+                gradients[number] += (share * clip.gradients(still + some * (clip.tokens - still))).sum(dim=0)
+                done += len(some)
                 report(done, total)
-        relevance /= len(stills)
+        relevance = _credit(clip.tokens[0], stills, gradients)
         if abs(float(relevance.sum()) - difference) <= ERROR_BOUND * abs(difference):
             break
     report(total, total)
