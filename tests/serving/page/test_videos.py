@@ -213,6 +213,8 @@ def test_why_shows_relevance_over_the_frames_and_how_it_adds_up(visitor, expect)
     answer = response.value.json()
     expect(page.locator(".relevance")).to_have_count(8)
     assert page.evaluate(picture) != plain
+    assert heat(page, answer, np.argmax) > 20  # orange: more red than blue
+    assert heat(page, answer, np.argmin) < -20
     expect(why).to_have_attribute("aria-pressed", "true")
     values = [number(text) for text in page.locator(".relevance-value").all_inner_texts()]
     np.testing.assert_allclose(values, answer["frame_relevance"], atol=0.006)
@@ -228,6 +230,19 @@ def test_why_shows_relevance_over_the_frames_and_how_it_adds_up(visitor, expect)
     why.click()
     expect(page.locator(".relevance")).to_have_count(0)
     expect(page.locator("#explanation")).to_be_hidden()
+
+
+def heat(page: Any, answer: dict[str, Any], choose: Any) -> float:
+    """How much more red than blue the patch is that has the highest or the lowest relevance."""
+    relevance = np.array(answer["patch_relevance"])
+    frame, row, column = np.unravel_index(choose(relevance), relevance.shape)
+    script = """([frame, row, column, rows, columns]) => {
+        const canvas = document.querySelectorAll('#filmstrip canvas')[frame];
+        const [width, height] = [canvas.width / columns, canvas.height / rows];
+        const pixels = canvas.getContext('2d').getImageData(column * width, row * height, width, height).data;
+        return pixels.reduce((sum, value, i) => sum + [value, 0, -value, 0][i % 4], 0) / (pixels.length / 4);
+    }"""
+    return page.evaluate(script, [int(frame), int(row), int(column), *relevance.shape[1:]])
 
 
 def number(text: str) -> float:
