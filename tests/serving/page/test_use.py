@@ -28,6 +28,7 @@ def test_camera_shows_live_bars_rate_lag_and_the_threshold(visitor, expect):
     expect(page.locator("#live-bars li")).to_have_count(13)
     expect(page.locator("#camera-rate")).to_have_text(re.compile(r"\d+\.\d"))
     expect(page.locator("#camera-lag")).to_have_text(re.compile(r"\d+ ms"))
+    page.locator("#threshold").fill("0")
     wait_until(page, "document.querySelector('#live-bars .best') !== null")  # something moves, and has a name
     page.locator("#threshold").fill("100")
     expect(page.locator("#threshold-value")).to_have_text("100 %")
