@@ -183,6 +183,11 @@ PATH_MISTAKES = {
         "{file} --checkpoint none": "none: no such checkpoint directory",
         "{file} --checkpoint {best} --output {full}": "exists and is not an empty directory",
     },
+    "serve": {
+        "none": "none: no such checkpoint directory",
+        "name={file}": "a file; expected a checkpoint directory",
+        "a/b=none": "a/b=none: no such checkpoint directory",
+    },
     "features": {
         "none.mp4 --checkpoint {best} --output x.npy": "none.mp4: no such file or folder",
         "{file} --checkpoint none --output x.npy": "none: no such checkpoint directory",

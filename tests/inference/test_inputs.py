@@ -66,7 +66,7 @@ def test_an_exported_model_takes_them_too(tmp_path, video):
 
 
 def test_errors_do_not_name_the_temporary_file(predictor, temporary_folder):
-    with pytest.raises(VideoError, match="^video: the file is empty"):
+    with pytest.raises(VideoError, match=r"^video: the file is empty"):
         predictor(b"")
     with pytest.raises(VideoError) as caught:
         predictor(b"#EXTM3U\nhttp://192.0.2.1/a.ts\n")

@@ -67,7 +67,7 @@ def test_a_state_does_not_keep_the_memory_of_the_batch():
 
 
 def test_flush_before_any_push():
-    with pytest.raises(XViTError, match="flush.. before any push"):
+    with pytest.raises(XViTError, match=r"flush\(\) before any push"):
         StreamBatch(tiny_model(**MODELS["causal"])).flush(StreamState())
 
 

@@ -32,13 +32,18 @@ def run(scenario, *, size=lambda item: 1, max_size: int = 4, max_wait: float = 0
     async def main() -> None:
         with ThreadPoolExecutor(1) as pool:
             sizes: list[int] = []
-            batcher = Batcher(recorder, pool, size=size, max_size=max_size, max_wait=max_wait, on_batch=sizes.append)
+
+            def count(size: int, seconds: float) -> None:
+                assert seconds >= 0
+                sizes.append(size)
+
+            batcher = Batcher(recorder, pool, size=size, max_size=max_size, max_wait=max_wait, on_batch=count)
             try:
                 await scenario(batcher, recorder)
             finally:
                 recorder.release.set()
                 await batcher.close()
-            assert sizes == [sum(map(size, batch)) for batch in recorder.batches]
+            assert sizes == [sum(map(size, batch)) for batch in recorder.batches][: len(sizes)]
 
     asyncio.run(main())
     return recorder
@@ -135,11 +140,10 @@ def test_errors_of_an_item_and_of_a_batch():
 
 def test_closing_cancels_what_waits():
     async def scenario(batcher, recorder):
-        await start_one(batcher, recorder)
-        [task] = await submit(batcher, [2])
-        recorder.release.set()
+        running = await start_one(batcher, recorder)
+        [waiting] = await submit(batcher, [2])
         await batcher.close()
-        results = await asyncio.gather(task, return_exceptions=True)
-        assert isinstance(results[0], asyncio.CancelledError)
+        for result in await asyncio.gather(running, waiting, return_exceptions=True):
+            assert isinstance(result, asyncio.CancelledError)
 
     run(scenario)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from xvit.serving.models import load_models, split_name
+from xvit.serving.models import load_models
+from xvit.serving.names import split_name
 from xvit.serving.settings import Limits
 from xvit.utils.errors import XViTError
 

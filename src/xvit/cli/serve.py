@@ -24,6 +24,8 @@ from jsonargparse import Namespace
 from xvit.cli import terminal
 from xvit.cli.exit_codes import SUCCESS
 from xvit.cli.parsing import TRAINED_OR_EXPORTED_MODEL, CommandParser, select
+from xvit.serving.names import split_name
+from xvit.utils.checkpoint_path import check_model
 from xvit.utils.errors import XViTError, import_optional
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ _TOKEN = "XVIT_TOKEN"
 
 
 def add_options(parser: CommandParser) -> None:
-    parser.add("models MODEL", str, TRAINED_OR_EXPORTED_MODEL, nargs="+")
+    parser.add("models MODEL", str, TRAINED_OR_EXPORTED_MODEL, nargs="+", check=_check_source)
     parser.add("--host ADDRESS", str, "address to listen on", default="127.0.0.1")
     parser.add("--port N", int, "port; 0 for any that is free", default=8000, low=0, high=65535)
     parser.add("--token TOKEN", str | None, f"what requests must bring; as {_TOKEN} says if unset")
@@ -45,6 +47,7 @@ def add_options(parser: CommandParser) -> None:
     text = "an origin whose pages may use the service, such as https://example.org; repeatable"
     parser.add("--allow-origin ORIGIN", str, text, action="append")
     parser.add("--max-upload MB", float, "largest video", default=100.0, low=0.001)
+    parser.add("--upload-timeout S", float, "seconds in which a video must have arrived", default=120.0, low=0.1)
     parser.add("--max-seconds S", float, "longest video", default=3600.0, low=0.1)
     parser.add("--deadline S", float, "seconds until an answer, after which a request fails", default=60.0, low=0.1)
     parser.add("--queue N", int, "requests that are accepted and not answered yet", default=64, low=1)
@@ -53,6 +56,11 @@ def add_options(parser: CommandParser) -> None:
     parser.add("--batch-wait S", float, "seconds that an idle model waits for more clips", default=0.005, low=0)
     parser.add_device()
     parser.add_trust_code()
+
+
+def _check_source(text: str) -> None:
+    """Raise `XViTError` if there is no model of this name, NAME=MODEL or MODEL."""
+    check_model(split_name(text)[1])
 
 
 def run(args: Namespace) -> int:
@@ -67,6 +75,7 @@ def run(args: Namespace) -> int:
 
     limits = Limits(
         upload_bytes=round(args.max_upload * _MB),
+        upload_seconds=args.upload_timeout,
         seconds=args.max_seconds,
         deadline_seconds=args.deadline,
         **select(args, "queue", "streams", "batch_clips", "batch_wait"),

@@ -25,7 +25,7 @@ class Batcher(Generic[Item, Result]):
         size: of an item, such as its number of clips.
         max_size: of a batch, unless its first item is larger.
         max_wait: seconds that a batch waits for more items while nothing else is being run.
-        on_batch: called with the size of each batch.
+        on_batch: called with the size of each batch that was run, and the seconds it took.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Batcher(Generic[Item, Result]):
         size: Callable[[Item], int],
         max_size: int,
         max_wait: float,
-        on_batch: Callable[[int], None],
+        on_batch: Callable[[int, float], None],
     ) -> None:
         self.run, self.executor, self.size, self.on_batch = run, executor, size, on_batch
         self.max_size, self.max_wait = max_size, max_wait
@@ -54,7 +54,7 @@ class Batcher(Generic[Item, Result]):
         return await future
 
     async def close(self) -> None:
-        """End the task that makes the batches. What still waits is cancelled."""
+        """End the task that makes the batches. What has no result yet is cancelled."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -69,20 +69,33 @@ class Batcher(Generic[Item, Result]):
             batch = self._take()
             if not batch:
                 continue
-            items = [item for item, _ in batch]
-            self.on_batch(sum(map(self.size, items)))
-            results: Sequence[Result | Exception]
+            start = loop.time()
+            results: Sequence[tuple[Item, asyncio.Future[Result], Result | Exception]]
             try:
-                results = await loop.run_in_executor(self.executor, self.run, items)
+                results = await loop.run_in_executor(self.executor, self._run, batch)
+            except asyncio.CancelledError:
+                for _, future in batch:
+                    future.cancel()
+                raise
             except Exception as error:
-                results = [error] * len(batch)
-            for (_, future), result in zip(batch, results, strict=True):
+                results = [(item, future, error) for item, future in batch]
+            if results:
+                self.on_batch(sum(self.size(item) for item, _, _ in results), loop.time() - start)
+            for _, future, result in results:
                 if future.done():  # cancelled meanwhile
                     continue
                 if isinstance(result, Exception):
                     future.set_exception(result)
                 else:
                     future.set_result(result)
+
+    def _run(
+        self, batch: Sequence[tuple[Item, "asyncio.Future[Result]"]]
+    ) -> "list[tuple[Item, asyncio.Future[Result], Result | Exception]]":
+        """Run what nobody has cancelled while the thread was at work for others."""
+        left = [(item, future) for item, future in batch if not future.cancelled()]
+        results = self.run([item for item, _ in left]) if left else []
+        return [(item, future, result) for (item, future), result in zip(left, results, strict=True)]
 
     async def _wait_for_batch(self, loop: asyncio.AbstractEventLoop) -> None:
         """Until a batch is full, or its time is over."""

@@ -27,6 +27,7 @@ class Metrics:
         self.batches = Histogram(
             "xvit_batch_clips", "Clips in each batch of the model.", ["model"], buckets=_BATCH_SIZES, registry=registry
         )
+        self.batch_seconds = Histogram("xvit_batch_seconds", "Time of each batch.", ["model"], registry=registry)
         self.stream_batches = Histogram(
             "xvit_stream_batch_streams",
             "Live streams in each batch of the model.",
@@ -39,6 +40,10 @@ class Metrics:
         self.frames = Counter("xvit_stream_frames", "Frames of live streams that were scored.", registry=registry)
         queue = Gauge("xvit_queue", "Requests that are accepted and not answered yet.", registry=registry)
         queue.set_function(lambda: places.used)
+
+    def count_batch(self, model: str, clips: int, seconds: float) -> None:
+        self.batches.labels(model).observe(clips)
+        self.batch_seconds.labels(model).observe(seconds)
 
     def text(self) -> bytes:
         """All values, in the text format of Prometheus."""

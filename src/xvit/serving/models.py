@@ -1,10 +1,9 @@
 """The models of the service: their names, what they can do, and the one thread in which each of them runs."""
 
-import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,11 +14,11 @@ from xvit.inference.predictor import Predictor
 from xvit.inference.streams import predict_clips
 from xvit.serving.batcher import Batcher
 from xvit.serving.metrics import Metrics
+from xvit.serving.names import split_name
 from xvit.serving.settings import Limits
 from xvit.serving.stream_states import StreamEngine, StreamJob, open_engine
 from xvit.timeline.scoring import iterate_scores
 from xvit.utils.errors import XViTError
-from xvit.utils.text import printable
 
 if TYPE_CHECKING:
     import torch
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from xvit.inference.frame_stream import StreamScores
 
 Scores = dict[str, np.ndarray]  # of each task: (classes,), float32
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class ServedModel:
@@ -67,7 +64,7 @@ class ServedModel:
             size=len,
             max_size=limits.batch_clips,
             max_wait=limits.batch_wait if limits.batch_clips > 1 else 0.0,
-            on_batch=metrics.batches.labels(self.name).observe,
+            on_batch=partial(metrics.count_batch, self.name),
         )
         self.stream_batcher: Batcher[StreamJob, StreamScores] = Batcher(
             self._push,
@@ -75,7 +72,7 @@ class ServedModel:
             size=lambda job: 1,
             max_size=max(limits.streams, 1),
             max_wait=0.0,
-            on_batch=metrics.stream_batches.labels(self.name).observe,
+            on_batch=lambda streams, seconds: metrics.stream_batches.labels(self.name).observe(streams),
         )
 
     async def close(self) -> None:
@@ -174,19 +171,6 @@ def load_models(
         name: ServedModel(name, Predictor(source, device=device, trust_code=trust_code), limits)
         for name, source in named.items()
     }
-
-
-def split_name(text: str) -> tuple[str, str]:
-    """The name of a model and where it is; see `load_models`."""
-    name, equals, source = text.partition("=")
-    if not equals or "/" in name or Path(text).exists():
-        parts = [part for part in re.split(r"[/\\]+", text.removeprefix("hf://")) if part not in ("", ".", "..")]
-        if len(parts) > 1 and parts[-1] in ("best", "last"):
-            parts.pop()
-        name, source = re.sub(r"[^A-Za-z0-9._-]", "-", parts[-1] if parts else "model").lstrip("._-")[:64], text
-    if not _NAME.fullmatch(name):
-        raise XViTError(f"{printable(name)!r}: expected letters, digits and ._- in the name of a model: NAME={source}")
-    return name, source
 
 
 def _plain(class_names: ClassNames) -> Any:

@@ -5,9 +5,11 @@ Origin    of a WebSocket or a request that may change something: the service its
 token     for all but the pages and the health routes
 """
 
+import asyncio
 import hmac
 import ipaddress
 from collections.abc import Iterable
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -19,6 +21,7 @@ from xvit.serving.settings import Access
 SUBPROTOCOL, _BEARER = "xvit", "bearer."
 _PUBLIC = ("/", "/docs", "/openapi.json", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
 _PUBLIC_FOLDER = "/page/"
+_DRAIN_BYTES, _DRAIN_SECONDS = 2**19, 1.0  # of a body that was refused
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _CSP = {
     "default-src": "'self'",
@@ -67,6 +70,10 @@ class Security:
                 answer.setdefault("Cache-Control", "no-store")
                 if body.is_pending:  # what else the client sends would be read and dropped
                     answer["Connection"] = "close"
+            if message["type"] == "http.response.body" and body.is_pending and not message.get("more_body", False):
+                await send({**message, "more_body": True})
+                await body.drain()
+                message = {"type": "http.response.body", "body": b"", "more_body": False}
             await send(message)
 
         if refusal := self._refuse(scope, headers):
@@ -114,6 +121,7 @@ class _Body:
 
     def __init__(self, headers: Headers, receive: Receive) -> None:
         self._receive = receive
+        self._is_held_back = "expect" in headers  # until it is asked for
         self.is_pending = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
 
     async def receive(self) -> Message:
@@ -121,6 +129,22 @@ class _Body:
         if message["type"] == "http.request" and not message.get("more_body", False):
             self.is_pending = False
         return message
+
+    async def drain(self) -> None:
+        """Receive and drop what is on its way, up to a limit.
+
+        Closing a connection whose data was not read resets it, and many clients then lose the answer.
+        """
+        if self._is_held_back:
+            return
+        received = 0
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                while self.is_pending and received < _DRAIN_BYTES:
+                    message = await self.receive()
+                    if message["type"] != "http.request":
+                        return
+                    received += len(message.get("body", b""))
 
 
 def _has_token(scope: Scope, headers: Headers, token: str) -> bool:

@@ -1,6 +1,7 @@
 """The service under uvicorn, until SIGINT or SIGTERM: then it answers what it has accepted, and ends."""
 
 import logging
+import os
 import signal
 import socket
 import threading
@@ -22,8 +23,19 @@ _MESSAGE_MARGIN = 2**20  # bytes: larger messages of a WebSocket are not even re
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens on an address; raises `XViTError` if it is in use or none of this machine."""
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        # With the number of the protocol, which asyncio looks for before it turns off Nagle's algorithm: with it, each
+        # answer would wait 40 ms for the client's acknowledgement of the headers.
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol or socket.IPPROTO_TCP)
+        try:
+            if os.name == "posix":
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(_BACKLOG)
+        except BaseException:
+            listener.close()
+            raise
+        return listener
     except OSError as error:
         reason = error.strerror or one_line(error)
         raise XViTError(f"--host {host} --port {port}: {reason}; choose another address or port") from None
