@@ -22,7 +22,7 @@ from xvit.data.synthetic.motion import render_clip
 
 FAILED = "Failed to load resource"  # the browser's own words for an answer with an error status
 SKIP = "XVIT_SKIP_BROWSER_TESTS"
-TIMEOUT = 300_000  # ms until a condition that never holds fails a test; the machine may be busy
+TIMEOUT = 120_000  # ms until a condition that never holds fails a test; the machine may be busy
 POLL = 50  # ms
 CAMERA_FPS = 30  # at which Chromium plays a file of JPEG pictures
 CAMERA_SIDE = 480

@@ -1,4 +1,4 @@
-"""A service with two models, and a browser that visits its page."""
+"""A service with three models, and a browser that visits its page."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,9 +10,9 @@ from helpers.browser import FAILED, Visitor, find_chromium, open_chromium, serve
 
 @pytest.fixture(scope="module")
 def address(checkpoint) -> Iterator[str]:
-    """A service with the bundled model and a second one."""
+    """A service with the bundled model, one that cannot follow a camera, and the bundled one again."""
     find_chromium()  # before a server is started in vain
-    with serve_process("motion", f"second={checkpoint}") as address:
+    with serve_process("motion", f"second={checkpoint}", "third=motion") as address:
         yield address
 
 

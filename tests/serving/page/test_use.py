@@ -1,11 +1,22 @@
 """Using the page of the service: camera, token, cancelling, keyboard, readability, in a browser."""
 
+import json
 import re
+from functools import partial
 from typing import Any
 
 import pytest
 
-from helpers.browser import FAILED, Visitor, open_sample, serious_findings, serve_process, tab_to, wait_until
+from helpers.browser import (
+    FAILED,
+    TIMEOUT,
+    Visitor,
+    open_sample,
+    serious_findings,
+    serve_process,
+    tab_to,
+    wait_until,
+)
 
 TOKEN = "a-token-of-the-tests"
 
@@ -17,6 +28,7 @@ def test_camera_shows_live_bars_rate_lag_and_the_threshold(visitor, expect):
     expect(page.locator("#live-bars li")).to_have_count(13)
     expect(page.locator("#camera-rate")).to_have_text(re.compile(r"\d+\.\d"))
     expect(page.locator("#camera-lag")).to_have_text(re.compile(r"\d+ ms"))
+    page.locator("#threshold").fill("0")
     wait_until(page, "document.querySelector('#live-bars .best') !== null")  # something moves, and has a name
     page.locator("#threshold").fill("100")
     expect(page.locator("#threshold-value")).to_have_text("100 %")
@@ -28,12 +40,89 @@ def test_camera_shows_live_bars_rate_lag_and_the_threshold(visitor, expect):
     expect(page.locator("#camera-rate")).to_have_text(re.compile(r"\d+\.\d"))
 
 
+def start_camera(page: Any) -> None:
+    page.get_by_role("tab", name="Camera").click()
+    page.get_by_role("button", name="Start the camera").click()
+
+
+def test_camera_goes_on_with_another_model(visitor, expect):
+    page = visitor.open()
+    start_camera(page)
+    expect(page.locator("#live-bars li")).to_have_count(13)
+    with page.expect_websocket(lambda socket: "model=third" in socket.url) as socket:
+        page.get_by_role("combobox", name="Model").select_option("third")
+    socket.value.wait_for_event("framereceived", lambda text: "scores" in text, timeout=TIMEOUT)
+    expect(page.get_by_role("button", name="Stop")).to_be_visible()
+
+
+def test_camera_of_a_model_with_several_tasks(visitor, expect):
+    def answer(socket: Any, message: Any) -> None:
+        if isinstance(message, str):
+            names = {"verb": ["take", "put"], "noun": ["cup", "plate"]}
+            socket.send(json.dumps({"ready": {"model": "motion", "class_names": names, "frame_rate": 4}}))
+            return
+        scores = {
+            "frame": 0,
+            "time": 0.0,
+            "label": {"verb": "put", "noun": "cup"},
+            "labels": {"verb": ["put", "take"], "noun": ["cup", "plate"]},
+            "scores": {"verb": [0.9, 0.1], "noun": [0.6, 0.4]},
+            "moving": True,
+            "lag_seconds": 0.01,
+        }
+        socket.send(json.dumps({"scores": scores}))
+
+    page = visitor.page
+    page.route_web_socket(re.compile("/v1/stream"), lambda socket: socket.on_message(partial(answer, socket)))
+    visitor.open()
+    start_camera(page)
+    expect(page.locator("#live-label")).to_have_text("put · cup")
+    expect(page.locator("#live-bars h3")).to_have_text(["verb", "noun"])
+    assert page.locator("#live-bars .best .bar-name").all_inner_texts() == ["put", "cup"]
+    page.locator("#threshold").fill("70")
+    expect(page.locator("#live-label")).to_have_text("put")
+
+
+def test_refused_stream_gives_the_sentence_of_the_server(visitor, expect):
+    def refuse(socket: Any, message: Any) -> None:
+        socket.send(json.dumps({"error": "all 16 live streams are taken: try again later"}))
+        socket.close(code=1013)
+
+    page = visitor.page
+    page.route_web_socket(re.compile("/v1/stream"), lambda socket: socket.on_message(partial(refuse, socket)))
+    visitor.open()
+    start_camera(page)
+    expect(page.locator("#alert-text")).to_have_text("All 16 live streams are taken: try again later.")
+    expect(page.get_by_role("button", name="Start the camera")).to_be_enabled()
+
+
+def test_camera_that_is_not_allowed_gives_a_sentence(visitor, expect):
+    page = visitor.page
+    page.add_init_script(
+        "navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('no', 'NotAllowedError'); }"
+    )
+    visitor.open()
+    start_camera(page)
+    expect(page.get_by_role("alert")).to_contain_text("The browser may not use the camera")
+
+
+def test_model_that_cannot_follow_a_camera(visitor, expect):
+    page = visitor.open()
+    start_camera(page)
+    expect(page.locator("#live-bars li")).to_have_count(13)
+    page.get_by_role("combobox", name="Model").select_option("second")
+    expect(page.get_by_role("button", name="Start the camera")).to_be_disabled()
+    expect(page.get_by_text("This model cannot follow a live camera")).to_be_visible()
+
+
 def test_token_is_asked_for_and_checked(browser, expect):
     with serve_process("motion", "--token", TOKEN) as address:
         visitor = Visitor(browser, address)
         page = visitor.page
         page.goto(address)
         expect(page.get_by_role("heading", name="This server needs a token")).to_be_visible()
+        page.set_viewport_size({"width": 375, "height": 800})
+        check_page(page)
         page.get_by_label("Token", exact=True).fill("wrong")
         page.get_by_role("button", name="Continue").click()
         expect(page.get_by_role("alert")).to_contain_text("does not accept this token")

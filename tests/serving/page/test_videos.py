@@ -104,7 +104,7 @@ def test_file_that_the_browser_cannot_play_is_classified(visitor, tmp_path, expe
 def test_other_model_is_asked_about_the_same_video(visitor, expect):
     page = visitor.open()
     options = page.locator("#model option").all_inner_texts()
-    assert options == ["motion", "second"]
+    assert options == ["motion", "second", "third"]
     open_sample(page, "moving left")
     expect(page.locator("#labels .headline")).to_have_text("moving left")
     with page.expect_request(re.compile(r"/v1/predict\?model=second")) as request:
@@ -213,6 +213,8 @@ def test_why_shows_relevance_over_the_frames_and_how_it_adds_up(visitor, expect)
     answer = response.value.json()
     expect(page.locator(".relevance")).to_have_count(8)
     assert page.evaluate(picture) != plain
+    assert heat(page, answer, np.argmax) > 20  # orange: more red than blue
+    assert heat(page, answer, np.argmin) < -20
     expect(why).to_have_attribute("aria-pressed", "true")
     values = [number(text) for text in page.locator(".relevance-value").all_inner_texts()]
     np.testing.assert_allclose(values, answer["frame_relevance"], atol=0.006)
@@ -230,8 +232,38 @@ def test_why_shows_relevance_over_the_frames_and_how_it_adds_up(visitor, expect)
     expect(page.locator("#explanation")).to_be_hidden()
 
 
+def heat(page: Any, answer: dict[str, Any], choose: Any) -> float:
+    """How much more red than blue the patch is that has the highest or the lowest relevance."""
+    relevance = np.array(answer["patch_relevance"])
+    frame, row, column = np.unravel_index(choose(relevance), relevance.shape)
+    script = """([frame, row, column, rows, columns]) => {
+        const canvas = document.querySelectorAll('#filmstrip canvas')[frame];
+        const [width, height] = [canvas.width / columns, canvas.height / rows];
+        const pixels = canvas.getContext('2d').getImageData(column * width, row * height, width, height).data;
+        return pixels.reduce((sum, value, i) => sum + [value, 0, -value, 0][i % 4], 0) / (pixels.length / 4);
+    }"""
+    return page.evaluate(script, [int(frame), int(row), int(column), *relevance.shape[1:]])
+
+
 def number(text: str) -> float:
     return float(text.replace("−", "-"))
+
+
+def test_explanation_of_the_class_that_was_chosen_last_is_shown(visitor, expect):
+    page = visitor.open()
+    open_sample(page, "moving left")
+    page.get_by_role("button", name="Why?").click()
+    expect(page.locator(".relevance")).to_have_count(8)
+    held = []
+    page.route("**/v1/explain?*class=moving_up*", lambda route: held.append(route))  # no answer
+    page.get_by_role("combobox", name="Why", exact=True).select_option("moving_up")
+    page.get_by_role("combobox", name="Why", exact=True).select_option("moving_down")
+    expect(page.locator(".heat-legend")).to_contain_text("for “moving down”")
+    page.get_by_role("combobox", name="Why", exact=True).select_option("moving_up")
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_role("combobox", name="Why", exact=True)).to_have_value("moving_down")
+    assert len(held) == 2
+    page.unroute_all(behavior="ignoreErrors")
 
 
 def test_explanation_that_does_not_add_up_is_called_a_rough_guide(visitor, expect):

@@ -21,7 +21,7 @@ export class Camera {
     this.onError = onError;
     this.model = null;
     this.video = byId("camera");
-    this.bars = new Bars(byId("live-bars"));
+    this.tasks = []; // {task, names, bars} of each task
     this.threshold = byId("threshold");
     this.canvas = document.createElement("canvas");
     byId("camera-start").addEventListener("click", () => this.start());
@@ -100,7 +100,13 @@ export class Camera {
   }
 
   prepare(classNames) {
-    this.names = Array.isArray(classNames) ? classNames : Object.values(classNames)[0];
+    byId("live-bars").replaceChildren();
+    const tasks = Object.entries(Array.isArray(classNames) ? { "": classNames } : classNames);
+    this.tasks = tasks.map(([task, names]) => {
+      const node = make("div");
+      byId("live-bars").append(...(task ? [make("h3", {}, displayName(task))] : []), node);
+      return { task, names, bars: new Bars(node) };
+    });
     this.seen = []; // labels in the order of their first appearance
     this.history = [];
     byId("ribbon-legend").replaceChildren();
@@ -134,36 +140,37 @@ export class Camera {
     for (const frame of run.waiting.keys()) if (frame <= scores.frame) run.waiting.delete(frame);
     run.answers.push(now);
     if (run.answers.length > RATE_HISTORY) run.answers.shift();
-    const labels = firstTask(scores.labels);
-    const values = firstTask(scores.scores);
-    this.latest = { labels, values, label: firstTask(scores.label), moving: scores.moving };
+    this.latest = scores;
     this.showLatest();
-    const name = this.shownLabel();
+    const name = this.shownLabel(this.tasks[0].task);
     if (name !== null && !this.seen.includes(name)) this.seen.push(name);
     this.history.push({ time: now, name });
     this.drawRibbon(now);
     showStats(run, sent === undefined ? scores.lag_seconds : (now - sent) / 1000);
   }
 
-  /** The label above the threshold, or null. */
-  shownLabel() {
-    const { values, label } = this.latest;
-    return values[0] >= this.threshold.value / 100 ? label : null;
+  /** The label of a task if its score is above the threshold, or null. */
+  shownLabel(task) {
+    const { label, scores } = this.latest;
+    return ofTask(scores, task)[0] >= this.threshold.value / 100 ? ofTask(label, task) : null;
   }
 
   showLatest() {
-    const { labels, values, moving } = this.latest;
-    const label = this.shownLabel();
-    this.showLabel(label, moving ? NOTHING.none : NOTHING.still);
-    const keep = this.names.length <= ALL_BARS;
-    const names = keep ? this.names : labels.slice(0, MOST_BARS);
-    const byName = new Map(labels.map((name, index) => [name, values[index]]));
-    this.bars.update(names, names.map((name) => byName.get(name) ?? 0), names.indexOf(label));
+    const { labels, scores, moving } = this.latest;
+    for (const { task, names: all, bars } of this.tasks) {
+      const [best, values] = [ofTask(labels, task), ofTask(scores, task)];
+      const names = all.length <= ALL_BARS ? all : best.slice(0, MOST_BARS);
+      const byName = new Map(best.map((name, index) => [name, values[index]]));
+      bars.update(names, names.map((name) => byName.get(name) ?? 0), names.indexOf(this.shownLabel(task)));
+    }
+    const shown = this.tasks.map(({ task }) => this.shownLabel(task)).filter((label) => label !== null);
+    this.showLabel(shown.length ? shown.join(" · ") : null, moving ? NOTHING.none : NOTHING.still);
   }
 
   showLabel(label, otherwise) {
     const node = byId("live-label");
-    node.textContent = label === null ? otherwise : displayName(label);
+    const text = label === null ? otherwise : displayName(label);
+    if (node.textContent !== text) node.textContent = text; // screen readers read each change
     node.classList.toggle("none", label === null);
   }
 
@@ -251,7 +258,5 @@ function showStats(run, lag) {
   show(byId("camera-skipped-item"), run.skipped > 0);
 }
 
-/** The value of the first task, if there are several. */
-function firstTask(value) {
-  return value !== null && typeof value === "object" && !Array.isArray(value) ? Object.values(value)[0] : value;
-}
+/** The value of a task; a model with a single task has no dict of them. */
+const ofTask = (value, task) => (task && value !== null ? value[task] : value);

@@ -22,7 +22,7 @@ export class Why {
 
   /** Set up for a prediction; `classes` are those that can be explained, the best one first. */
   async reset({ frames, times }, classes, possible) {
-    Object.assign(this, { frames, times, classes, result: null });
+    Object.assign(this, { frames, times, classes, result: null, question: null });
     show(this.button, possible);
     await this.toggle(false);
     if (!possible) return;
@@ -55,11 +55,12 @@ export class Why {
   }
 
   async ask() {
-    const { frames } = this;
+    const question = {};
+    this.question = question;
     const result = await this.explain({ class: this.target.value, against: this.against.value });
-    if (frames !== this.frames) return; // another video meanwhile
+    if (question !== this.question) return; // another video or class meanwhile
     if (!result) {
-      if (!this.result) await this.toggle(false);
+      await this.goBack();
       return;
     }
     this.result = result;
@@ -67,6 +68,17 @@ export class Why {
     showSum(result);
     show(byId("explanation"));
     await this.draw();
+  }
+
+  /** After a request without an answer: back to the explanation before, or to none. */
+  async goBack() {
+    if (!this.result) {
+      await this.toggle(false);
+      return;
+    }
+    this.target.value = this.result.class;
+    this.fillAgainst();
+    this.against.value = this.result.against ?? "";
   }
 
   /** Show the frames, with the heat map if it is on. */

@@ -33,7 +33,7 @@ function askForToken() {
 
 async function open(video, name) {
   hideError();
-  if (!service) return;
+  if (!service && (await start()) !== 200) return;
   const problem = sizeProblem(video, service.limits);
   if (problem) showError(new Error(problem));
   else await page.open(video, name);

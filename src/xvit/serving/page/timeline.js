@@ -1,12 +1,13 @@
 // A long video over time: segments as a band, a curve for each class, the scores at the playhead, a table.
 
-import { byId, displayName, make, percent, show, sizeCanvas, styleValue, time } from "./dom.js";
+import { byId, displayName, make, percent, sentence, show, sizeCanvas, styleValue, time } from "./dom.js";
 import { classColors, paint } from "./palette.js";
 
 const MAX_CLASSES = 8; // with a curve
 const MIN_PEAK = 0.1; // highest score of a class with a curve, unless it has a segment
 const STEP = 1 / 50; // of the duration, for the arrow keys
 const TICK_WIDTH = 64; // pixels from one to the next, at least
+const LAST = 0.96; // of the duration
 const TICKS = [0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600];
 
 export class Timeline {
@@ -119,6 +120,7 @@ export class Timeline {
     for (let tick = 0; tick <= duration; tick += step) {
       const mark = make("span", {}, time(tick, step < 1 ? 1 : 0));
       mark.style.setProperty("left", `${(100 * tick) / duration}%`);
+      if (tick > LAST * duration) mark.style.setProperty("transform", "translateX(-100%)"); // inside the card
       marks.push(mark);
     }
     byId("ticks").replaceChildren(...marks);
@@ -224,7 +226,7 @@ function drawCurve(context, peaks, base, height, { color, striped }) {
 
 /** The segments as a table; the times are buttons that move the playhead. */
 function showSegments({ segments, warnings }, colors, onSeek) {
-  const nodes = warnings.map((text) => make("p", { className: "warning" }, text));
+  const nodes = warnings.map((text) => make("p", { className: "warning" }, sentence(text)));
   if (!segments.length) nodes.push(make("p", { className: "hint" }, "No class is clear enough for a segment."));
   else nodes.push(segmentTable(segments, colors, onSeek));
   byId("segments").replaceChildren(...nodes);

@@ -86,7 +86,9 @@ export class VideoPage {
 
   async predict(run) {
     const options = { model: this.model.name, top_k: TOP_K, frames: 1 };
-    const answer = await this.attempt(run, "Predicting…", (signal) => postVideo("/v1/predict", options, this.video, signal));
+    const answer = await this.attempt("prediction", "Predicting…", (signal) =>
+      postVideo("/v1/predict", options, this.video, signal),
+    );
     if (run !== this.run) return;
     byId("labels").classList.remove("waiting");
     if (!answer) {
@@ -120,7 +122,7 @@ export class VideoPage {
     const { frame_rate: rate, num_frames: frames } = this.model;
     const playable = await this.playable;
     if (run !== this.run || (playable && rate && this.player.duration < (LONG * frames) / rate)) return;
-    const found = await this.attempt(run, "Finding moments…", (signal, setText) => this.readTimeline(run, signal, setText));
+    const found = await this.attempt("timeline", "Finding moments…", (...job) => this.readTimeline(run, ...job));
     if (run === this.run && !found) this.timeline.stop();
   }
 
@@ -144,13 +146,14 @@ export class VideoPage {
 
   explain(options) {
     const all = { ...options, model: this.model.name };
-    return this.attempt(this.run, "Explaining…", (signal) => postVideo("/v1/explain", all, this.video, signal));
+    return this.attempt("explanation", "Explaining…", (signal) => postVideo("/v1/explain", all, this.video, signal));
   }
 
   /** The result of a request; null if it was cancelled or failed, and then the error is shown. */
-  async attempt(run, text, task) {
+  async attempt(name, text, task) {
+    const { run } = this;
     try {
-      return await this.work.run(text, task);
+      return await this.work.run(name, text, task);
     } catch (error) {
       if (run === this.run) this.onError(error);
       return null;
