@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,8 +51,7 @@ class ServedModel:
         self.hash = predictor.model_hash()
         self.engine = self.executor.submit(self._open_engine).result()
         self.has_timeline = self.executor.submit(self._can_score_long_videos).result()
-        has_module = find_spec("xvit.inference.explain") is not None
-        self.has_explanations = has_module and not isinstance(self.model, ExportedModel)
+        self.has_explanations = not isinstance(self.model, ExportedModel)
         self._warm_up()
 
     def open(self, limits: Limits, metrics: Metrics) -> None:
