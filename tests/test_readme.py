@@ -61,7 +61,7 @@ def test_python_example_runs(tmp_path, videos, monkeypatch, capsys):
 def test_the_first_result_is_the_one_shown(tmp_path, run, monkeypatch):
     """Up to the digits of the scores, which depend on the processor."""
     text = section("First result")
-    data, predict, demo = command_lines(text)
+    data, predict, serve, demo = command_lines(text)
     [shown] = code_blocks(text, "text")
     monkeypatch.chdir(tmp_path)
     assert run(*split_command(data))[0] == 0
@@ -73,6 +73,7 @@ def test_the_first_result_is_the_one_shown(tmp_path, run, monkeypatch):
         return [re.sub(r"\d+\.\d %", "%", line).split() for line in text.splitlines() if line.strip()]
 
     assert without_digits(out) == without_digits(shown)
+    assert split_command(serve) == ["serve", "motion"]  # tests/cli/test_serve.py
     assert split_command(demo) == ["demo"]  # tests/experiments/test_demo.py
 
 
