@@ -25,7 +25,7 @@ class Recorder:
         return [ValueError(f"{item} is negative") if item < 0 else item * item for item in items]
 
 
-def run(scenario, *, size=lambda item: 1, max_size: int = 4, max_wait: float = 0.0) -> Recorder:
+def run(scenario, *, size=lambda item: 1, max_size: int = 4, **settings) -> Recorder:
     """Run `scenario(batcher, recorder)` in an event loop."""
     recorder = Recorder()
 
@@ -37,7 +37,8 @@ def run(scenario, *, size=lambda item: 1, max_size: int = 4, max_wait: float = 0
                 assert seconds >= 0
                 sizes.append(size)
 
-            batcher = Batcher(recorder, pool, size=size, max_size=max_size, max_wait=max_wait, on_batch=count)
+            options = {"max_wait": 0.0, **settings}
+            batcher = Batcher(recorder, pool, size=size, max_size=max_size, on_batch=count, **options)
             try:
                 await scenario(batcher, recorder)
             finally:
@@ -85,6 +86,14 @@ def test_an_idle_model_waits_for_a_full_batch_or_the_longest_wait():
         assert await batcher.submit(3) == 9
 
     assert run(alone, max_wait=0.05).batches == [[3]]
+
+
+def test_a_batch_does_not_wait_if_no_others_are_there():
+    async def scenario(batcher, recorder):
+        recorder.release.set()
+        await asyncio.gather(*await submit(batcher, [1, 2]))
+
+    assert run(scenario, max_wait=600, num_expected=lambda: 2).batches == [[1, 2]]
 
 
 def test_sizes_of_items_count():

@@ -2,11 +2,12 @@
 
     requests ──▶ waiting ──▶ batch: at most max_size, at most max_wait after its first ──▶ run, in the model's thread
 
-While the model works, requests collect by themselves; an idle model waits for `max_wait` at most. Requests that were
-cancelled while they waited are left out.
+While the model works, requests collect by themselves; an idle model waits for `max_wait` at most, and only if there are
+others to wait for. Requests that were cancelled while they waited are left out.
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -26,6 +27,7 @@ class Batcher(Generic[Item, Result]):
         max_size: of a batch, unless its first item is larger.
         max_wait: seconds that a batch waits for more items while nothing else is being run.
         on_batch: called with the size of each batch that was run, and the seconds it took.
+        num_expected: how many items wait or may come soon; a batch does not wait for more than that.
     """
 
     def __init__(
@@ -37,9 +39,10 @@ class Batcher(Generic[Item, Result]):
         max_size: int,
         max_wait: float,
         on_batch: Callable[[int, float], None],
+        num_expected: Callable[[], float] = lambda: math.inf,
     ) -> None:
         self.run, self.executor, self.size, self.on_batch = run, executor, size, on_batch
-        self.max_size, self.max_wait = max_size, max_wait
+        self.max_size, self.max_wait, self.num_expected = max_size, max_wait, num_expected
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -101,8 +104,10 @@ class Batcher(Generic[Item, Result]):
         """Until a batch is full, or its time is over."""
         end: float | None = None
         while self._num_waiting() < self.max_size:
-            if self._waiting and end is None:
-                end = loop.time() + self.max_wait
+            if self._waiting:
+                if len(self._waiting) >= self.num_expected():
+                    return
+                end = end or loop.time() + self.max_wait
             self._changed.clear()
             try:
                 async with asyncio.timeout_at(end):

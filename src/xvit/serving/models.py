@@ -14,6 +14,7 @@ from xvit.inference.streams import predict_clips
 from xvit.serving.batcher import Batcher
 from xvit.serving.metrics import Metrics
 from xvit.serving.names import split_name
+from xvit.serving.places import Places
 from xvit.serving.settings import Limits
 from xvit.serving.stream_states import StreamEngine, StreamJob, open_engine
 from xvit.timeline.scoring import iterate_scores
@@ -54,7 +55,7 @@ class ServedModel:
         self.has_explanations = not isinstance(self.model, ExportedModel)
         self._warm_up()
 
-    def open(self, limits: Limits, metrics: Metrics) -> None:
+    def open(self, limits: Limits, metrics: Metrics, places: Places) -> None:
         """Make the batchers, in the event loop of the service."""
         self.batcher: Batcher[np.ndarray, Scores] = Batcher(
             self._predict,
@@ -63,6 +64,7 @@ class ServedModel:
             max_size=limits.batch_clips,
             max_wait=limits.batch_wait if limits.batch_clips > 1 else 0.0,
             on_batch=partial(metrics.count_batch, self.name),
+            num_expected=lambda: places.used,
         )
         self.stream_batcher: Batcher[StreamJob, StreamScores] = Batcher(
             self._push,

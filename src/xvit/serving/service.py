@@ -54,7 +54,7 @@ class Service:
         """Make the folder, the samples and the batchers; to be called in the event loop."""
         self.folder: Path = self._stack.enter_context(private_folder())
         for model in self.models.values():
-            model.open(self.limits, self.metrics)
+            model.open(self.limits, self.metrics, self.places)
         self.samples = await asyncio.to_thread(write_samples, self.folder, list(self.models.values()))
         self.ready = True
 
