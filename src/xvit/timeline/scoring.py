@@ -127,17 +127,7 @@ def score_video(
     if predict_every > num_frames:  # a short video has at least one score
         stream, predict_every = _choose_method(model, num_frames)
 
-    views = view_function(model)
-    read = ((reader.num_decoded, times, views(frames)) for times, frames in reader)
-
-    def chunks() -> Generator[Chunk, None, None]:
-        with closing(read_ahead(read, _CHUNKS_AHEAD)) as items:
-            for num_decoded, times, pixels in items:
-                if on_progress is not None:
-                    on_progress(num_decoded, reader.info.num_frames)
-                yield times, pixels
-
-    with closing(chunks()) as items:
+    with closing(_read_chunks(reader, model, on_progress)) as items:
         parts = list(_iterate(model, items, stream, predict_every, run_model or _run_here))
     if not parts:
         needed = f"one score in {predict_every * stride / counted_rate:.3g} s"
@@ -159,6 +149,19 @@ def score_video(
         damage=reader.damage,
         warnings=reader.warnings,
     )
+
+
+def _read_chunks(
+    reader: FrameReader, model: "Model", on_progress: Callable[[int, int], None] | None
+) -> Generator[Chunk, None, None]:
+    """The frames of a reader as views, read and resized ahead of the model."""
+    views = view_function(model)
+    read = ((reader.num_decoded, times, views(frames)) for times, frames in reader)
+    with closing(read_ahead(read, _CHUNKS_AHEAD)) as items:
+        for num_decoded, times, pixels in items:
+            if on_progress is not None:
+                on_progress(num_decoded, reader.info.num_frames)
+            yield times, pixels
 
 
 def _fill_start(motion: np.ndarray) -> np.ndarray:
