@@ -12,6 +12,7 @@ from helpers.streams import add_noise
 from helpers.tiny import random_clip, tiny_model
 from xvit.data.decode import decode, probe
 from xvit.data.sampling import sample_indices
+from xvit.data.synthetic.dataset import encode_video
 from xvit.data.transforms import as_tensor, eval_views, normalize
 from xvit.export import ExportedModel
 from xvit.inference import Predictor
@@ -235,3 +236,23 @@ def test_what_cannot_be_explained(video):
     exported = SimpleNamespace(model=object.__new__(ExportedModel))
     with pytest.raises(XViTError, match="an exported model has no gradients"):
         explain_video(exported, video)
+
+
+@pytest.mark.parametrize("method", ["integrated", "quick", "occlusion"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_relevance_of_a_model_of_another_precision_is_float32(dtype, method):
+    model, clip = tiny_model().to(dtype), random_clip(B=1).to(dtype)
+    relevance = explain_clip(model, clip, target=0, method=method)["relevance"]
+    assert relevance.dtype == np.float32
+    expected = explain_clip(tiny_model(), random_clip(B=1), target=0, method=method)["relevance"]
+    assert np.corrcoef(relevance.ravel(), expected.ravel())[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("num_frames", [1, 20])
+def test_a_video_that_stands_still_has_no_relevance_and_no_warning(tmp_path, num_frames):
+    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    encode_video(np.repeat(picture[None], num_frames, axis=0), tmp_path / "still.mp4", fps=10.0)
+    explanation = explain_video(Predictor("motion", device="cpu"), tmp_path / "still.mp4")
+    assert explanation.warning == ""
+    assert explanation.points == 4
+    assert np.abs(explanation.relevance).max() < 1e-4

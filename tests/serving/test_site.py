@@ -2,6 +2,8 @@
 
 import re
 
+import pytest
+
 from xvit import Predictor
 
 
@@ -67,3 +69,26 @@ def test_wrong_methods_and_addresses(server):
         assert wrong.headers["Allow"] == "POST"
         assert "does not accept this method" in wrong.json()["error"]
         assert client.get("/v1/models/").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "path", ["none.css", "a" * 300 + ".css", "a/" * 3000 + "a.css", "style.css/a.css", "%00.css", "../site.css", ".css"]
+)
+def test_a_page_file_that_is_none(server, path, caplog):
+    with server.client() as client:
+        response = client.get(f"/page/{path}")
+    assert response.status_code == 404
+    assert "/docs" in response.json()["error"]
+    assert not caplog.records
+
+
+def test_an_unexpected_error_of_a_route_without_videos_is_json(server, monkeypatch):
+    def fail():
+        raise RuntimeError("secret detail")
+
+    monkeypatch.setattr(server.service.metrics, "text", fail)
+    with server.client() as client:
+        response = client.get("/metrics")
+    assert response.status_code == 500
+    assert "server's log" in response.json()["error"]
+    assert "secret" not in response.text

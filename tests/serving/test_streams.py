@@ -248,3 +248,27 @@ def test_an_unknown_model(server):
         [answer], code = finish(socket)
     assert "'other': not served here" in answer["error"]
     assert code == 1008
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, ValueError, OSError])
+def test_an_unexpected_error_of_the_model_is_told(server, pictures, monkeypatch, kind, caplog):
+    def fail(jobs):
+        raise kind("secret detail")
+
+    monkeypatch.setattr(server.service.find(None).engine, "push", fail)
+    with opened(server, hello={"format": "images"}) as socket:
+        socket.send(pictures[0])
+        [message], code = finish(socket)
+    assert "server's log" in message["error"]
+    assert "secret" not in message["error"]
+    assert code == 1011
+    assert "secret detail" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["no JSON", "[" * 100_000, "9" * 5000, '{"end": false}'])
+def test_a_text_message_other_than_the_end(server, text):
+    with opened(server, hello={"format": "images"}) as socket:
+        socket.send(text)
+        [message], code = finish(socket)
+    assert '{"end": true}' in message["error"]
+    assert code == 1008

@@ -49,6 +49,7 @@ Method = Literal["integrated", "quick", "occlusion"]
 METHODS: tuple[Method, ...] = ("integrated", "quick", "occlusion")
 ERROR_BOUND = 0.01  # completeness error beyond which relevance should not be trusted
 
+_LEAST_DIFFERENCE = 1e-3  # of logits; that of a clip without motion is rounding alone
 _POINTS = (4, 8, 16, 32)  # of the quadrature: more are taken until the error is below the bound
 _BATCH_TOKENS = 4096  # tokens that go through the model at a time
 
@@ -97,7 +98,7 @@ class Explanation:
         if self.method == "occlusion":
             return None
         difference = self.logit - self.logit_still
-        return abs(float(self.frame_relevance.sum()) - difference) / max(abs(difference), 1e-6)
+        return abs(float(self.frame_relevance.sum()) - difference) / max(abs(difference), _LEAST_DIFFERENCE)
 
     @property
     def warning(self) -> str:
@@ -265,7 +266,7 @@ def _integrate(
                 done += len(some)
                 report(done, total)
         relevance = _credit(clip.tokens[0], stills, gradients)
-        if abs(float(relevance.sum()) - difference) <= ERROR_BOUND * abs(difference):
+        if abs(float(relevance.sum()) - difference) <= ERROR_BOUND * max(abs(difference), _LEAST_DIFFERENCE):
             break
     report(total, total)
     return relevance, points
@@ -321,8 +322,9 @@ class TokenFunction:
 
     def patches(self, values: Tensor) -> np.ndarray:
         """Of values (T, N), one per token, those of the patches: (T, rows, columns)."""
-        patches: np.ndarray = values[:, self.model.backbone.num_prefix_tokens :].unflatten(1, self.grid).cpu().numpy()
-        return patches
+        patches = values[:, self.model.backbone.num_prefix_tokens :].unflatten(1, self.grid)
+        array: np.ndarray = patches.float().cpu().numpy()  # NumPy has no bfloat16
+        return array
 
     def still_tokens(self) -> Tensor:
         """Tokens (K, T, N, D) of the clip held still at each of its K frames (of a tubelet, at its first frame)."""

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xvit.data.annotations import Sample
-from xvit.data.decode import Clip, VideoInfo, probe
+from xvit.data.decode import Clip, VideoInfo
+from xvit.data.decode.demux import probe_file
 from xvit.data.reading import read_test_clips
 from xvit.data.timeout import call_with_timeout
 from xvit.inference.inputs import UNNAMED, hide_folder, make_views
@@ -72,12 +73,10 @@ def read_views(
 
 def check_video(path: Path, limits: Limits) -> VideoInfo:
     """Scan a video without decoding it, and raise `VideoError` if it cannot be read or is beyond a limit."""
-    info = call_with_timeout(partial(probe, path), str(path), limits.decode_seconds)
+    info = call_with_timeout(partial(probe_file, path, max_frames=limits.frames), str(path), limits.decode_seconds)
     if info.width * info.height > limits.pixels:
         size = f"frames of {info.width}x{info.height}"
         raise VideoError(path, f"{size}: this service accepts {limits.pixels:,} pixels; send a smaller version")
-    if info.num_frames > limits.frames:
-        raise VideoError(path, f"{info.num_frames:,} frames: this service accepts {limits.frames:,}; send a part of it")
     if info.duration > limits.seconds:
         text = f"{info.duration:.0f} s long: this service accepts {limits.seconds:g} s; send a part of it"
         raise VideoError(path, text)

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from xvit.utils.errors import XViTError, is_out_of_memory, one_line
 
+_UNEXPECTED = "an unexpected error, which is in the server's log: please report it"
 CLIENT_GONE = 499  # in the metrics only: nobody reads the answer
 
 _logger = logging.getLogger("xvit")
@@ -82,7 +83,7 @@ def error_of(error: BaseException) -> ServiceError:
     if is_out_of_memory(error):
         return ServiceError(503, "the server ran out of memory: send a smaller video, or fewer views")
     _logger.error("unexpected %s", one_line(error, name=True, length=1000), exc_info=error)
-    return ServiceError(500, "an unexpected error, which is in the server's log: please report it")
+    return ServiceError(500, _UNEXPECTED)
 
 
 @contextmanager
@@ -114,6 +115,10 @@ def add_error_handlers(app: FastAPI) -> None:
     async def gone(request: Request, error: Exception) -> Response:
         return Response(status_code=CLIENT_GONE)
 
+    async def unexpected(request: Request, error: Exception) -> Response:
+        return error_response(500, _UNEXPECTED)  # logged by the ASGI server, to which starlette raises it again
+
+    app.add_exception_handler(Exception, unexpected)
     for kind in (ServiceError, XViTError):
         app.add_exception_handler(kind, service_error)
     app.add_exception_handler(HTTPException, http_error)

@@ -12,10 +12,10 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from xvit.serving.connections import BACKLOG, Connection
 from xvit.serving.places import Places
 from xvit.utils.errors import Interrupted, XViTError, one_line
 
-_BACKLOG = 256  # connections that the system accepts for a busy process
 _EXTRA_SECONDS = 5.0  # to send the answers, when shutting down
 _MESSAGE_MARGIN = 2**20  # bytes: larger messages of a WebSocket are not even received
 
@@ -31,7 +31,7 @@ def listen(host: str, port: int) -> socket.socket:
             if os.name == "posix":
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
-            listener.listen(_BACKLOG)
+            listener.listen(BACKLOG)
         except BaseException:
             listener.close()
             raise
@@ -64,7 +64,8 @@ def make_server(app: FastAPI, *, on_ready: Callable[[], None] = lambda: None) ->
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # nor each form that is broken
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=Connection,
+        backlog=BACKLOG,
         ws="websockets-sansio",
         ws_max_size=limits.message_bytes + _MESSAGE_MARGIN,
         ws_per_message_deflate=False,  # pictures and recordings are compressed already

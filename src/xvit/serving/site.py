@@ -1,5 +1,6 @@
 """The page at `/`, its files, and `/docs`: all from this package, nothing from other hosts."""
 
+from contextlib import suppress
 from html import escape
 from importlib.resources import files
 from typing import Any
@@ -46,7 +47,7 @@ def _file(path: str) -> Response:
     parts = path.split("/")
     if kind is not None and all(part and part[0] != "." and "\\" not in part and "\0" not in part for part in parts):
         file = files(__package__).joinpath("page", *parts)
-        if file.is_file():
+        with suppress(OSError):  # no such file, or a name that is too long for one
             return Response(file.read_bytes(), media_type=kind, headers=_CACHE)
     raise ServiceError(404, "no such page: see /docs")
 

@@ -55,10 +55,13 @@ def add_streams(app: FastAPI, service: Service) -> None:
         await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
         try:
             await _serve(websocket, service, model)
-        except (WebSocketDisconnect, RuntimeError):  # starlette raises either, once the client is gone
-            if websocket.client_state is WebSocketState.CONNECTED and not service.places.draining:
-                raise
+        except WebSocketDisconnect:
+            return
         except Exception as error:
+            states = {websocket.client_state, websocket.application_state}
+            is_closed = states != {WebSocketState.CONNECTED} or service.places.draining
+            if isinstance(error, RuntimeError) and is_closed:  # starlette's; but PyTorch raises them, too
+                return
             answer = error_of(error)
             await _close(websocket, _CLOSE_CODES.get(answer.status, _POLICY), {"error": answer.message})
 
@@ -142,7 +145,7 @@ async def _receive(websocket: WebSocket, service: Service, source: FrameInput, f
 def _is_end(message: str) -> bool:
     try:
         return json.loads(message) == {"end": True}
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 

@@ -2,6 +2,7 @@
 
 import struct
 
+import numpy as np
 import pytest
 
 from helpers.barcode_videos import write_frames, write_video
@@ -9,8 +10,9 @@ from helpers.faulty_av import FaultyAV
 from helpers.live_sources import collect, standard_input
 from xvit.data.annotations import Sample
 from xvit.data.capture.source import Source
-from xvit.data.decode import limits, probe, read_clip
+from xvit.data.decode import demux, limits, probe, read_clip
 from xvit.data.decode.sequential import FrameReader
+from xvit.data.synthetic.dataset import encode_video
 from xvit.data.tools.check import check_file
 from xvit.data.tools.resize import resize_video
 from xvit.utils.errors import VideoError
@@ -85,3 +87,20 @@ def test_pictures_have_the_same_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(limits, "MAX_PIXELS", 96 * 64 - 1)
     with pytest.raises(VideoError, match="96x64 pixels: expected at most 6,143 pixels"):
         probe(folder)
+
+
+def test_reading_stops_at_the_greatest_number_of_frames(tmp_path, monkeypatch):
+    path, read = tmp_path / "video.mp4", []
+    encode_video(np.zeros((60, 16, 16, 3), np.uint8), path, fps=30.0)
+    assert demux.probe_file(path, max_frames=60).num_frames == 60
+    original = demux.read_packets
+
+    def read_packets(*args):
+        for packet in original(*args):
+            read.append(packet)
+            yield packet
+
+    monkeypatch.setattr(demux, "read_packets", read_packets)
+    with pytest.raises(VideoError, match="more than 5 frames"):
+        demux.probe_file(path, max_frames=5)
+    assert len(read) == 6

@@ -81,15 +81,18 @@ class PacketScan:
     seekable: bool  # each frame has a timestamp of its own, and the first frame can be reached from a keyframe
 
 
-def probe_file(path: str | Path) -> VideoInfo:
-    """Count the frames of a video file and read its size and times, without decoding it, as `probe` does."""
-    return scan_file(path).info
+def probe_file(path: str | Path, *, max_frames: int | None = None) -> VideoInfo:
+    """Count the frames of a video file and read its size and times, without decoding it, as `probe` does.
+
+    Raises `VideoError` as soon as there are more than `max_frames`: a small file can hold many millions.
+    """
+    return scan_file(path, max_frames=max_frames).info
 
 
-def scan_file(path: str | Path) -> PacketScan:
+def scan_file(path: str | Path, *, max_frames: int | None = None) -> PacketScan:
     """Read all packets of a video file, without decoding them."""
     with video_errors(path, "cannot be read"), open_video(path) as (container, stream):
-        return scan_video(path, container, stream)
+        return scan_video(path, container, stream, max_frames=max_frames)
 
 
 def error_reason(error: BaseException) -> str:
@@ -169,17 +172,18 @@ def _count_to_two(path: str | Path, indices: Iterable[int]) -> dict[int, int]:
     return {index: max(count, 1) for index, count in counts.items()}
 
 
-def scan_video(path: str | Path, container: InputContainer, stream: av.VideoStream) -> PacketScan:
+def scan_video(
+    path: str | Path, container: InputContainer, stream: av.VideoStream, *, max_frames: int | None = None
+) -> PacketScan:
     """Read all packets of an open video, without decoding them; raise `VideoError` if it has no frames."""
     frame_pts: list[int | None] = []  # AVI: decoding times
     frame_dts: list[int | None] = []
     keyframe_pts: list[int | None] = []
     corrupt: dict[int, int | None] = {}  # timestamps of damaged packets, by index
-    num_leading = 0
-    end_time = 0.0  # of the last packet, in seconds
+    num_leading, end_time = 0, 0.0  # seconds, of the last packet
     timing = Timing.of(container, stream)
     with video_errors(path, "not a readable video file"):
-        for packet in read_packets(container, stream):
+        for packet in _at_most(path, read_packets(container, stream), max_frames):
             if packet.size == 0:
                 continue
             if packet.is_keyframe and not keyframe_pts and container.format.name not in _UNRELIABLE_KEYFRAMES:
@@ -212,8 +216,7 @@ def scan_video(path: str | Path, container: InputContainer, stream: av.VideoStre
     keys = sorted(value for value in keyframe_pts if value is not None)
     container_name, codec = container.format.name, context.codec.canonical_name
     indexed = container_name in _INDEXED_CONTAINERS and codec in _ONE_FRAME_PER_PACKET
-    one_clock = len(sections) == 1 and len(set(pts)) == num_frames
-    seekable = indexed and one_clock and bool(keys) and keys[0] <= pts[0]
+    seekable = indexed and len(sections) == 1 and len(set(pts)) == num_frames and bool(keys) and keys[0] <= pts[0]
     info = VideoInfo(
         path=str(path),
         num_frames=num_frames,
@@ -229,6 +232,18 @@ def scan_video(path: str | Path, container: InputContainer, stream: av.VideoStre
         times=times,
     )
     return PacketScan(info=info, pts=pts, keyframe_pts=keys, corrupt_pts=corrupt_pts, seekable=seekable)
+
+
+def _at_most(
+    path: str | Path, packets: "Iterator[av.Packet[Any]]", max_frames: int | None
+) -> "Iterator[av.Packet[Any]]":
+    """The packets of a video; raises `VideoError` if more than `max_frames` of them are frames."""
+    count = 0
+    for packet in packets:
+        count += packet.size > 0
+        if max_frames is not None and count > max_frames:
+            raise VideoError(path, f"more than {max_frames:,} frames: send a part of it")
+        yield packet
 
 
 def _frame_times(timestamps: list[int | None], timing: Timing) -> np.ndarray:
