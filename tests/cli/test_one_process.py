@@ -15,6 +15,7 @@ ARGUMENTS = {
     "data resize": ["{videos}"],
     "demo": [],
     "eval": ["--checkpoint", "{checkpoint}", "--data.root", "{videos}"],
+    "explain": ["{videos}", "--checkpoint", "{checkpoint}"],
     "export": ["{checkpoint}", "--videos", "{videos}"],
     "features": ["{videos}", "--checkpoint", "{checkpoint}"],
     "timeline": ["{videos}", "--checkpoint", "{checkpoint}"],

@@ -35,7 +35,7 @@ def test_the_answer_is_that_of_the_library(server, predictor, video, options):
     [
         ({"class": "moving_lift"}, 'Did you mean "moving_left"?'),
         ({"method": "slow"}, "method"),
-        ({"class": "receding", "against": "receding"}, "choose another one"),
+        ({"class": "receding", "against": "receding"}, "against='receding': the class that is explained; choose"),
     ],
 )
 def test_wrong_parameters(server, video, options, message):
@@ -43,3 +43,4 @@ def test_wrong_parameters(server, video, options, message):
         response = client.post("/v1/explain", data=options, files={"file": video.read_bytes()})
     assert response.status_code == 422
     assert message in response.json()["error"]
+    assert "video" not in response.json()["error"]

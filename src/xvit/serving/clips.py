@@ -85,14 +85,11 @@ def check_video(path: Path, limits: Limits) -> VideoInfo:
 
 @contextmanager
 def video_answers(path: Path) -> Iterator[None]:
-    """Turn the errors of a video into answers that do not show where its file is."""
+    """Turn the errors of a video, and of what is asked about it, into answers that do not show where its file is."""
     try:
         yield
     except VideoError as error:
-        raise ServiceError(422, _reason(error.reason, path)) from None
+        reason = hide_folder(error.reason, path.parent).removesuffix(_TIMEOUT_HINT)
+        raise ServiceError(422, f"the video: {reason}") from None
     except XViTError as error:
-        raise ServiceError(422, _reason(str(error), path)) from None
-
-
-def _reason(text: str, path: Path) -> str:
-    return f"the video: {hide_folder(text, path.parent).removesuffix(_TIMEOUT_HINT)}"
+        raise ServiceError(422, hide_folder(str(error), path.parent)) from None
