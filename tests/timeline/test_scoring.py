@@ -232,9 +232,10 @@ for path in sys.argv[1:]:
 def test_memory_does_not_grow_with_the_video(tmp_path):
     short_video = write_video(tmp_path / "1.mov", frames=480, fps=8, width=96, height=96, kind="h264-intra")
     long_video = write_repeated(tmp_path / "6.mov", short_video, times=6)
-    code, out, err = WarmProcess("-c", PEAK_MEMORY, short_video, long_video).wait()
+    # The short one several times: what threads and caches keep from one video to the next is not what is tested.
+    code, out, err = WarmProcess("-c", PEAK_MEMORY, *[short_video] * 6, long_video).wait()
     assert code == 0, err
-    stream_short, windows_short, short, stream_long, windows_long, long = map(int, out.split())
+    *_, stream_short, windows_short, short, stream_long, windows_long, long = map(int, out.split())
     assert (stream_short, windows_short, stream_long, windows_long) == (60, 60, 360, 360)
     print(f"peak memory: {short / 1024:.1f} MiB, {long / 1024:.1f} MiB for 6 times the length")
     assert long < short + 10 * 1024  # KiB; the frames that are scored take 32 MiB, and as much as inputs of the model
