@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
 
@@ -32,7 +32,11 @@ def overlaps(first, second) -> bool:
     return first.x0 < second.x1 and second.x0 < first.x1 and first.y0 < second.y1 and second.y0 < first.y1
 
 
+EXTREME = {"image model": CostPoint(frames=4, ms_per_frame=1e5, peak_mb=1e5, gmacs_per_frame=1e5)}
+
+
 @settings(max_examples=15)
+@example(EXTREME, EXTREME)
 @given(
     st.dictionaries(st.sampled_from(NAMES), POINTS, min_size=1),
     st.dictionaries(st.sampled_from(NAMES), POINTS, min_size=1),

@@ -23,7 +23,7 @@ _OUR_MARKERS, _PEER_MARKERS = "os", "D^vs"
 _FONT_SIZE = 9
 _AXES_WIDTH, _MIN_AXES_HEIGHT = 2.9, 2.0  # inches, as all below
 _LABEL_HEIGHT = 0.165  # with the gap to the next label
-_CHARACTER_WIDTH = 0.07
+_CHARACTER_WIDTH = 0.08
 _LEFT, _ABOVE, _BELOW, _TITLE = 0.6, 0.3, 0.5, 0.6  # space for the axis' numbers, titles and names
 
 
@@ -83,6 +83,7 @@ def draw_benchmark(tables: Mapping[str, Curves], title: str) -> Figure:
 
 def _draw_panel(axes: Axes, curves: Curves, field: str) -> None:
     styles = line_styles(list(curves))
+    axes.set_autoscale_on(False)  # the limits are set below; of a single value, matplotlib's would be singular
     for model, points in curves.items():
         x, y = [point.frames for point in points], [getattr(point, field) for point in points]
         axes.plot(x, y, markersize=4, **styles[model])
