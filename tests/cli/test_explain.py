@@ -1,6 +1,7 @@
 """`xvit explain`."""
 
 import json
+import re
 
 import av
 import numpy as np
@@ -23,14 +24,22 @@ def test_explain_prints_bars_and_writes_pictures(run, checkpoint, video, tmp_pat
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert lines[0] == f"{video}: moving_left"
-    assert lines[1].startswith("logit ")
-    assert sum(" s " in line and "█" in line for line in lines) == 4  # frames of the clip
+    assert re.fullmatch(
+        r"logit -?\d+\.\d\d, with the clip held still -?\d+\.\d\d: motion adds [+-]\d+\.\d\d\. "
+        r"The patches add up to [+-]\d+\.\d\d \(error [\d.e-]+ %\)",
+        lines[1],
+    )
+    assert sum(" s " in line and "│" in line for line in lines) == 4  # frames of the clip
     assert sorted(path.name for path in output.iterdir()) == OUTPUTS
     values = json.loads((output / "explanation.json").read_text())
     assert np.shape(values["patch_relevance"]) == (4, 3, 3)
     assert len(values["times"]) == len(values["frame_relevance"]) == 4
     total = values["logit"] - values["logit_still"]
     assert values["completeness_error"] == pytest.approx(abs(sum(values["frame_relevance"]) - total) / abs(total))
+    for line, value in zip(lines[2:6], values["frame_relevance"], strict=True):
+        against, _, to_the_right = line.partition("│")
+        assert ("█" in against, "█" in to_the_right) == (value < 0, value > 0), line
+
     with Image.open(output / "explanation.gif") as image:
         assert image.n_frames == 4
     with av.open(str(output / "explanation.mp4")) as container:
@@ -50,7 +59,7 @@ def test_a_folder_of_frames_and_the_other_methods(run, checkpoint, tmp_path):
         assert (code, values["method"], values["against"]) == (0, method, "receding")
         assert max(values["times"]) <= 11 / 6
     code, out, _ = run(*words[:-1], "--method", "occlusion")
-    assert "by occlusion, which does not add up" in out
+    assert "By occlusion, the patches need not add up to it" in out
 
 
 def test_wrong_arguments(cli_error, checkpoint, video, bad_videos, tmp_path):

@@ -16,7 +16,7 @@ from xvit.data.synthetic.dataset import encode_video
 from xvit.data.transforms import as_tensor, eval_views, normalize
 from xvit.export import ExportedModel
 from xvit.inference import Predictor
-from xvit.inference.explain import ERROR_BOUND, TokenFunction, explain_clip, explain_video
+from xvit.inference.explain import ERROR_BOUND, Explanation, TokenFunction, explain_clip, explain_video
 from xvit.utils.errors import XViTError
 
 MODELS = {
@@ -205,6 +205,27 @@ def test_the_lead_over_another_class_and_a_quick_explanation(video):
     assert np.sum(values["patch_relevance"]) == pytest.approx(explanation.relevance.sum(), abs=1e-5)
     assert bool(explanation.warning) == (explanation.completeness_error > ERROR_BOUND)
     assert explain_video(predictor, video, method="occlusion").completeness_error is None
+
+
+@pytest.mark.parametrize(
+    ("relevance", "warned"), [(0.0, True), (1e-5, True), (4e-3, True), (6e-3, False), ([-1, 1], False)]
+)
+def test_motion_that_changes_nothing(relevance, warned):
+    """Patches that cancel each other are something to see."""
+    explanation = Explanation(
+        path="a.mp4",
+        task="",
+        target="a",
+        against=None,
+        method="quick",
+        times=(0.0, 1.0),
+        frames=np.zeros((2, 4, 4, 3), np.uint8),
+        relevance=np.full((2, 1, 2), relevance, np.float32),
+        logit=float(np.sum(np.full((2, 1, 2), relevance))),
+        logit_still=0.0,
+        points=1,
+    )
+    assert ("motion changes nothing" in explanation.warning) == warned
 
 
 def test_one_of_several_tasks(video):

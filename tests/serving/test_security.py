@@ -17,7 +17,7 @@ ORIGIN = "https://example.org"
 @pytest.fixture(scope="module")
 def guarded():
     """A server with a token, a second name and an origin that may use it."""
-    access = Access(token=TOKEN, hosts=("video.example.org",), origins=(ORIGIN,))
+    access = Access(token=TOKEN, hosts=("video.example.org", "Other.Example.Net.", "fe80::1"), origins=(ORIGIN,))
     with serve(["motion"], access=access) as running:
         yield running
 
@@ -54,6 +54,7 @@ def test_other_hosts_are_refused(server, host):
 def test_a_named_host(guarded):
     with guarded.client() as client:
         assert client.get("/health/live", headers={"Host": "video.example.org"}).status_code == 200
+        assert client.get("/health/live", headers={"Host": "other.example.net:80"}).status_code == 200
         assert client.get("/health/live", headers={"Host": "other.example.org"}).status_code == 403
 
 

@@ -114,6 +114,7 @@ END = b"--b--\r\n"
         (FORM, FILE % b"video", 400, "ends before its last boundary"),
         (FORM, b"", 400, "ends before its last boundary"),
         (FORM, FIELD % (b"top_k", b"1") + END, 422, "0 fields named file"),
+        (FORM, FILE.replace(b'"file"', b'"video"') % b"a" + END, 422, "video: send the video in the field file"),
         (FORM, FILE % b"a" + FILE % b"b" + END, 422, "several fields named file"),
         (FORM, FIELD % (b"top_k", bytes(1001)) + FILE % b"a" + END, 422, "at most 1000 bytes"),
         (FORM, b"".join(FIELD % (b"f%d" % i, b"") for i in range(17)) + FILE % b"a" + END, 422, "at most 16 fields"),

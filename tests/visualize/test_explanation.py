@@ -37,6 +37,14 @@ def test_colours_show_the_share_of_the_greatest_relevance():
     np.testing.assert_array_equal(overlay(FRAMES, np.zeros((3, 2, 3))), FRAMES)
 
 
+def test_rounding_is_not_drawn_as_a_result(tmp_path):
+    rounding = np.random.default_rng(0).normal(0, 1e-6, (3, 2, 3))
+    assert abs(overlay(FRAMES, rounding).astype(int) - FRAMES).max() < 5
+    plot_explanation(FRAMES, rounding, [0.0, 0.5, 1.0], tmp_path / "a.png", title="moving_left")
+    image = read_png(tmp_path / "a.png")
+    assert color_fraction(image, FOR_COLOR) == color_fraction(image, AGAINST_COLOR) == 0
+
+
 def test_the_picture_has_bars_in_both_colours(tmp_path):
     relevance = one_patch(4.0)
     relevance[2, 1, 1] = -4.0

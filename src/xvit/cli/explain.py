@@ -82,11 +82,11 @@ def _name(explanation: "Explanation") -> str:
 def _sum(explanation: "Explanation") -> str:
     """What the relevance adds up to, in one line."""
     logit, still, error = explanation.logit, explanation.logit_still, explanation.completeness_error
-    text = f"logit {logit:.2f}, held still {still:.2f}"
+    text = f"logit {logit:.2f}, with the clip held still {still:.2f}: motion adds {logit - still:+.2f}. "
     if error is None:
-        return f"{text}; by occlusion, which does not add up to the difference"
+        return f"{text}By occlusion, the patches need not add up to it"
     total = explanation.frame_relevance.sum()
-    return f"{text}: relevance adds up to {total:.2f} of {logit - still:.2f} (error {100 * error:.2g} %)"
+    return f"{text}The patches add up to {total:+.2f} (error {100 * error:.2g} %)"
 
 
 def _describe(explanation: "Explanation") -> Text:
@@ -94,15 +94,22 @@ def _describe(explanation: "Explanation") -> Text:
 
 
 def _bars(explanation: "Explanation") -> Text:
-    """The relevance of each frame as a bar."""
+    """The relevance of each frame as a bar: for the class to the right of a line, against it to the left."""
+    from xvit.inference.explain import LEAST_RELEVANCE
+
     values = explanation.frame_relevance
-    unit = max(abs(values).max(), 1e-9) / _BAR_WIDTH
-    text = Text()
-    for index, (time, value) in enumerate(zip(explanation.times, values, strict=True)):
-        bar = "█" * max(round(abs(value) / unit), 1)
-        text.append(f"{'' if index == 0 else chr(10)}{time:8.2f} s {value:+8.3f}  ")
-        text.append(bar, style="dark_orange" if value > 0 else "blue")
-    return text
+    unit = max(abs(values).max(), LEAST_RELEVANCE) / _BAR_WIDTH
+    lengths = [round(abs(value) / unit) for value in values]
+    left = max((n for n, value in zip(lengths, values, strict=True) if value < 0), default=0)
+    lines = []
+    for time, value, length in zip(explanation.times, values, lengths, strict=True):
+        line = Text(f"{time:8.2f} s {value:+8.3f}  ")
+        if value < 0:
+            line.append(" " * (left - length)).append("█" * length, style="blue").append("│")
+        else:
+            line.append(" " * left).append("│").append("█" * length, style="dark_orange")
+        lines.append(line)
+    return Text("\n").join(lines)
 
 
 def _write(explanation: "Explanation", output: Path) -> None:

@@ -48,6 +48,7 @@ from xvit.utils.errors import XViTError, check_choice
 Method = Literal["integrated", "quick", "occlusion"]
 METHODS: tuple[Method, ...] = ("integrated", "quick", "occlusion")
 ERROR_BOUND = 0.01  # completeness error beyond which relevance should not be trusted
+LEAST_RELEVANCE = 0.01  # of the logit, of all patches of a frame: below it, there is nothing to see
 
 _LEAST_DIFFERENCE = 1e-3  # of logits; that of a clip without motion is rounding alone
 _POINTS = (4, 8, 16, 32)  # of the quadrature: more are taken until the error is below the bound
@@ -103,6 +104,8 @@ class Explanation:
     @property
     def warning(self) -> str:
         """Why the relevance should not be trusted; empty if its sum is within `ERROR_BOUND`."""
+        if np.abs(self.relevance).sum(axis=(1, 2)).max() < LEAST_RELEVANCE:
+            return "motion changes nothing here: the clip and the clip held still have the same logit"
         if (self.completeness_error or 0.0) <= ERROR_BOUND:
             return ""
         return f"the relevance does not add up: its error is over {100 * ERROR_BOUND:g} %, so it is a rough guide only"

@@ -1,6 +1,7 @@
 """The readiness and metadata routes of the Open Inference Protocol v2, for tools that look for them.
 
-Inference itself goes through `/v1/predict`: the protocol's tensors would need every client to decode and sample videos.
+Its routes of health are beside the service's own, in `routes`. Inference itself goes through `/v1/predict`: the protocol's
+tensors would need every client to decode and sample videos.
 """
 
 from typing import Any
@@ -25,17 +26,6 @@ def make_v2_router(service: Service) -> APIRouter:
     async def metadata() -> dict[str, Any]:
         """Name and version of the server."""
         return {"name": "xvit", "version": __version__, "extensions": []}
-
-    @router.get("/health/live", responses=error_responses(403))
-    async def live() -> dict[str, bool]:
-        """Whether the process works."""
-        return {"live": True}
-
-    @router.get("/health/ready", responses=error_responses(403, 503))
-    async def ready() -> dict[str, bool]:
-        """Whether all models accept requests."""
-        service.places.check_open()
-        return {"ready": True}
 
     @router.get("/models/{name}", responses=found)
     async def model_metadata(name: str) -> dict[str, Any]:

@@ -110,11 +110,13 @@ def _add_videos(router: APIRouter, service: Service) -> None:
 def _add_state(router: APIRouter, service: Service) -> None:
     """The routes for those who run the service."""
 
-    @router.get("/health/live", responses={403: error_responses(403)[403]})
+    @router.get("/v2/health/live", responses=error_responses(403))
+    @router.get("/health/live", responses=error_responses(403))
     async def live() -> dict[str, bool]:
         """Whether the process works."""
         return {"live": True}
 
+    @router.get("/v2/health/ready", responses=error_responses(403, 503))
     @router.get("/health/ready", responses=error_responses(403, 503))
     async def ready() -> dict[str, bool]:
         """Whether requests are accepted."""

@@ -7,7 +7,6 @@ token     for all but the pages and the health routes
 
 import asyncio
 import hmac
-import ipaddress
 from collections.abc import Iterable
 from contextlib import suppress
 from urllib.parse import urlsplit
@@ -16,7 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from xvit.serving.errors import error_response
-from xvit.serving.settings import Access
+from xvit.serving.settings import Access, is_address
 
 SUBPROTOCOL, _BEARER = "xvit", "bearer."
 _PUBLIC = ("/", "/docs", "/openapi.json", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
@@ -53,7 +52,7 @@ class Security:
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self.app, self.access = app, access
-        self._hosts = {"localhost", *map(str.lower, access.hosts)}
+        self._hosts = {"localhost", *(host.lower().rstrip(".") for host in access.hosts)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -103,13 +102,7 @@ class Security:
             name = urlsplit(f"//{host}").hostname or ""
         except ValueError:
             return False
-        if name.rstrip(".") in self._hosts:
-            return True
-        try:
-            ipaddress.ip_address(name)
-        except ValueError:
-            return False
-        return True
+        return name.rstrip(".") in self._hosts or is_address(name)
 
     def _allows(self, origin: str, host: str) -> bool:
         """Whether an origin is the service itself, whatever the scheme that a proxy shows, or a named one."""

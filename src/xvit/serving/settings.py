@@ -1,11 +1,14 @@
 """The settings of the service: what it accepts, and from whom."""
 
+import ipaddress
+import re
 from dataclasses import dataclass
 
 from xvit.data.decode.limits import MAX_PIXELS
 from xvit.utils.errors import XViTError, check_range
 
 MB = 2**20
+_HOST_NAME = re.compile(r"[\w-]+(\.[\w-]+)*\.?", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +83,7 @@ class Access:
         origins: origins of other pages, such as https://example.org, that browsers let use the service (CORS).
 
     Raises:
-        XViTError: an empty token, or one that a header cannot hold; an origin that is none.
+        XViTError: an empty token, or one that a header cannot hold; a host or an origin that is none.
     """
 
     token: str | None = None
@@ -93,10 +96,22 @@ class Access:
             raise XViTError(
                 "token: expected one or more letters, digits and -._~, such as `openssl rand -hex 16` prints"
             )
+        for host in self.hosts:
+            if not (_HOST_NAME.fullmatch(host) or is_address(host)):
+                raise XViTError(f"host {host!r}: expected a name alone, such as videos.example.org, without a port")
         for origin in self.origins:
             scheme, _, rest = origin.partition("://")
             if scheme not in ("http", "https") or not rest or "/" in rest:
                 raise XViTError(f"origin {origin!r}: expected a scheme and a host, such as https://example.org")
+
+
+def is_address(host: str) -> bool:
+    """Whether a host is an IP address."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_token(character: str) -> bool:

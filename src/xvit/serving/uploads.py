@@ -127,6 +127,7 @@ class _Form:
 
     def __init__(self, options: dict[bytes, bytes], file: BinaryIO) -> None:
         self.file, self.fields, self.num_files = file, dict[str, str](), 0
+        self._has_file_name = False
         self._name, self._header, self._value = "", b"", b""
         self._data: bytearray | None = None  # of a parameter; None in the part `file`
         self._ended = False
@@ -157,7 +158,7 @@ class _Form:
         return self.fields
 
     def _begin(self) -> None:
-        self._name = ""
+        self._name, self._has_file_name = "", False
 
     def _add_header(self, data: bytes, start: int, end: int) -> None:
         self._header += data[start:end]
@@ -169,6 +170,7 @@ class _Form:
         if self._header.lower() == b"content-disposition":
             _, options = parse_options_header(self._value)
             self._name = options.get(b"name", b"").decode("utf-8", "replace")
+            self._has_file_name = b"filename" in options
         self._header, self._value = b"", b""
 
     def _start_data(self) -> None:
@@ -177,6 +179,8 @@ class _Form:
             self._data = None
             if self.num_files > 1:
                 raise ServiceError(422, "several fields named file: send one video per request")
+        elif self._has_file_name:
+            raise ServiceError(422, f"{self._name[:80]}: send the video in the field file, as with curl -F file=@VIDEO")
         else:
             self._data = bytearray()
 

@@ -14,6 +14,7 @@ from xvit.utils.errors import XViTError
 from xvit.visualize.style import COLORS, TEXT_COLOR, WRONG_COLOR, new_figure, plain_text, save_figure, style_axes
 
 FOR_COLOR, AGAINST_COLOR = COLORS[1], COLORS[0]  # relevance above and below 0: told apart by colour-blind people, too
+MIN_SCALE = 0.01  # of the logit: rounding is far below, and must not be drawn as if it were a result
 _MAX_COLUMNS = 8  # frames in a row of the picture
 _OPACITY = 0.75  # of the most relevant patch
 _MIN_SIDE = 320  # pixels of a frame in the video
@@ -57,9 +58,8 @@ def plot_explanation(
     figure = new_figure(width, height, layout=None)
     for number, (text, color, size) in enumerate(lines):
         y = 1 - (0.16 + 0.24 * number) / height
-        figure.text(
-            0.01, y, plain_text(text), color=color, fontsize=size, va="center", weight="bold" * (size > 9) or None
-        )
+        weight = "bold" if size > 9 else None
+        figure.text(0.01, y, plain_text(text), color=color, fontsize=size, va="center", weight=weight)
     grid = figure.add_gridspec(
         2 * rows,
         columns,
@@ -72,29 +72,36 @@ def plot_explanation(
         hspace=0.12,
     )
     sums = relevance.sum(axis=(1, 2))
-    low, high = min(float(sums.min()), 0.0), max(float(sums.max()), 0.0)
+    limits = _limits(sums)
     for index, (frame, value, time) in enumerate(zip(shown, sums, times, strict=True)):
         row, column = divmod(index, _MAX_COLUMNS)
         axes = figure.add_subplot(grid[2 * row, column])
         axes.imshow(frame, interpolation="nearest")
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
-        bar = figure.add_subplot(grid[2 * row + 1, column])
-        bar.bar([0], [value], width=0.7, color=FOR_COLOR if value > 0 else AGAINST_COLOR)
-        bar.axhline(0, color=TEXT_COLOR, linewidth=0.8)
-        style_axes(bar)
-        bar.spines[["left", "bottom"]].set_visible(False)
-        bar.set(xlim=(-0.5, 0.5), ylim=_limits(low, high), xticks=[0], xticklabels=[f"{time:.2f} s"])
-        bar.tick_params(axis="x", length=0, labelsize=8)
-        if column:
-            bar.set_yticks([])
-        else:
-            bar.tick_params(axis="y", labelsize=7)
+        _plot_bar(figure.add_subplot(grid[2 * row + 1, column]), value, limits, f"{time:.2f} s", ticks=not column)
     save_figure(figure, path)
 
 
-def _limits(low: float, high: float) -> tuple[float, float]:
-    margin = 0.08 * (high - low) or 1.0
+def _plot_bar(axes: Any, value: float, limits: tuple[float, float], label: str, *, ticks: bool) -> None:
+    axes.bar([0], [value], width=0.7, color=FOR_COLOR if value > 0 else AGAINST_COLOR)
+    axes.axhline(0, color=TEXT_COLOR, linewidth=0.8)
+    style_axes(axes)
+    axes.spines[["left", "bottom"]].set_visible(False)
+    axes.set(xlim=(-0.5, 0.5), ylim=limits, xticks=[0], xticklabels=[label])
+    axes.tick_params(axis="x", length=0, labelsize=8)
+    if ticks:
+        axes.tick_params(axis="y", labelsize=7)
+    else:
+        axes.set_yticks([])
+
+
+def _limits(values: np.ndarray) -> tuple[float, float]:
+    """The lower and the upper end of an axis for bars of these values."""
+    low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
+    if high - low < MIN_SCALE:
+        low, high = (low, low + MIN_SCALE) if -low < high else (high - MIN_SCALE, high)
+    margin = 0.08 * (high - low)
     return low - margin, high + margin
 
 
@@ -107,7 +114,7 @@ def overlay(frames: np.ndarray, relevance: np.ndarray) -> np.ndarray:
     rows, columns = (
         np.arange(size) * cells // size for size, cells in zip((height, width), relevance.shape[1:], strict=True)
     )
-    strength = relevance / (np.abs(relevance).max() or 1.0)  # in [-1, 1]
+    strength = relevance / max(float(np.abs(relevance).max()), MIN_SCALE)  # in [-1, 1]
     pixels = strength[:, rows][:, :, columns, None]  # (T, H, W, 1)
     color = np.where(pixels > 0, _rgb(FOR_COLOR), _rgb(AGAINST_COLOR))
     opacity = _OPACITY * np.sqrt(np.abs(pixels))
@@ -158,7 +165,7 @@ def _animation_frame(frames: np.ndarray, shown: np.ndarray, relevance: np.ndarra
 def _draw_bars(values: np.ndarray, current: int, width: int) -> np.ndarray:
     """Bars of all frames (height, width, 3), the current one in full colour."""
     canvas = np.full((_BARS_HEIGHT, width, 3), 255, np.uint8)
-    low, high = _limits(min(float(values.min()), 0.0), max(float(values.max()), 0.0))
+    low, high = _limits(values)
     levels = np.rint((high - np.append(values, 0.0)) / (high - low) * (_BARS_HEIGHT - 1)).astype(int)
     edges = np.linspace(0, width, len(values) + 1).astype(int)
     for index, value in enumerate(values):

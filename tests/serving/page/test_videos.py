@@ -266,6 +266,24 @@ def test_explanation_of_the_class_that_was_chosen_last_is_shown(visitor, expect)
     page.unroute_all(behavior="ignoreErrors")
 
 
+def test_rounding_is_not_shown_as_a_result(visitor, expect):
+    def shrink(value: dict[str, Any]) -> None:
+        for name in ("frame_relevance", "patch_relevance"):
+            value[name] = (1e-5 * np.array(value[name])).tolist()
+        value.update(logit_still=value["logit"] - sum(value["frame_relevance"]))
+
+    change_answer(visitor.page, "/v1/explain", shrink)
+    page = visitor.open()
+    open_sample(page, "moving left")
+    with page.expect_response(re.compile("/v1/explain")) as response:
+        page.get_by_role("button", name="Why?").click()
+    expect(page.locator("#explanation")).to_contain_text("Motion changes nothing here")
+    expect(page.locator(".sum")).to_have_count(0)
+    assert abs(heat(page, response.value.json(), np.argmax)) < 5
+    heights = [element.bounding_box()["height"] for element in page.locator(".relevance-fill").all()]
+    assert max(heights) < 2
+
+
 def test_explanation_that_does_not_add_up_is_called_a_rough_guide(visitor, expect):
     page = visitor.page
     change_answer(page, "/v1/explain", lambda value: value.update(completeness_error=0.2, error_bound=0.01))

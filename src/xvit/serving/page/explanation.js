@@ -3,6 +3,8 @@
 import { byId, displayName, make, number, sentence, show, signed } from "./dom.js";
 import { showFilmstrip } from "./filmstrip.js";
 
+const LEAST_RELEVANCE = 0.01; // of the logit, of all patches of a frame: as in xvit.inference.explain
+
 export class Why {
   /**
    * @param {(options: object) => Promise<object | null>} explain asks the service; null if it was cancelled
@@ -92,6 +94,11 @@ export class Why {
 
 /** Show how the relevance adds up: logit of the clip, less that of the clip held still. */
 function showSum(result) {
+  if (changesNothing(result)) {
+    const text = "Motion changes nothing here: the clip and the clip held still have the same logit.";
+    byId("explanation").replaceChildren(make("p", { className: "hint" }, text));
+    return;
+  }
   const difference = result.logit - result.logit_still;
   const name = `“${displayName(result.class)}”`;
   const what = result.against ? `the lead of ${name} over “${displayName(result.against)}”` : `the logit of ${name}`;
@@ -111,6 +118,12 @@ function showSum(result) {
     completeness(result, difference),
   ];
   byId("explanation").replaceChildren(...nodes);
+}
+
+/** Whether all relevance is so small that there is nothing to see. */
+function changesNothing({ patch_relevance: frames }) {
+  const sums = frames.map((rows) => rows.flat().reduce((total, value) => total + Math.abs(value), 0));
+  return Math.max(...sums) < LEAST_RELEVANCE;
 }
 
 function term(name, value, className = "") {

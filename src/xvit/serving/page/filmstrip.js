@@ -3,6 +3,7 @@
 import { make, signed, styleValue, time } from "./dom.js";
 
 const MAX_OPACITY = 0.72;
+const MIN_SCALE = 0.01; // of the logit: rounding is far below, and must not be drawn as if it were a result
 const MIN_SIDE = 64; // pixels of a frame on its canvas, at least
 
 /**
@@ -15,8 +16,8 @@ const MIN_SIDE = 64; // pixels of a frame on its canvas, at least
  */
 export async function showFilmstrip(list, frames, times, onSeek, explanation = null) {
   const images = await Promise.all(frames.map(loadImage));
-  const largest = explanation ? Math.max(1e-9, ...explanation.patch_relevance.flat(2).map(Math.abs)) : 1;
-  const largestBar = explanation ? Math.max(1e-9, ...explanation.frame_relevance.map(Math.abs)) : 1;
+  const largest = explanation ? Math.max(MIN_SCALE, ...explanation.patch_relevance.flat(2).map(Math.abs)) : 1;
+  const largestBar = explanation ? Math.max(MIN_SCALE, ...explanation.frame_relevance.map(Math.abs)) : 1;
   const digits = times.some((value, index) => index && value - times[index - 1] < 0.1) ? 2 : 1;
   const items = images.map((image, index) => {
     const canvas = make("canvas", { "aria-hidden": "true" });
