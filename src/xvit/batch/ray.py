@@ -102,6 +102,7 @@ def _unpack(data: bytes) -> list[str]:
 def _session(ray: Any, address: str | None) -> Iterator[None]:
     """A connection to a cluster, or a cluster on this machine; none of Ray's own output."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its own files have all of it
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     on_sigterm = signal.getsignal(signal.SIGTERM)  # Ray sets a handler of its own
     try:
