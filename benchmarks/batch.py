@@ -15,6 +15,7 @@ Rows are compared with those of a run that nothing disturbed. Needs the extras b
 
 import argparse
 import json
+import math
 import os
 import random
 import signal
@@ -74,7 +75,6 @@ class Bench:
         self.random = random.Random(0)
         self.list = root / "videos.txt"
         self.broken = write_inputs(root / "videos", self.list, num_videos)
-        self.seconds = 0.0
         self.reference = self._reference()
 
     def command(self, output: Path, *words: str, source: Path | None = None) -> list[str]:
@@ -83,9 +83,7 @@ class Bench:
 
     def _reference(self) -> Rows:
         log_progress("reference")
-        start = time.monotonic()
-        subprocess.run(self.command(self.root / "reference"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        self.seconds = time.monotonic() - start
+        start(self.command(self.root / "reference")).wait()
         rows, repeated = read_rows(self.root / "reference")
         assert (sorted(rows), repeated) == (list(range(self.num_videos)), 0)
         assert {index for index, row in rows.items() if row["status"] != "ok"} == self.broken
@@ -144,22 +142,20 @@ def start(command: Sequence[str]) -> subprocess.Popen[bytes]:
 
 
 def kill_again_and_again(bench: Bench, output: Path, command: Sequence[str]) -> dict[str, Any]:
-    """`kill -9` of all processes of a job at random moments; then let it end."""
-    start_seconds = min(12.0, bench.seconds / 2)  # of imports, before there are rows
-    moments, parts = [], []
-    for _ in range(bench.kills):
+    """`kill -9` of all processes of a job in mid-run, each time at a random moment; then let it end."""
+    total = math.ceil(bench.num_videos / PART_SIZE)
+    counts = []
+    for number in range(bench.kills):
         process = start(command)
-        seconds = bench.random.uniform(0.3, 1.6) * start_seconds
-        try:
-            process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-        code = process.wait()
-        moments.append(round(seconds, 1))
-        parts.append(len(list((output / "parts").glob("*.parquet"))) if output.exists() else 0)
-        log_progress(f"killed after {seconds:.1f} s (code {code}): {parts[-1]} parts")
+        wait_for_parts(output, process, round((number + bench.random.random()) * total / (bench.kills + 1)))
+        time.sleep(bench.random.uniform(0, 0.2))
+        assert process.poll() is None, "the job ended before it was killed"
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        counts.append(num_parts(output))
+        log_progress(f"killed with {counts[-1]} of {total} parts")
     code = start(command).wait()
-    return {**bench.compare(output), "exit code": code, "killed after s": moments, "parts then": parts}
+    return {**bench.compare(output), "exit code": code, "parts when killed": counts, "parts": num_parts(output)}
 
 
 def study_local(bench: Bench) -> dict[str, Any]:
@@ -170,7 +166,7 @@ def study_local(bench: Bench) -> dict[str, Any]:
 def study_shards(bench: Bench) -> dict[str, Any]:
     output = bench.root / "shards"
     for shard in (2, 0, 1):
-        subprocess.run(bench.command(output, "--shard", f"{shard}/3"), stdout=subprocess.DEVNULL)
+        start(bench.command(output, "--shard", f"{shard}/3")).wait()
     files = [{p.name: p.read_bytes() for p in (f / "parts").iterdir()} for f in (output, bench.root / "reference")]
     return {"passed": files[0] == files[1], "parts": len(files[0]), "bytes": sum(map(len, files[0].values()))}
 
@@ -194,16 +190,16 @@ def ray_words(address: str) -> list[str]:
 
 
 def actor_processes() -> list[int]:
-    """Process ids of the actors that compute parts."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    """Process ids of the actors that compute parts, without the processes that decode for them."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*"):
         try:
-            text = path.read_bytes()
+            text, fields = (path / "cmdline").read_bytes(), (path / "stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue
         if text.startswith(b"ray::") and b"MapWorker" in text:
-            found.append(int(path.parent.name))
-    return found
+            parents[int(path.name)] = int(fields[1])
+    return [process for process, parent in parents.items() if parent not in parents]
 
 
 def study_node(bench: Bench) -> dict[str, Any]:
@@ -225,8 +221,12 @@ def study_node(bench: Bench) -> dict[str, Any]:
 
 
 def wait_for_parts(output: Path, process: subprocess.Popen[bytes], number: int) -> None:
-    while process.poll() is None and len(list((output / "parts").glob("*.parquet"))) < number:
-        time.sleep(0.1)
+    while process.poll() is None and num_parts(output) < number:
+        time.sleep(0.01)
+
+
+def num_parts(output: Path) -> int:
+    return len(list((output / "parts").glob("*.parquet")))
 
 
 def study_ray(bench: Bench) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The inputs of a job: a text file, a Parquet file or a folder. Nothing is opened: there may be millions of them."""
 
+import codecs
 import hashlib
 import os
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from xvit.utils.errors import XViTError, import_optional, one_line
 from xvit.utils.files import check_exists
 
 PATH_COLUMN = "path"
+_MAX_LINE = 65_536  # bytes
 _TRIED = 100  # of the first paths of a list, to find out which folder they are relative to
 
 
@@ -81,10 +83,14 @@ def _exists(folder: str | Path, path: str) -> bool:
 
 
 def _read_lines(source: Path) -> list[str]:
-    data = source.read_bytes().removeprefix(b"\xef\xbb\xbf")  # a byte order mark
-    if b"\0" in data:
-        raise XViTError(f"{source}: not a text file: expected a path per line, a .parquet, or a folder")
-    lines = [os.fsdecode(line) for line in data.splitlines() if line.strip()]
+    lines = []
+    with open(source, "rb") as file:
+        for data in file:  # not all at once: a list may have millions of lines
+            line = data.removeprefix(codecs.BOM_UTF8) if not lines else data
+            if b"\0" in line or len(line) > _MAX_LINE:
+                raise XViTError(f"{source}: not a text file: expected a path per line, a .parquet, or a folder")
+            if line.strip():
+                lines.append(os.fsdecode(line.rstrip(b"\r\n")))
     for number, line in enumerate(lines[:_TRIED], start=1):
         path, separator, rest = line.rpartition("\t" if "\t" in line else "," if "," in line else " ")
         if separator and not _is_absolute(line) and not _exists(source.parent, line) and _exists(source.parent, path):
