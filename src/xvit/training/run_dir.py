@@ -28,6 +28,7 @@ from xvit.checkpoint.weights import tensor_shapes
 from xvit.config import ClipSpec, RunConfig, describe_change, from_dict, read_yaml, stored_recipe, to_dict
 from xvit.data.annotations import DatasetSplits
 from xvit.data.record import compare_splits, compare_versions, record_hash, record_splits, record_versions
+from xvit.training.hosts import MARKER, explain_other_data, explain_separate_folders
 from xvit.training.rows import BAD_VIDEOS, METRICS, read_rows, truncate_rows
 from xvit.training.state import TrainState, check_random_state, read_train_state
 from xvit.utils import distributed
@@ -75,7 +76,8 @@ class RunDirectory:
 
     Raises:
         XViTError: the folder contains a run and `resume` is false, or other files; the run has a different recipe, or
-            is trained on other data; another process uses the folder.
+            is trained on other data; another process uses the folder; the hosts of the run have different folders or
+            different data under these paths.
     """
 
     def __init__(self, path: str | Path, config: RunConfig, data: DatasetSplits, *, resume: bool) -> None:
@@ -97,6 +99,7 @@ class RunDirectory:
             except (XViTError, OSError) as error:
                 message = str(error)
         message, self._data_hash = distributed.all_gather((message, self._data_hash))[0]
+        message = message or explain_separate_folders(self.path) or explain_other_data(data, config.data.root)
         if message:
             self.close()
             raise XViTError(message)
@@ -124,6 +127,7 @@ class RunDirectory:
         """
         unfinished = {f".{self._data_path.name}", f".{self._config_path.name}"}
         names = {path.name for path in self.path.iterdir()} - {LOCK} if self.path.is_dir() else set()
+        unfinished |= {name for name in names if name.startswith(MARKER)}
         if self._data_path.name in names and _is_record(self._data_path):
             unfinished.add(self._data_path.name)
         if names <= unfinished:
