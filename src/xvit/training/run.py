@@ -97,7 +97,7 @@ class TrainingRun:
         self.schedule = build_schedule(
             self.optimizer, steps=steps * train.epochs, warmup_steps=warmup_steps, lr=scaled_lr(train)
         )
-        self.state = self.run_dir.load_state(self._state_tensors)
+        self.state = self.run_dir.load_state(self.state_tensors)
         self.run_dir.prepare(self.raw_model.clip_spec)
         self.logger = TrainingLogger(self.run_dir, self.config, self.data.train, self.state, steps, on_progress)
         self.signals = StopSignals()
@@ -131,7 +131,7 @@ class TrainingRun:
         """Save everything that is needed to resume from here."""
         self.logger.share_bad_videos()
         self.state.seconds = time.monotonic() - self._start_time
-        self.run_dir.save_state(self._state_tensors, self.state)
+        self.run_dir.save_state(self.state_tensors, self.state)
         self.last_saved = time.monotonic()
 
     def close(self) -> None:
@@ -145,7 +145,8 @@ class TrainingRun:
         return self.raw_model if self.ema_model is None else self.ema_model.module
 
     @property
-    def _state_tensors(self) -> StateTensors:
+    def state_tensors(self) -> StateTensors:
+        """What a saved state holds the tensors of."""
         return StateTensors(
             accelerator=self.accelerator,
             model=self.raw_model,
