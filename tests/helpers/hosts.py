@@ -66,6 +66,19 @@ class Host:
         """Pull the host's network cable ("down"), or plug it in ("up")."""
         _ip("-n", self.namespace, "link", "set", "dev", _LINK, state)
 
+    def change_address(self) -> None:
+        """Give the host a new address, which both hosts know at once: another machine took its place.
+
+        Whoever waits for an answer from the old address hears nothing.
+        """
+        table = Path(self.table)
+        [old] = [line.split()[0] for line in table.read_text().splitlines() if line.endswith(f" {self.name}")]
+        network, _, number = old.rpartition(".")
+        new = f"{network}.{int(number) + len(ADDRESSES)}"
+        _ip("-n", self.namespace, "address", "flush", "dev", _LINK)
+        _ip("-n", self.namespace, "address", "add", f"{new}/24", "dev", _LINK)
+        table.write_text(table.read_text().replace(f"{old} ", f"{new} "))
+
 
 @contextmanager
 def two_hosts(folder: Path) -> Iterator[tuple[Host, Host]]:
