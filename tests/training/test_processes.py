@@ -60,7 +60,7 @@ os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # see docs/clusters.md
 compute_loss, engine.compute_loss = engine.compute_loss, compute_and_stop
 options = ["--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", "3", "--monitor-interval", "0.1"]
 options += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "host-a:29400", "--rdzv-id", "run"]
-options += ["--rdzv-conf", "keep_alive_interval=1,keep_alive_max_attempt=3"]  # a host is lost after 3 s
+options += ["--rdzv-conf", "keep_alive_interval=1,keep_alive_max_attempt=5"]  # a host is lost after 5 s
 main([*options, "--start-method", "fork", "--run-path", *sys.argv[5:]])
 """
 
