@@ -4,10 +4,11 @@
 
 The hosts are network namespaces of this machine with addresses and names of their own (Linux, root and iproute2). Each
 runs `torchrun --nnodes 2 ... -m xvit train --resume` with the default rendezvous. A kill is a SIGKILL to all processes
-of a host, torchrun included. In a power cut, its network cable is pulled before that, and another machine with another
-address takes its place, so that the other host hears nothing. As on a cluster, the command of a host is started again
-when it ends without success, 2 s later, and a host is back 5 s after its loss. The hosts are lost in turn, also host-a,
-which keeps the rendezvous.
+of a host, torchrun included: of host-b and of host-a, which keeps the rendezvous, in turn. In a power cut, the network
+cable of host-b is pulled before that, and another machine with another address takes its place, so that host-a hears
+nothing. (If host-a vanishes like that, host-b waits until its system gives up the connection, for up to 16 minutes.) As
+on a cluster, the command of a host is started again when it ends without success, 2 s later, and a host is back 5 s
+after its loss.
 
 The weights are compared bit by bit with those of two hosts that nothing happens to, and up to the order of summation
 with those of one process of twice the batch size. The exit code is 1 if they differ.
@@ -175,7 +176,7 @@ def measure(root: Path, log: TextIO, args: argparse.Namespace) -> dict[str, Any]
         seconds = Cluster(hosts, [*TORCHRUN, *words, "--output", str(undisturbed)], log).wait()
         steps = saved_step(undisturbed)
         losses = [(hosts[1 - number % 2], False) for number in range(args.kills)]
-        losses += [(hosts[1 - number % 2], True) for number in range(args.power_cuts)]
+        losses += [(hosts[1], True)] * args.power_cuts
         log_progress(f"two hosts, {len(losses)} losses")
         cluster = Cluster(hosts, [*TORCHRUN, *words, "--output", str(disturbed)], log)
         lost = train_with_losses(cluster, disturbed, steps, losses, rng)
