@@ -120,11 +120,14 @@ def run_job(
 def run_local(task: Task, worker: Worker, parts: Sequence[Part], folder: str) -> Generator[tuple[int, Any], None, None]:
     """Compute parts in this process, one after the other. Processes of the worker decode the videos meanwhile."""
     for start in range(0, len(parts), _WINDOW):
-        window = parts[start : start + _WINDOW]
-        paths = [locate(path, folder) for path in chain.from_iterable(part.paths for part in window)]
-        values = worker.values(paths)
-        for part in window:
-            yield part.number, make_table(worker, part, islice(values, len(part.paths)))
+        yield from compute_parts(worker, parts[start : start + _WINDOW], folder)
+
+
+def compute_parts(worker: Worker, parts: Sequence[Part], folder: str) -> Generator[tuple[int, Any], None, None]:
+    """Compute parts, without a pause between them."""
+    values = worker.values([locate(path, folder) for path in chain.from_iterable(part.paths for part in parts)])
+    for part in parts:
+        yield part.number, make_table(worker, part, islice(values, len(part.paths)))
 
 
 def make_table(worker: Worker, part: Part, values: Iterator[Values | VideoError]) -> Any:

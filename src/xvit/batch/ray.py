@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from xvit.batch.inputs import locate
-from xvit.batch.job import make_table
+from xvit.batch.job import compute_parts
 from xvit.batch.output import Part
 from xvit.batch.tasks import Task, Worker
 from xvit.utils.errors import XViTError, import_optional, one_line
+
+_CALLS_PER_ACTOR, _MAX_PARTS_PER_CALL = 4, 16  # few calls have few pauses, in which the next videos are decoded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,17 +58,22 @@ class RayRunner:
         with _session(ray, self.address):
             size = min(self.actors or _room(ray, cpus, self.gpus_per_actor), len(parts))
             items = [{"number": part.number, "first": part.first, "paths": _pack(part.paths)} for part in parts]
-            rows = data.from_items(items, override_num_blocks=len(items)).map_batches(
+            per_call = min(max(len(parts) // (_CALLS_PER_ACTOR * size), 1), _MAX_PARTS_PER_CALL)
+            rows = data.from_items(items, override_num_blocks=math.ceil(len(items) / per_call)).map_batches(
                 _Actor,
                 fn_constructor_args=(task, worker.describe(), folder),
-                batch_size=1,
+                batch_size=per_call,
                 batch_format="numpy",
                 compute=data.ActorPoolStrategy(size=size),
                 num_cpus=cpus,
                 num_gpus=self.gpus_per_actor or None,
             )
+            done = set[int]()
             with _actor_errors(ray):
                 for row in rows.iter_rows():
+                    if row["number"] in done:  # from a call that was begun again on another node
+                        continue
+                    done.add(row["number"])
                     yield int(row["number"]), arrow.ipc.open_stream(io.BytesIO(row["table"])).read_all()
 
 
@@ -79,15 +85,15 @@ class _Actor:
         if self.worker.describe() != expected:
             raise XViTError(f"host {os.uname().nodename}: the model there is another one than that of the job")
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
+    def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[dict[str, list[Any]]]:
         arrow = import_optional("pyarrow", extra="ray")
-        paths = _unpack(batch["paths"][0])
-        part = Part(number=int(batch["number"][0]), first=int(batch["first"][0]), paths=paths)
-        table = make_table(self.worker, part, self.worker.values([locate(path, self.folder) for path in paths]))
-        buffer = io.BytesIO()
-        with arrow.ipc.new_stream(buffer, table.schema) as stream:
-            stream.write_table(table)
-        return {"number": [part.number], "table": [buffer.getvalue()]}
+        rows = zip(batch["number"], batch["first"], batch["paths"], strict=True)
+        parts = [Part(number=int(number), first=int(first), paths=_unpack(paths)) for number, first, paths in rows]
+        for number, table in compute_parts(self.worker, parts, self.folder):
+            buffer = io.BytesIO()
+            with arrow.ipc.new_stream(buffer, table.schema) as stream:
+                stream.write_table(table)
+            yield {"number": [number], "table": [buffer.getvalue()]}
 
 
 def _pack(paths: Sequence[str]) -> bytes:
