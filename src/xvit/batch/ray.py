@@ -120,6 +120,7 @@ def _session(ray: Any, address: str | None) -> Iterator[None]:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.target_max_block_size = 1  # each part travels back when it is done, not with all parts of the call
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         yield
