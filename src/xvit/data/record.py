@@ -18,6 +18,7 @@ import torch
 from xvit.config import ClassNames, as_task_dict
 from xvit.data.annotations import DatasetSplits, Label, Sample, class_indices
 from xvit.data.decode.frame_folder import is_image_file
+from xvit.data.shards import file_size
 from xvit.utils.text import name_some
 from xvit.utils.version import library_versions
 
@@ -55,7 +56,7 @@ def video_size(path: str | os.PathLike[str]) -> int | None:
     try:
         if os.path.isdir(path):
             return sum(map(is_image_file, os.listdir(path)))
-        return os.stat(path).st_size
+        return file_size(path)
     except (OSError, ValueError):  # reading the video reports the error
         return None
 

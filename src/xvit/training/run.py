@@ -147,7 +147,8 @@ class TrainingRun:
             class_names=self.data.class_names,
             decode_timeout=data.decode_timeout,
         )
-        sampler = EpochSampler(dataset, class_balanced=data.class_balanced, repeated_aug=augment.repeated_aug)
+        options = {"repeated_aug": augment.repeated_aug, "batch_size": train.batch_size}
+        sampler = EpochSampler(dataset, class_balanced=data.class_balanced, **options)
         on_cuda = self.accelerator.device.type == "cuda"
         loader = make_loader(
             dataset, sampler=sampler, batch_size=train.batch_size, num_workers=data.num_workers, pin_memory=on_cuda
