@@ -13,7 +13,9 @@ import io
 import json
 import logging
 import os
+import sys
 import tarfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,7 +38,7 @@ _MAX_LABEL = 2**20  # bytes of one annotation
 _MAX_LABELS = 2**28  # bytes of all annotations of a shard
 _MAX_IN_MEMORY = 2**26  # bytes of a video that is read at once
 _BUFFER = 2**16
-_MAX_CACHED = 64  # shards whose contents are kept in memory: more than an epoch reads from at a time
+_MAX_CACHED = 64  # shards whose contents are known and that are open: more than an epoch reads from at a time
 
 _logger = logging.getLogger("xvit")
 
@@ -74,8 +76,7 @@ class Member:
         """The same for a decoder, which jumps about: read at once, in one sequential read, unless it is very large."""
         if self.size > _MAX_IN_MEMORY:
             return self.open(2**20)
-        with self.open() as file:
-            return _Bytes(file.read(), self.path)
+        return _Bytes(_open_shard(self.shard).read_at(self.size, self.offset), self.path)
 
 
 def shard_of(path: str | os.PathLike[str]) -> str:
@@ -110,7 +111,7 @@ def find_member(path: str | os.PathLike[str]) -> Member | None:
 
 def is_shard(path: str | os.PathLike[str]) -> bool:
     """Whether a path is that of a shard, by its name."""
-    return os.fspath(path).lower().endswith(SHARD_EXTENSION) and os.path.isfile(path)
+    return os.fspath(path).endswith(SHARD_EXTENSION) and os.path.isfile(path)
 
 
 def check_video_exists(path: str | os.PathLike[str]) -> None:
@@ -334,11 +335,40 @@ class _Bytes(io.BytesIO):
         self.name = name
 
 
+class _OpenShard:
+    """A shard that stays open: a network disk takes as long to open a file as to read a video."""
+
+    def __init__(self, shard: str) -> None:
+        self._file = open(shard, "rb", buffering=0)
+        self._lock = threading.Lock()
+
+    def __del__(self) -> None:
+        self._file.close()
+
+    def read_at(self, size: int, offset: int) -> bytes:
+        """Bytes from any place, in any thread, and in processes that were forked since it was opened."""
+        if sys.platform != "win32":
+            return os.pread(self._file.fileno(), size, offset)
+        with self._lock:  # Windows has no fork, and no pread
+            self._file.seek(offset)
+            return self._file.read(size) or b""
+
+
+def _open_shard(shard: str) -> _OpenShard:
+    stat = os.stat(shard)
+    return _keep_open(shard, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(_MAX_CACHED)
+def _keep_open(shard: str, size: int, time: int) -> _OpenShard:
+    return _OpenShard(shard)
+
+
 class _Part(io.RawIOBase):
     """The bytes of a video in a shard as a file."""
 
     def __init__(self, member: Member) -> None:
-        self._file = open(member.shard, "rb", buffering=0)
+        self._shard = _open_shard(member.shard)
         self._start, self._size, self._position = member.offset, member.size, 0
         self.name = member.path
 
@@ -349,16 +379,20 @@ class _Part(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any, /) -> int:
-        with memoryview(buffer) as view, view[: max(self._size - self._position, 0)] as wanted:
-            self._file.seek(self._start + self._position)
-            count = self._file.readinto(wanted)
-        self._position += count
-        return count
+        with memoryview(buffer) as view:
+            data = self._read(len(view))
+            view[: len(data)] = data
+        return len(data)
+
+    def readall(self) -> bytes:
+        return self._read(self._size)  # in one read, instead of many small ones
+
+    def _read(self, size: int) -> bytes:
+        left = max(self._size - self._position, 0)
+        data = self._shard.read_at(min(size, left), self._start + self._position)
+        self._position += len(data)
+        return data
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         self._position = max((0, self._position, self._size)[whence] + offset, 0)
         return self._position
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()

@@ -25,7 +25,7 @@ from xvit.data.annotations.class_folders import SPLITS
 from xvit.data.annotations.class_names import read_class_names
 from xvit.data.annotations.lists import LABEL_COLUMNS, MAX_CLASSES
 from xvit.data.annotations.samples import DatasetSplits, Label, Sample, class_index
-from xvit.data.shards import Member, find_member, read_shard
+from xvit.data.shards import Member, find_member, is_shard, read_shard
 from xvit.utils.errors import VideoError, XViTError
 from xvit.utils.files import check_folder, read_json
 
@@ -111,12 +111,10 @@ def _find_shards(config: DataConfig) -> dict[str, list[str]]:
 def _expand(root: str, split: str, pattern: str) -> Iterator[str]:
     for name in dict.fromkeys(_expand_ranges(pattern)):
         path = os.path.join(root, name)
-        if os.path.isfile(path):
-            yield path
-            continue
-        found = _glob(root, f"{name}/**/*.tar" if os.path.isdir(path) else name)
+        found = [path] if os.path.isfile(path) else _glob(root, f"{name}/**/*.tar" if os.path.isdir(path) else name)
+        found = list(filter(is_shard, found))  # a pattern may match the index beside it, too
         if not found:
-            raise XViTError(f"data.{split}={pattern!r}: no shard {name} in {root}")
+            raise XViTError(f"data.{split}={pattern!r}: no shard {name} (.tar) in {root}")
         yield from found
 
 

@@ -1,0 +1,105 @@
+"""`xvit data pack`, and what the other commands do with shards."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from xvit.data.shards import index_path, read_shard
+
+
+@pytest.fixture(scope="module")
+def shards(videos, tmp_path_factory):
+    """The motion data set in shards, with a damaged video; and how packing it ended."""
+    from helpers.warm_processes import WarmProcess
+
+    folder = tmp_path_factory.mktemp("packed")
+    root = folder / "videos"
+    for path in videos.rglob("*.mp4"):
+        (root / path.relative_to(videos)).parent.mkdir(parents=True, exist_ok=True)
+        (root / path.relative_to(videos)).write_bytes(path.read_bytes())
+    (root / "val/static/bad.mp4").write_text("no video")
+    (root / "val/static/empty.mp4").touch()
+    words = ["data", "pack", "--data.root", root, "--output", folder / "shards", "--shard-size", "0.02"]
+    return folder / "shards", WarmProcess(*words).wait()
+
+
+def settings(shards):
+    return ["--data.root", shards, "--data.format", "webdataset", "--data.num_workers", "0"]
+
+
+def test_packing(shards, run, cli_error, tmp_path):
+    folder, (code, out, err) = shards
+    assert code == 1
+    assert " videos (0." in out
+    assert f"written to {folder}" in out
+    assert "val/static/empty.mp4: the file is empty (0 bytes)" in err
+    code, out, _ = run("data", "pack", "--data.root", folder.parent / "videos", "--output", folder, *SIZE, "--json")
+    result = json.loads(out)
+    assert (code, result["written"], result["skipped"]) == (1, 0, sum(result["shards"].values()))
+    assert result["videos"] == sum(len(read_shard(path)) for path in folder.glob("*.tar"))
+    assert all(index_path(path).exists() for path in folder.glob("*.tar"))
+    assert "has shards of other videos or of another size" in cli_error(
+        "data", "pack", "--data.root", folder.parent / "videos", "--output", folder
+    )
+    help_text = run("data", "pack", "--help")[1]
+    assert "--shard-size MB" in help_text
+    assert "--data.format webdataset" in help_text
+
+
+SIZE = ["--shard-size", "0.02"]
+
+
+def test_check_names_shard_and_member(shards, run, tmp_path):
+    code, out, _ = run("data", "check", *settings(shards[0]), "--output", tmp_path / "report", "--json")
+    report = json.loads(out)
+    assert code == 1
+    [problem] = report["problems"]
+    assert problem["path"].endswith(".tar/val/static/bad.mp4")
+    assert Path(problem["path"].partition(".tar/")[0] + ".tar").is_file()
+    assert (tmp_path / "report/report.html").exists()
+    names = (tmp_path / "report/train.txt").read_text().splitlines()
+    assert all(line.startswith("train-0") and ".tar/train/" in line for line in names)
+
+
+def test_eval_predict_and_features(shards, checkpoint, run, tmp_path):
+    folder, _ = shards
+    code, out, err = run("eval", "--checkpoint", checkpoint, *settings(folder), "--json")
+    assert code == 1
+    result = json.loads(out)
+    assert result["expected"] == result["videos"] + 1
+    code, out, err = run("eval", "--checkpoint", checkpoint, "--data.root", folder.parent / "videos", "--json")
+    plain = json.loads(out)
+    assert (plain["top1"], plain["videos"]) == (result["top1"], result["videos"])
+    shard = next(iter(sorted(folder.glob("train-*.tar"))))
+    code, out, _ = run("predict", shard, "--checkpoint", checkpoint, "--json", "--num-workers", "0")
+    paths = [prediction["path"] for prediction in json.loads(out)["predictions"]]
+    assert (code, paths) == (0, [member.path for member in read_shard(shard).values()])
+    code, out, _ = run("predict", paths[0], "--checkpoint", checkpoint, "--json")
+    assert (code, json.loads(out)["predictions"][0]["path"]) == (0, paths[0])
+    words = ["features", shard, "--checkpoint", checkpoint, "--output", tmp_path / "x.npy", "--num-workers", "0"]
+    assert run(*words)[0] == 0
+    assert "moving" in (tmp_path / "x.json").read_text() or (tmp_path / "x.npy").exists()
+
+
+def test_training(shards, recipe, run, tmp_path):
+    words = ["train", "--config", recipe, *settings(shards[0]), "--output", tmp_path / "run"]
+    code, out, _ = run(*words, "--train.epochs", "1", "--data.val", "val-{000000..000000}.tar", "--data.train", "train-*.tar", "--json")
+    assert code == 0
+    assert json.loads(out)["metrics"]["videos"] > 0
+
+
+def test_mistakes(shards, cli_error, checkpoint, tmp_path):
+    folder, _ = shards
+    words = ["eval", "--checkpoint", checkpoint, "--data.format", "webdataset", "--data.root"]
+    assert "no shards of these names" in cli_error(*words, tmp_path)
+    assert "data.val='none-*.tar': no shard none-*.tar (.tar)" in cli_error(*words, folder, "--data.val", "none-*.tar")
+    (tmp_path / "val-0.tar").write_bytes(b"no tar" * 1000)
+    assert cli_error(*words, tmp_path).startswith(f"{tmp_path}/val-0.tar: not a tar file")
+    message = cli_error("predict", tmp_path / "val-0.tar/1.mp4", "--checkpoint", checkpoint)
+    assert message.startswith(f"{tmp_path}/val-0.tar/1.mp4: {tmp_path}/val-0.tar: not a tar file")
+    message = cli_error("predict", tmp_path / "val-0.tar", "--checkpoint", checkpoint)
+    assert message.startswith(f"{tmp_path}/val-0.tar: not a tar file")
+    message = cli_error("data", "pack", "--data.root", tmp_path, "--data.format", "webdataset", "--output", tmp_path / "x")
+    assert "not a tar file" in message
+    assert not (tmp_path / "x").exists()
