@@ -6,8 +6,8 @@ Synthetic videos as in benchmarks/loader.py, packed by `pack_splits`. One epoch 
 
     jumps     how often a video does not lie where the one before it ended, in one process that reads the epoch; with
               workers, in each of them (a plain file is a jump: it has to be found and opened)
-    reading   MB/s of reading all videos in that order, without decoding; before each round the operating system is asked
-              to drop the files from its memory
+    reading   MB/s of reading all videos in that order, without decoding; before each round the system is asked to drop
+              the files from its memory
     loading   clips/s of `make_loader`, with the files in memory: what decoding from a tar file costs
 """
 
@@ -47,7 +47,8 @@ def read_order(dataset: VideoDataset, num_workers: int) -> list[list[Sample]]:
     batches = [indices[start : start + BATCH] for start in range(0, len(indices), BATCH)]
     processes = max(num_workers, 1)
     return [
-        [dataset.samples[index] for batch in batches[worker::processes] for index in batch] for worker in range(processes)
+        [dataset.samples[index] for batch in batches[worker::processes] for index in batch]
+        for worker in range(processes)
     ]
 
 

@@ -39,7 +39,7 @@ def test_packing(shards, run, cli_error, tmp_path):
     assert (code, result["written"], result["skipped"]) == (1, 0, sum(result["shards"].values()))
     assert result["videos"] == sum(len(read_shard(path)) for path in folder.glob("*.tar"))
     assert all(index_path(path).exists() for path in folder.glob("*.tar"))
-    assert "has shards of other videos or of another size" in cli_error(
+    assert "has shards of other videos or another size" in cli_error(
         "data", "pack", "--data.root", folder.parent / "videos", "--output", folder
     )
     help_text = run("data", "pack", "--help")[1]
@@ -68,7 +68,7 @@ def test_eval_predict_and_features(shards, checkpoint, run, tmp_path):
     assert code == 1
     result = json.loads(out)
     assert result["expected"] == result["videos"] + 1
-    code, out, err = run("eval", "--checkpoint", checkpoint, "--data.root", folder.parent / "videos", "--json")
+    _, out, _ = run("eval", "--checkpoint", checkpoint, "--data.root", folder.parent / "videos", "--json")
     plain = json.loads(out)
     assert (plain["top1"], plain["videos"]) == (result["top1"], result["videos"])
     shard = next(iter(sorted(folder.glob("train-*.tar"))))
@@ -84,7 +84,8 @@ def test_eval_predict_and_features(shards, checkpoint, run, tmp_path):
 
 def test_training(shards, recipe, run, tmp_path):
     words = ["train", "--config", recipe, *settings(shards[0]), "--output", tmp_path / "run"]
-    code, out, _ = run(*words, "--train.epochs", "1", "--data.val", "val-{000000..000000}.tar", "--data.train", "train-*.tar", "--json")
+    words += ["--data.val", "val-{000000..000000}.tar", "--data.train", "train-*.tar"]
+    code, out, _ = run(*words, "--train.epochs", "1", "--json")
     assert code == 0
     assert json.loads(out)["metrics"]["videos"] > 0
 
@@ -100,6 +101,8 @@ def test_mistakes(shards, cli_error, checkpoint, tmp_path):
     assert message.startswith(f"{tmp_path}/val-0.tar/1.mp4: {tmp_path}/val-0.tar: not a tar file")
     message = cli_error("predict", tmp_path / "val-0.tar", "--checkpoint", checkpoint)
     assert message.startswith(f"{tmp_path}/val-0.tar: not a tar file")
-    message = cli_error("data", "pack", "--data.root", tmp_path, "--data.format", "webdataset", "--output", tmp_path / "x")
+    message = cli_error(
+        "data", "pack", "--data.root", tmp_path, "--data.format", "webdataset", "--output", tmp_path / "x"
+    )
     assert "not a tar file" in message
     assert not (tmp_path / "x").exists()

@@ -40,9 +40,9 @@ def test_a_run_that_is_stopped_within_an_epoch_ends_bit_identical(shards, tmp_pa
     options = {"batch_size": 3, "mixup": 0.4, "ema_decay": 0.9}
     unstopped = fit(make_shard_config(shards, **options), tmp_path / "a")
     for epoch, step in ((1, 2), (2, 3)):
+        config = make_shard_config(shards, save_minutes=0.0, **options)
         with pytest.raises(KeyboardInterrupt, match="continue with --resume"):
-            on_progress = stop_at(epoch, step)
-            fit(make_shard_config(shards, save_minutes=0.0, **options), tmp_path / "b", resume=True, on_progress=on_progress)
+            fit(config, tmp_path / "b", resume=True, on_progress=stop_at(epoch, step))
     resumed = fit(make_shard_config(shards, save_minutes=0.0, num_workers=1, **options), tmp_path / "b", resume=True)
     assert same(weights(resumed.last), weights(unstopped.last))
     runs = [[(row["step"], row["loss"]) for row in rows(run.last.parent, "train")] for run in (unstopped, resumed)]

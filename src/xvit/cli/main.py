@@ -50,7 +50,12 @@ COMMANDS: dict[str, str] = {name: summary for group in GROUPS.values() for name,
 RESUME = {"train": "Run the same command with --resume to continue."} | dict.fromkeys(
     ["demo", "data resize", "data pack", "features", "benchmark", "ablate"], "Run the same command to continue."
 )
-OWN_LOCK = ("train", "features", "data resize", "data pack")  # whose functions lock the output, for callers in Python too
+OWN_LOCK = (
+    "train",
+    "features",
+    "data resize",
+    "data pack",
+)  # whose functions lock the output, for callers in Python too
 DISTRIBUTED = ("train", "eval")  # torchrun or accelerate launch may run these in several processes
 _LAUNCHER_SECONDS = 5.0  # torchrun stops the other processes within this time after the first one has failed
 

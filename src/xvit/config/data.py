@@ -15,7 +15,7 @@ class DataConfig:
             which `val_fraction` and `test_fraction` split; for other formats, the folder that holds the videos or the
             shards. A folder of frames (frame_0001.jpg, ...) counts as a video.
         format: folders (as above), or the format of the annotation files: list (`path label` lines), kinetics (its
-            CSV), ssv2 (Something-Something's JSON), epic (EPIC-KITCHENS-100's CSV); or webdataset (train-*.tar, val-*.tar, ...).
+            CSV), ssv2 (Something-Something's JSON), epic (EPIC-KITCHENS-100's CSV); or webdataset (train-*.tar, ...).
         train: annotation file of the training videos; not for folders. For webdataset: the training shards, if they are
             not named train*, such as "shards-{000..099}.tar", "train-*.tar" or a folder, relative to `root`.
         val: the same for the validation videos.

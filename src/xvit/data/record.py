@@ -11,6 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -51,7 +52,7 @@ def record_splits(data: DatasetSplits) -> dict[str, Any]:
     return {"class_names": _plain(data.class_names), **splits}
 
 
-def video_size(path: str | os.PathLike[str]) -> int | None:
+def video_size(path: str | Path) -> int | None:
     """Bytes of a file, number of images in a folder of frames; None if it cannot be found out."""
     try:
         if os.path.isdir(path):

@@ -4,9 +4,7 @@
     train-000000.index.json    where the bytes of each video lie in the tar file, and its annotation
 
 The path of a video in a shard is SHARD.tar/KEY.mp4, as if the shard was a folder. `xvit data pack` writes the index. It
-is optional: without it, the headers of the shard are read once per process.
-
-Shards come from anywhere. Only regular members with plain names count, and no size in a header is trusted.
+is optional: without it, `shard_headers` reads the headers of the shard, once per process.
 """
 
 import io
@@ -14,36 +12,28 @@ import json
 import logging
 import os
 import sys
-import tarfile
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from xvit.data.video_names import has_video_extension
-from xvit.utils.errors import VideoError, XViTError, one_line
-from xvit.utils.files import atomic_write_text, parse_json, read_json
-from xvit.utils.text import MAX_RECORD_BYTES, is_index
+from xvit.data.shard_headers import Found, check_name, scan_headers, shard_errors
+from xvit.utils.errors import VideoError, XViTError
+from xvit.utils.files import atomic_write_text, read_json
+from xvit.utils.text import MAX_RECORD_BYTES
 
 SHARD_EXTENSION = ".tar"
-_LABEL_EXTENSIONS = (".json", ".cls")
-_COMPRESSION = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
-_BLOCK = 512  # bytes: the unit of a tar file
-_MAX_HEADER = 2**14  # bytes of an extended header, which holds long names
-_MAX_MEMBERS = 2**20
-_MAX_LABEL = 2**20  # bytes of one annotation
-_MAX_LABELS = 2**28  # bytes of all annotations of a shard
 _MAX_IN_MEMORY = 2**26  # bytes of a video that is read at once
 _BUFFER = 2**16
-_MAX_CACHED = 64  # shards whose contents are known and that are open: more than an epoch reads from at a time
+_MAX_OPEN = 64  # shards that stay open, and whose index is kept in memory: more than an epoch reads from at a time
+_MAX_SCANNED = 1024  # shards without an index whose headers are kept in memory, because reading them takes long
 
 _logger = logging.getLogger("xvit")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Member:
     """A video in a shard.
 
@@ -79,7 +69,7 @@ class Member:
         return _Bytes(_open_shard(self.shard).read_at(self.size, self.offset), self.path)
 
 
-def shard_of(path: str | os.PathLike[str]) -> str:
+def shard_of(path: str | Path) -> str:
     """The shard that the path of a video leads into; empty if none."""
     text = os.fspath(path)
     end = text.find(f"{SHARD_EXTENSION}/")
@@ -91,7 +81,7 @@ def shard_of(path: str | os.PathLike[str]) -> str:
     return ""
 
 
-def find_member(path: str | os.PathLike[str]) -> Member | None:
+def find_member(path: str | Path) -> Member | None:
     """The video in a shard that a path names; None if it leads into no shard.
 
     Raises:
@@ -109,53 +99,64 @@ def find_member(path: str | os.PathLike[str]) -> Member | None:
     return member
 
 
-def is_shard(path: str | os.PathLike[str]) -> bool:
+def is_shard(path: str | Path) -> bool:
     """Whether a path is that of a shard, by its name."""
     return os.fspath(path).endswith(SHARD_EXTENSION) and os.path.isfile(path)
 
 
-def check_video_exists(path: str | os.PathLike[str]) -> None:
+def check_video_exists(path: str | Path) -> None:
     """Raise `XViTError` unless there is a file, a folder, or a video in a shard at this path."""
     if find_member(path) is None and not os.path.exists(path):
         raise XViTError(f"{os.fspath(path)}: no such file or folder")
 
 
-def open_file(path: str | os.PathLike[str]) -> BinaryIO:
+def open_file(path: str | Path) -> io.BufferedReader:
     """Open a file, or a video in a shard, for reading; raises `OSError` or `VideoError`."""
     member = find_member(path)
     return open(path, "rb") if member is None else member.open()
 
 
-def file_size(path: str | os.PathLike[str]) -> int:
+def file_size(path: str | Path) -> int:
     """Bytes of a file or of a video in a shard; raises `OSError`, `ValueError` or `VideoError`."""
     member = find_member(path)
     return os.stat(path).st_size if member is None else member.size
 
 
-def read_shard(shard: str | os.PathLike[str]) -> Mapping[str, Member]:
+def read_shard(shard: str | Path) -> Mapping[str, Member]:
     """The videos of a shard by their names, in the order of the tar file: from its index, else from its headers.
 
     Raises:
         VideoError: no such file; not a tar file, or a compressed one; cut short; a member that is not accepted, which
             the error names; no videos; an index that is damaged.
     """
-    with _shard_errors(shard):
+    with shard_errors(shard):
         stat = os.stat(shard)
-    return _read_shard(os.fspath(shard), stat.st_size, stat.st_mtime_ns)
+    version = os.fspath(shard), stat.st_size, stat.st_mtime_ns
+    members = _indexed(*version)
+    return _scanned(*version) if members is None else members
 
 
-@lru_cache(_MAX_CACHED)
-def _read_shard(shard: str, size: int, time: int) -> Mapping[str, Member]:
-    members = _read_index(shard, size)
-    return scan_shard(shard) if members is None else members
+@lru_cache(_MAX_OPEN)
+def _indexed(shard: str, size: int, time: int) -> Mapping[str, Member] | None:
+    return _read_index(shard, size)
 
 
-def index_path(shard: str | os.PathLike[str]) -> Path:
+@lru_cache(_MAX_SCANNED)
+def _scanned(shard: str, size: int, time: int) -> Mapping[str, Member]:
+    return scan_shard(shard)
+
+
+def index_path(shard: str | Path) -> Path:
     """Where the index of a shard is."""
     return Path(shard).with_suffix(".index.json")
 
 
-def write_index(shard: str | os.PathLike[str]) -> None:
+def scan_shard(shard: str | Path) -> dict[str, Member]:
+    """The videos of a shard, from its headers alone. Raises as `read_shard`."""
+    return _to_members(os.fspath(shard), scan_headers(os.fspath(shard)))
+
+
+def write_index(shard: str | Path) -> None:
     """Write the index of a shard that is complete.
 
     Raises:
@@ -167,7 +168,7 @@ def write_index(shard: str | os.PathLike[str]) -> None:
     atomic_write_text(index_path(shard), json.dumps(values, separators=(",", ":")) + "\n")
 
 
-def has_index(shard: str | os.PathLike[str]) -> bool:
+def has_index(shard: str | Path) -> bool:
     """Whether a shard is complete, with an index that belongs to it."""
     return os.path.isfile(shard) and _read_index(os.fspath(shard), os.stat(shard).st_size) is not None
 
@@ -182,149 +183,23 @@ def _read_index(shard: str, size: int) -> dict[str, Member] | None:
         if values["bytes"] != size:
             _logger.warning("%s: not of the tar file beside it, whose headers are read instead", path)
             return None
-        members: dict[str, Member] = {}
-        for name, offset, length, annotation, label in values["videos"]:
+        for name, offset, length, _, _ in values["videos"]:
             whole_numbers = type(offset) is int and type(length) is int
             if not isinstance(name, str) or not whole_numbers or min(offset, length) < 0 or offset + length > size:
                 raise ValueError
-            _check_name(shard, name)
-            place = {"shard": shard, "name": name, "offset": offset, "size": length}
-            members[name] = Member(**place, annotation=annotation, label=label)
-        if not members:
+            check_name(shard, name)
+        if not values["videos"]:
             raise ValueError
     except (XViTError, KeyError, TypeError, ValueError, AttributeError):
         raise VideoError(path, "damaged: delete it, and the headers of the shard are read instead") from None
-    return members
+    return _to_members(shard, values["videos"])
 
 
-def scan_shard(shard: str | os.PathLike[str]) -> dict[str, Member]:
-    """The videos of a shard, from the headers of all members. Raises as `read_shard`."""
-    shard = os.fspath(shard)
-    with _shard_errors(shard), _TarReader(shard) as file:
-        head = file.read_at(0, 6)
-        for magic, name in _COMPRESSION.items():
-            if head.startswith(magic):
-                raise VideoError(shard, f"compressed with {name}: videos cannot be read in place: decompress it first")
-        try:
-            archive = tarfile.open(fileobj=file, mode="r:", encoding="utf-8")
-        except tarfile.TarError as error:
-            raise VideoError(shard, f"not a tar file ({one_line(error)})") from None
-        with archive:
-            scan = _Scan(shard, file)
-            try:
-                while (info := archive.next()) is not None:
-                    archive.members.clear()  # which would fill the memory
-                    scan.add(info)
-            except tarfile.TarError as error:
-                raise VideoError(shard, f"damaged after {scan.last or 'its start'} ({one_line(error)})") from None
-            scan.check_end(archive.offset)
-        return scan.members()
-
-
-class _Scan:
-    """One pass through the headers of a shard."""
-
-    def __init__(self, shard: str, file: "_TarReader") -> None:
-        self.shard, self.file, self.size = shard, file, os.fstat(file.fileno()).st_size
-        self.last = ""  # name of the latest member
-        self._count = self._label_bytes = 0
-        self._videos: dict[str, tuple[int, int]] = {}  # offset and size
-        self._labels: dict[str, dict[str, Any]] = {}  # contents by extension, by name without it
-
-    def add(self, info: tarfile.TarInfo) -> None:
-        """Add a member; raise `VideoError` if it is not accepted."""
-        name = info.name.removeprefix("./")
-        path = f"{self.shard}/{name}"
-        self._count += 1
-        if self._count > _MAX_MEMBERS:
-            raise VideoError(self.shard, f"more than {_MAX_MEMBERS:,} members: split it into several shards")
-        _check_name(self.shard, name)
-        if info.issparse():
-            raise VideoError(path, "a sparse file: pack it without the option --sparse")
-        present = self.size - info.offset_data
-        if not 0 <= info.size <= present:
-            raise VideoError(path, f"cut short: {max(present, 0)} of its {info.size} bytes are present")
-        stem, extension = os.path.splitext(name)
-        self.last, is_label = name, extension.lower() in _LABEL_EXTENSIONS
-        if info.isdir() or not (is_label or has_video_extension(name)):
-            return
-        if not info.isreg():
-            raise VideoError(path, "a link or a device, not a file: pack the file itself")
-        contents: dict[str, Any] = self._labels.setdefault(stem, {}) if is_label else self._videos
-        if (extension.lower() if is_label else name) in contents:
-            raise VideoError(path, "there twice in the shard: expected each key once")
-        if is_label:
-            contents[extension.lower()] = self._read_label(path, info)
-        else:
-            self._videos[name] = info.offset_data, info.size
-
-    def _read_label(self, path: str, info: tarfile.TarInfo) -> Any:
-        self._label_bytes += info.size
-        if info.size > _MAX_LABEL or self._label_bytes > _MAX_LABELS:
-            raise VideoError(path, f"an annotation of {info.size:,} bytes, or too many of them in a shard")
-        data = self.file.read_at(info.offset_data, info.size)
-        try:
-            if not path.lower().endswith(".cls"):
-                return parse_json(data)
-            text = data.decode().strip()
-        except ValueError as error:  # also of text that is not UTF-8
-            raise VideoError(path, f"not readable: {one_line(error)}") from None
-        return int(text) if is_index(text) and len(text) < 10 else text
-
-    def check_end(self, end: int) -> None:
-        """Raise `VideoError` unless a block of zeros, which ends a tar file, follows where its members end."""
-        block = self.file.read_at(end, _BLOCK)
-        if len(block) < _BLOCK or block.strip(b"\0"):
-            kind = "damaged" if len(block) == _BLOCK else "cut short"
-            raise VideoError(self.shard, f"{kind} after {self.last}: the end of the archive is missing")
-
-    def members(self) -> dict[str, Member]:
-        """The videos, each with its annotation."""
-        if not self._videos:
-            raise VideoError(self.shard, "no videos in it: expected members such as KEY.mp4 and KEY.json")
-        members = {}
-        for name, (offset, size) in self._videos.items():
-            folder, _, base = name.rpartition("/")
-            key = f"{folder}/{base.split('.')[0]}".lstrip("/")  # as WebDataset has it: up to the first dot
-            labels = self._labels.get(os.path.splitext(name)[0]) or self._labels.get(key) or {}
-            place = {"shard": self.shard, "name": name, "offset": offset, "size": size}
-            members[name] = Member(**place, annotation=labels.get(".json"), label=labels.get(".cls"))
-        return members
-
-
-def _check_name(shard: str, name: str) -> None:
-    """Raise `VideoError` for a name that leads out of the shard, where a program that unpacks it would write."""
-    if not name or name.startswith("/") or ".." in name.split("/") or "\0" in name or "\\" in name:
-        raise VideoError(f"{shard}/{name}", "not an acceptable name for a member: expected a relative path like KEY.mp4")
-
-
-@contextmanager
-def _shard_errors(shard: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn any error while a shard is read into a `VideoError`: tarfile fails in many ways on damaged headers."""
-    try:
-        yield
-    except XViTError:
-        raise
-    except FileNotFoundError:
-        raise VideoError(shard, "no such file") from None
-    except OSError as error:
-        raise VideoError(shard, f"not readable ({error.strerror or one_line(error)})") from None
-    except Exception as error:
-        raise VideoError(shard, f"damaged: not readable as a tar file ({one_line(error)})") from None
-
-
-class _TarReader(io.FileIO):
-    """A tar file for `tarfile`, which would read as many bytes of an extended header as that announces: gigabytes."""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if size is None or not 0 <= size <= _MAX_HEADER:
-            raise tarfile.ReadError("a header that is too long")
-        return super().read(size) or b""
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        """Bytes from any place; fewer at the end of the file."""
-        self.seek(offset)
-        return super().read(size) or b""
+def _to_members(shard: str, videos: Iterable[Found]) -> dict[str, Member]:
+    return {
+        name: Member(shard=shard, name=name, offset=offset, size=size, annotation=annotation, label=label)
+        for name, offset, size, annotation, label in videos
+    }
 
 
 class _Bytes(io.BytesIO):
@@ -336,10 +211,10 @@ class _Bytes(io.BytesIO):
 
 
 class _OpenShard:
-    """A shard that stays open: a network disk takes as long to open a file as to read a video."""
+    """A shard that stays open: opening a file for each video takes a network disk several round trips."""
 
-    def __init__(self, shard: str) -> None:
-        self._file = open(shard, "rb", buffering=0)
+    def __init__(self, file: io.FileIO) -> None:
+        self._file = file
         self._lock = threading.Lock()
 
     def __del__(self) -> None:
@@ -359,9 +234,9 @@ def _open_shard(shard: str) -> _OpenShard:
     return _keep_open(shard, stat.st_size, stat.st_mtime_ns)
 
 
-@lru_cache(_MAX_CACHED)
+@lru_cache(_MAX_OPEN)
 def _keep_open(shard: str, size: int, time: int) -> _OpenShard:
-    return _OpenShard(shard)
+    return _OpenShard(open(shard, "rb", buffering=0))
 
 
 class _Part(io.RawIOBase):

@@ -97,12 +97,14 @@ def test_class_names_of_the_labels_file(tmp_path):
     (tmp_path / "labels.json").write_text('["rot", "redd"]')
     with pytest.raises(XViTError, match=r'train\.tar/a\.mp4: label "red" is not one of the 2 classes\. Did you mean'):
         load(tmp_path)
-    with pytest.raises(XViTError, match="expected one file for data.format='webdataset'"):
+    with pytest.raises(XViTError, match=r"expected one file for data\.format='webdataset'"):
         load(tmp_path, label_files=("a.txt", "b.txt"))
 
 
 def test_tasks_and_segments(tmp_path):
-    rows = [{"id": f"P_{i}", "label": {"verb": v, "noun": "cup"}, "start": i, "stop": i + 1.5} for i, v in enumerate("ba")]
+    rows = [
+        {"id": f"P_{i}", "label": {"verb": v, "noun": "cup"}, "start": i, "stop": i + 1.5} for i, v in enumerate("ba")
+    ]
     write_shard(tmp_path / "train.tar", {"P01": {"segments": rows}, "P02": {"label": {"verb": "b", "noun": "door"}}})
     data = load(tmp_path)
     assert data.class_names == {"verb": ["a", "b"], "noun": ["cup", "door"]}
@@ -113,7 +115,11 @@ def test_tasks_and_segments(tmp_path):
     ]
     (tmp_path / "labels.json").write_text('{"verb": ["b", "a", "c"], "noun": ["cup", "door"]}')
     assert load(tmp_path).train[0].label == {"verb": 0, "noun": 0}
-    for text in ('{"verb": ["a", "a"], "noun": ["cup"]}', '{"verb": [], "noun": ["cup"]}', '{"verb": 1, "noun": ["c"]}'):
+    for text in (
+        '{"verb": ["a", "a"], "noun": ["cup"]}',
+        '{"verb": [], "noun": ["cup"]}',
+        '{"verb": 1, "noun": ["c"]}',
+    ):
         (tmp_path / "labels.json").write_text(text)
         with pytest.raises(XViTError, match=r"labels\.json: verb: expected a list of class names, all different$"):
             load(tmp_path)

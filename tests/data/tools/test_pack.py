@@ -87,9 +87,7 @@ def test_webdataset_reads_the_shards(tmp_path):
     with warnings.catch_warnings(action="ignore"):  # it leaves files open
         samples = list(webdataset.WebDataset(urls, shardshuffle=False).decode())
     found = {sample["json"]["id"]: (sample["json"]["label"], sample["mp4"]) for sample in samples}
-    assert found == {
-        id: (CLASS_NAMES[label], data) for id, (label, _, _, data) in contents_of(splits.train).items()
-    }
+    assert found == {id: (CLASS_NAMES[label], data) for id, (label, _, _, data) in contents_of(splits.train).items()}
     assert len({sample["__key__"] for sample in samples}) == 10
 
 
@@ -171,7 +169,7 @@ def test_an_interrupted_packing_goes_on(tmp_path, monkeypatch):
 def test_other_videos_or_another_size_need_another_output(tmp_path):
     splits = write_files(tmp_path / "videos")
     pack_splits(splits, tmp_path / "out")
-    with pytest.raises(XViTError, match=r"out: has shards of other videos or of another size: choose another --output$"):
+    with pytest.raises(XViTError, match=r"out: has shards of other videos or another size: choose another --output$"):
         pack_splits(splits, tmp_path / "out", shard_size=3100)
     with open(splits.train[0].path, "ab") as file:
         file.write(b"more")
@@ -237,7 +235,8 @@ def test_full_disk(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "id", ["../../etc/x.mp4", "/x.mp4", "a.b/c.d.mp4", "..", "a\nb.mp4", "__x__.mp4", "\udce9.mp4", "x" * 4000, "a\\b.mp4"]
+    "id",
+    ["../../etc/x.mp4", "/x.mp4", "a.b/c.d.mp4", "..", "a\nb.mp4", "__x__.mp4", "\udce9.mp4", "x" * 4000, "a\\b.mp4"],
 )
 def test_ids_of_any_kind(tmp_path, id):
     webdataset = pytest.importorskip("webdataset")

@@ -98,12 +98,13 @@ def _find_shards(config: DataConfig) -> dict[str, list[str]]:
     check_folder(root)
     given = {split: getattr(config, split) for split in SPLITS}
     if any(given.values()):
-        return {split: list(dict.fromkeys(_expand(root, split, pattern))) if pattern else [] for split, pattern in given.items()}
+        shards = {split: _expand(root, split, pattern) if pattern else () for split, pattern in given.items()}
+        return {split: list(dict.fromkeys(paths)) for split, paths in shards.items()}
     found = {split: _glob(root, f"{split}*.tar", f"{split}*/**/*.tar") for split in SPLITS}
     if not any(found.values()):
         if compressed := _glob(root, "**/*.tar.*", "**/*.tgz"):
             raise XViTError(f"{compressed[0]}: compressed: videos cannot be read in place: decompress the shards first")
-        expected = "expected train-*.tar and val-*.tar, or folders train and val of them; or set data.train and data.val"
+        expected = "expected train-*.tar and val-*.tar, or folders train and val; or set data.train and data.val"
         raise XViTError(f"{root}: no shards of these names: {expected}")
     return found
 
@@ -238,8 +239,9 @@ def _collect_class_names(rows: dict[str, list[_Row]], strict: bool) -> ClassName
     labelled = [[row for row in rows[split] if row.label is not None] for split in SPLITS]
     chosen = next(filter(None, labelled), []) if strict else [row for part in labelled for row in part]
     class_names: dict[str, list[str]] = {}
-    for task in dict.fromkeys(task for row in chosen for task in row.label or ()):
-        class_names[task] = _names_of_task([(row.path, name) for row in chosen for name in (row.label or {})[task]])
+    for task in (chosen[0].label or ()) if chosen else ():  # of the others, `_resolve` checks it
+        labels = [(row.path, name) for row in chosen for name in (row.label or {}).get(task, ())]
+        class_names[task] = _names_of_task(labels)
     result: ClassNames = unwrap_single_task(class_names) if class_names else []
     return result
 

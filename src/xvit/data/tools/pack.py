@@ -177,7 +177,7 @@ class _Packing:
         path = self.output / _RECORD
         if path.exists():
             if read_json(path) != record:
-                raise XViTError(f"{self.output}: has shards of other videos or of another size: choose another --output")
+                raise XViTError(f"{self.output}: has shards of other videos or another size: choose another --output")
             return
         check_new_directory(self.output).mkdir(parents=True, exist_ok=True)
         write_json(path, record)
@@ -196,10 +196,10 @@ class _Packing:
         tmp_path, num_added = path.with_name(f".{path.name}.part"), 0
         index_path(path).unlink(missing_ok=True)
         try:
-            with write_errors(path), tarfile.open(tmp_path, "w", format=tarfile.PAX_FORMAT, encoding="utf-8") as tar:
+            with write_errors(path), open(tmp_path, "wb") as file, _open_tar(file) as tar:
                 for video in videos:
                     try:
-                        self._add(tar, video)
+                        self._add(tar, file, video)
                         num_added += 1
                     except VideoError as error:
                         self.failures.append(error)
@@ -212,7 +212,7 @@ class _Packing:
             tmp_path.unlink(missing_ok=True)
         return num_added > 0
 
-    def _add(self, tar: tarfile.TarFile, video: _Video) -> None:
+    def _add(self, tar: tarfile.TarFile, file: BinaryIO, video: _Video) -> None:
         """Add a video and its annotation. Of one that cannot be read to its end, nothing stays."""
         annotation = json.dumps(_annotate(video.samples, self.class_names)).encode()
         start = tar.offset
@@ -220,9 +220,8 @@ class _Packing:
             with _Source(video) as source:
                 tar.addfile(_tar_info(video.name, video.size), source)
         except VideoError:
-            assert tar.fileobj is not None
-            tar.fileobj.seek(start)
-            tar.fileobj.truncate()
+            file.seek(start)
+            file.truncate()
             tar.offset = start
             raise
         tar.addfile(_tar_info(f"{video.key}.json", len(annotation)), io.BytesIO(annotation))
@@ -240,7 +239,7 @@ class _Source(io.RawIOBase):
         self._video, self._left = video, video.size
         if self._call(lambda: file_size(video.path)) != video.size:
             raise VideoError(video.path, "its size changed while it was packed")
-        self._file: BinaryIO = self._call(lambda: open_file(video.path))
+        self._file: io.BufferedReader = self._call(lambda: open_file(video.path))
 
     def read(self, size: int = -1, /) -> bytes:
         """Read some bytes; raise `VideoError` if the file has fewer than were announced."""
@@ -260,6 +259,10 @@ class _Source(io.RawIOBase):
             return function()
         except OSError as error:
             raise VideoError(self._video.path, f"not readable ({error.strerror or error})") from None
+
+
+def _open_tar(file: BinaryIO) -> tarfile.TarFile:
+    return tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT, encoding="utf-8")
 
 
 def _tar_info(name: str, size: int) -> tarfile.TarInfo:
