@@ -4,10 +4,11 @@
 Write a data set as shards: tar files of many videos and their labels, in the layout of WebDataset. A network
 disk reads a few large files much faster than many small ones. The videos are copied as they are; the training
 videos are in random order. Use the shards like any other data set, with --data.format webdataset.
-Writes to the output folder: train-000000.tar, val-000000.tar, test-000000.tar, ..., beside each the positions
-of its videos (train-000000.index.json), and the class names (labels.json).
-A shard appears once it is complete: run the same command to continue after a stop. Videos that cannot be read
-are left out and listed; the exit code is then 1. A video that is damaged is copied: `xvit data check` finds it.
+Writes to the output folder: train-000000.tar, val-000000.tar, test-000000.tar, ..., beside each where
+its videos lie (train-000000.index.json), and the class names (labels.json).
+A shard appears once it is complete: run the same command to continue after a stop. Videos that cannot
+be read are left out and listed; the exit code is then 1. Damaged videos are copied: `xvit data check` finds
+them.
 
 examples:
   xvit data pack --data.root videos --output shards
