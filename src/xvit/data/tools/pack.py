@@ -175,12 +175,12 @@ class _Packing:
         ]
         record = {"contents": record_hash([contents, self.class_names])}
         path = self.output / _RECORD
-        if path.exists():
-            if read_json(path) != record:
-                raise XViTError(f"{self.output}: has shards of other videos or another size: choose another --output")
-            return
-        check_new_directory(self.output).mkdir(parents=True, exist_ok=True)
-        write_json(path, record)
+        if not path.exists():
+            path.with_name(f".{_RECORD}").unlink(missing_ok=True)  # left by a process that was killed
+            check_new_directory(self.output).mkdir(parents=True, exist_ok=True)
+            write_json(path, record)
+        elif read_json(path) != record:
+            raise XViTError(f"{self.output}: has shards of other videos or another size: choose another --output")
         if self.class_names:
             write_json(self.output / LABELS_FILE, self.class_names)
 
