@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from common import log_progress
-from loader import BATCH, SPEC, TRAINING, write_video
+from loader import SPEC, TRAINING, write_video
 from xvit.config import DataConfig
 from xvit.data.annotations import DatasetSplits, Sample, load_splits
 from xvit.data.dataset import VideoDataset
@@ -33,6 +33,7 @@ from xvit.data.shards import find_member, open_file
 from xvit.data.tools.pack import pack_splits
 from xvit.utils.timing import time_interleaved
 
+BATCH = 16
 MAX_GAP = 4096  # bytes of headers and of an annotation between two videos
 WORKERS = (0, 2)
 

@@ -273,3 +273,12 @@ def test_random_damage_gives_an_error_or_members_inside_the_file(tmp_path):
         else:
             assert all(0 <= m.offset <= m.offset + m.size <= len(data) for m in members.values())
     assert damaged > 100
+
+
+def test_a_recording_whose_first_header_comes_late(tmp_path):
+    """FFmpeg opens it twice: at first it looks into 5 MB or some seconds only."""
+    whole = write_video(tmp_path / "whole.ts", kind="h264-one-keyframe", frames=60).read_bytes()
+    cut = whole[len(whole) // 10 // 188 * 188 :]
+    data = cut * (6_000_000 // len(whole) + 1) + whole
+    info = probe(f"{write_tar(tmp_path / 'a.tar', [('cut.ts', data)])}/cut.ts")
+    assert (info.num_frames, info.num_leading > 60) == (60, True)

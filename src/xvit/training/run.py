@@ -168,7 +168,8 @@ def _resolve_model_config(config: RunConfig, data: DatasetSplits) -> ModelConfig
     if not data.train:
         raise XViTError(f"{root}: no training videos")
     if not data.val:
-        raise XViTError(f"{root}: no validation videos; set data.val_fraction or add a val folder")
+        advice = "data.val_fraction or add a val folder" if config.data.format == "folders" else "data.val"
+        raise XViTError(f"{root}: no validation videos; set {advice}")
     return replace(config.model, num_classes=num_classes, multi_label=config.data.multi_label)
 
 
