@@ -4,11 +4,12 @@
 
 Synthetic videos as in benchmarks/loader.py, packed by `pack_splits`. One epoch in the order of training:
 
-    jumps     how often a video does not lie where the one before it ended, in one process that reads the epoch; with
-              workers, in each of them (a plain file is a jump: it has to be found and opened)
-    reading   MB/s of reading all videos in that order, without decoding; before each round the system is asked to drop
-              the files from its memory
-    loading   clips/s of `make_loader`, with the files in memory: what decoding from a tar file costs
+    behind the last one   share of the videos that lie where the one before them ended, in one process that reads the
+                          epoch, or in each of two workers; a plain file has to be found and opened
+    read calls            of the operating system, for a clip of a video: FFmpeg reads a file in small pieces
+    reading               MB/s of reading all videos in that order, without decoding; before each round the system is
+                          asked to drop the files from its memory
+    loading               clips/s of `make_loader`, with the files in memory: what decoding from a tar file costs
 """
 
 import argparse
@@ -87,6 +88,20 @@ def read_cold(folder: Path, videos: Sequence[Sample]) -> float:
     return time.perf_counter() - start
 
 
+def count_read_calls(samples: Sequence[Sample]) -> float:
+    """Read calls of this process for a clip of each video, per video (Linux)."""
+    dataset = make_dataset(samples)
+    before = _read_calls()
+    for index in range(len(samples)):
+        assert dataset[index].error is None
+    return (_read_calls() - before) / len(samples)
+
+
+def _read_calls() -> int:
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return int(dict(line.split(": ") for line in lines)["syscr"])
+
+
 def load_epoch(dataset: VideoDataset, num_workers: int) -> Callable[[], None]:
     loader = make_loader(dataset, batch_size=BATCH, num_workers=num_workers, sampler=EpochSampler(dataset))
 
@@ -132,10 +147,11 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     folders = {"plain": plain, "shards": packed}
     rows: dict[str, dict[str, float]] = {}
     for num_workers in WORKERS:
-        name = f"videos behind the last one, %, {num_workers} workers"
+        name = f"behind the last one, %, {num_workers} workers"
         orders = {kind: read_order(dataset, num_workers) for kind, dataset in datasets.items()}
         jumps = {kind: sum(map(count_jumps, order)) for kind, order in orders.items()}
         rows[name] = {kind: 100 * (1 - number / args.videos) for kind, number in jumps.items()}
+    rows["read calls per clip"] = {kind: count_read_calls(data.samples[:32]) for kind, data in datasets.items()}
     log_progress("reading without decoding")
     seconds: dict[str, list[float]] = {kind: [] for kind in datasets}
     for _ in range(args.rounds):

@@ -222,6 +222,12 @@ NO_TAR = {
     "negative size": (header("1.mp4", size=b"\xff" * 11 + b"\0") + bytes(2048), r"1\.mp4: cut short"),
     "long header": (header("1", size=b"77777777777", kind=b"x") + bytes(9999), r"a\.tar: .*a header that is too long"),
     "long name": (header("1", size=b"00000100000", kind=b"L") + bytes(99999), r"a\.tar: .*a header that is too long"),
+    "long headers": (
+        (header("1", size=b"00000010000", kind=b"x") + b"16 comment=1234\n".ljust(4096, b"\0") + header("1", size=b"0"))
+        * 4097
+        + bytes(1024),
+        r"a\.tar: .*too many long headers",
+    ),
     "negative header": (header("1", size=b"\xff" * 12, kind=b"x") + bytes(9999), r"a\.tar: .*"),
     "headers of headers": (header("1", size=b"0", kind=b"x") * 5000 + bytes(1024), r"a\.tar: .*"),
     "sparse": (header("1.mp4", size=b"00000001000", kind=b"S") + bytes(2048), r"1\.mp4: a sparse file"),

@@ -7,8 +7,8 @@ videos are in random order. Use the shards like any other data set, with --data.
 Writes to the output folder: train-000000.tar, val-000000.tar, test-000000.tar, ..., beside each where
 its videos lie (train-000000.index.json), and the class names (labels.json).
 A shard appears once it is complete: run the same command to continue after a stop. Videos that cannot
-be read are left out and listed; the exit code is then 1. Damaged videos are copied: `xvit data check` finds
-them.
+be read and folders of frames are left out and listed; the exit code is then 1. Damaged videos are copied:
+`xvit data check` finds them.
 
 examples:
   xvit data pack --data.root videos --output shards

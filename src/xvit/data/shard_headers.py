@@ -19,7 +19,8 @@ from xvit.utils.text import is_index
 _LABEL_EXTENSIONS = (".json", ".cls")
 _COMPRESSION = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _BLOCK = 512  # bytes: the unit of a tar file
-_MAX_HEADER = 2**14  # bytes of an extended header, which holds long names
+_MAX_HEADER = 2**13  # bytes of an extended header, which holds long names
+_MAX_HEADERS = 2**24  # bytes of all that are not short: some versions of tarfile need the square of their length
 _MAX_MEMBERS = 2**20
 _MAX_LABEL = 2**20  # bytes of one annotation
 _MAX_LABELS = 2**28  # bytes of all annotations of a shard
@@ -151,9 +152,14 @@ def shard_errors(shard: str | Path) -> Iterator[None]:
 class _TarReader(io.FileIO):
     """A tar file for `tarfile`, which would read as many bytes of an extended header as that announces: gigabytes."""
 
+    long_headers = 0  # bytes read
+
     def read(self, size: int | None = -1, /) -> bytes:
         if size is None or not 0 <= size <= _MAX_HEADER:
             raise tarfile.ReadError("a header that is too long")
+        self.long_headers += size if size > 2 * _BLOCK else 0
+        if self.long_headers > _MAX_HEADERS:
+            raise tarfile.ReadError("too many long headers")
         return super().read(size) or b""
 
     def read_at(self, offset: int, size: int) -> bytes:

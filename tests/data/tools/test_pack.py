@@ -187,7 +187,7 @@ def test_videos_that_cannot_be_packed_are_named(tmp_path, monkeypatch):
     splits = write_files(tmp_path / "videos", train=6, val=0, size=40_000)
     write_frames(tmp_path / "frames", frames=2)
     (tmp_path / "empty.mp4").touch()
-    bad = {"frames": "a folder of frames", "empty.mp4": r"the file is empty", "none.mp4": "not readable"}
+    bad = {"frames": "a folder of frames is not packed", "empty.mp4": r"the file is empty", "none.mp4": "not readable"}
     splits.train[1:1] = [Sample(path=str(tmp_path / name), label=0, id=name) for name in bad]
     shrinking, growing, broken = (splits.train[index].path for index in (0, 5, 8))
     read, measure = pack._Source.read, pack._measure

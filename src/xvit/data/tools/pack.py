@@ -275,8 +275,8 @@ def _tar_info(name: str, size: int) -> tarfile.TarInfo:
 def _measure(path: str) -> int | VideoError:
     """Bytes of a video file, or why it cannot be packed."""
     if os.path.isdir(path):
-        advice = "make a video of it first, for example with ffmpeg -framerate 30 -i frame_%04d.jpg video.mp4"
-        return VideoError(path, f"a folder of frames, which a shard cannot hold: {advice}")
+        advice = "make a video of it, for example with ffmpeg -framerate 30 -i frame_%04d.jpg video.mp4"
+        return VideoError(path, f"a folder of frames is not packed, because each clip would read all of them: {advice}")
     try:
         size = file_size(path)
     except VideoError as error:
