@@ -125,9 +125,10 @@ def main() -> None:
         print(json.dumps(result))
         return
     print(f"{args.videos} videos of {result['mb_per_video']:.2f} MB, {result['shards']} shards, batches of {BATCH}\n")
-    print(f"{'':34} {'plain files':>12} {'shards':>12}")
+    print(f"{'':34} {'plain files':>12} {'shards':>12}   shards over plain files, quartiles")
     for name, values in result["rows"].items():
-        print(f"{name:34} {values['plain']:12.1f} {values['shards']:12.1f}")
+        ratio = f"{values['ratio']:.2f} [{values['low']:.2f}, {values['high']:.2f}]" if "ratio" in values else ""
+        print(f"{name:34} {values['plain']:12.1f} {values['shards']:12.1f}   {ratio}")
 
 
 def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
@@ -158,15 +159,20 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         for kind, dataset in datasets.items():
             [order] = read_order(dataset, 0)
             seconds[kind].append(read_cold(folders[kind], order))
-    rows["reading, MB/s"] = {kind: result.bytes / 1e6 / statistics.median(values) for kind, values in seconds.items()}
+    rows["reading, MB/s"] = _rates(result.bytes / 1e6, seconds)
     for num_workers in WORKERS:
         log_progress(f"loading with {num_workers} workers")
         steps = {kind: load_epoch(dataset, num_workers) for kind, dataset in datasets.items()}
         times = time_interleaved(steps, rounds=args.rounds)
-        rows[f"loading, clips/s, {num_workers} workers"] = {
-            kind: args.videos / statistics.median(values) for kind, values in times.items()
-        }
+        rows[f"loading, clips/s, {num_workers} workers"] = _rates(args.videos, times)
     return {"mb_per_video": result.bytes / 1e6 / args.videos, "shards": result.shards["train"], "rows": rows}
+
+
+def _rates(amount: float, seconds: dict[str, list[float]]) -> dict[str, float]:
+    """The median rate of each kind, and the ratio within each round: median and quartiles."""
+    rates = {kind: amount / statistics.median(values) for kind, values in seconds.items()}
+    ratios = [plain / shards for plain, shards in zip(seconds["plain"], seconds["shards"], strict=True)]
+    return rates | dict(zip(("low", "ratio", "high"), statistics.quantiles(ratios, n=4), strict=True))
 
 
 if __name__ == "__main__":
