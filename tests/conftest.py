@@ -50,7 +50,9 @@ def videos(tmp_path_factory) -> Path:
 def checkpoint(tmp_path_factory) -> Path:
     """A tiny model with random weights and the motion classes. Read-only."""
     directory = tmp_path_factory.mktemp("checkpoint") / "best"
-    model = XViT(model_config(**TINY_MODEL, num_classes=len(CLASSES)))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = XViT(model_config(**TINY_MODEL, num_classes=len(CLASSES)))
     model.clip_spec = resolve_clip_spec(ClipSpec(**TINY_RECIPE["clip"]), model.backbone)
     model.class_names, model.provenance = sorted(CLASSES), {"seed": 1}
     model.save_pretrained(directory)

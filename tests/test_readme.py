@@ -118,6 +118,17 @@ def test_explanation_example_runs(tmp_path, monkeypatch, run, capfd):
     assert "(8, 4, 4)" in capfd.readouterr().out
 
 
+def test_the_example_of_a_large_job_runs(tmp_path, monkeypatch, run, capfd):
+    data, predict, _ = command_lines(DOCUMENTS["docs/batch.md"])
+    [example] = code_blocks(DOCUMENTS["docs/batch.md"], "python")
+    monkeypatch.chdir(tmp_path)
+    assert run(*split_command(data.replace("--clips-per-class 20", "--clips-per-class 2")))[0] == 0
+    (tmp_path / "videos.txt").write_text("\n".join(sorted(map(str, Path("videos").rglob("*.mp4")))))
+    assert run(*split_command(predict))[0] == 0
+    exec(compile(example, "docs/batch.md", "exec"), {})
+    assert "videos/train/" in capfd.readouterr().out
+
+
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_python_examples_compile(name):
     for example in code_blocks(DOCUMENTS[name], "python"):

@@ -37,7 +37,12 @@ def test_official_checkpoint_keeps_its_logits(run, cli_error, tmp_path):
     assert code == 0
     assert "within segments of 4 frames" in out
     loaded = load_official(GOLDEN, **(OPTIONS | {"num_frames": 8}), segment_frames=4)
-    assert torch.equal(XViT.from_pretrained(tmp_path / "longer")(golden_clip(8)), loaded(golden_clip(8)))
+    converted = XViT.from_pretrained(tmp_path / "longer")
+    weights, expected = converted.state_dict(), loaded.state_dict()
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    # not the same bits on all processors: kernels depend on where the weights are in memory
+    torch.testing.assert_close(converted(golden_clip(8)), loaded(golden_clip(8)), atol=1e-6, rtol=0)
 
     (tmp_path / "few.txt").write_text("a\nb\n")
     words += ["--num-frames", "4", "--output"]

@@ -85,7 +85,7 @@ def test_file_names_are_escaped_in_the_page(tmp_path, capfd):
 
 def test_invalid_arguments_give_a_one_line_error(tmp_path, capfd):
     assert main(["data", "check"]) == 2
-    assert "--data.root: missing" in capfd.readouterr().err
+    assert "--data.root or --input: missing" in capfd.readouterr().err
     assert main(["data", "check", "--data.root", str(tmp_path / "no")]) == 2
     assert "no such folder" in capfd.readouterr().err
 

@@ -158,6 +158,8 @@ PATH_MISTAKES = {
         "{file} --checkpoint {file}": "a file; expected a checkpoint directory",
         "{file} --checkpoint {empty}": "not a checkpoint directory",
         "{file} --checkpoint {run}": 'did you mean "{run}/best"?',
+        "--input none.txt --output x --checkpoint {best}": "none.txt: no such file or folder",
+        "--input {file} --output {file} --checkpoint {best}": "is a file; expected a directory",
     },
     "eval": {
         "--checkpoint none --data.root {empty}": "none: no such checkpoint directory",

@@ -16,9 +16,10 @@ ARGUMENTS = {
     "data resize": ["{videos}"],
     "demo": [],
     "eval": ["--checkpoint", "{checkpoint}", "--data.root", "{videos}"],
-    "explain": ["{videos}", "--checkpoint", "{checkpoint}"],
+    "explain": ["{recipe}", "--checkpoint", "{checkpoint}"],  # any file: the lock comes first
     "export": ["{checkpoint}", "--videos", "{videos}"],
     "features": ["{videos}", "--checkpoint", "{checkpoint}"],
+    "predict": ["--input", "{videos}", "--checkpoint", "{checkpoint}"],
     "timeline": ["{videos}", "--checkpoint", "{checkpoint}"],
     "train": ["--config", "{recipe}", "--data.root", "{videos}"],
 }

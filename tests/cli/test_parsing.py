@@ -17,7 +17,9 @@ def test_argument_errors_are_explained_in_one_line(cli_error):
     assert cli_error(*words, "--clips-per-class", "few") == "--clips-per-class: few: expected a whole number or null"
     assert "--output: missing" in cli_error("data", "motion")
     assert 'unexpected argument "surplus"' in cli_error("info", "surplus")
-    assert "VIDEOS, --checkpoint: missing" in cli_error("predict")
+    assert "VIDEOS, --checkpoint: missing" in cli_error("timeline")
+    assert "--checkpoint: missing" in cli_error("predict")
+    assert "VIDEO_OR_FOLDER or --input: missing" in cli_error("predict", "--checkpoint", "motion")
     assert cli_error("info", "--attention", "mixin") == (
         '--attention: mixin: expected mixing, spatial, local, joint or divided. Did you mean "mixing"?'
     )
@@ -99,7 +101,7 @@ def test_unknown_option_suggests_what_is_meant(words, meant, cli_error):
 @pytest.mark.parametrize(
     ("words", "listed", "not_listed"),
     [
-        ("predict --output", ["--checkpoint", "--top-k", "--trust-code", "--json"], "Did you mean"),
+        ("predict --fullscreen", ["--checkpoint", "--top-k", "--trust-code", "--json"], "Did you mean"),
         ("stream --fullscreen", ["--checkpoint", "--stride"], "Did you mean"),
         ("train --gpu", ["--output", "--resume", "--model.NAME", "--train.NAME"], "--train.lr"),
         ("train --train.gpu", ["--train.epochs", "--train.lr"], "--data.root"),

@@ -199,3 +199,16 @@ def test_unreadable_video_gives_exit_code_1_and_is_listed_in_a_file(run, videos,
     assert code == 1
     code, _, err = run(*words, tmp_path / "other", "--resume", "--json")
     assert err.startswith(f"{tmp_path / 'other'}: no run to resume; starting a new one\n")
+
+
+def test_torchrun_restarts_only_a_command_that_resumes(run, cli_error, videos, recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    words = ["train", "--config", recipe, "--data.root", videos, "--output", tmp_path / "run", "--train.epochs", "1"]
+    assert "--max-restarts 3 restarts the command, which continues its run only with --resume" in cli_error(*words)
+    code, _, err = run(*words, "--resume")
+    assert (code, "torchrun cannot" in err) == (0, False)
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "2")
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    code, _, err = run(*words, "--resume")
+    assert code == 0
+    assert "torchrun cannot replace a machine that is lost; it can with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in err

@@ -132,6 +132,13 @@ def test_the_published_document_is_what_the_command_writes():
     assert {path.name for path in PUBLISHED.iterdir()} >= {f"{group.settings.mode}.png" for group in groups}
 
 
+def test_every_published_ratio_is_precise():
+    groups, _ = read_benchmark(PUBLISHED)
+    ratios = [ratio for group in groups for ratio in group.ratios.values()]
+    assert len(ratios) >= 20
+    assert all(ratio.low and ratio.margin <= 2 for ratio in ratios)
+
+
 def test_the_readme_quotes_the_published_document():
     """Each row of its table of ratios to the image model."""
     readme = PUBLISHED.parents[1] / "README.md"

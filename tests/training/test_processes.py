@@ -2,7 +2,10 @@
 
 import json
 import multiprocessing
-from dataclasses import replace
+import signal
+import time
+from contextlib import ExitStack
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,8 @@ import yaml
 from safetensors.torch import load_file
 
 from helpers.color_videos import make_config, write_videos
-from helpers.warm_processes import WarmProcess, run_two
+from helpers.hosts import NoHostsError, two_hosts
+from helpers.warm_processes import TIMEOUT, WarmProcess, run_two
 from xvit import __main__ as program
 from xvit.config import to_dict
 from xvit.training import fit
@@ -32,6 +36,32 @@ def save_and_stop(run):
 
 save_state, TrainingRun.save_state = TrainingRun.save_state, save_and_stop
 main(["--standalone", "--nproc-per-node", "2", "--start-method", "fork", "--run-path", *sys.argv[1:]])
+"""
+
+
+# torchrun on one of two hosts; its processes are forks of it. The first worker on host-b stops within its fourth step,
+# in the middle of the second epoch, until the host is killed.
+HOST = """
+import os, sys, time
+from pathlib import Path
+from torch.distributed.run import main
+from helpers.hosts import Host
+from xvit.training import engine
+
+def compute_and_stop(run, *args):
+    if run.state.step == 3 and os.uname().nodename == "host-b" and not stopped.exists():
+        stopped.touch()
+        time.sleep(600)
+    return compute_loss(run, *args)
+
+Host(*sys.argv[1:4]).enter()
+stopped = Path(sys.argv[4])
+os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # see docs/clusters.md
+compute_loss, engine.compute_loss = engine.compute_loss, compute_and_stop
+options = ["--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", "3", "--monitor-interval", "0.1"]
+options += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "host-a:29400", "--rdzv-id", "run"]
+options += ["--rdzv-conf", "keep_alive_interval=1,keep_alive_max_attempt=5"]  # a host is lost after 5 s
+main([*options, "--start-method", "fork", "--run-path", *sys.argv[5:]])
 """
 
 
@@ -80,10 +110,7 @@ def test_two_processes_equal_one_with_twice_the_batch_size(config, two_processes
 
 def test_two_processes_are_stopped_and_resumed(config, two_processes, tmp_path):
     """A cluster sends SIGTERM to the launcher, which sends it to the processes."""
-    try:
-        multiprocessing.Semaphore()
-    except OSError:
-        pytest.skip("torchrun needs shared memory")
+    require_shared_memory()
     output = tmp_path / "run"
     words = ["train", "--config", str(config[1]), "--output", str(output)]
     code, _, err = WarmProcess("-c", TORCHRUN, Path(program.__file__).resolve(), *words).wait()
@@ -97,6 +124,53 @@ def test_two_processes_are_stopped_and_resumed(config, two_processes, tmp_path):
     assert codes == [0, 0], err
     one, two = (load_file(path / "last" / "model.safetensors") for path in (output, two_processes))
     assert all(torch.equal(two[name], weight) for name, weight in one.items())
+
+
+@pytest.fixture
+def hosts(tmp_path):
+    with ExitStack() as stack:
+        try:
+            pair = stack.enter_context(two_hosts(tmp_path))
+        except NoHostsError as error:
+            pytest.skip(str(error))
+        yield pair
+
+
+def test_a_lost_host_comes_back(config, two_processes, hosts, tmp_path):
+    """The other host's torchrun waits for it; both go on from the last saved state."""
+    host_b, stopped = hosts[1], tmp_path / "stopped"
+    words = ["train", "--config", config[1], "--output", tmp_path / "run", "--resume"]
+    survivor, lost = (start_on(host, stopped, words) for host in hosts)
+    wait_for(stopped)
+    assert host_b.kill() >= 2  # torchrun and its worker
+    assert lost.wait()[0] == -signal.SIGKILL
+    back = start_on(host_b, stopped, words)
+    for process in (back, survivor):
+        code, _, err = process.wait()
+        assert code == 0, err
+    assert "no run to resume; starting a new one" in err
+    assert "xvit: error: another process of this run has ended" in err
+    one, two = (load_file(path / "last" / "model.safetensors") for path in (tmp_path / "run", two_processes))
+    assert all(torch.equal(two[name], weight) for name, weight in one.items())
+
+
+def start_on(host, stopped: Path, words: list) -> WarmProcess:
+    require_shared_memory()
+    return WarmProcess("-c", HOST, *astuple(host), stopped, Path(program.__file__).resolve(), *words)
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + TIMEOUT
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def require_shared_memory() -> None:
+    try:
+        multiprocessing.Semaphore()
+    except OSError:
+        pytest.skip("torchrun needs shared memory")
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -145,7 +145,7 @@ def test_a_corrupt_state_is_named(opened, name, damage):
         path.write_bytes(damage(content))
     try:
         with pytest.raises(XViTError, match=r"step_0000003: corrupt .*all saved states are corrupt.*--output"):
-            opened.run_dir.load_state(opened.accelerator, opened.raw_model, opened.ema_model)
+            opened.run_dir.load_state(opened.state_tensors)
     finally:
         path.write_bytes(content)
 
@@ -169,7 +169,7 @@ def test_states_of_wrapped_models_fit(opened):
 def test_a_state_appears_when_it_is_complete(opened, monkeypatch, tmp_path):
     """Then all but the newest two are deleted. A state that was not completed is deleted when the run is resumed."""
     run, write, seen = opened.run_dir, opened.accelerator.save_state, []
-    state, before = run.load_state(opened.accelerator, opened.raw_model, opened.ema_model), run.saved_states()
+    state, before = run.load_state(opened.state_tensors), run.saved_states()
 
     def record(path):
         write(path)
@@ -177,21 +177,21 @@ def test_a_state_appears_when_it_is_complete(opened, monkeypatch, tmp_path):
 
     monkeypatch.setattr(opened.accelerator, "save_state", record)
     state.step += 1
-    run.save_state(opened.accelerator, opened.ema_model, state)
+    run.save_state(opened.state_tensors, state)
     *others, newest = run.saved_states()
     assert seen == [others] == [before]
     assert read_train_state(newest / "train_state.json") == state
     kept, incomplete = shutil.copytree(others[0], tmp_path / "kept"), newest.with_name(".step_0000009.writing")
     try:
         state.step += 1
-        run.save_state(opened.accelerator, opened.ema_model, state)
+        run.save_state(opened.state_tensors, state)
         assert [path.name for path in run.saved_states()] == ["step_0000004", "step_0000005"]
     finally:
         for path in run.saved_states():
             shutil.rmtree(path)
         shutil.copytree(kept, others[0])
     incomplete.mkdir()
-    run.load_state(opened.accelerator, opened.raw_model, opened.ema_model)
+    run.load_state(opened.state_tensors)
     assert not incomplete.exists()
 
 
@@ -200,7 +200,7 @@ def test_checkpoints_left_under_another_name_are_renamed(opened):
     directories = (opened.run_dir.best, opened.run_dir.last)
     for directory in directories:
         directory.rename(previous_version(directory))
-    opened.run_dir.load_state(opened.accelerator, opened.raw_model, opened.ema_model)
+    opened.run_dir.load_state(opened.state_tensors)
     assert all(directory.is_dir() and not previous_version(directory).exists() for directory in directories)
 
 
@@ -221,7 +221,7 @@ def test_loading_a_state_executes_no_code(opened, name, tmp_path):
     torch.save({"state": Code(tmp_path / "made")}, path)
     try:
         with pytest.raises(XViTError, match=r"step_0000003: corrupt .*\(holds more than tensors and"):
-            opened.run_dir.load_state(opened.accelerator, opened.raw_model, opened.ema_model)
+            opened.run_dir.load_state(opened.state_tensors)
     finally:
         path.write_bytes(content)
     assert not (tmp_path / "made").exists()
@@ -236,7 +236,7 @@ def test_too_little_memory_does_not_make_a_state_corrupt(opened, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(place, name, out_of_memory)
             with pytest.raises(MemoryError):
-                opened.run_dir.load_state(opened.accelerator, opened.raw_model, opened.ema_model)
+                opened.run_dir.load_state(opened.state_tensors)
 
 
 def test_a_run_of_an_earlier_version_is_refused(finished, tmp_path):

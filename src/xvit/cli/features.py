@@ -1,4 +1,5 @@
 """xvit features VIDEO_OR_FOLDER ... --output FILE (--checkpoint DIR | --backbone NAME [--pretrained true] [...])
+       xvit features --input LIST --output DIR --checkpoint DIR [--shard I/N] [--runner ray]
 
 Write the features that a model computes before its classifier, for search, clustering or `xvit probe`.
 The label of a video is the name of its class folder: the first one below the folder that is given. Videos
@@ -9,10 +10,14 @@ continue after a stop.
 spatial), and the vector of a clip is the mean over its frames (--temporal-head mean), because the other parts
 of an XViT need training. Weights that are not loaded are random, with seed 0.
 
+For many videos, --input takes a list, and --output a folder for Parquet files with a row per video: path,
+status, error, features. A video that cannot be read has a row with the reason.
+
 examples:
   xvit features videos/train --output train.npy --checkpoint run/best
   xvit features videos --output image.npy --backbone vit_small_patch14_dinov2 --pretrained true
   xvit features clip.mp4 --output tokens.parquet --level tokens --checkpoint run/best
+  xvit features --input videos.txt --output vectors --checkpoint run/best
 """
 
 from typing import TYPE_CHECKING, Literal
@@ -20,6 +25,7 @@ from typing import TYPE_CHECKING, Literal
 from jsonargparse import Namespace
 
 from xvit.cli import terminal
+from xvit.cli.jobs import OPTIONS, add_job, check_job, run_job
 from xvit.cli.parsing import TRAINED_MODEL, CommandParser, build, parse_args, refuse_others, require, select
 from xvit.config import AdvancedConfig, InitConfig, ModelConfig
 from xvit.utils.checkpoint_path import check_checkpoint
@@ -28,24 +34,31 @@ from xvit.utils.files import check_exists, check_writable_file
 if TYPE_CHECKING:
     from xvit.models.xvit import XViT
 
-_ANY_MODEL = ("videos", "output", "checkpoint", "level", "batch_size", "num_workers", "device", "threads", "json")
+_ANY_MODEL = (
+    "videos",
+    "output",
+    "checkpoint",
+    "level",
+    "batch_size",
+    "num_workers",
+    "device",
+    "threads",
+    "json",
+    *OPTIONS,
+)
 
 
 def add_options(parser: CommandParser) -> None:
-    parser.add_videos()
-    parser.add(
-        "--output FILE",
-        str,
-        "file that ends in .safetensors, .npy or .parquet",
-        required=True,
-        check=check_writable_file,
-    )
+    parser.add_videos(required=False)
+    text = "file that ends in .safetensors, .npy or .parquet; with --input, a folder"
+    parser.add("--output FILE", str, text, required=True)
     parser.add("--checkpoint DIR", str | None, TRAINED_MODEL, check=check_checkpoint)
     text = "one vector per video, one per frame, or all tokens of each frame"
     parser.add("--level", Literal["clip", "frames", "tokens"], text, default="clip")
     parser.add("--batch-size N", int, "videos per batch", default=16, low=1)
     parser.add("--num-workers N", int, "loader processes; 0 decodes in the main process", default=2, low=0)
     parser.add_device()
+    add_job(parser, output=False)
     # Without the settings of the classifier, which comes after the features.
     parser.add_class_arguments(ModelConfig, skip={"num_classes", "multi_label", "dropout", "advanced"})
     parser.add_class_arguments(AdvancedConfig, "advanced", skip={"classifier_hidden"})
@@ -57,6 +70,12 @@ def add_options(parser: CommandParser) -> None:
 def parse(parser: CommandParser, argv: list[str]) -> Namespace:
     """Parse the options; without --checkpoint, `.model` and `.init` are the model's settings and initial weights."""
     args = parse_args(parser, argv)
+    check_job(parser, args)
+    if args.input is None:
+        require(args.videos, "VIDEO_OR_FOLDER or --input", "the videos", parser.prog)
+        check_writable_file(args.output)
+    else:
+        require(args.checkpoint, "--checkpoint", "the model of a large job", parser.prog)
     if args.checkpoint is None:
         require(args.backbone, "--checkpoint or --backbone", "the model", parser.prog)
         args = parser.instantiate(args)
@@ -69,6 +88,10 @@ def parse(parser: CommandParser, argv: list[str]) -> Namespace:
 
 def run(args: Namespace) -> int:
     """Write the features and print their shape."""
+    if args.input is not None:
+        from xvit.batch import FeaturesTask
+
+        return run_job(args, FeaturesTask(**select(args, "checkpoint", "level", "batch_size", "num_workers", "device")))
     from xvit.data.annotations import class_by_folder, find_videos
     from xvit.features.extract import check_output, extract_features
 

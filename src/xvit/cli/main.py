@@ -110,7 +110,8 @@ def _run(argv: list[str]) -> int:
     if distributed.world_size() > 1 and name not in DISTRIBUTED:
         raise XViTError(f"xvit {name} runs in a single process; start it without torchrun")
     args = parse_command(name, module, options)
-    output = args.get("output") if name not in OWN_LOCK and distributed.is_main() else None
+    has_own_lock = name in OWN_LOCK or args.get("input")  # shards of a large job share their output
+    output = args.get("output") if not has_own_lock and distributed.is_main() else None
     with lock_directory(output, f"xvit {name}") if output else nullcontext():
         exit_code: int = module.run(args)
     distributed.barrier()  # a launcher ends all processes once one has returned anything but 0

@@ -82,10 +82,11 @@ class CommandParser(ArgumentParser):
         """Add an option without a value, which is off by default."""
         self.add_argument(name, action="store_true", help=help)
 
-    def add_videos(self) -> None:
+    def add_videos(self, *, required: bool = True) -> None:
         """Add the positional arguments VIDEO_OR_FOLDER ..."""
         text = "video files, folders of videos, shards (.tar), or lists of them (.txt, .csv, .tsv)"
-        self.add("videos VIDEO_OR_FOLDER", str, text, nargs="+", check=check_video_exists)
+        nargs = "+" if required else "*"
+        self.add("videos VIDEO_OR_FOLDER", str, text, nargs=nargs, check=check_video_exists)
 
     def add_device(self) -> None:
         """Add --device, for commands that run a model."""

@@ -1,14 +1,22 @@
 """xvit predict VIDEO_OR_FOLDER ... --checkpoint DIR [--top-k K] [--temporal-views N] [--spatial-views M]
+       xvit predict --input LIST --output DIR --checkpoint DIR [--shard I/N] [--runner ray]
 
 Classify videos with a trained model. Prints the best classes of each video with their scores, and below
 them what is wrong with the video, such as damaged frames.
 Files that cannot be read are skipped and listed at the end; the exit code is then 1.
+
+For many videos, --input takes a list, and --output a folder for Parquet files with a row per video: path,
+status, error, labels, scores, times of the frames. A video that cannot be read has a row with the reason. Run
+the same command to continue after any stop.
 
 examples:
   xvit predict samples/val --checkpoint motion   # the bundled model, on videos of `xvit data motion --output samples`
   xvit predict clip.mp4 --checkpoint run/best
   xvit predict videos/ other.webm --checkpoint run/best --top-k 3
   xvit predict videos/ --checkpoint run/best --json > predictions.json
+  xvit predict --input videos.txt --output predictions --checkpoint run/best
+  xvit predict --input videos.txt --output predictions --checkpoint run/best --shard 3/100
+  xvit predict --input videos.parquet --output predictions --checkpoint run/best --runner ray --address auto
 """
 
 from typing import TYPE_CHECKING
@@ -18,17 +26,19 @@ from rich.table import Table
 from rich.text import Text
 
 from xvit.cli import terminal
-from xvit.cli.parsing import TRAINED_OR_EXPORTED_MODEL, CommandParser, select
+from xvit.cli.jobs import add_job, check_job, run_job
+from xvit.cli.parsing import TRAINED_OR_EXPORTED_MODEL, CommandParser, parse_args, require, select
 from xvit.config import SINGLE_TASK
 from xvit.utils.checkpoint_path import check_model
-from xvit.utils.errors import VideoError
+from xvit.utils.errors import VideoError, XViTError
 
 if TYPE_CHECKING:
+    from xvit.batch import PredictTask
     from xvit.inference.predictor import Prediction
 
 
 def add_options(parser: CommandParser) -> None:
-    parser.add_videos()
+    parser.add_videos(required=False)
     parser.add("--checkpoint DIR", str, TRAINED_OR_EXPORTED_MODEL, required=True, check=check_model)
     parser.add("--top-k K", int, "number of classes to show per video", default=5, low=1)
     parser.add("--temporal-views N", int, "clips per video, whose scores are averaged", default=1)
@@ -38,10 +48,35 @@ def add_options(parser: CommandParser) -> None:
     parser.add("--num-workers N", int, text, default=2, low=0)
     parser.add_device()
     parser.add_trust_code()
+    add_job(parser)
+
+
+def parse(parser: CommandParser, argv: list[str]) -> Namespace:
+    """Parse the options: videos, or a large job."""
+    args = parse_args(parser, argv)
+    check_job(parser, args)
+    if args.input is None:
+        if args.output is not None:
+            raise XViTError("--output: is for large jobs: give their videos with --input")
+        require(args.videos, "VIDEO_OR_FOLDER or --input", "the videos", parser.prog)
+    return args
 
 
 def run(args: Namespace) -> int:
-    """Classify all videos and print their classes."""
+    """Classify all videos and print their classes, or write them."""
+    if args.input is not None:
+        return run_job(args, _make_task(args))
+    return _print_predictions(args)
+
+
+def _make_task(args: Namespace) -> "PredictTask":
+    from xvit.batch import PredictTask
+
+    names = ("checkpoint", "top_k", "temporal_views", "spatial_views", "fps", "num_workers", "device", "trust_code")
+    return PredictTask(**select(args, *names))
+
+
+def _print_predictions(args: Namespace) -> int:
     from xvit.data.annotations import find_videos
     from xvit.inference.predictor import Predictor
 

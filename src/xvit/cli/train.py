@@ -20,6 +20,7 @@ examples:
 """
 
 import json
+import os
 import shlex
 import sys
 from dataclasses import asdict
@@ -35,6 +36,7 @@ from xvit.cli.parsing import CommandParser, build, given_settings, parse_args, r
 from xvit.config import RunConfig, find_recipe, flatten, read_config, read_yaml, to_dict, unflatten
 from xvit.utils import distributed
 from xvit.utils.checkpoint_path import resolve_bundled
+from xvit.utils.errors import XViTError
 from xvit.utils.files import check_exists, check_writable_directory
 
 if TYPE_CHECKING:
@@ -110,6 +112,7 @@ def run(args: Namespace) -> int:
     """Train and print the best validation."""
     from xvit.training import fit
 
+    _check_restarts(resume=args.resume)
     with terminal.progress_display(quiet=args.json) as display:
         progress = terminal.TrainingProgress(display, "training", quiet=args.json)
         result = fit(args.recipe, args.output, resume=args.resume, on_progress=progress)
@@ -126,6 +129,30 @@ def run(args: Namespace) -> int:
         if number and distributed.is_main():
             terminal.echo(f"xvit: {number} videos {what}; see {Path(args.output, 'bad_videos.jsonl')}", stderr=True)
     return SOME_FAILED if result.bad_videos else SUCCESS
+
+
+def _check_restarts(*, resume: bool) -> None:
+    """Check that torchrun, if it restarts processes, restarts them in a way that lets the run go on.
+
+    Raises:
+        XViTError: without --resume a restarted process would refuse the run folder.
+    """
+    restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")
+    if restarts == "0":
+        return
+    if not resume:
+        raise XViTError(
+            f"torchrun --max-restarts {restarts} restarts the command, which continues its run only with --resume: "
+            "add it, also for the first start"
+        )
+    num_hosts, shares_store = os.environ.get("GROUP_WORLD_SIZE", "1"), os.environ.get("TORCHELASTIC_USE_AGENT_STORE")
+    if num_hosts != "1" and shares_store == "True" and distributed.is_main():
+        # torch (2.14): the host of rank 0 tells its address only once; one that joins later waits for it in vain
+        terminal.echo(
+            "xvit: torchrun cannot replace a machine that is lost; it can with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in "
+            "its environment",
+            stderr=True,
+        )
 
 
 def _describe_choice(recipe: RunConfig, result: "FitResult") -> tuple[str, str]:

@@ -33,6 +33,8 @@ class TrainConfig:
         precision: fp32, or bf16 or fp16 mixed precision.
         compile: torch.compile the model.
         grad_checkpointing: recompute activations in the backward pass: less memory, about a third more time.
+        sharding: none, or fsdp: weights, gradients and optimizer states are divided among the processes, for backbones
+            that do not fit into the memory of one GPU.
         seed: of initial weights, order, sampling and augmentation.
 
     Raises:
@@ -58,6 +60,7 @@ class TrainConfig:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: bool = False
     grad_checkpointing: bool = False
+    sharding: Literal["none", "fsdp"] = "none"
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from xvit.config import to_dict
@@ -90,13 +91,13 @@ def extract_features(
         raise XViTError(f"{len(classes)} labels for {len(names)} videos: expected one label per video")
     samples = [Sample(path=name, label=None, id=name) for name in names]
     dataset = VideoDataset(samples=samples, clip_spec=model.clip_spec)
-    row_shape, metadata = _row_shape(model, level), _describe_model(model, level)
-    check_names(output, (len(names), *row_shape), metadata | {"paths": names, "labels": classes})
+    shape, metadata = row_shape(model, level), describe_model(model, level)
+    check_names(output, (len(names), *shape), metadata | {"paths": names, "labels": classes})
     run = metadata | _describe_run(model, samples, classes, batch_size)
     with (
         lock_directory(output, "xvit features"),
         write_errors(output),
-        open_partial(output, run, 4 * math.prod(row_shape), resume=resume) as partial,
+        open_partial(output, run, 4 * math.prod(shape), resume=resume) as partial,
     ):
         for done in _extract_remaining(model, dataset, partial, level, batch_size, num_workers):
             if on_progress is not None:
@@ -104,9 +105,9 @@ def extract_features(
         read = [index for index in range(len(names)) if index not in partial.failed]
         metadata |= {"paths": [names[index] for index in read], "labels": [classes[index] for index in read]}
         if read:
-            _write_output(output, (len(read), *row_shape), metadata)
+            _write_output(output, (len(read), *shape), metadata)
         shutil.rmtree(partial_folder(output))
-    return _result(output, (len(read), *row_shape), names, partial)
+    return _result(output, (len(read), *shape), names, partial)
 
 
 def _result(output: Path, shape: tuple[int, ...], names: list[str], partial: PartialExtraction) -> ExtractionResult:
@@ -128,7 +129,8 @@ def check_output(output: str | Path) -> Path:
     return output
 
 
-def _describe_model(model: XViT, level: Level) -> dict[str, Any]:
+def describe_model(model: XViT, level: Level) -> dict[str, Any]:
+    """What features are made of, as plain values."""
     clip_spec = to_dict(model.clip_spec)
     return {"format": FORMAT, "level": level, "model_hash": model_hash(model.eval()), "clip_spec": clip_spec}
 
@@ -156,7 +158,7 @@ def _extract_remaining(
     dataset.samples = dataset.samples[first:]
     with closing(make_loader(dataset, batch_size=batch_size, num_workers=num_workers)) as loader:
         for batch in loader:
-            rows = _batch_features(model, batch, level) if len(batch["indices"]) else b""
+            rows = batch_features(model, batch, level).tobytes() if len(batch["indices"]) else b""
             failed = {first + index: error.reason for index, error in batch["errors"].items()}
             warnings = {first + index: texts for index, texts in batch["warnings"].items()}
             partial.append(rows, done=min(partial.done + batch_size, total), failed=failed, warnings=warnings)
@@ -164,12 +166,14 @@ def _extract_remaining(
 
 
 @torch.inference_mode()
-def _batch_features(model: XViT, batch: Batch, level: Level) -> bytes:
+def batch_features(model: XViT, batch: Batch, level: Level) -> np.ndarray:
+    """The features of a batch of one view per video: (B, *row_shape) float32."""
     pixels = batch["pixels"].flatten(0, 1).contiguous()  # (B, 1, T, C, S, S) -> (B, T, C, S, S)
     features = model.forward_features(normalize(pixels, model.clip_spec, model.device))
     values = {"clip": features.clip_embedding, "frames": features.frames, "tokens": features.tokens}[level]
-    assert values.shape == (len(pixels), *_row_shape(model, level)), values.shape
-    return values.float().cpu().numpy().astype("<f4", copy=False).tobytes()
+    assert values.shape == (len(pixels), *row_shape(model, level)), values.shape
+    array: np.ndarray = values.float().cpu().numpy().astype("<f4", copy=False)
+    return array
 
 
 def _write_output(output: Path, shape: tuple[int, ...], metadata: dict[str, Any]) -> None:
@@ -183,8 +187,8 @@ def _write_output(output: Path, shape: tuple[int, ...], metadata: dict[str, Any]
         publish(source, target)
 
 
-def _row_shape(model: XViT, level: Level) -> tuple[int, ...]:
-    """(D,), (T, D) or (T, P, D)."""
+def row_shape(model: XViT, level: Level) -> tuple[int, ...]:
+    """Shape of the features of one video: (D,), (T, D) or (T, P, D)."""
     backbone, size = model.backbone, model.clip_spec.image_size
     T = model.clip_spec.num_frames // model.config.tubelet_size
     patches = math.prod(backbone.patch_embed.dynamic_feat_size((size, size)))

@@ -177,7 +177,7 @@ class Predictor:
             temporal_views=self.temporal_views,
             spatial_views=self.spatial_views,
         )
-        batch_size = max(_BATCH_CLIPS // (self.temporal_views * self.spatial_views), 1)
+        batch_size = predictor_batch_size(self.temporal_views, self.spatial_views)
         with closing(make_loader(dataset, batch_size=batch_size, num_workers=num_workers)) as loader:
             for batch in loader:
                 results: dict[int, Prediction | VideoError] = dict(batch["errors"])
@@ -234,6 +234,11 @@ class Predictor:
         if isinstance(pixels, np.ndarray):
             return arrays
         return unwrap_single_task({task: as_tensor(x, pixels.device) for task, x in as_task_dict(arrays).items()})
+
+
+def predictor_batch_size(temporal_views: int, spatial_views: int) -> int:
+    """Number of videos that `Predictor.predict` passes through the model together; a power of 2 for up to 4 views."""
+    return max(_BATCH_CLIPS // (temporal_views * spatial_views), 1)
 
 
 def open_model(

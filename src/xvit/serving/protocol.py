@@ -1,7 +1,7 @@
 """The readiness and metadata routes of the Open Inference Protocol v2, for tools that look for them.
 
-Its routes of health are beside the service's own, in `routes`. Inference itself goes through `/v1/predict`: the protocol's
-tensors would need every client to decode and sample videos.
+Its routes of health are beside the service's own, in `routes`. Inference itself goes through `/v1/predict`: a client of
+the protocol's tensors would have to decode and sample videos itself.
 """
 
 from typing import Any

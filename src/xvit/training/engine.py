@@ -27,6 +27,7 @@ from xvit.inference.predictor import Predictor
 from xvit.training.logger import Progress
 from xvit.training.losses import classification_loss, mix_batch
 from xvit.training.run import TrainingRun
+from xvit.training.sharding import whole_tensor
 from xvit.utils import distributed
 from xvit.utils.errors import Interrupted, WriteError, XViTError
 from xvit.utils.version import library_versions
@@ -113,8 +114,10 @@ def _run_epochs(run: TrainingRun) -> None:
         check_start(run)
         while state.epoch < epochs:
             train_epoch(run)
+            run.gather_eval_weights()
             metrics = validate(run)
             finish_epoch(run, metrics)
+            run.free_eval_weights()
     except Interrupted as stop:
         if not state.step:  # a folder appears only after the first step
             message = f"stopped before the first step; nothing is saved in {path}"
@@ -227,19 +230,26 @@ def compute_loss(run: TrainingRun, pixel_values: Tensor, labels: Tensor | dict[s
     """The loss of a batch of (B, T, C, H, W) clips, with mixup and cutmix."""
     model, augment, train = run.config.model, run.config.augment, run.config.train
     if not len(pixel_values):  # the other processes still need the gradients of this one: 0 for all parameters
-        logits = as_task_dict(run.model(pixel_values.new_zeros(1, *pixel_values.shape[1:])))
-        return 0 * torch.stack([task_logits.sum() for task_logits in logits.values()]).sum()
+        zeros = as_task_dict(_forward(run, pixel_values.new_zeros(1, *pixel_values.shape[1:])))
+        return 0 * torch.stack([task_logits.sum() for task_logits in zeros.values()]).sum()
     pixel_values, labels = mix_batch(
         pixel_values, labels, model.num_classes, mixup=augment.mixup, cutmix=augment.cutmix
     )
-    logits = run.model(pixel_values)
+    logits = _forward(run, pixel_values)
     return classification_loss(logits, labels, train.label_smoothing, train.loss_weights, multi_label=model.multi_label)
+
+
+def _forward(run: TrainingRun, pixel_values: Tensor) -> Tensor | dict[str, Tensor]:
+    with run.accelerator.autocast():  # of which accelerate knows nothing in a sharded model
+        logits: Tensor | dict[str, Tensor] = run.model(pixel_values)
+    return logits
 
 
 def update_weights(run: TrainingRun) -> None:
     """Clip the accumulated gradients, apply them, and update the averaged weights."""
     max_norm = run.config.train.clip_grad or math.inf
-    run.logger.log_grad_norm(run.accelerator.clip_grad_norm_(run.model.parameters(), max_norm))
+    grad_norm = run.accelerator.clip_grad_norm_(run.model.parameters(), max_norm)
+    run.logger.log_grad_norm(whole_tensor(grad_norm))
     run.optimizer.step()
     run.optimizer.zero_grad()
     if run.ema_model is not None:

@@ -112,7 +112,8 @@ def build_optimizer(model: XViT, config: TrainConfig) -> Optimizer:
     if config.optimizer == "muon":
         return Muon(groups, lr=lr, betas=(0.9, 0.98), fused=True)
     if config.optimizer == "sgd":
-        return SGD(groups, lr=lr, momentum=0.9, nesterov=True, fused=True)
+        is_fused = config.sharding == "none"  # torch (2.14) has no fused SGD for sharded parameters
+        return SGD(groups, lr=lr, momentum=0.9, nesterov=True, fused=is_fused)
     return AdamW(groups, lr=lr, fused=True)
 
 

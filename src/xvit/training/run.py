@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +26,9 @@ from xvit.models.xvit import XViT
 from xvit.training.logger import Progress, TrainingLogger
 from xvit.training.optim import build_optimizer, build_schedule, scaled_lr
 from xvit.training.run_dir import RunDirectory
+from xvit.training.sharding import check_sharding, copy_weights, shard
 from xvit.training.signals import StopSignals
+from xvit.training.state_tensors import StateTensors
 from xvit.utils import distributed
 from xvit.utils.errors import XViTError, check_choice, one_line
 from xvit.utils.threads import limit_threads
@@ -59,7 +62,8 @@ class TrainingRun:
     Attributes:
         config: the recipe, with the number of classes of the data set.
         raw_model: the model as it was built.
-        model: the model as accelerate wraps it (DistributedDataParallel, torch.compile), for forward passes.
+        model: the model as accelerate wraps it (DistributedDataParallel, torch.compile), for forward passes; with
+            train.sharding `raw_model` itself.
         ema_model: averages the weights of `raw_model`; None without train.ema_decay.
         state: what has been done so far.
         last_saved: when the state was last saved, by time.monotonic().
@@ -69,6 +73,7 @@ class TrainingRun:
         self, config: RunConfig, output: str | Path, *, resume: bool, on_progress: Callable[[Progress], None] | None
     ) -> None:
         check_recipe(config)
+        check_sharding(config.train)
         train, self.data = config.train, load_splits(config.data)
         self.config = replace(config, model=_resolve_model_config(config, self.data))
         self.accelerator = _make_accelerator(train)
@@ -86,13 +91,13 @@ class TrainingRun:
         self.ema_model = ModelEmaV3(self.raw_model, decay=train.ema_decay, use_warmup=True) if train.ema_decay else None
         self.dataset, self.sampler, self.loader = self._build_loader()
         set_seed(train.seed, device_specific=True)  # from here on each process draws different random numbers
-        self.model, self.optimizer = self.accelerator.prepare(self.raw_model, build_optimizer(self.raw_model, train))
+        self._prepare_model()
         self.steps_per_epoch = steps = len(self.loader)
         warmup_steps = round(steps * train.warmup_epochs)
         self.schedule = build_schedule(
             self.optimizer, steps=steps * train.epochs, warmup_steps=warmup_steps, lr=scaled_lr(train)
         )
-        self.state = self.run_dir.load_state(self.accelerator, self.raw_model, self.ema_model)
+        self.state = self.run_dir.load_state(self.state_tensors)
         self.run_dir.prepare(self.raw_model.clip_spec)
         self.logger = TrainingLogger(self.run_dir, self.config, self.data.train, self.state, steps, on_progress)
         self.signals = StopSignals()
@@ -106,14 +111,27 @@ class TrainingRun:
 
     @property
     def eval_model(self) -> XViT:
-        """The model that is validated and saved: the averaged one if there is one."""
-        return self.raw_model if self.ema_model is None else self.ema_model.module
+        """The model that is validated and saved: the averaged one if there is one.
+
+        With train.sharding it is a whole copy, with the weights of the last `gather_eval_weights`.
+        """
+        return self._averaged_or_raw if self._whole_model is None else self._whole_model
+
+    def gather_eval_weights(self) -> None:
+        """With train.sharding, copy the weights into `eval_model`, which until `free_eval_weights` is on the device."""
+        if self._whole_model is not None:
+            copy_weights(self._averaged_or_raw, self._whole_model.to(self.accelerator.device))
+
+    def free_eval_weights(self) -> None:
+        """With train.sharding, take `eval_model` from the device, for the training."""
+        if self._whole_model is not None:
+            self._whole_model.cpu()
 
     def save_state(self) -> None:
         """Save everything that is needed to resume from here."""
         self.logger.share_bad_videos()
         self.state.seconds = time.monotonic() - self._start_time
-        self.run_dir.save_state(self.accelerator, self.ema_model, self.state)
+        self.run_dir.save_state(self.state_tensors, self.state)
         self.last_saved = time.monotonic()
 
     def close(self) -> None:
@@ -121,6 +139,36 @@ class TrainingRun:
         self.loader.close()
         self.run_dir.close()
         self.accelerator.free_memory()
+
+    @property
+    def _averaged_or_raw(self) -> XViT:
+        return self.raw_model if self.ema_model is None else self.ema_model.module
+
+    @property
+    def state_tensors(self) -> StateTensors:
+        """What a saved state holds the tensors of."""
+        return StateTensors(
+            accelerator=self.accelerator,
+            model=self.raw_model,
+            optimizer=self.optimizer,
+            ema_model=self.ema_model,
+            sharded=self._whole_model is not None,
+        )
+
+    def _prepare_model(self) -> None:
+        """Shard the model or have accelerate wrap it, and build the optimizer."""
+        train = self.config.train
+        self._whole_model: XViT | None = None
+        if train.sharding == "none":
+            self.model, self.optimizer = self.accelerator.prepare(
+                self.raw_model, build_optimizer(self.raw_model, train)
+            )
+            return
+        self._whole_model = deepcopy(self.raw_model).cpu()
+        shard(self.raw_model)
+        if self.ema_model is not None:
+            shard(self.ema_model.module)
+        self.model, self.optimizer = self.raw_model, build_optimizer(self.raw_model, train)
 
     def _build_model(self) -> XViT:
         config, model = self.config, XViT(self.config.model)

@@ -20,16 +20,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from xvit.checkpoint.weights import tensor_shapes
 from xvit.config import ClipSpec, RunConfig, describe_change, from_dict, read_yaml, stored_recipe, to_dict
 from xvit.data.annotations import DatasetSplits
 from xvit.data.record import compare_splits, compare_versions, record_hash, record_splits, record_versions
+from xvit.training.hosts import MARKER, explain_other_data, explain_separate_folders
 from xvit.training.rows import BAD_VIDEOS, METRICS, read_rows, truncate_rows
 from xvit.training.state import TrainState, check_random_state, read_train_state
+from xvit.training.state_tensors import MODEL, StateTensors
 from xvit.utils import distributed
 from xvit.utils.devices import default_device
 from xvit.utils.errors import WriteError, XViTError, is_out_of_memory, one_line
@@ -49,7 +49,7 @@ from xvit.utils.text import MAX_RECORD_BYTES
 _logger = logging.getLogger("xvit")
 _MAY_CHANGE = {"data.num_workers", "train.save_minutes"}  # settings that do not influence the result
 _DATA, _VERSIONS, _CLIP_SPEC = "data.json", "versions", "clip_spec"
-_MODEL, _EMA_MODEL, _TRAIN_STATE = "model.safetensors", "ema_model.safetensors", "train_state.json"
+_TRAIN_STATE = "train_state.json"
 
 
 class RunDirectory:
@@ -75,7 +75,8 @@ class RunDirectory:
 
     Raises:
         XViTError: the folder contains a run and `resume` is false, or other files; the run has a different recipe, or
-            is trained on other data; another process uses the folder.
+            is trained on other data; another process uses the folder; the hosts of the run have different folders or
+            different data under these paths.
     """
 
     def __init__(self, path: str | Path, config: RunConfig, data: DatasetSplits, *, resume: bool) -> None:
@@ -97,6 +98,7 @@ class RunDirectory:
             except (XViTError, OSError) as error:
                 message = str(error)
         message, self._data_hash = distributed.all_gather((message, self._data_hash))[0]
+        message = message or explain_separate_folders(self.path) or explain_other_data(data, config.data.root)
         if message:
             self.close()
             raise XViTError(message)
@@ -124,6 +126,7 @@ class RunDirectory:
         """
         unfinished = {f".{self._data_path.name}", f".{self._config_path.name}"}
         names = {path.name for path in self.path.iterdir()} - {LOCK} if self.path.is_dir() else set()
+        unfinished |= {name for name in names if name.startswith(MARKER)}
         if self._data_path.name in names and _is_record(self._data_path):
             unfinished.add(self._data_path.name)
         if names <= unfinished:
@@ -214,7 +217,7 @@ class RunDirectory:
             self.bad_videos[outcome].add(path)
             self.append(BAD_VIDEOS, {"path": path, "reason": reason, "outcome": outcome})
 
-    def save_state(self, accelerator: Accelerator, ema_model: nn.Module | None, state: TrainState) -> None:
+    def save_state(self, tensors: StateTensors, state: TrainState) -> None:
         """Save everything needed to resume, then delete all states but the newest two."""
         directory = self._state_dir / f"step_{state.step:07d}"
         self.open()
@@ -224,20 +227,16 @@ class RunDirectory:
                     sync(self.path / name)
         with atomic_directory(directory) if distributed.is_main() else nullcontext(directory) as tmp_path:
             tmp_path = distributed.all_gather(tmp_path)[0]
-            accelerator.save_state(str(tmp_path))  # each process writes its own random state
+            tensors.save(tmp_path)
             if distributed.is_main():
-                if ema_model is not None:  # not through accelerate, which would load it as a pickle
-                    save_file(ema_model.state_dict(), tmp_path / _EMA_MODEL)
                 (tmp_path / _TRAIN_STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
             distributed.barrier()
         if distributed.is_main():
             for older in self.saved_states()[:-2]:
                 shutil.rmtree(older)
 
-    def load_state(self, accelerator: Accelerator, model: nn.Module, ema_model: nn.Module | None) -> TrainState:
+    def load_state(self, tensors: StateTensors) -> TrainState:
         """Restore the newest state that is not corrupt and delete later metric rows. If none was saved, a new state.
-
-        `model` is the model as it was built, before it was wrapped.
 
         Raises:
             XViTError: all saved states are corrupt; the run had another number of processes, other data, or a model of
@@ -245,7 +244,7 @@ class RunDirectory:
         """
         state, message = TrainState(), ""
         for path in reversed(self.saved_states()):
-            state, message = self._load_one(path, accelerator, model, ema_model)
+            state, message = self._load_one(path, tensors)
             message = max(distributed.all_gather(message))
             if not message:
                 break
@@ -273,23 +272,19 @@ class RunDirectory:
             )
             state.best_epoch, state.best_metrics = 0, {}
 
-    def _load_one(
-        self, path: Path, accelerator: Accelerator, model: nn.Module, ema_model: nn.Module | None
-    ) -> tuple[TrainState, str]:
+    def _load_one(self, path: Path, tensors: StateTensors) -> tuple[TrainState, str]:
         """The state in a folder, or what is corrupt in it. What the state does not fit is found before it is loaded."""
         try:
             state = read_train_state(path / _TRAIN_STATE)
-            shapes = tensor_shapes(path / _MODEL)
+            shapes = tensor_shapes(path / MODEL)
             check_random_state(path)
         except Exception as error:  # three libraries read these files, and each fails in its own ways
             if is_out_of_memory(error):
                 raise
             return TrainState(), f"{path}: corrupt ({one_line(error)})"
-        self._check_state(path, state, shapes, model)
+        self._check_state(path, state, shapes, tensors.model)
         try:
-            accelerator.load_state(str(path), load_kwargs={"weights_only": True})
-            if ema_model is not None:
-                ema_model.load_state_dict(load_file(path / _EMA_MODEL))
+            tensors.load(path)
         except Exception as error:
             if is_out_of_memory(error):
                 raise

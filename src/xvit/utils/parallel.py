@@ -43,27 +43,60 @@ def parallel_map(
     Raises:
         XViTError: the process of a job was killed twice, and there is no `on_killed`.
     """
-    check_range("num_workers", num_workers, 0)
     results: dict[int, Result] = {}
-    with closing(_iter_results(function, jobs, num_workers, start_method)) as finished:
+    with closing(_iter_parallel(function, jobs, num_workers, on_killed, start_method)) as finished:
         for index, result in finished:
-            if isinstance(result, Killed):
-                if on_killed is None:
-                    raise XViTError(
-                        f"job {index + 1} of {len(jobs)} ({jobs[index]}): its process {result.how} twice, perhaps "
-                        "because memory ran out; use fewer workers (0 runs in one process)"
-                    )
-                result = on_killed(jobs[index], result.how)
             results[index] = result
             if on_progress is not None:
                 on_progress(len(results), len(jobs))
     return [results[index] for index in range(len(jobs))]
 
 
+def parallel_imap(
+    function: Callable[[Job], Result],
+    jobs: Sequence[Job],
+    *,
+    num_workers: int,
+    on_killed: Callable[[Job, str], Result] | None = None,
+    start_method: str | None = "spawn",
+) -> Generator[Result, None, None]:
+    """As `parallel_map`, but yields each result, in the order of the jobs, as soon as it and those before are there."""
+    finished: dict[int, Result] = {}
+    position = 0
+    with closing(_iter_parallel(function, jobs, num_workers, on_killed, start_method)) as results:
+        for index, result in results:
+            finished[index] = result
+            while position in finished:
+                yield finished.pop(position)
+                position += 1
+
+
 def check_stop() -> None:
     """Raise `KeyboardInterrupt` in a worker whose main process is being stopped."""
     if stop_requested():
         raise KeyboardInterrupt
+
+
+def _iter_parallel(
+    function: Callable[[Job], Result],
+    jobs: Sequence[Job],
+    num_workers: int,
+    on_killed: Callable[[Job, str], Result] | None,
+    start_method: str | None,
+) -> Generator[tuple[int, Result], None, None]:
+    """Yield the index and the result of each job as soon as it is done."""
+    check_range("num_workers", num_workers, 0)
+    with closing(_iter_results(function, jobs, num_workers, start_method)) as finished:
+        for index, result in finished:
+            if not isinstance(result, Killed):
+                yield index, result
+            elif on_killed is not None:
+                yield index, on_killed(jobs[index], result.how)
+            else:
+                raise XViTError(
+                    f"job {index + 1} of {len(jobs)} ({jobs[index]}): its process {result.how} twice, perhaps "
+                    "because memory ran out; use fewer workers (0 runs in one process)"
+                )
 
 
 def _iter_results(

@@ -143,7 +143,7 @@ def check_dataset(
         by_file.setdefault((sample.path, sample.fps), []).append(sample)
     check = partial(check_file, full=full, timeout=decode_timeout)
     files = parallel_map(
-        check, list(by_file.values()), num_workers=num_workers, on_progress=on_progress, on_killed=_report_killed
+        check, list(by_file.values()), num_workers=num_workers, on_progress=on_progress, on_killed=report_killed
     )
     reports = dict(zip(by_file, files, strict=True))
     problems = [Problem(id=path, path="", kind=CLASSES, reason=reason) for path, reason in find_class_problems(splits)]
@@ -152,7 +152,7 @@ def check_dataset(
     overlaps = find_overlaps(splits)
     for split, members in splits.by_name.items():
         for sample in members:
-            problem = _find_problem(sample, reports[sample.path, sample.fps], num_frames)
+            problem = find_problem(sample, reports[sample.path, sample.fps], num_frames)
             if problem is None and (first := overlaps.get((split, sample.id))):
                 problem = Problem(id=sample.id, path=sample.path, kind=OVERLAP, reason=f"also in {first}")
             if problem is None:
@@ -182,7 +182,8 @@ def check_file(samples: Sequence[Sample], *, full: bool = False, timeout: float 
         return FileReport(path=path, kind=UNREADABLE, reason=_reason(error, path))
 
 
-def _report_killed(samples: Sequence[Sample], how: str) -> FileReport:
+def report_killed(samples: Sequence[Sample], how: str) -> FileReport:
+    """The report of a file whose check was killed; `how` as in `xvit.utils.workers.Killed`."""
     return FileReport(path=samples[0].path, kind=UNREADABLE, reason=killed_error(samples[0].path, how).reason)
 
 
@@ -253,7 +254,8 @@ def _decode_all(path: str, num_frames: int) -> None:
         raise VideoError(path, reader.damage)
 
 
-def _find_problem(sample: Sample, file: FileReport, num_frames: int) -> Problem | None:
+def find_problem(sample: Sample, file: FileReport, num_frames: int) -> Problem | None:
+    """What is wrong with a sample, from the report of its file; None if nothing is."""
     kind, reason = file.kind, file.reason
     if file.info and not kind and (available := file.segment_frames[sample.start, sample.stop]) < num_frames:
         kind, duration = TOO_SHORT, file.info.duration
