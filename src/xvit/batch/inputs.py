@@ -93,11 +93,11 @@ def _read_lines(source: Path) -> list[str]:
                 raise XViTError(f"{source}: not a text file: expected a path per line, a .parquet, or a folder")
             if line.strip():
                 lines.append(os.fsdecode(line.rstrip(b"\r\n")))
-    for number, line in enumerate(lines[:_TRIED], start=1):
-        path, separator, rest = line.rpartition("\t" if "\t" in line else "," if "," in line else " ")
-        if separator and not _is_absolute(line) and not _exists(source.parent, line) and _exists(source.parent, path):
+    for number, text in enumerate(lines[:_TRIED], start=1):
+        path, separator, rest = text.rpartition("\t" if "\t" in text else "," if "," in text else " ")
+        if separator and not _is_absolute(text) and not _exists(source.parent, text) and _exists(source.parent, path):
             hint = f"remove {separator + rest!r} from each line"
-            raise XViTError(f"{source} line {number}: {line!r}: expected a path alone: {hint}")
+            raise XViTError(f"{source} line {number}: {text!r}: expected a path alone: {hint}")
     return lines
 
 
