@@ -85,7 +85,7 @@ def _exists(folder: str | Path, path: str) -> bool:
 
 
 def _read_lines(source: Path) -> list[str]:
-    lines = []
+    lines: list[str] = []
     with open(source, "rb") as file:
         for data in file:  # not all at once: a list may have millions of lines
             line = data.removeprefix(codecs.BOM_UTF8) if not lines else data
