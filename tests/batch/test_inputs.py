@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from helpers.files import touch, write
+from helpers.shards import write_tar
 from xvit.batch.inputs import locate, read_inputs
 from xvit.utils.errors import XViTError
 
@@ -37,6 +38,16 @@ def test_relative_paths(tmp_path, monkeypatch):
 def test_a_folder_holds_videos(tmp_path):
     touch(tmp_path, "b/2.mp4", "a/1.mp4", "notes.doc")
     assert read_inputs(tmp_path).paths == [str(tmp_path / "a/1.mp4"), str(tmp_path / "b/2.mp4")]
+
+
+def test_videos_in_shards(tmp_path, monkeypatch):
+    """Of a shard, of a folder of shards, and in a list."""
+    shard = write_tar(tmp_path / "shards/a.tar", [("1.mp4", b"one"), ("x/2.mp4", b"two")])
+    inside = [f"{shard}/1.mp4", f"{shard}/x/2.mp4"]
+    assert read_inputs(shard).paths == read_inputs(shard.parent).paths == inside
+    monkeypatch.chdir(tmp_path)
+    for name, folder in (("a.tar/1.mp4", shard.parent), ("shards/a.tar/1.mp4", tmp_path)):
+        assert read_inputs(write(shard.parent / "list.txt", f"{name}\n")).folder == str(folder)
 
 
 def test_parquet_and_text_are_the_same(tmp_path):

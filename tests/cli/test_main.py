@@ -209,6 +209,11 @@ PATH_MISTAKES = {
         "--data.root none": "none: no such folder",
         "--data.root {empty} --output {full}": "exists and is not an empty directory",
     },
+    "data pack": {
+        "--data.root none --output x": "none: no such folder",
+        "--data.root {empty} --output {file}": "is a file; expected a directory",
+        "--data.root {empty} --data.format list --data.train none.txt --output x": "none.txt: no such file",
+    },
     "data resize": {
         "none --output x": "none: no such folder",
         "{empty} --output {file}": "is a file; expected a directory",

@@ -12,6 +12,7 @@ ARGUMENTS = {
     "convert": ["{recipe}"],
     "data check": ["--data.root", "{videos}"],
     "data motion": ["--clips-per-class", "3"],
+    "data pack": ["--data.root", "{videos}"],
     "data resize": ["{videos}"],
     "demo": [],
     "eval": ["--checkpoint", "{checkpoint}", "--data.root", "{videos}"],

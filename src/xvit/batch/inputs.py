@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from xvit.data.annotations import find_videos
+from xvit.data.shards import is_shard, shard_of
 from xvit.utils.errors import XViTError, import_optional, one_line
 from xvit.utils.files import check_exists
 
@@ -45,16 +46,16 @@ def read_inputs(source: str | Path) -> Inputs:
     """Read the inputs of a job.
 
     Args:
-        source: a text file with a path or an address per line, a .parquet with a column "path", or a folder, in which
-            videos are searched. Relative paths of a file are relative to its folder, or to the working directory if
-            the first of them are found there and not in its folder.
+        source: a text file with a path or an address per line, a .parquet with a column "path", a shard, or a folder,
+            in which videos are searched. Relative paths of a file are relative to its folder, or to the working
+            directory if the first of them are found there and not in its folder.
 
     Raises:
         XViTError: no such file or folder, no inputs, a line with more than a path, not a readable Parquet file.
     """
     check_exists(source)
     source = Path(source)
-    if source.is_dir():
+    if source.is_dir() or is_shard(source):
         return Inputs(paths=find_videos([source]), folder=os.getcwd())
     paths = _read_parquet(source) if source.suffix == ".parquet" else _read_lines(source)
     if not paths:
@@ -77,13 +78,14 @@ def _is_absolute(path: str) -> bool:
 
 def _exists(folder: str | Path, path: str) -> bool:
     try:
-        return os.path.exists(os.path.join(folder, path))
+        place = os.path.join(folder, path)
+        return os.path.exists(place) or bool(shard_of(place))
     except ValueError:  # a null character
         return False
 
 
 def _read_lines(source: Path) -> list[str]:
-    lines = []
+    lines: list[str] = []
     with open(source, "rb") as file:
         for data in file:  # not all at once: a list may have millions of lines
             line = data.removeprefix(codecs.BOM_UTF8) if not lines else data
@@ -91,11 +93,11 @@ def _read_lines(source: Path) -> list[str]:
                 raise XViTError(f"{source}: not a text file: expected a path per line, a .parquet, or a folder")
             if line.strip():
                 lines.append(os.fsdecode(line.rstrip(b"\r\n")))
-    for number, line in enumerate(lines[:_TRIED], start=1):
-        path, separator, rest = line.rpartition("\t" if "\t" in line else "," if "," in line else " ")
-        if separator and not _is_absolute(line) and not _exists(source.parent, line) and _exists(source.parent, path):
+    for number, text in enumerate(lines[:_TRIED], start=1):
+        path, separator, rest = text.rpartition("\t" if "\t" in text else "," if "," in text else " ")
+        if separator and not _is_absolute(text) and not _exists(source.parent, text) and _exists(source.parent, path):
             hint = f"remove {separator + rest!r} from each line"
-            raise XViTError(f"{source} line {number}: {line!r}: expected a path alone: {hint}")
+            raise XViTError(f"{source} line {number}: {text!r}: expected a path alone: {hint}")
     return lines
 
 

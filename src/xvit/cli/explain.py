@@ -27,9 +27,10 @@ from rich.text import Text
 
 from xvit.cli import terminal
 from xvit.cli.parsing import TRAINED_MODEL, CommandParser, select
+from xvit.data.shards import check_video_exists
 from xvit.utils.checkpoint_path import check_model
 from xvit.utils.errors import check_choice
-from xvit.utils.files import atomic_directory, check_exists, check_new_directory
+from xvit.utils.files import atomic_directory, check_new_directory
 
 if TYPE_CHECKING:
     from xvit.inference.explain import Explanation
@@ -38,7 +39,7 @@ _BAR_WIDTH = 30  # characters of the longest bar
 
 
 def add_options(parser: CommandParser) -> None:
-    parser.add("video VIDEO", str, "a video file, or a folder of frames", check=check_exists)
+    parser.add("video VIDEO", str, "a video file, or a folder of frames", check=check_video_exists)
     parser.add("--checkpoint DIR", str, TRAINED_MODEL, required=True, check=check_model)
     parser.add("--class CLASS", str | None, "the class to explain; the best one if unset")
     parser.add("--against CLASS", str | None, "explain the lead of the class over this one")

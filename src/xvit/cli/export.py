@@ -27,8 +27,9 @@ from jsonargparse import Namespace
 
 from xvit.cli import terminal
 from xvit.cli.parsing import TRAINED_MODEL, CommandParser, select
+from xvit.data.shards import check_video_exists
 from xvit.utils.checkpoint_path import check_checkpoint
-from xvit.utils.files import check_exists, check_new_directory
+from xvit.utils.files import check_new_directory
 
 if TYPE_CHECKING:
     from xvit.export.parity import ParityReport
@@ -38,7 +39,7 @@ def add_options(parser: CommandParser) -> None:
     parser.add("checkpoint CHECKPOINT", str, TRAINED_MODEL, check=check_checkpoint)
     parser.add("--output DIR", str, "folder to create", required=True, check=check_new_directory)
     text = "real videos (files, folders, lists) to compare both models on"
-    parser.add("--videos VIDEO_OR_FOLDER", str, text, nargs="+", required=True, check=check_exists)
+    parser.add("--videos VIDEO_OR_FOLDER", str, text, nargs="+", required=True, check=check_video_exists)
     parser.add("--format", Literal["onnx", "openvino", "torch"], "target runtime", default="onnx")
     precisions = Literal["fp32", "fp16", "bf16", "int8", "int8-weights"]
     parser.add("--precision", precisions, "precision of weights and arithmetic", default="fp32")

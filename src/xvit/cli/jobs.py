@@ -26,7 +26,7 @@ OPTIONS = ("input", "output", "shard", "part_size", "runner", "address", "actors
 
 def add_job(parser: CommandParser, *, output: bool = True) -> None:
     """Add the options of large jobs, --output unless the command has it already."""
-    text = "a large job: a text file with a path per line, a .parquet with a column path, or a folder"
+    text = "a large job: a text file with a path per line, a .parquet with a column path, a folder, or a .tar"
     parser.add("--input LIST", str | None, text, check=check_exists)
     if output:
         parser.add("--output DIR", str | None, "of a large job: folder for Parquet files; the same one to continue")

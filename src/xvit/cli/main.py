@@ -26,6 +26,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "your videos": {
         "data check": "find missing, corrupt or short videos in a data set",
         "data resize": "write smaller copies of videos, which training decodes faster",
+        "data pack": "write a data set as shards: large tar files, which network disks read fast",
         "train": "train a model on labelled videos, with the settings of a recipe file",
         "eval": "measure the accuracy of a trained model on labelled videos",
         "predict": "classify videos",
@@ -47,9 +48,14 @@ GROUPS: dict[str, dict[str, str]] = {
 COMMANDS: dict[str, str] = {name: summary for group in GROUPS.values() for name, summary in group.items()}
 # What to do after Ctrl-C; the other commands start again.
 RESUME = {"train": "Run the same command with --resume to continue."} | dict.fromkeys(
-    ["demo", "data resize", "features", "benchmark", "ablate"], "Run the same command to continue."
+    ["demo", "data resize", "data pack", "features", "benchmark", "ablate"], "Run the same command to continue."
 )
-OWN_LOCK = ("train", "features", "data resize")  # whose functions lock the output, for callers in Python too
+OWN_LOCK = (
+    "train",
+    "features",
+    "data resize",
+    "data pack",
+)  # whose functions lock the output, for callers in Python too
 DISTRIBUTED = ("train", "eval")  # torchrun or accelerate launch may run these in several processes
 _LAUNCHER_SECONDS = 5.0  # torchrun stops the other processes within this time after the first one has failed
 

@@ -12,13 +12,15 @@ from jsonargparse import ArgumentParser, Namespace
 from xvit.cli.option_errors import explain
 from xvit.config import DataConfig, InitConfig, ModelConfig, RunConfig, find_recipe, read_config
 from xvit.config.values import ValueTypeError, convert
+from xvit.data.shards import check_video_exists
 from xvit.utils import threads
 from xvit.utils.errors import XViTError, check_range
-from xvit.utils.files import check_exists, check_files, check_folder
+from xvit.utils.files import check_files, check_folder
 
 _MODEL_SOURCES = "a folder, hf://owner/name, or motion, which comes with xvit (a folder of that name comes first)"
 TRAINED_MODEL = f"a trained model: {_MODEL_SOURCES}"  # help texts
 TRAINED_OR_EXPORTED_MODEL = f"a trained or an exported model: {_MODEL_SOURCES}"
+_ANNOTATIONS = ("data.train", "data.val", "data.test")
 Config = TypeVar("Config", ModelConfig, InitConfig, RunConfig)
 
 
@@ -82,8 +84,9 @@ class CommandParser(ArgumentParser):
 
     def add_videos(self, *, required: bool = True) -> None:
         """Add the positional arguments VIDEO_OR_FOLDER ..."""
-        text = "video files, folders of videos, or lists of them (.txt, .csv, .tsv)"
-        self.add("videos VIDEO_OR_FOLDER", str, text, nargs="+" if required else "*", check=check_exists)
+        text = "video files, folders of videos, shards (.tar), or lists of them (.txt, .csv, .tsv)"
+        nargs = "+" if required else "*"
+        self.add("videos VIDEO_OR_FOLDER", str, text, nargs=nargs, check=check_video_exists)
 
     def add_device(self) -> None:
         """Add --device, for commands that run a model."""
@@ -108,7 +111,7 @@ class CommandParser(ArgumentParser):
     def add_data_checks(self) -> None:
         """Check the paths among the settings of a data set."""
         self.checks["data.root"] = check_folder
-        self.checks |= dict.fromkeys(("data.train", "data.val", "data.test", "data.label_files"), check_files)
+        self.checks |= dict.fromkeys((*_ANNOTATIONS, "data.label_files"), check_files)
 
     def check_ranges(self, args: Namespace) -> None:
         """Raise `XViTError` for a number out of its range."""
@@ -119,10 +122,17 @@ class CommandParser(ArgumentParser):
     def check_paths(self, args: Namespace) -> None:
         """Raise `XViTError` for a path that cannot be used."""
         for name, check in self.checks.items():
+            if name in _ANNOTATIONS and _name_shards(args, args[name]):
+                continue
             values = args[name] if isinstance(args[name], list | tuple) else [args[name]]
             for value in values:
                 if value:
                     check(value)
+
+
+def _name_shards(args: Namespace, value: str) -> bool:
+    """Whether annotations are shards: patterns of names, relative to data.root."""
+    return args.get("data.format") == "webdataset" or value.endswith(".tar")
 
 
 def parse_command(name: str, module: ModuleType, argv: list[str]) -> Namespace:

@@ -42,9 +42,9 @@ from xvit.cli.exit_codes import SOME_FAILED, SUCCESS
 from xvit.cli.gates import add_gates, resolve_gates
 from xvit.cli.parsing import TRAINED_MODEL, CommandParser, select
 from xvit.config import SINGLE_TASK, as_task_dict
+from xvit.data.shards import check_video_exists
 from xvit.utils.checkpoint_path import check_model
 from xvit.utils.errors import XViTError
-from xvit.utils.files import check_exists
 from xvit.utils.text import printable
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ _MIN_WIDTH = 4  # characters; a bar or a curve that would be narrower is left ou
 def _check_source(name: str) -> None:
     """Raise `XViTError` if the source is a file that does not exist."""
     if name != "-" and "://" not in name and not name.isdigit() and not name.startswith("/dev/"):
-        check_exists(name)
+        check_video_exists(name)
 
 
 def add_options(parser: CommandParser) -> None:

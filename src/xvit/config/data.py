@@ -12,15 +12,16 @@ class DataConfig:
 
     Args:
         root: folder with train/<class>/*.mp4, val/<class>/*.mp4 and perhaps test/<class>/*.mp4, or <class>/*.mp4,
-            which `val_fraction` and `test_fraction` split; for other formats, the folder that holds the videos. A
-            folder of frames (frame_0001.jpg, ...) counts as a video.
+            which `val_fraction` and `test_fraction` split; for other formats, the folder that holds the videos or the
+            shards. A folder of frames (frame_0001.jpg, ...) counts as a video.
         format: folders (as above), or the format of the annotation files: list (`path label` lines), kinetics (its
-            CSV), ssv2 (Something-Something's JSON), epic (EPIC-KITCHENS-100's CSV).
-        train: annotation file of the training videos; not for folders.
-        val: annotation file of the validation videos; not for folders.
-        test: annotation file of the test videos, which training never reads; not for folders.
-        multi_label: a video may have any number of classes; only for the format list, whose lines are then
-            `path label label ...` or `path label;label`.
+            CSV), ssv2 (Something-Something's JSON), epic (EPIC-KITCHENS-100's CSV); or webdataset (train-*.tar, ...).
+        train: annotation file of the training videos; not for folders. For webdataset: the training shards, if they are
+            not named train*, such as "shards-{000..099}.tar", "train-*.tar" or a folder, relative to `root`.
+        val: the same for the validation videos.
+        test: the same for the test videos, which training never reads.
+        multi_label: a video may have any number of classes; only for the formats list, whose lines are then
+            `path label label ...` or `path label;label`, and webdataset.
         label_files: files of class names, in the order of the class indices: one file, or for epic one of verbs and
             one of nouns. Without them, the class names are those that occur in the annotations.
         fps: frame rate of folders of frames, in frames per second, unless the annotations give it.
@@ -38,7 +39,7 @@ class DataConfig:
     """
 
     root: str = ""
-    format: Literal["folders", "list", "kinetics", "ssv2", "epic"] = "folders"
+    format: Literal["folders", "list", "kinetics", "ssv2", "epic", "webdataset"] = "folders"
     train: str = ""
     val: str = ""
     test: str = ""
@@ -56,9 +57,9 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        if self.multi_label and self.format != "list":
+        if self.multi_label and self.format not in ("list", "webdataset"):
             raise XViTError(
-                f"multi_label=True with format={self.format!r}: only the format list has several labels per video"
+                f"multi_label=True with format={self.format!r}: only list and webdataset have several labels per video"
             )
         check_range("fps", self.fps, 0.001)
         check_range("max_missing_fraction", self.max_missing_fraction, 0, 1)

@@ -11,7 +11,8 @@ dataset       `VideoDataset`: samples -> clips
 sampler       the order of the samples in an epoch
 loader        `make_loader`: batches, read by worker processes
 synthetic     the built-in data set
-tools         check and resize a data set
+tools         check, resize and pack a data set
+shards        tar files of videos, as WebDataset has them
 
 Nothing is imported here: some modules need torch, which takes seconds to import.
 """

@@ -11,6 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ import torch
 from xvit.config import ClassNames, as_task_dict
 from xvit.data.annotations import DatasetSplits, Label, Sample, class_indices
 from xvit.data.decode.frame_folder import is_image_file
+from xvit.data.shards import file_size
 from xvit.utils.text import name_some
 from xvit.utils.version import library_versions
 
@@ -50,12 +52,12 @@ def record_splits(data: DatasetSplits) -> dict[str, Any]:
     return {"class_names": _plain(data.class_names), **splits}
 
 
-def video_size(path: str | os.PathLike[str]) -> int | None:
+def video_size(path: str | Path) -> int | None:
     """Bytes of a file, number of images in a folder of frames; None if it cannot be found out."""
     try:
         if os.path.isdir(path):
             return sum(map(is_image_file, os.listdir(path)))
-        return os.stat(path).st_size
+        return file_size(path)
     except (OSError, ValueError):  # reading the video reports the error
         return None
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from xvit.data.annotations import DatasetSplits, Sample
+from xvit.data.shards import file_size, open_file
 
 _MAX_FINGERPRINTS = 256  # of a larger split a sample is kept: enough to notice a video in fifty
 _HASHED_BYTES = 65_536  # the beginning of a file
@@ -60,7 +61,7 @@ def _fingerprint(sample: Sample) -> str:
             content = "\0".join(sorted(entry.name for entry in path.iterdir())).encode(errors="surrogateescape")
             content += _beginning(min(file for file in path.iterdir() if file.is_file()))
         else:
-            content = f"{path.stat().st_size} ".encode() + _beginning(path)
+            content = f"{file_size(path)} ".encode() + _beginning(path)
     except (OSError, ValueError):  # gone, or an empty folder: reading the video will tell
         content = str(path).encode(errors="surrogateescape")
     segment = f"{sample.start} {sample.stop} ".encode()
@@ -68,5 +69,5 @@ def _fingerprint(sample: Sample) -> str:
 
 
 def _beginning(path: Path) -> bytes:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return file.read(_HASHED_BYTES)

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xvit.utils.errors import XViTError
+from xvit.data.shards import file_size, shard_of
+from xvit.utils.errors import VideoError, XViTError
 from xvit.utils.files import atomic_directory, check_new_directory, read_json, write_json
 
 MANIFEST = "manifest.json"
@@ -156,7 +157,6 @@ def _clash(a: str, b: str) -> bool:
 def _file_state(path: str) -> dict[str, int]:
     """What changes when a file is written; empty for a file that cannot be read."""
     try:
-        status = os.stat(path)
-    except OSError:
+        return {"bytes": file_size(path), "modified_ns": os.stat(shard_of(path) or path).st_mtime_ns}
+    except (OSError, VideoError):
         return {}
-    return {"bytes": status.st_size, "modified_ns": status.st_mtime_ns}

@@ -195,7 +195,8 @@ class TrainingRun:
             class_names=self.data.class_names,
             decode_timeout=data.decode_timeout,
         )
-        sampler = EpochSampler(dataset, class_balanced=data.class_balanced, repeated_aug=augment.repeated_aug)
+        options = {"repeated_aug": augment.repeated_aug, "batch_size": train.batch_size}
+        sampler = EpochSampler(dataset, class_balanced=data.class_balanced, **options)
         on_cuda = self.accelerator.device.type == "cuda"
         loader = make_loader(
             dataset, sampler=sampler, batch_size=train.batch_size, num_workers=data.num_workers, pin_memory=on_cuda
@@ -215,7 +216,8 @@ def _resolve_model_config(config: RunConfig, data: DatasetSplits) -> ModelConfig
     if not data.train:
         raise XViTError(f"{root}: no training videos")
     if not data.val:
-        raise XViTError(f"{root}: no validation videos; set data.val_fraction or add a val folder")
+        advice = "data.val_fraction or add a val folder" if config.data.format == "folders" else "data.val"
+        raise XViTError(f"{root}: no validation videos; set {advice}")
     return replace(config.model, num_classes=num_classes, multi_label=config.data.multi_label)
 
 

@@ -5,6 +5,7 @@ class_names     files of class names
 class_folders   one folder per class
 lists           lists of `path label` lines
 formats         the annotation files of Kinetics, Something-Something v2 and EPIC-KITCHENS-100; `load_splits` for all
+webdataset      shards: tar files of videos and their annotations
 finder          find the videos on disk: what counts as a video
 inputs          the videos that a person gives to a command
 """
@@ -23,8 +24,9 @@ from xvit.data.annotations.samples import (
     class_indices,
     remap_label,
 )
+from xvit.data.annotations.webdataset import read_webdataset
 
 __all__ = ["DatasetSplits", "Label", "ParsedAnnotations", "Sample", "VideoFinder", "class_by_folder", "class_indices"]
 __all__ += ["describe_left_out", "find_videos"]
 __all__ += ["load_splits", "read_class_folders", "read_class_names", "read_epic", "read_kinetics", "read_list"]
-__all__ += ["read_multi_label_list", "read_ssv2", "remap_label", "write_list"]
+__all__ += ["read_multi_label_list", "read_ssv2", "read_webdataset", "remap_label", "write_list"]

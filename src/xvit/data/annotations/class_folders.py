@@ -9,13 +9,12 @@ from xvit.data.annotations.finder import (
     NOT_A_VIDEO,
     UNREADABLE,
     LeftOut,
-    has_video_extension,
     is_skipped_folder,
     merge_left_out,
     scan_folder,
 )
 from xvit.data.annotations.samples import DatasetSplits, Sample
-from xvit.data.decode import VIDEO_EXTENSIONS
+from xvit.data.video_names import VIDEO_EXTENSIONS, has_video_extension
 from xvit.utils.errors import XViTError, check_range, did_you_mean
 from xvit.utils.files import check_folder
 

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from xvit.data.decode import VIDEO_EXTENSIONS
 from xvit.data.decode.frame_folder import is_image_file
+from xvit.data.shards import read_shard, shard_of
+from xvit.data.video_names import has_video_extension
 from xvit.utils.files import check_folder
 from xvit.utils.text import name_some
 
@@ -96,7 +97,7 @@ class VideoFinder:
         self._listings: dict[str, tuple[set[str], dict[str, list[str]]]] = {}  # folder: names, videos by stem
 
     def find_by_path(self, path: str) -> str | None:
-        """Find a file or folder by its path relative to the root.
+        """Find a file, a folder or a video in a shard by its path relative to the root.
 
         If a video is not there, the only video that differs from it in nothing but the extension is taken. Backslashes
         are read as in Windows unless they are part of the name.
@@ -105,7 +106,10 @@ class VideoFinder:
         return self._find(path.replace("\\", "/")) if video is None and "\\" in path else video
 
     def _find(self, path: str) -> str | None:
-        folder, name = os.path.split(os.path.normpath(os.path.join(self.root, path)))
+        whole = os.path.normpath(os.path.join(self.root, path))
+        if shard := shard_of(whole):
+            return whole if whole[len(shard) + 1 :] in read_shard(shard) else None
+        folder, name = os.path.split(whole)
         if folder not in self._listings:
             try:
                 names = set(os.listdir(folder or "."))
@@ -126,11 +130,6 @@ class VideoFinder:
     def _by_name(self) -> dict[str, list[str]]:
         videos = scan_folder(self.root).videos
         return _group_by_stem(sorted(videos, key=lambda path: not has_video_extension(path)))
-
-
-def has_video_extension(name: str) -> bool:
-    """Whether a file of this name counts as a video."""
-    return os.path.splitext(name)[1].lower() in VIDEO_EXTENSIONS and not os.path.basename(name).startswith(".")
 
 
 def is_skipped_folder(name: str) -> bool:

@@ -1,10 +1,11 @@
 """The annotation files of published data sets, and `load_splits`, which reads any data set by its `DataConfig`.
 
-    folders   root/train/<class>/*.mp4, ...                          xvit.data.annotations.class_folders
-    list      lines of `path label`                                  xvit.data.annotations.lists
-    kinetics  label,youtube_id,time_start,time_end,split             read_kinetics
-    ssv2      [{"id": "78687", "template": "Holding [something]"}]   read_ssv2
-    epic      narration_id,video_id,start_timestamp,verb_class,...   read_epic: two labels, segments of long videos
+    folders     root/train/<class>/*.mp4, ...                          xvit.data.annotations.class_folders
+    list        lines of `path label`                                  xvit.data.annotations.lists
+    kinetics    label,youtube_id,time_start,time_end,split             read_kinetics
+    ssv2        [{"id": "78687", "template": "Holding [something]"}]   read_ssv2
+    epic        narration_id,video_id,start_timestamp,verb_class,...   read_epic: two labels, segments of long videos
+    webdataset  train-000000.tar, val-000000.tar, ...                        xvit.data.annotations.webdataset
 
 For kinetics, ssv2 and epic the videos may be anywhere below the root: they are found by their names.
 """
@@ -29,6 +30,7 @@ from xvit.data.annotations.samples import (
     class_indices,
     remap_label,
 )
+from xvit.data.annotations.webdataset import read_webdataset
 from xvit.utils.errors import XViTError, one_line
 from xvit.utils.files import parse_json
 from xvit.utils.text import Row, is_index, name_some, read_csv, read_text
@@ -67,6 +69,8 @@ def load_splits(config: DataConfig, *, strict: bool = True) -> DatasetSplits:
         if strict:
             report_left_out(folders.left_out)
         return folders
+    if config.format == "webdataset":
+        return read_webdataset(config, strict=strict)
     if not (config.train or config.val or config.test):
         raise XViTError(
             f"data.train, data.val, data.test: missing: data.format={config.format!r} needs annotation files"

@@ -7,19 +7,22 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from xvit.data.annotations.class_folders import SPLITS
-from xvit.data.annotations.finder import LeftOut, merge_left_out, report_left_out, scan_folder
+from xvit.data.annotations.finder import NOT_A_VIDEO, LeftOut, merge_left_out, report_left_out, scan_folder
 from xvit.data.annotations.lists import read_paths
+from xvit.data.annotations.webdataset import name_class
+from xvit.data.shards import find_member, is_shard, read_shard, shard_of
 from xvit.utils.errors import XViTError
 
 LIST_EXTENSIONS = (".txt", ".csv", ".tsv")
 
 
 def find_videos(paths: Iterable[str | Path], *, root: str | Path | None = None) -> list[str]:
-    """Expand folders and lists to videos. Other files stay as they are.
+    """Expand folders, lists and shards to videos. Other files stay as they are.
 
-    The videos of a folder are sorted; `finder` describes what counts as one. A folder without videos is returned
-    itself, so that decoding it reports the error. What folders hold besides videos is logged, and so are videos that
-    were given more than once, which are returned once.
+    The videos of a folder are sorted; `finder` describes what counts as one. Of a folder without any, the videos in its
+    shards are taken. If there are none either, the folder is returned itself, so that decoding it reports the error.
+    What folders hold besides videos is logged, and so are videos that were given more than once, which are returned
+    once.
 
     A list is a file .txt, .csv or .tsv: one video or folder per line, perhaps with labels, which are ignored. Its paths
     are relative to its folder, else to `root` if given, else to the working directory.
@@ -30,10 +33,14 @@ def find_videos(paths: Iterable[str | Path], *, root: str | Path | None = None) 
     found: list[str] = []
     left_out: LeftOut = {}
     for path in _expand_lists(paths, root):
-        if os.path.isdir(path):
+        if is_shard(path):
+            found += _videos_of_shard(path)
+        elif os.path.isdir(path):
             contents = scan_folder(path)
-            found += contents.videos or [path]
-            left_out = merge_left_out(left_out, contents.left_out)
+            shards = [] if contents.videos else list(filter(is_shard, contents.left_out.get(NOT_A_VIDEO, ())))
+            in_shards = [video for shard in shards for video in _videos_of_shard(shard)]
+            found += contents.videos or in_shards or [path]
+            left_out = left_out if shards else merge_left_out(left_out, contents.left_out)
         else:
             found.append(path)
     report_left_out(left_out)
@@ -45,8 +52,11 @@ def find_videos(paths: Iterable[str | Path], *, root: str | Path | None = None) 
 def class_by_folder(video: str, given: Iterable[str | Path]) -> str | None:
     """The class of a video by its folders: the first one below a folder that was given, else the one that holds it.
 
-    Below a folder of splits, it is the first one below train, val or test.
+    Below a folder of splits, it is the first one below train, val or test. The class of a video in a shard is that of
+    its annotation.
     """
+    if shard_of(video):
+        return name_class(video)
     for folder in given:
         parts = Path(video).parts[len(Path(folder).parts) :] if Path(video).is_relative_to(folder) else ()
         if len(parts) > 2 and parts[0] in SPLITS:
@@ -61,8 +71,12 @@ def _expand_lists(paths: Iterable[str | Path], root: str | Path | None) -> Itera
         if os.path.isfile(path) and path.lower().endswith(LIST_EXTENSIONS):
             folders = [os.path.dirname(path) or ".", *([] if root is None else [os.fspath(root)]), "."]
             yield from read_paths(path, folders)
-        elif os.path.exists(path):
+        elif os.path.exists(path) or find_member(path):
             yield path
         else:
             advice = ": for addresses, use `xvit stream`" if re.match(r"[a-z0-9+]+://", path) else ""
             raise XViTError(f"{path}: no such file or folder{advice}")
+
+
+def _videos_of_shard(shard: str) -> list[str]:
+    return [member.path for member in read_shard(shard).values()]

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from xvit.data.annotations.finder import VideoFinder, has_video_extension
+from xvit.data.annotations.finder import VideoFinder
 from xvit.data.annotations.samples import ParsedAnnotations, Sample, class_index, class_indices
-from xvit.data.decode import VIDEO_EXTENSIONS
+from xvit.data.video_names import VIDEO_EXTENSIONS, has_video_extension
 from xvit.utils.errors import XViTError
 from xvit.utils.text import (
     CSV_DELIMITERS,
@@ -23,7 +23,7 @@ from xvit.utils.text import (
 
 _PATH_COLUMNS = ["path", "video_path", "file_path", "filepath", "filename", "file_name", "file", "video", "video_name"]
 _PATH_COLUMNS += ["clip", "clip_path", "name"]
-_LABEL_COLUMNS = ("label", "labels", "label_id", "class", "class_id", "classname", "class_name", "category", "target")
+LABEL_COLUMNS = ("label", "labels", "label_id", "class", "class_id", "classname", "class_name", "category", "target")
 _SEPARATORS = {"\t": "a tab", ",": "a comma", ";": "a semicolon", " ": "a space"}
 _EXTENSIONS = "|".join(re.escape(extension) for extension in sorted(VIDEO_EXTENSIONS))
 _PATH_AND_LABEL = re.compile(rf"(.*(?:{_EXTENSIONS}))\s+(\S.*)", re.IGNORECASE)  # of a path that may have spaces
@@ -31,7 +31,7 @@ _MAX_PATH = 4096  # characters; no file system has longer paths
 _MAX_WORDS = 256  # that a separator may part a path into
 _MAX_SHOWN = 200  # characters of a line in a message
 _SCORED_LINES = 1000  # of a list, from which its separator is recognised
-_MAX_CLASSES = 100_000  # a larger index is a mistake, and would allocate as many class names
+MAX_CLASSES = 100_000  # a larger index is a mistake, and would allocate as many class names
 
 
 def read_list(
@@ -155,7 +155,7 @@ def _beginnings(line: str) -> list[str]:
 
 def _names_columns(line: str) -> bool:
     first = re.split(r"[\t,; ]", line, maxsplit=1)[0].strip('"').lower()
-    return first in {*_PATH_COLUMNS, *_LABEL_COLUMNS}
+    return first in {*_PATH_COLUMNS, *LABEL_COLUMNS}
 
 
 def write_list(path: str | Path, samples: Sequence[Sample], root: str | Path) -> None:
@@ -191,7 +191,7 @@ def _read_table(path: str | Path, lines: dict[int, str]) -> dict[int, tuple[str,
     for delimiter in CSV_DELIMITERS:
         header = [name.lower() for name in split_fields(first, delimiter) if name]
         path_column = next((column for column in _PATH_COLUMNS if column in header), "")
-        label_column = next((column for column in _LABEL_COLUMNS if column in header), "")
+        label_column = next((column for column in LABEL_COLUMNS if column in header), "")
         if path_column and label_column and (len(header) > 2 or header[0] == label_column):
             rows = read_csv(path, (path_column, label_column))
             return {int(where.rpartition(" ")[2]): (row[path_column], row[label_column]) for where, row in rows}
@@ -237,11 +237,11 @@ def _is_header(where: str, names: Sequence[str], label: str, known: set[str], vi
     first, *others = names
     if has_video_extension(first) or is_index(label) or label in known:
         return False
-    if label.lower() in _LABEL_COLUMNS:
+    if label.lower() in LABEL_COLUMNS:
         return True
     if others and all(map(has_video_extension, others)) and videos.find_by_path(first) is None:
-        expected = f"expected a video and a label, or columns such as {_PATH_COLUMNS[0]},{_LABEL_COLUMNS[0]}"
-        columns = f"known: {', '.join(_PATH_COLUMNS)} for paths; {', '.join(_LABEL_COLUMNS)} for labels"
+        expected = f"expected a video and a label, or columns such as {_PATH_COLUMNS[0]},{LABEL_COLUMNS[0]}"
+        columns = f"known: {', '.join(_PATH_COLUMNS)} for paths; {', '.join(LABEL_COLUMNS)} for labels"
         raise XViTError(f'{where}: "{first}" and "{label}": {expected} ({columns})')
     return False
 
@@ -275,7 +275,7 @@ def _parse_labels(
     if not class_names and num_numeric == 0:
         class_names = sorted({check_text(f"{path} line {line}", label) for line, label in labels})
     index_of = {name: index for index, name in enumerate(class_names or ())}
-    num_classes = len(index_of) or _MAX_CLASSES
+    num_classes = len(index_of) or MAX_CLASSES
     indices: list[int] = []
     for line, label in labels:
         where = f"{path} line {line}"

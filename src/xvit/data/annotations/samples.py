@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from xvit.config import SINGLE_TASK, ClassNames, as_task_dict, unwrap_single_task
-from xvit.data.annotations.finder import has_video_extension
+from xvit.data.video_names import has_video_extension
 from xvit.utils.errors import XViTError, did_you_mean
 
 Label = int | tuple[int, ...] | dict[str, int]

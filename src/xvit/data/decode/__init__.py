@@ -7,6 +7,6 @@ files that are no video.
 """
 
 from xvit.data.decode.demux import VideoInfo
-from xvit.data.decode.video import VIDEO_EXTENSIONS, Clip, decode, probe, read_clip
+from xvit.data.decode.video import Clip, decode, probe, read_clip
 
-__all__ = ["VIDEO_EXTENSIONS", "Clip", "VideoInfo", "decode", "probe", "read_clip"]
+__all__ = ["Clip", "VideoInfo", "decode", "probe", "read_clip"]

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import dropwhile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
@@ -18,6 +18,7 @@ from xvit.data.decode.clock import Timing, display_order, split_sections
 from xvit.data.decode.limits import DECODER_OPTIONS, MAX_PIXELS, prepare_decoder
 from xvit.data.decode.signatures import why_no_video
 from xvit.data.decode.streams import best_stream, video_streams
+from xvit.data.shards import file_size, find_member
 from xvit.data.timeout import check_deadline
 from xvit.utils.errors import VideoError, XViTError
 
@@ -119,14 +120,13 @@ def video_errors(path: str | Path, message: str) -> Iterator[None]:
 
 @contextmanager
 def open_video(path: str | Path) -> Iterator[tuple[InputContainer, av.VideoStream]]:
-    """Open a video file and yield its container and its video stream; raise `VideoError` if it has none."""
-    if not os.path.exists(path):
-        raise VideoError(path, "no such file")
-    if os.path.isdir(path):
-        raise VideoError(path, "a folder, not a video file")
-    if not os.path.isfile(path):
-        raise VideoError(path, "not a regular file")
-    if os.path.getsize(path) == 0:
+    """Open a video file and yield its container and its video stream; raise `VideoError` if it has none.
+
+    The file may be in a shard: SHARD.tar/KEY.mp4.
+    """
+    if find_member(path) is None:
+        _check_regular_file(path)
+    if file_size(path) == 0:
         raise VideoError(path, "the file is empty (0 bytes)")
     if reason := why_no_video(path):
         raise VideoError(path, reason)
@@ -142,15 +142,42 @@ def open_video(path: str | Path) -> Iterator[tuple[InputContainer, av.VideoStrea
         yield container, stream
 
 
-def _open_container(path: str | Path) -> InputContainer:
-    with video_errors(path, "not a readable video file, or cut short"):
-        # "file:" keeps FFmpeg from reading a colon in the name as the end of a protocol.
-        container = av.open(f"file:{os.fspath(path)}", "r", options=_OPTIONS, **_METADATA)
-        contexts = [stream.codec_context for stream in container.streams.video]
-        if all(context is None or context.width for context in contexts):  # None: no decoder, however long the probe
-            return container
-        container.close()
-        return av.open(f"file:{os.fspath(path)}", "r", options=_OPTIONS | _LONG_PROBE, **_METADATA)
+def _check_regular_file(path: str | Path) -> None:
+    if not os.path.exists(path):
+        raise VideoError(path, "no such file")
+    if os.path.isdir(path):
+        raise VideoError(path, "a folder, not a video file")
+    if not os.path.isfile(path):
+        raise VideoError(path, "not a regular file")
+
+
+@contextmanager
+def _open_container(path: str | Path) -> Iterator[InputContainer]:
+    with _open_source(path) as source:
+        with video_errors(path, "not a readable video file, or cut short"):
+            container: InputContainer = av.open(source, "r", options=_OPTIONS, **_METADATA)
+            contexts = [stream.codec_context for stream in container.streams.video]
+            # None: no decoder, however long the probe
+            if not all(context is None or context.width for context in contexts):
+                container.close()
+                if not isinstance(source, str):
+                    source.seek(0)
+                container = av.open(source, "r", options=_OPTIONS | _LONG_PROBE, **_METADATA)
+        with container:
+            yield container
+
+
+@contextmanager
+def _open_source(path: str | Path) -> Iterator[str | BinaryIO]:
+    """What FFmpeg opens: the name of a file, or the bytes of a video in a shard."""
+    member = find_member(path)
+    if member is None:
+        yield f"file:{os.fspath(path)}"  # without "file:", FFmpeg takes a colon in the name for the end of a protocol
+        return
+    with video_errors(path, "cannot be read"):
+        file = member.load()
+    with file:
+        yield file
 
 
 def read_packets(container: InputContainer, *streams: Stream) -> "Iterator[av.Packet[Any]]":

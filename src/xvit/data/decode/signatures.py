@@ -4,6 +4,8 @@ import re
 import shlex
 from pathlib import Path
 
+from xvit.data.shards import open_file
+
 _HEAD_BYTES = 4096
 _MARKUP = rb"(\xef\xbb\xbf)?(?:\s|<\?.*?\?>|<!--.*?-->)*+"  # possessive: without backtracking, which takes hours
 
@@ -37,7 +39,7 @@ _WEB_PAGES = {_MARKUP + rb"<(!doctype html|html)\b": "a web page"}
 def why_no_video(path: str | Path) -> str:
     """Return what a file is and what to do, if it is a picture, a playlist or a web page; else ""."""
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             head = file.read(_HEAD_BYTES)
     except OSError:
         return ""

@@ -40,10 +40,6 @@ from xvit.data.decode.limits import check_dimensions
 from xvit.data.decode.orientation import ODD_MATRIX, Orientation, read_orientation
 from xvit.utils.errors import VideoError, XViTError
 
-VIDEO_EXTENSIONS = frozenset({".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov"}) | {
-    *(".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv")
-}
-
 _SKIPPABLE = {"h264", "hevc"}  # codecs whose FFmpeg decoders skip unreferenced frames exactly (measured)
 _MAX_EMPTY_PACKETS = 2  # a few packets without a frame are usual in AVI and MPEG files
 _MIN_SEEK_GAIN = 4  # frames: to skip fewer, decoding on is as fast as seeking
@@ -103,7 +99,7 @@ def probe(path: str | Path, *, fps: float | None = None) -> VideoInfo:
     """Count the frames of a video and read its size and times, without decoding it.
 
     Args:
-        path: the file, or a folder of frames.
+        path: the file, a video in a shard (SHARD.tar/KEY.mp4), or a folder of frames.
         fps: frames per second of a folder of frames, 30 if None; a file has its own rate.
 
     Raises:
@@ -132,7 +128,7 @@ def read_clip(
     """Open a video once, choose frame indices from its `VideoInfo`, and read these frames.
 
     Args:
-        path: the file, or a folder of frames.
+        path: the file, a video in a shard, or a folder of frames.
         choose_indices: returns the indices to read, in any order, repeats allowed; beyond the end the last frame is
             used. It is called a second time if decoding finds fewer frames than the file has packets.
         short_side: target size in pixels; frames more than twice as large are shrunk to it during colour conversion.

@@ -16,6 +16,7 @@ from xvit.config import DataConfig, as_task_dict
 from xvit.data.annotations import DatasetSplits, Sample, class_indices, write_list
 from xvit.data.decode import VideoInfo, decode, probe, read_clip
 from xvit.data.decode.sequential import FrameReader
+from xvit.data.shards import shard_of
 from xvit.data.timeout import call_with_timeout, restart_deadline
 from xvit.data.tools.splits import find_class_problems, find_copies, find_overlaps
 from xvit.utils.errors import VideoError, check_range
@@ -173,7 +174,7 @@ def check_file(samples: Sequence[Sample], *, full: bool = False, timeout: float 
     """
     path = samples[0].path
     check_stop()
-    if not os.path.exists(path):
+    if not os.path.exists(path) and not shard_of(path):
         return FileReport(path=path, kind=MISSING, reason="no such file")
     try:
         return call_with_timeout(partial(_check_contents, path, samples, full), path, timeout)
@@ -209,6 +210,8 @@ def _check_contents(path: str, samples: Sequence[Sample], full: bool) -> FileRep
 def write_usable_annotations(report: CheckReport, config: DataConfig, directory: Path) -> dict[str, str]:
     """Write annotations of the usable samples: lists and labels.json, or for epic a CSV with the usable rows.
 
+    Shards with several tasks or with segments of videos fit neither: of those, nothing is written.
+
     Args:
         report: the result of `check_dataset`.
         config: the data settings that were checked.
@@ -222,7 +225,7 @@ def write_usable_annotations(report: CheckReport, config: DataConfig, directory:
         if samples and config.format == "epic":
             settings[split] = f"{split}.csv"
             _copy_epic_rows(getattr(config, split), {sample.id for sample in samples}, directory / settings[split])
-        elif samples:
+        elif samples and _fit_list(samples):
             settings |= {"format": "list", split: f"{split}.txt", "label_files": "labels.json"}
             labelled = [sample for sample in samples if sample.label is not None]
             write_list(directory / settings[split], labelled, config.root)
@@ -230,6 +233,11 @@ def write_usable_annotations(report: CheckReport, config: DataConfig, directory:
         class_names = json.dumps(report.usable.class_names, indent=1)
         (directory / "labels.json").write_text(class_names + "\n", encoding="utf-8")
     return settings
+
+
+def _fit_list(samples: Sequence[Sample]) -> bool:
+    """Whether a list can hold the samples: whole videos with labels of a single task."""
+    return all((sample.start, sample.stop) == (None, None) and not isinstance(sample.label, dict) for sample in samples)
 
 
 def _decode_all(path: str, num_frames: int) -> None:

@@ -3,9 +3,9 @@
 import hashlib
 import os
 from collections import Counter, defaultdict
-from pathlib import Path
 
 from xvit.data.annotations import DatasetSplits, Sample
+from xvit.data.shards import file_size, open_file, shard_of
 
 _NAMES = {"train": "training", "val": "validation", "test": "test"}
 
@@ -57,8 +57,8 @@ def find_copies(splits: DatasetSplits) -> list[tuple[str, str]]:
     by_size: dict[int, list[tuple[str, Sample]]] = defaultdict(list)
     for split, samples in splits.by_name.items():
         for sample in samples:
-            if os.path.isfile(sample.path) and sample.start is None:
-                by_size[os.path.getsize(sample.path)].append((split, sample))
+            if sample.start is None and (os.path.isfile(sample.path) or shard_of(sample.path)):
+                by_size[file_size(sample.path)].append((split, sample))
     copies = []
     for group in by_size.values():
         if len({split for split, _ in group}) > 1:
@@ -72,5 +72,5 @@ def find_copies(splits: DatasetSplits) -> list[tuple[str, str]]:
 
 
 def _digest(path: str) -> str:
-    with Path(path).open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
