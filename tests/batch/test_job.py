@@ -160,6 +160,20 @@ def test_decoding_goes_on_over_the_ends_of_parts(tmp_path):
     assert list(map(len, task.calls)) == [10]
 
 
+def test_decoding_ends_before_the_job_goes_on(tmp_path, monkeypatch):
+    """It is not left to the deletion of an iterator, in which Python ignores Ctrl-C."""
+    ended = []
+
+    class EndingTask(SquareTask):
+        def values(self, paths):
+            yield from super().values(paths)
+            ended.append(len(paths))
+
+    monkeypatch.setattr("xvit.batch.job._WINDOW", 2)
+    run_job(EndingTask(), make_inputs([str(number) for number in range(10)]), tmp_path / "out", part_size=2)
+    assert ended == [4, 4, 2]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -89,7 +89,7 @@ def _exists(folder: str | Path, path: str) -> bool:
 
 
 def _read_lines(source: Path) -> list[str]:
-    lines = []
+    lines: list[str] = []
     with open(source, "rb") as file:
         # Not all at once: a list may have millions of lines, and another file a single one.
         for data in iter(lambda: file.readline(_MAX_LINE + 1), b""):
@@ -98,11 +98,16 @@ def _read_lines(source: Path) -> list[str]:
                 raise XViTError(f"{source}: not a text file: expected a path per line, a .parquet, or a folder")
             if line.strip():
                 lines.append(os.fsdecode(line.rstrip(b"\r\n")))
-    for number, line in enumerate(lines[:_TRIED], start=1):
-        path, separator, rest = line.rpartition("\t" if "\t" in line else "," if "," in line else " ")
-        if separator and not _is_absolute(line) and not _exists(source.parent, line) and _exists(source.parent, path):
+    for number, listed in enumerate(lines[:_TRIED], start=1):
+        path, separator, rest = listed.rpartition("\t" if "\t" in listed else "," if "," in listed else " ")
+        if (
+            separator
+            and not _is_absolute(listed)
+            and not _exists(source.parent, listed)
+            and _exists(source.parent, path)
+        ):
             hint = f"remove {separator + rest!r} from each line"
-            raise XViTError(f"{source} line {number}: {line!r}: expected a path alone: {hint}")
+            raise XViTError(f"{source} line {number}: {listed!r}: expected a path alone: {hint}")
     return lines
 
 

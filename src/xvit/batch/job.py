@@ -124,6 +124,7 @@ def run_local(task: Task, worker: Worker, parts: Sequence[Part], folder: str) ->
         values = worker.values(paths)
         for part in window:
             yield part.number, make_table(worker, part, islice(values, len(part.paths)))
+        next(values, None)  # ends its processes here: Ctrl-C while Python deletes an iterator is lost
 
 
 def make_table(worker: Worker, part: Part, values: Iterator[Values | VideoError]) -> Any:
@@ -154,7 +155,11 @@ def _manifest(task: Task, worker: Worker, inputs: Inputs, part_size: int) -> Man
         "format": FORMAT,
         "command": task.command,
         "task": worker.describe(),
-        "inputs": {"number": len(inputs), "hash": inputs.hash, "folder": inputs.folder if inputs.any_relative else None},
+        "inputs": {
+            "number": len(inputs),
+            "hash": inputs.hash,
+            "folder": inputs.folder if inputs.any_relative else None,
+        },
         "part_size": part_size,
         "versions": library_versions(),
     }
