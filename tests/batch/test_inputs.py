@@ -61,10 +61,13 @@ def test_parquet_and_text_are_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"video": ["a"]}, "no column 'path': it has video"),
+        ({"video": ["a"]}, "expected one column .path.: it has video"),
         ({"path": ["a", None]}, "1 rows without a path"),
         ({"path": ["a", ""]}, "row 1: path is '': expected text"),
         ({"path": [1, 2]}, "row 0: path is 1: expected text"),
+        ({"path": ["a", "b\0c"]}, "row 1: path is 'b\\\\x00c': expected text"),
+        ({"path": [{"path": "a"}]}, "row 0: path is {'path': 'a'}: expected text"),
+        ({"path": [b"a"]}, "row 0: path is b'a': expected text"),
         ({"path": pa.array([], pa.string())}, "no inputs"),
     ],
 )
@@ -72,6 +75,32 @@ def test_wrong_parquet(tmp_path, table, message):
     pq.write_table(pa.table(table), tmp_path / "list.parquet")
     with pytest.raises(XViTError, match=message):
         read_inputs(tmp_path / "list.parquet")
+
+
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())])
+def test_types_of_text_in_parquet(tmp_path, kind):
+    pq.write_table(pa.table({"path": pa.array(["/b.mp4", "/a.mp4", "/b.mp4"]).cast(kind)}), tmp_path / "list.parquet")
+    assert read_inputs(tmp_path / "list.parquet").paths == ["/b.mp4", "/a.mp4", "/b.mp4"]
+
+
+def test_columns_of_parquet_that_cannot_be_read(tmp_path):
+    column = pa.array(["a"])
+    pq.write_table(pa.table([column, column], names=["path", "path"]), tmp_path / "list.parquet")
+    with pytest.raises(XViTError, match="expected one column 'path': it has path, path"):
+        read_inputs(tmp_path / "list.parquet")
+    text = pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff.mp4"]).buffers())
+    pq.write_table(pa.table({"path": text}), tmp_path / "list.parquet")
+    with pytest.raises(XViTError, match="damaged, or not a Parquet file"):
+        read_inputs(tmp_path / "list.parquet")
+
+
+def test_a_list_of_one_endless_line(tmp_path):
+    """Only the part is read that shows that it is no list."""
+    with open(tmp_path / "list.txt", "wb") as file:
+        file.write(b"a" * 70_000)
+        file.truncate(1 << 40)  # takes no space
+    with pytest.raises(XViTError, match="not a text file"):
+        read_inputs(tmp_path / "list.txt")
 
 
 @pytest.mark.parametrize(

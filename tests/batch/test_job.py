@@ -1,8 +1,10 @@
 """Jobs of a task without videos: each input has one row, whatever the shards, parts, stops and runners."""
 
+import errno
+import io
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -12,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import xvit.batch.output as output_module
 from helpers.files import limited_file_size, locked_by_another_process
 from xvit.batch import Inputs, run_job
 from xvit.batch.job import run_local
@@ -50,7 +53,15 @@ def make_inputs(names: Sequence[str]) -> Inputs:
 
 
 def read_rows(output) -> list[dict]:
-    return [row for path in sorted((output / "parts").glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+    paths = sorted((output / "parts").glob("*.parquet"))
+    return [row for path in paths for row in pq.read_table(io.BytesIO(path.read_bytes())).to_pylist()]
+
+
+def raise_error(error: Exception) -> Callable:
+    def function(*args, **kwargs):
+        raise error
+
+    return function
 
 
 def expected_rows(names: Sequence[str]) -> list[dict]:
@@ -130,7 +141,7 @@ def test_a_job_goes_on_with_what_is_missing(tmp_path):
     output, inputs = tmp_path / "out", make_inputs([str(number) for number in range(10)])
     run_job(SquareTask(), inputs, output, part_size=4)
     (output / "parts" / "00001.parquet").unlink()
-    (output / ".00001.parquet.writing").write_bytes(b"half of it")  # a process that was killed
+    (output / ".shard-0-of-1.writing").write_bytes(b"half of it")  # a process that was killed
     task, steps = SquareTask(), []
     summary = run_job(task, inputs, output, part_size=4, on_progress=lambda *step: steps.append(step))
     assert task.calls == [[f"/videos/{number}" for number in range(4, 8)]]
@@ -149,11 +160,26 @@ def test_decoding_goes_on_over_the_ends_of_parts(tmp_path):
     assert list(map(len, task.calls)) == [10]
 
 
+def test_decoding_ends_before_the_job_goes_on(tmp_path, monkeypatch):
+    """It is not left to the deletion of an iterator, in which Python ignores Ctrl-C."""
+    ended = []
+
+    class EndingTask(SquareTask):
+        def values(self, paths):
+            yield from super().values(paths)
+            ended.append(len(paths))
+
+    monkeypatch.setattr("xvit.batch.job._WINDOW", 2)
+    run_job(EndingTask(), make_inputs([str(number) for number in range(10)]), tmp_path / "out", part_size=2)
+    assert ended == [4, 4, 2]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"task": SquareTask(salt=1)}, "whose task.salt was 0 and is now 1"),
         ({"inputs": make_inputs(["1", "2"])}, "whose inputs.hash was"),
+        ({"inputs": Inputs(paths=["1", "3"], folder="/other")}, 'inputs.folder was "/videos" and is now "/other"'),
         ({"part_size": 3}, "whose part_size was 4 and is now 3"),
     ],
 )
@@ -186,6 +212,9 @@ def test_folders_that_hold_something_else(tmp_path):
             run_job(SquareTask(), inputs, folder)
     (tmp_path / "empty" / "parts").mkdir(parents=True)
     assert run_job(SquareTask(), inputs, tmp_path / "empty").rows == 1
+    (tmp_path / "empty" / "job.json").unlink()  # without it, nobody knows what the rows are made of
+    with pytest.raises(XViTError, match="exists and holds no job"):
+        run_job(SquareTask(), make_inputs(["2"]), tmp_path / "empty")
     (tmp_path / "empty" / "job.json").write_text("{}")
     with pytest.raises(XViTError, match="damaged, or of another version"):
         run_job(SquareTask(), inputs, tmp_path / "empty")
@@ -202,6 +231,65 @@ def test_one_process_at_a_time_per_shard(tmp_path):
         assert run_job(SquareTask(), inputs, tmp_path / "out", part_size=1, shard=(1, 2)).rows == 1
         with pytest.raises(XViTError, match="in use by xvit predict"):
             run_job(SquareTask(), inputs, tmp_path / "out", part_size=1, shard=(0, 2))
+
+
+def test_shards_that_overlap_at_the_same_time(tmp_path, monkeypatch):
+    """They start together, and while one of them writes a part, another one writes the same."""
+    inputs, output = make_inputs([str(number) for number in range(6)]), tmp_path / "out"
+    real_sync, pending = output_module.sync, [(0, 3), (0, 2), (1, 2)]  # in the manifest of one, the parts of another
+
+    def sync(path):
+        if pending:
+            run_job(SquareTask(), inputs, output, part_size=1, shard=pending.pop())
+        real_sync(path)
+
+    monkeypatch.setattr(output_module, "sync", sync)  # of the manifest
+    monkeypatch.setattr("xvit.utils.files.sync", sync)  # of the parts
+    assert run_job(SquareTask(), inputs, output, part_size=1).rows == 6
+    assert not pending
+    assert read_rows(output) == expected_rows(inputs.paths)
+    assert sorted(path.name for path in output.iterdir()) == ["job.json", "parts"]
+
+
+def test_two_jobs_that_start_together_in_a_folder(tmp_path, monkeypatch):
+    """The second one is refused, though there was nothing in the folder when it looked."""
+    other = make_inputs(["2"])
+    real_sync, pending = output_module.sync, [(1, 2)]
+
+    def sync(path):
+        if pending:
+            run_job(SquareTask(), other, tmp_path / "out", shard=pending.pop())
+        real_sync(path)
+
+    monkeypatch.setattr(output_module, "sync", sync)
+    with pytest.raises(XViTError, match=r"whose inputs\.hash was"):
+        run_job(SquareTask(), make_inputs(["1"]), tmp_path / "out")
+
+
+def test_a_file_system_without_hard_links(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.link", raise_error(PermissionError(errno.EPERM, "Operation not permitted")))
+    assert run_job(SquareTask(), make_inputs(["1"]), tmp_path / "out").rows == 1
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["job.json", "parts"]
+
+
+def test_a_damaged_part_is_named(tmp_path):
+    inputs = make_inputs(["1", "2"])
+    run_job(SquareTask(), inputs, tmp_path / "out", part_size=1)
+    part = tmp_path / "out" / "parts" / "00001.parquet"
+    part.write_bytes(part.read_bytes()[:100])
+    with pytest.raises(XViTError, match=r"00001\.parquet: damaged .*; delete it and run the same command again"):
+        run_job(SquareTask(), inputs, tmp_path / "out", part_size=1)
+    part.unlink()
+    assert run_job(SquareTask(), inputs, tmp_path / "out", part_size=1).rows == 2
+
+
+@pytest.mark.parametrize("name", ["s3:bucket", "a=1", "x%20#1?y", "new\nline", "\udcff"])
+def test_odd_names_of_folders(tmp_path, monkeypatch, name):
+    """None of them is an address, also where it is relative."""
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert run_job(SquareTask(), make_inputs(["1"]), name).rows == 1
+    assert read_rows(tmp_path / name) == expected_rows(["1"])
 
 
 def test_a_full_disk_loses_no_part_that_is_written(tmp_path):

@@ -1,12 +1,16 @@
 """A job on a Ray cluster of several nodes on this machine: its rows are those of the local runner."""
 
 import os
+import socket
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from xvit.batch import PredictTask, read_inputs, run_job
+from xvit.batch import CheckTask, PredictTask, read_inputs, run_job
+from xvit.batch.ray import RayRunner, _Actor, _with_absolute_path
+from xvit.utils.errors import XViTError
 
 from .test_job import read_rows
 
@@ -62,3 +66,39 @@ def test_rows_are_those_of_the_local_runner_though_a_node_is_lost(source, checkp
         assert (row.pop("scores") is None) == (other["scores"] is None)
         assert row == {name: value for name, value in other.items() if name != "scores"}
     assert (tmp_path / "ray" / "job.json").read_text() == (tmp_path / "local" / "job.json").read_text()
+
+
+def test_errors_without_a_cluster(source, checkpoint, tmp_path):
+    pytest.importorskip("ray")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # and nothing listens
+        addresses = [f"{prefix}127.0.0.1:{closed.getsockname()[1]}" for prefix in ("", "ray://")]
+        for address in addresses:
+            task = PredictTask(checkpoint=str(checkpoint), num_workers=1)
+            with pytest.raises(XViTError, match=f"--address {address}: no Ray cluster there: .*refused"):
+                run_job(task, read_inputs(source), tmp_path / "out", runner=RayRunner(address=address))
+    task = PredictTask(checkpoint=str(checkpoint), num_workers=0)
+    with pytest.raises(XViTError, match="--num-workers 0: an actor on Ray needs at least 1"):
+        run_job(task, read_inputs(source), tmp_path / "out", runner=RayRunner(address=addresses[0]))
+
+
+def test_an_actor_reports_why_it_has_no_model(checkpoint, tmp_path):
+    """In a row: Ray prints pages about an actor that cannot be created, and creates it again."""
+    batch = {"number": np.array([3]), "first": np.array([0]), "paths": np.array([b"a.mp4\0b.mp4"], object)}
+    expected = PredictTask(checkpoint=str(checkpoint)).open().describe()
+    for task, message in [
+        (PredictTask(checkpoint=str(tmp_path / "none")), "none: no such checkpoint directory"),
+        (PredictTask(checkpoint=str(checkpoint), top_k=2), "the model there is another one than that of the job"),
+    ]:
+        row = _Actor(task, expected, "/videos")(batch)
+        assert (row["number"], row["table"]) == ([3], [b""])
+        assert message in row["error"][0]
+        assert row["error"][0].startswith(f"host {os.uname().nodename}: ")
+
+
+def test_models_are_found_from_another_working_directory(checkpoint, monkeypatch):
+    monkeypatch.chdir(checkpoint.parent)
+    task = _with_absolute_path(PredictTask(checkpoint=checkpoint.name, top_k=3))
+    assert task == PredictTask(checkpoint=str(checkpoint), top_k=3)
+    for other in (PredictTask(checkpoint="motion"), PredictTask(checkpoint="hf://owner/name"), CheckTask()):
+        assert _with_absolute_path(other) == other

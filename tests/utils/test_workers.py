@@ -1,7 +1,10 @@
 """`WorkerPool`: how far ahead it works."""
 
+import multiprocessing
 import sys
 import time
+from contextlib import closing
+from multiprocessing.util import get_temp_dir
 
 import pytest
 
@@ -23,3 +26,14 @@ def test_no_job_beyond_the_window_is_begun(tmp_path):
     pool.close()
     assert sorted(latest) == list(range(8))
     assert latest[0] <= 2
+
+
+def test_no_temporary_folders_are_left(tmp_path, monkeypatch):
+    """Workers that pass tensors share the folder of the main process, which multiprocessing deletes at its end."""
+    torch = pytest.importorskip("torch")
+    monkeypatch.setitem(multiprocessing.process.current_process()._config, "tempdir", None)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for _ in range(2):
+        with closing(WorkerPool(torch.zeros, 2)) as pool:
+            assert sorted(len(tensor) for _, tensor in pool.imap([3, 4, 5], window=3)) == [3, 4, 5]
+    assert list(map(str, tmp_path.iterdir())) == [get_temp_dir()]

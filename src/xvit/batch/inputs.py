@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from xvit.data.annotations import find_videos
 from xvit.data.shards import is_shard, shard_of
@@ -40,6 +41,11 @@ class Inputs:
         for path in self.paths:
             digest.update(os.fsencode(path) + b"\0")
         return digest.hexdigest()[:16]
+
+    @property
+    def any_relative(self) -> bool:
+        """Whether it depends on the folder which inputs these are."""
+        return not all(map(_is_absolute, self.paths))
 
 
 def read_inputs(source: str | Path) -> Inputs:
@@ -87,7 +93,8 @@ def _exists(folder: str | Path, path: str) -> bool:
 def _read_lines(source: Path) -> list[str]:
     lines: list[str] = []
     with open(source, "rb") as file:
-        for data in file:  # not all at once: a list may have millions of lines
+        # Not all at once: a list may have millions of lines, and another file a single one.
+        for data in iter(lambda: file.readline(_MAX_LINE + 1), b""):
             line = data.removeprefix(codecs.BOM_UTF8) if not lines else data
             if b"\0" in line or len(line) > _MAX_LINE:
                 raise XViTError(f"{source}: not a text file: expected a path per line, a .parquet, or a folder")
@@ -104,19 +111,20 @@ def _read_lines(source: Path) -> list[str]:
 def _read_parquet(source: Path) -> list[str]:
     parquet = import_optional("pyarrow.parquet", extra="batch")
     try:
-        with parquet.ParquetFile(source) as file:
-            names = file.schema_arrow.names
-            if PATH_COLUMN not in names:
-                raise XViTError(f"{source}: no column {PATH_COLUMN!r}: it has {', '.join(names)}")
-            column = file.read(columns=[PATH_COLUMN]).column(PATH_COLUMN)
+        with source.open("rb") as file:  # Arrow takes some names for addresses
+            table = parquet.ParquetFile(file)
+            names = table.schema_arrow.names
+            if names.count(PATH_COLUMN) != 1:
+                raise XViTError(f"{source}: expected one column {PATH_COLUMN!r}: it has {', '.join(names)}")
+            column = table.read(columns=[PATH_COLUMN]).column(PATH_COLUMN)
+            paths: list[Any] = column.to_pylist()
     except XViTError:
         raise
     except Exception as error:  # a damaged file can fail anywhere in the library
         raise XViTError(f"{source}: damaged, or not a Parquet file ({one_line(error)})") from None
     if column.null_count:
         raise XViTError(f"{source}: {column.null_count} rows without a {PATH_COLUMN}")
-    paths: list[str] = column.to_pylist()
     for row, path in enumerate(paths):
-        if not isinstance(path, str) or not path:
+        if not isinstance(path, str) or not path or "\0" in path:
             raise XViTError(f"{source} row {row}: {PATH_COLUMN} is {path!r}: expected text")
     return paths

@@ -88,15 +88,14 @@ def run_job(
     if part_size % task.batch_size:
         raise XViTError(f"part_size={part_size}: expected a multiple of the {task.batch_size} videos of a batch")
     import_optional("pyarrow", extra="batch")
-    folder = JobFolder(output, part_size=part_size, total=len(inputs))
+    folder = JobFolder(output, part_size=part_size, total=len(inputs), shard=shard)
     locked = folder.path if num_shards == 1 else folder.path / f"shard-{index}-of-{num_shards}"
     with lock_directory(locked, f"xvit {task.command}"):
         worker = task.open()
         if changed := folder.open(_manifest(task, worker, inputs, part_size)):
             _logger.warning("%s: continued with other versions, with which last digits may differ: %s", output, changed)
-        numbers = range(index, folder.num_parts, num_shards)
-        missing = folder.missing(index, num_shards)
-        sizes = {number: min(part_size, len(inputs) - number * part_size) for number in numbers}
+        missing = folder.missing()
+        sizes = {number: min(part_size, len(inputs) - number * part_size) for number in folder.numbers}
         total, continued = sum(sizes.values()), sum(sizes.values()) - sum(sizes[number] for number in missing)
         done = continued
         report = on_progress or (lambda done, total: None)
@@ -107,7 +106,7 @@ def run_job(
                 folder.write(number, table)
                 done += sizes[number]
                 report(done, total)
-        counts = folder.count(numbers, MAX_NAMED)
+        counts = folder.count(MAX_NAMED)
     return JobSummary(
         output=str(output),
         rows=counts.rows,
@@ -128,6 +127,7 @@ def compute_parts(worker: Worker, parts: Sequence[Part], folder: str) -> Generat
     values = worker.values([locate(path, folder) for path in chain.from_iterable(part.paths for part in parts)])
     for part in parts:
         yield part.number, make_table(worker, part, islice(values, len(part.paths)))
+    next(values, None)  # ends its processes here: Ctrl-C while Python deletes an iterator is lost
 
 
 def make_table(worker: Worker, part: Part, values: Iterator[Values | VideoError]) -> Any:
@@ -158,7 +158,11 @@ def _manifest(task: Task, worker: Worker, inputs: Inputs, part_size: int) -> Man
         "format": FORMAT,
         "command": task.command,
         "task": worker.describe(),
-        "inputs": {"number": len(inputs), "hash": inputs.hash},
+        "inputs": {
+            "number": len(inputs),
+            "hash": inputs.hash,
+            "folder": inputs.folder if inputs.any_relative else None,
+        },
         "part_size": part_size,
         "versions": library_versions(),
     }

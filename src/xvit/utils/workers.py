@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
-from multiprocessing.util import Finalize
+from multiprocessing.util import Finalize, get_temp_dir
 from pathlib import Path
 from threading import Thread
 from types import FrameType
@@ -133,6 +133,8 @@ class WorkerPool(Generic[Job, Result]):
                 worker.connection.send(worker.jobs[-1][1])
 
     def _start_worker(self) -> _Worker:
+        if self._share_memory:
+            get_temp_dir()  # the workers inherit it; one of its own, for torch's sockets, would outlive a worker
         ours, theirs = multiprocessing.Pipe()
         process = self._context.Process(
             target=_work, args=(theirs, self.function, self.initializer, self._share_memory)
