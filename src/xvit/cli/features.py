@@ -28,11 +28,22 @@ from xvit.utils.files import check_exists, check_writable_file
 if TYPE_CHECKING:
     from xvit.models.xvit import XViT
 
-_ANY_MODEL = ("videos", "output", "checkpoint", "level", "batch_size", "num_workers", "device", "threads", "json")
+_ANY_MODEL = (
+    "videos",
+    "allow_remote",
+    "output",
+    "checkpoint",
+    "level",
+    "batch_size",
+    "num_workers",
+    "device",
+    "threads",
+    "json",
+)
 
 
 def add_options(parser: CommandParser) -> None:
-    parser.add_videos()
+    parser.add_videos(remote=True)
     parser.add(
         "--output FILE",
         str,

@@ -8,6 +8,7 @@ examples:
   xvit predict samples/val --checkpoint motion   # the bundled model, on videos of `xvit data motion --output samples`
   xvit predict clip.mp4 --checkpoint run/best
   xvit predict videos/ other.webm --checkpoint run/best --top-k 3
+  xvit predict s3://bucket/clip.mp4 --allow-remote s3 --checkpoint run/best
   xvit predict videos/ --checkpoint run/best --json > predictions.json
 """
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def add_options(parser: CommandParser) -> None:
-    parser.add_videos()
+    parser.add_videos(remote=True)
     parser.add("--checkpoint DIR", str, TRAINED_OR_EXPORTED_MODEL, required=True, check=check_model)
     parser.add("--top-k K", int, "number of classes to show per video", default=5, low=1)
     parser.add("--temporal-views N", int, "clips per video, whose scores are averaged", default=1)
