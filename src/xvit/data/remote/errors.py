@@ -13,9 +13,9 @@ from xvit.utils.errors import VideoError, XViTError, one_line
 
 _BUSY = {408, 425, 429}  # HTTP statuses below 500 after which a request may succeed
 _BUSY_CODES = {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Throttling", "ThrottlingException"}
-_BUSY_ERRORS = {"ClientConnectionError", "ClientPayloadError", "HTTPClientError", "IncompleteRead", "TransportError"}
-_BUSY_ERRORS |= {"IncompleteReadError", "ResponseStreamingError", "ServiceRequestError", "ServiceResponseError"}
-_BUSY_ERRORS |= {"ConnectionError", "TimeoutError", "ResponseParserError"}
+_CUT_SHORT = {"ClientPayloadError", "IncompleteRead", "IncompleteReadError", "ResponseStreamingError"}
+_BUSY_ERRORS = {"ClientConnectionError", "HTTPClientError", "TransportError", "ServiceRequestError", "ConnectionError"}
+_BUSY_ERRORS |= {"ServiceResponseError", "TimeoutError", "ResponseParserError"}
 
 _NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "TokenRetrievalError"}
 _NO_CREDENTIALS |= {"CredentialRetrievalError", "CredentialUnavailableError", "ProfileNotFound", "SSOTokenLoadError"}
@@ -51,7 +51,10 @@ def explain(address: str, error: Exception) -> XViTError | None:
         return _credentials_error(address, f"the credentials are not accepted ({code or type(error).__name__})")
     if final := _final_reason(chain, names, status, code):
         return VideoError(address, final)
-    if status >= 500 or status in _BUSY or code in _BUSY_CODES or (not status and names & _BUSY_ERRORS):
+    # The status of a body that is cut short is none of the server's: aiohttp calls it 400.
+    if status >= 500 or status in _BUSY or code in _BUSY_CODES or names & _CUT_SHORT:
+        return None
+    if not status and names & _BUSY_ERRORS:
         return None
     if status in (401, 403) or isinstance(error, PermissionError):
         return VideoError(address, f"access denied ({_shown(status, code)}check the permissions, or the address)")
@@ -101,7 +104,8 @@ def _status(error: BaseException) -> int:
     response = getattr(error, "response", None)
     metadata = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
     values: list[Any] = [metadata.get("HTTPStatusCode"), getattr(response, "status_code", None)]
-    values += [getattr(error, name, None) for name in ("status", "status_code", "code")]
+    names = ("status", "status_code") if hasattr(error, "status") else ("status_code", "code")
+    values += [getattr(error, name, None) for name in names]
     return next((value for value in values if type(value) is int and 100 <= value < 600), 0)
 
 
