@@ -94,3 +94,38 @@ def cli_error(run):
         return err.removeprefix("xvit: error: ").strip()
 
     return cli_error
+
+
+@pytest.fixture
+def quick_retries(monkeypatch):
+    """Retries of downloads wait for milliseconds, and nothing is allowed or known from other tests."""
+    from xvit.data.remote import download, stores
+
+    monkeypatch.setattr(download, "_FIRST_WAIT", 0.01)
+    monkeypatch.setattr(download, "_denied", download.Counter())
+    monkeypatch.setattr(download, "_readable", set())
+    monkeypatch.setattr(stores, "_file_systems", {})
+    monkeypatch.setenv("XVIT_ALLOW_REMOTE", "")
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """A server of S3 on this machine; use `s3`."""
+    from helpers.remote import FaultyS3
+
+    server = FaultyS3()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def s3(s3_server, quick_retries, monkeypatch, tmp_path):
+    """A server of S3 without faults, of which the environment holds the address and the keys."""
+    names = ["AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"]
+    names += ["AWS_EC2_METADATA_DISABLED", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"]
+    values = [s3_server.url, "good", "good", "us-east-1", "true", str(tmp_path / "none"), str(tmp_path / "none")]
+    for name, value in zip(names, values, strict=True):
+        monkeypatch.setenv(name, value)
+    s3_server.fault, s3_server.denied, s3_server.injected = None, False, 0
+    s3_server.log.clear()
+    return s3_server

@@ -12,6 +12,7 @@ from PIL import Image
 from xvit.config import SINGLE_TASK, DataConfig
 from xvit.data.annotations import describe_left_out
 from xvit.data.decode import VideoInfo, read_clip
+from xvit.data.remote import local_video
 from xvit.data.tools.check import CheckReport, Problem
 from xvit.utils.errors import VideoError
 from xvit.utils.text import name_some, printable
@@ -127,12 +128,13 @@ def _strips(report: CheckReport, folder: Path) -> str:
 def _strip(path: str) -> np.ndarray | None:
     """Frames of the video side by side, (H, W, 3) uint8; None if none can be read."""
     try:
-        clip = read_clip(
-            path,
-            lambda info: np.unique(np.linspace(0, info.num_frames - 1, _STRIP_FRAMES).round().astype(int)),
-            short_side=_STRIP_HEIGHT,
-            strict=False,
-        )
+        with local_video(path) as video:
+            clip = read_clip(
+                video.path,
+                lambda info: np.unique(np.linspace(0, info.num_frames - 1, _STRIP_FRAMES).round().astype(int)),
+                short_side=_STRIP_HEIGHT,
+                strict=False,
+            )
     except (VideoError, OSError):
         return None
     height, width = clip.frames.shape[1:3]

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _ANY_MODEL = (
     "videos",
+    "allow_remote",
     "output",
     "checkpoint",
     "level",
@@ -49,7 +50,7 @@ _ANY_MODEL = (
 
 
 def add_options(parser: CommandParser) -> None:
-    parser.add_videos(required=False)
+    parser.add_videos(required=False, remote=True)
     text = "file that ends in .safetensors, .npy or .parquet; with --input, a folder"
     parser.add("--output FILE", str, text, required=True)
     parser.add("--checkpoint DIR", str | None, TRAINED_MODEL, check=check_checkpoint)

@@ -12,6 +12,7 @@ from types import ModuleType
 from xvit.cli.exit_codes import INTERRUPTED, SUCCESS, USER_ERROR
 from xvit.cli.streams import command_output
 from xvit.utils import distributed, threads
+from xvit.utils.addresses import allowed_only_inside
 from xvit.utils.errors import XViTError, did_you_mean, is_out_of_memory, one_line
 from xvit.utils.locks import lock_directory
 from xvit.utils.text import printable
@@ -89,7 +90,8 @@ def main(argv: list[str] | None = None) -> int:
         try:
             if launcher_error:
                 raise XViTError(launcher_error)
-            exit_code = _run(argv)
+            with allowed_only_inside():
+                exit_code = _run(argv)
             stdout.flush()  # so that an error is noticed here, not when the interpreter shuts down
         except BaseException as error:
             closed_pipe = isinstance(error, BrokenPipeError) and isinstance(stdout.error, BrokenPipeError)

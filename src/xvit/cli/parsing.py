@@ -12,10 +12,11 @@ from jsonargparse import ArgumentParser, Namespace
 from xvit.cli.option_errors import explain
 from xvit.config import DataConfig, InitConfig, ModelConfig, RunConfig, find_recipe, read_config
 from xvit.config.values import ValueTypeError, convert
-from xvit.data.shards import check_video_exists
+from xvit.data.shards import check_video, check_video_exists
 from xvit.utils import threads
+from xvit.utils.addresses import SCHEMES, allow_remote, check_video_root, split_allowed
 from xvit.utils.errors import XViTError, check_range
-from xvit.utils.files import check_files, check_folder
+from xvit.utils.files import check_files
 
 _MODEL_SOURCES = "a folder, hf://owner/name, or motion, which comes with xvit (a folder of that name comes first)"
 TRAINED_MODEL = f"a trained model: {_MODEL_SOURCES}"  # help texts
@@ -82,11 +83,14 @@ class CommandParser(ArgumentParser):
         """Add an option without a value, which is off by default."""
         self.add_argument(name, action="store_true", help=help)
 
-    def add_videos(self, *, required: bool = True) -> None:
-        """Add the positional arguments VIDEO_OR_FOLDER ..."""
+    def add_videos(self, *, required: bool = True, remote: bool = False) -> None:
+        """Add the positional arguments VIDEO_OR_FOLDER ..., and --allow-remote if they may be addresses."""
         text = "video files, folders of videos, shards (.tar), or lists of them (.txt, .csv, .tsv)"
-        nargs = "+" if required else "*"
-        self.add("videos VIDEO_OR_FOLDER", str, text, nargs=nargs, check=check_video_exists)
+        check = check_video if remote else check_video_exists
+        self.add("videos VIDEO_OR_FOLDER", str, text, nargs="+" if required else "*", check=check)
+        if remote:
+            text = f"addresses that may be opened, separated by commas: {', '.join(SCHEMES)}, s3://bucket, ..."
+            self.add("--allow-remote SCHEMES", str, text, default="")
 
     def add_device(self) -> None:
         """Add --device, for commands that run a model."""
@@ -110,7 +114,7 @@ class CommandParser(ArgumentParser):
 
     def add_data_checks(self) -> None:
         """Check the paths among the settings of a data set."""
-        self.checks["data.root"] = check_folder
+        self.checks["data.root"] = check_video_root
         self.checks |= dict.fromkeys((*_ANNOTATIONS, "data.label_files"), check_files)
 
     def check_ranges(self, args: Namespace) -> None:
@@ -171,6 +175,9 @@ def parse_args(parser: CommandParser, argv: list[str]) -> Namespace:
     except jsonargparse.ArgumentError as error:
         raise XViTError(explain(str(error), words, parser._actions, parser.prog)) from None
     parser.check_ranges(args)
+    for name in ("allow_remote", "data.allow_remote"):
+        if name in args:
+            allow_remote(*split_allowed(args[name]))
     parser.check_paths(args)
     return args
 

@@ -13,6 +13,7 @@ examples:
   xvit predict samples/val --checkpoint motion   # the bundled model, on videos of `xvit data motion --output samples`
   xvit predict clip.mp4 --checkpoint run/best
   xvit predict videos/ other.webm --checkpoint run/best --top-k 3
+  xvit predict s3://bucket/clip.mp4 --allow-remote s3 --checkpoint run/best
   xvit predict videos/ --checkpoint run/best --json > predictions.json
   xvit predict --input videos.txt --output predictions --checkpoint run/best
   xvit predict --input videos.txt --output predictions --checkpoint run/best --shard 3/100
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 
 def add_options(parser: CommandParser) -> None:
-    parser.add_videos(required=False)
+    parser.add_videos(required=False, remote=True)
     parser.add("--checkpoint DIR", str, TRAINED_OR_EXPORTED_MODEL, required=True, check=check_model)
     parser.add("--top-k K", int, "number of classes to show per video", default=5, low=1)
     parser.add("--temporal-views N", int, "clips per video, whose scores are averaged", default=1)

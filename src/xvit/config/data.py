@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from xvit.utils.addresses import split_allowed
 from xvit.utils.errors import XViTError, check_choices, check_range
 
 
@@ -13,7 +14,8 @@ class DataConfig:
     Args:
         root: folder with train/<class>/*.mp4, val/<class>/*.mp4 and perhaps test/<class>/*.mp4, or <class>/*.mp4,
             which `val_fraction` and `test_fraction` split; for other formats, the folder that holds the videos or the
-            shards. A folder of frames (frame_0001.jpg, ...) counts as a video.
+            shards, or for a list an address such as s3://bucket/videos. A folder of frames (frame_0001.jpg, ...)
+            counts as a video.
         format: folders (as above), or the format of the annotation files: list (`path label` lines), kinetics (its
             CSV), ssv2 (Something-Something's JSON), epic (EPIC-KITCHENS-100's CSV); or webdataset (train-*.tar, ...).
         train: annotation file of the training videos; not for folders. For webdataset: the training shards, if they are
@@ -32,6 +34,8 @@ class DataConfig:
         num_workers: loader processes; 0 decodes in the main process, which a crash of a decoder then ends.
         max_unreadable_fraction: fraction of the training videos that may be unreadable; beyond it, training stops.
         decode_timeout: seconds after which a video that is still being decoded counts as unreadable; 0 for no limit.
+        allow_remote: what may be read at addresses: schemes (s3, gs, az, hf, https, http), or one of them and a bucket
+            or host, such as s3://bucket; several are separated by commas. See docs/remote.md.
         class_balanced: draw the training videos with replacement, so that all classes are equally frequent.
 
     Raises:
@@ -53,6 +57,7 @@ class DataConfig:
     num_workers: int = 2
     max_unreadable_fraction: float = 0.1
     decode_timeout: float = 120.0
+    allow_remote: tuple[str, ...] | str = ()
     class_balanced: bool = False
 
     def __post_init__(self) -> None:
@@ -65,6 +70,7 @@ class DataConfig:
         check_range("max_missing_fraction", self.max_missing_fraction, 0, 1)
         files = (self.label_files,) if isinstance(self.label_files, str) else tuple(self.label_files)
         object.__setattr__(self, "label_files", tuple(file for file in files if file))
+        object.__setattr__(self, "allow_remote", split_allowed(self.allow_remote))
         check_range("val_fraction", self.val_fraction, 0, 1)
         check_range("test_fraction", self.test_fraction, 0, 1 - self.val_fraction)
         if self.test_fraction and self.format != "folders":

@@ -13,6 +13,7 @@ import numpy as np
 from xvit.config import ClipSpec
 from xvit.data.annotations import Label, Sample
 from xvit.data.decode import Clip, VideoInfo, read_clip
+from xvit.data.remote import local_video
 from xvit.data.sampling import sample_frames, sampling_warning
 from xvit.data.timeout import call_with_timeout
 from xvit.utils.errors import VideoError, XViTError, check_range
@@ -63,7 +64,8 @@ def read_test_clips(
         sample: a video, or a segment of one.
         clip_spec: how a clip is sampled.
         temporal_views: number of clips.
-        timeout: seconds after which a video that is still being read counts as unreadable; 0 for no limit.
+        timeout: seconds after which a video that is still being read counts as unreadable; 0 for no limit. The download
+            of a video at an address has a limit of its own.
         shrink: read large frames at a smaller size, as `xvit.data.decode.read_clip` does; False leaves all as they are.
 
     Raises:
@@ -105,6 +107,7 @@ def read_sample(
         warning = sampling_warning(clip_spec, stop - frames.start, info.fps)
         return frames.start + choose_frames(info.times[frames.start : stop], start=start, end=end)
 
-    read = partial(read_clip, sample.path, choose_indices, short_side=short_side, fps=sample.fps)
-    clip = call_with_timeout(read, sample.path, timeout)
+    with local_video(sample.path) as video:
+        read = partial(read_clip, video.path, choose_indices, short_side=short_side, fps=sample.fps)
+        clip = video.name_clip(call_with_timeout(read, sample.path, timeout))
     return replace(clip, warnings=(*clip.warnings, warning)) if warning else clip

@@ -19,7 +19,10 @@ import torch
 from xvit.config import ClassNames, as_task_dict
 from xvit.data.annotations import DatasetSplits, Label, Sample, class_indices
 from xvit.data.decode.frame_folder import is_image_file
+from xvit.data.remote.download import remote_size
 from xvit.data.shards import file_size
+from xvit.utils.addresses import is_address
+from xvit.utils.errors import VideoError, XViTError
 from xvit.utils.text import name_some
 from xvit.utils.version import library_versions
 
@@ -53,11 +56,21 @@ def record_splits(data: DatasetSplits) -> dict[str, Any]:
 
 
 def video_size(path: str | Path) -> int | None:
-    """Bytes of a file, number of images in a folder of frames; None if it cannot be found out."""
+    """Bytes of a file, number of images in a folder of frames; None if it cannot be found out.
+
+    Raises:
+        XViTError: an address that is not allowed, or wrong credentials, with which no video can be read.
+    """
     try:
+        if is_address(path):
+            return remote_size(str(path))
         if os.path.isdir(path):
             return sum(map(is_image_file, os.listdir(path)))
         return file_size(path)
+    except VideoError:
+        return None
+    except XViTError:
+        raise
     except (OSError, ValueError):  # reading the video reports the error
         return None
 

@@ -2,14 +2,19 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 from xvit.data.annotations import DatasetSplits, Sample
+from xvit.data.remote.download import read_beginning
+from xvit.data.remote.errors import CredentialsError
 from xvit.data.shards import file_size, open_file
+from xvit.utils.addresses import is_address
 
 _MAX_FINGERPRINTS = 256  # of a larger split a sample is kept: enough to notice a video in fifty
 _HASHED_BYTES = 65_536  # the beginning of a file
+_THREADS = 16  # a network disk or a store answers many at once
 
 
 def fingerprint_splits(data: DatasetSplits) -> dict[str, str]:
@@ -18,7 +23,7 @@ def fingerprint_splits(data: DatasetSplits) -> dict[str, str]:
     A split of more than 256 videos is represented by some of them, evenly spaced.
     """
     return {
-        name: " ".join(map(_fingerprint, samples[:: -(-len(samples) // _MAX_FINGERPRINTS) or 1]))
+        name: " ".join(_fingerprints(samples[:: -(-len(samples) // _MAX_FINGERPRINTS) or 1]))
         for name, samples in (("train", data.train), ("val", data.val))
     }
 
@@ -40,7 +45,10 @@ def count_seen(provenance: Mapping[str, Any], samples: Sequence[Sample]) -> dict
 def find_seen(provenance: Mapping[str, Any], samples: Sequence[Sample], split: Literal["train", "val"]) -> list[Sample]:
     """Those samples that are recorded as training or validation videos of the model with this provenance."""
     known, _ = _recorded(provenance, split)
-    return [sample for sample in samples if _fingerprint(sample) in known] if known else []
+    if not known:
+        return []
+    fingerprints = _fingerprints(samples)
+    return [sample for sample, fingerprint in zip(samples, fingerprints, strict=True) if fingerprint in known]
 
 
 def _recorded(provenance: Mapping[str, Any], split: str) -> tuple[list[str], int]:
@@ -53,15 +61,25 @@ def _recorded(provenance: Mapping[str, Any], split: str) -> tuple[list[str], int
     return known.split(), data[split]
 
 
+def _fingerprints(samples: Sequence[Sample]) -> list[str]:
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(_fingerprint, samples))
+
+
 def _fingerprint(sample: Sample) -> str:
     """Hash of the size and the beginning of the file (of a folder of frames: of its names), and of the segment."""
     path = Path(sample.path)
     try:
-        if path.is_dir():
+        if is_address(sample.path):
+            size, beginning = read_beginning(sample.path, _HASHED_BYTES)
+            content = f"{size} ".encode() + beginning
+        elif path.is_dir():
             content = "\0".join(sorted(entry.name for entry in path.iterdir())).encode(errors="surrogateescape")
             content += _beginning(min(file for file in path.iterdir() if file.is_file()))
         else:
             content = f"{file_size(path)} ".encode() + _beginning(path)
+    except CredentialsError:  # nothing else can be read, either
+        raise
     except (OSError, ValueError):  # gone, or an empty folder: reading the video will tell
         content = str(path).encode(errors="surrogateescape")
     segment = f"{sample.start} {sample.stop} ".encode()

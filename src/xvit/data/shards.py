@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from xvit.data.shard_headers import Found, check_name, scan_headers, shard_errors
+from xvit.utils.addresses import check_address, is_address
 from xvit.utils.errors import VideoError, XViTError
 from xvit.utils.files import atomic_write_text, read_json
 from xvit.utils.text import MAX_RECORD_BYTES
@@ -102,6 +103,14 @@ def find_member(path: str | Path) -> Member | None:
 def is_shard(path: str | Path) -> bool:
     """Whether a path is that of a shard, by its name."""
     return os.fspath(path).endswith(SHARD_EXTENSION) and os.path.isfile(path)
+
+
+def check_video(path: str | Path) -> None:
+    """Raise `XViTError` unless `check_video_exists` finds it, or it is an address that is allowed."""
+    if is_address(path):
+        check_address(str(path))
+    else:
+        check_video_exists(path)
 
 
 def check_video_exists(path: str | Path) -> None:

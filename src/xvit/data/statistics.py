@@ -9,6 +9,7 @@ import numpy as np
 from xvit.config import ClipSpec
 from xvit.data.annotations import Sample
 from xvit.data.decode import probe
+from xvit.data.remote import local_video
 from xvit.data.sampling import count_frames
 from xvit.data.timeout import call_with_timeout
 from xvit.utils.errors import VideoError, XViTError
@@ -60,7 +61,8 @@ def learn_sampling(
 def _measure(sample: Sample, timeout: float) -> tuple[float, float] | VideoError:
     """The frame rate of the file, and the duration of the sample in seconds."""
     try:
-        info = call_with_timeout(partial(probe, sample.path, fps=sample.fps), sample.path, timeout)
+        with local_video(sample.path) as video:
+            info = call_with_timeout(partial(probe, video.path, fps=sample.fps), sample.path, timeout)
     except VideoError as error:
         return VideoError(error.path, error.reason)  # a new error, whose traceback does not hold video frames
     return info.fps, len(sample.frames(info.times)) / info.fps

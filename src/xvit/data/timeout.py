@@ -101,8 +101,12 @@ class _ReaderThread:
 _idle_threads: list[_ReaderThread] = []
 
 
-def call_with_timeout(read: Callable[[], Result], path: str, timeout: float) -> Result:
-    """Call `read`, but raise `VideoError` if it takes longer than `timeout` seconds; 0 for no limit."""
+def call_with_timeout(read: Callable[[], Result], path: str, timeout: float, *, reason: str = "") -> Result:
+    """Call `read`, but raise `VideoError` if it takes longer than `timeout` seconds; 0 for no limit.
+
+    Args:
+        reason: of that error; by default, the setting for reading videos.
+    """
     if not timeout:
         return read()
     thread = _idle_threads.pop() if _idle_threads else _ReaderThread()
@@ -118,7 +122,7 @@ def call_with_timeout(read: Callable[[], Result], path: str, timeout: float) -> 
         except Empty:
             continue
     if isinstance(result, _TimedOut):
-        raise VideoError(path, f"not read within {timeout:g} s (data.decode_timeout)")
+        raise VideoError(path, reason or f"not read within {timeout:g} s (data.decode_timeout)")
     if isinstance(result, BaseException):
         raise result
     return result

@@ -1,12 +1,10 @@
 """What `Predictor` takes for a video beside a path: bytes, a binary file object, an array of frames.
 
-bytes, file object ──▶ private temporary file, removed afterwards ──▶ as a path
+bytes, file object ──▶ `TemporaryVideo` ──▶ as a path
 array (N, H, W, 3) ──▶ frames chosen by the clip spec ──▶ test views
 """
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -20,6 +18,7 @@ from xvit.data import arrays
 from xvit.data.decode import Clip, VideoInfo
 from xvit.data.decode.limits import check_dimensions
 from xvit.data.sampling import sample_frames, sampling_warning
+from xvit.data.temporary import TemporaryVideo
 from xvit.export.runtime import ExportedModel
 from xvit.utils.errors import VideoError, XViTError, check_range
 
@@ -45,17 +44,15 @@ def video_path(video: "Video") -> Iterator[tuple[str, str]]:
         return
     name = getattr(video, "name", None)
     name = name if isinstance(name, str) else UNNAMED
-    with tempfile.TemporaryDirectory(prefix="xvit-") as folder:  # only its owner can enter it
-        path = os.path.join(folder, UNNAMED)
-        with open(path, "wb") as file:
-            _copy(video, file)
+    with TemporaryVideo() as file:
+        _copy(video, file)
         try:
-            yield path, name
+            yield file.path, name
         except VideoError as error:
-            raise VideoError(name, hide_folder(error.reason, folder)) from None
+            raise VideoError(name, file.hide_path(error.reason)) from None
 
 
-def _copy(video: Any, file: BinaryIO) -> None:
+def _copy(video: Any, file: TemporaryVideo) -> None:
     if isinstance(video, bytes | bytearray | memoryview):
         file.write(video)
         return
@@ -63,7 +60,8 @@ def _copy(video: Any, file: BinaryIO) -> None:
         kinds = "a path, bytes, a binary file object, or an array of frames (N, H, W, 3)"
         raise XViTError(f"video of type {type(video).__name__}: expected {kinds}")
     try:
-        shutil.copyfileobj(video, file)
+        while data := video.read(2**20):
+            file.write(data)
     except TypeError:
         raise XViTError("video: the file object yields no bytes; open it in binary mode, with 'rb'") from None
 

@@ -21,6 +21,8 @@ from pathlib import Path
 from xvit.data.decode.frame_folder import is_image_file
 from xvit.data.shards import read_shard, shard_of
 from xvit.data.video_names import has_video_extension
+from xvit.utils.addresses import check_address, check_video_root, is_address
+from xvit.utils.errors import XViTError
 from xvit.utils.files import check_folder
 from xvit.utils.text import name_some
 
@@ -85,15 +87,16 @@ class VideoFinder:
     """Finds the videos of annotations. It lists each folder once instead of looking up every video on disk.
 
     Args:
-        root: folder of the videos.
+        root: folder of the videos, or an address that paths are relative to, such as s3://bucket/videos.
 
     Raises:
-        XViTError: no such folder.
+        XViTError: no such folder; an address that is not allowed.
     """
 
     def __init__(self, root: str | Path) -> None:
-        check_folder(root)
+        check_video_root(root)
         self.root = root
+        self._is_remote = is_address(root)
         self._listings: dict[str, tuple[set[str], dict[str, list[str]]]] = {}  # folder: names, videos by stem
 
     def find_by_path(self, path: str) -> str | None:
@@ -101,7 +104,17 @@ class VideoFinder:
 
         If a video is not there, the only video that differs from it in nothing but the extension is taken. Backslashes
         are read as in Windows unless they are part of the name.
+
+        An address is returned as it is, without asking whether there is a video, if it ends with the extension of one,
+        perhaps before a query (?...), or has no separators of a list in it.
+
+        Raises:
+            XViTError: an address that is not allowed.
         """
+        address = path if is_address(path) else f"{self.root}".rstrip("/") + f"/{path}" if self._is_remote else ""
+        if address:
+            check_address(address)
+            return address if _is_whole_address(address) else None
         video = self._find(path)
         return self._find(path.replace("\\", "/")) if video is None and "\\" in path else video
 
@@ -123,13 +136,25 @@ class VideoFinder:
         return os.path.join(folder, similar[0]) if len(similar) == 1 else None
 
     def find_by_name(self, name: str) -> list[str]:
-        """All videos below the root with this name and any extension, sorted, files before folders of frames."""
+        """All videos below the root with this name and any extension, sorted, files before folders of frames.
+
+        Raises:
+            XViTError: the root is an address.
+        """
+        if self._is_remote:
+            raise XViTError(f"{self.root}: videos are not searched at an address: use a list of their paths")
         return self._by_name.get(name, [])
 
     @cached_property
     def _by_name(self) -> dict[str, list[str]]:
         videos = scan_folder(self.root).videos
         return _group_by_stem(sorted(videos, key=lambda path: not has_video_extension(path)))
+
+
+def _is_whole_address(text: str) -> bool:
+    """Whether text is an address without a part of the line that follows it."""
+    name, _, query = text.partition("?")
+    return not re.search(r"[\t,; ]", query if has_video_extension(name) else text)
 
 
 def is_skipped_folder(name: str) -> bool:

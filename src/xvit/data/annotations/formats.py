@@ -31,6 +31,7 @@ from xvit.data.annotations.samples import (
     remap_label,
 )
 from xvit.data.annotations.webdataset import read_webdataset
+from xvit.utils.addresses import allow_remote
 from xvit.utils.errors import XViTError, one_line
 from xvit.utils.files import parse_json
 from xvit.utils.text import Row, is_index, name_some, read_csv, read_text
@@ -50,7 +51,7 @@ def load_splits(config: DataConfig, *, strict: bool = True) -> DatasetSplits:
     annotations.
 
     Args:
-        config: the data settings.
+        config: the data settings. The addresses that they allow stay allowed, for reading the videos.
         strict: raise an error if a class cannot be used, and log what class folders hold besides videos. Otherwise,
             return `problems` and `left_out` without a message, and accept validation classes that training lacks.
 
@@ -58,6 +59,7 @@ def load_splits(config: DataConfig, *, strict: bool = True) -> DatasetSplits:
         XViTError: no such folder or file, settings that the format does not have, an invalid row (with file and line),
             an unknown class, more missing videos than `max_missing_fraction` allows.
     """
+    allow_remote(*config.allow_remote)
     if not config.root:
         raise XViTError("data.root: missing: expected the folder of the videos")
     if config.format == "folders":

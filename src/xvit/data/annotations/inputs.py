@@ -1,7 +1,6 @@
 """The videos that a person gives to a command: files, folders, and lists of files and folders."""
 
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,8 +9,8 @@ from xvit.data.annotations.class_folders import SPLITS
 from xvit.data.annotations.finder import NOT_A_VIDEO, LeftOut, merge_left_out, report_left_out, scan_folder
 from xvit.data.annotations.lists import read_paths
 from xvit.data.annotations.webdataset import name_class
-from xvit.data.shards import find_member, is_shard, read_shard, shard_of
-from xvit.utils.errors import XViTError
+from xvit.data.shards import check_video, is_shard, read_shard, shard_of
+from xvit.utils.addresses import is_address
 
 LIST_EXTENSIONS = (".txt", ".csv", ".tsv")
 
@@ -27,8 +26,10 @@ def find_videos(paths: Iterable[str | Path], *, root: str | Path | None = None) 
     A list is a file .txt, .csv or .tsv: one video or folder per line, perhaps with labels, which are ignored. Its paths
     are relative to its folder, else to `root` if given, else to the working directory.
 
+    An address (s3://bucket/clip.mp4), given or in a list, is returned as it is if the user has allowed it.
+
     Raises:
-        XViTError: no such file or folder; a line of a list that names none.
+        XViTError: no such file or folder; a line of a list that names none; an address that is not allowed.
     """
     found: list[str] = []
     left_out: LeftOut = {}
@@ -52,9 +53,11 @@ def find_videos(paths: Iterable[str | Path], *, root: str | Path | None = None) 
 def class_by_folder(video: str, given: Iterable[str | Path]) -> str | None:
     """The class of a video by its folders: the first one below a folder that was given, else the one that holds it.
 
-    Below a folder of splits, it is the first one below train, val or test. The class of a video in a shard is that of
-    its annotation.
+    Of an address, it is the folder that holds the video. Below a folder of splits, it is the first one below train, val
+    or test. The class of a video in a shard is that of its annotation.
     """
+    if is_address(video):
+        return next(iter(video.partition("?")[0].split("/")[3:-1][-1:]), None)
     if shard_of(video):
         return name_class(video)
     for folder in given:
@@ -71,11 +74,9 @@ def _expand_lists(paths: Iterable[str | Path], root: str | Path | None) -> Itera
         if os.path.isfile(path) and path.lower().endswith(LIST_EXTENSIONS):
             folders = [os.path.dirname(path) or ".", *([] if root is None else [os.fspath(root)]), "."]
             yield from read_paths(path, folders)
-        elif os.path.exists(path) or find_member(path):
-            yield path
         else:
-            advice = ": for addresses, use `xvit stream`" if re.match(r"[a-z0-9+]+://", path) else ""
-            raise XViTError(f"{path}: no such file or folder{advice}")
+            check_video(path)
+            yield path
 
 
 def _videos_of_shard(shard: str) -> list[str]:

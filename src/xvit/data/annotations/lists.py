@@ -9,6 +9,7 @@ from pathlib import Path
 from xvit.data.annotations.finder import VideoFinder
 from xvit.data.annotations.samples import ParsedAnnotations, Sample, class_index, class_indices
 from xvit.data.video_names import VIDEO_EXTENSIONS, has_video_extension
+from xvit.utils.addresses import is_address
 from xvit.utils.errors import XViTError
 from xvit.utils.text import (
     CSV_DELIMITERS,
@@ -171,15 +172,22 @@ def write_list(path: str | Path, samples: Sequence[Sample], root: str | Path) ->
     for sample in samples:
         if not isinstance(sample.label, int | tuple) or (sample.start, sample.stop) != (None, None):
             raise XViTError(f"{sample.id}: a list can only hold whole videos with labels of a single task")
-        relative_path = os.path.relpath(sample.path, root)
-        outside = relative_path.split(os.sep)[0] == ".."
-        name = os.path.abspath(sample.path) if outside else Path(relative_path).as_posix()
+        name = _relative_name(sample.path, root)
         if "\n" in name:
             raise XViTError(f"{name!r}: a list cannot hold a path with a line break")
         if name != name.strip() or name.startswith(('"', "\ufeff")):
             name = '"{}"'.format(name.replace('"', '""'))
         lines.append(f"{name}\t{';'.join(map(str, class_indices(sample.label)))}\n")
     Path(path).write_text("".join(lines), encoding="utf-8", errors="surrogateescape", newline="")
+
+
+def _relative_name(path: str, root: str | Path) -> str:
+    """A path relative to the root if it is inside; an address as it is."""
+    if is_address(path):
+        return path
+    relative_path = os.path.relpath(path, root)
+    outside = relative_path.split(os.sep)[0] == ".."
+    return os.path.abspath(path) if outside else Path(relative_path).as_posix()
 
 
 def _read_table(path: str | Path, lines: dict[int, str]) -> dict[int, tuple[str, str]]:

@@ -16,9 +16,11 @@ from xvit.config import DataConfig, as_task_dict
 from xvit.data.annotations import DatasetSplits, Sample, class_indices, write_list
 from xvit.data.decode import VideoInfo, decode, probe, read_clip
 from xvit.data.decode.sequential import FrameReader
+from xvit.data.remote import LocalVideo, MissingVideoError, local_video
 from xvit.data.shards import shard_of
 from xvit.data.timeout import call_with_timeout, restart_deadline
 from xvit.data.tools.splits import find_class_problems, find_copies, find_overlaps
+from xvit.utils.addresses import is_address
 from xvit.utils.errors import VideoError, check_range
 from xvit.utils.parallel import check_stop, parallel_map
 from xvit.utils.text import read_csv
@@ -174,10 +176,13 @@ def check_file(samples: Sequence[Sample], *, full: bool = False, timeout: float 
     """
     path = samples[0].path
     check_stop()
-    if not os.path.exists(path) and not shard_of(path):
+    if not is_address(path) and not os.path.exists(path) and not shard_of(path):
         return FileReport(path=path, kind=MISSING, reason="no such file")
     try:
-        return call_with_timeout(partial(_check_contents, path, samples, full), path, timeout)
+        with local_video(path) as video:
+            return call_with_timeout(partial(_check_contents, video, samples, full), path, timeout)
+    except MissingVideoError as error:
+        return FileReport(path=path, kind=MISSING, reason=error.reason)
     except VideoError as error:
         return FileReport(path=path, kind=UNREADABLE, reason=_reason(error, path))
 
@@ -187,7 +192,8 @@ def report_killed(samples: Sequence[Sample], how: str) -> FileReport:
     return FileReport(path=samples[0].path, kind=UNREADABLE, reason=killed_error(samples[0].path, how).reason)
 
 
-def _check_contents(path: str, samples: Sequence[Sample], full: bool) -> FileReport:
+def _check_contents(video: LocalVideo, samples: Sequence[Sample], full: bool) -> FileReport:
+    path = video.path
     info = probe(path, fps=samples[0].fps)
     kind, reason = (CUT_SHORT, info.damage) if info.damage else ("", "")
     if not kind:
@@ -200,11 +206,11 @@ def _check_contents(path: str, samples: Sequence[Sample], full: bool) -> FileRep
                     raise VideoError(path, f"{num_damaged} damaged frames")
         except VideoError as error:
             kind, reason = DAMAGED, _reason(error, path)
-    if not kind and "\n" in path:
+    if not kind and "\n" in video.name:
         kind, reason = LINE_BREAK, "a line break in the path, which no list of videos can hold: rename it"
     segment_frames = {(sample.start, sample.stop): len(sample.frames(info.times)) for sample in samples}
-    info = replace(info, times=info.times[:0])  # they would fill the memory
-    return FileReport(path=path, kind=kind, reason=reason, info=info, segment_frames=segment_frames)
+    info = replace(video.name_info(info), times=info.times[:0])  # they would fill the memory
+    return FileReport(path=video.name, kind=kind, reason=reason, info=info, segment_frames=segment_frames)
 
 
 def write_usable_annotations(report: CheckReport, config: DataConfig, directory: Path) -> dict[str, str]:

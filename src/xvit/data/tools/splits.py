@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 
 from xvit.data.annotations import DatasetSplits, Sample
 from xvit.data.shards import file_size, open_file, shard_of
+from xvit.utils.addresses import is_address
 
 _NAMES = {"train": "training", "val": "validation", "test": "test"}
 
@@ -42,7 +43,8 @@ def find_overlaps(splits: DatasetSplits) -> dict[tuple[str, str], str]:
     overlaps = {}
     for split, samples in splits.by_name.items():
         for sample in samples:
-            key = (os.path.realpath(sample.path), sample.start, sample.stop)
+            path = sample.path if is_address(sample.path) else os.path.realpath(sample.path)
+            key = (path, sample.start, sample.stop)
             first_split, id = seen.setdefault(key, (split, sample.id))
             if first_split != split:
                 overlaps[split, sample.id] = f"{_NAMES[first_split]}: {id}"
@@ -52,7 +54,7 @@ def find_overlaps(splits: DatasetSplits) -> dict[tuple[str, str], str]:
 def find_copies(splits: DatasetSplits) -> list[tuple[str, str]]:
     """Pairs of ids of samples in different splits whose files have the same contents.
 
-    Only files of the same size are read.
+    Only files of the same size are read. Videos at addresses are not compared.
     """
     by_size: dict[int, list[tuple[str, Sample]]] = defaultdict(list)
     for split, samples in splits.by_name.items():
