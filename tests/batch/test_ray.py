@@ -90,7 +90,7 @@ def test_an_actor_reports_why_it_has_no_model(checkpoint, tmp_path):
         (PredictTask(checkpoint=str(tmp_path / "none")), "none: no such checkpoint directory"),
         (PredictTask(checkpoint=str(checkpoint), top_k=2), "the model there is another one than that of the job"),
     ]:
-        [row] = _Actor(task, expected, "/videos")(batch)
+        [row] = _Actor(task, expected, "/videos", "")(batch)
         assert (row["number"], row["table"]) == ([3], [b""])
         assert message in row["error"][0]
         assert row["error"][0].startswith(f"host {os.uname().nodename}: ")

@@ -22,6 +22,7 @@ import numpy as np
 from xvit.batch.job import compute_parts
 from xvit.batch.output import Part
 from xvit.batch.tasks import Task, Worker
+from xvit.utils.addresses import VARIABLE, allow_remote
 from xvit.utils.errors import XViTError, import_optional, one_line
 
 _CALLS_PER_ACTOR, _MAX_PARTS_PER_CALL = 4, 16  # few calls have few pauses, in which the next videos are decoded
@@ -75,7 +76,12 @@ class RayRunner:
             per_call = min(max(len(parts) // (_CALLS_PER_ACTOR * size), 1), _MAX_PARTS_PER_CALL)
             rows = data.from_items(items, override_num_blocks=math.ceil(len(items) / per_call)).map_batches(
                 _Actor,
-                fn_constructor_args=(_with_absolute_path(task), worker.describe(), folder),
+                fn_constructor_args=(
+                    _with_absolute_path(task),
+                    worker.describe(),
+                    folder,
+                    os.environ.get(VARIABLE, ""),
+                ),
                 batch_size=per_call,
                 batch_format="numpy",
                 compute=data.ActorPoolStrategy(size=size),
@@ -99,8 +105,9 @@ class RayRunner:
 class _Actor:
     """Computes parts, in a process of the cluster."""
 
-    def __init__(self, task: Task, expected: dict[str, Any], folder: str) -> None:
+    def __init__(self, task: Task, expected: dict[str, Any], folder: str, allowed: str) -> None:
         self.folder, self.error = folder, ""
+        allow_remote(allowed)
         try:
             self.worker = task.open()
             if self.worker.describe() != expected:
