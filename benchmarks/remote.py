@@ -2,9 +2,9 @@
 
     python benchmarks/remote.py [--videos 200] [--fault-rate 0.15] [--seed 0] [--json]
 
-The server is moto's S3 on this machine. A fault is a status 429, 500, 502, 503 or 504 instead of an answer, or a reset
-within one. The predictions are compared with those of the same files on the disk. The exit code is 1 if a row is
-missing or differs, or if other retries are counted than faults were injected. It needs pip install 'xvit[dev]'.
+The server is moto's S3 on this machine. A fault is a status (500, 502, 503, 504 or 429) instead of an answer, or a
+reset within one. The predictions are compared with those of the same files on the disk. The exit code is 1 if a row is
+missing or differs, or if the number of retries is not that of the faults. It needs pip install 'xvit[dev]'.
 """
 
 import argparse

@@ -32,6 +32,7 @@ class FaultyS3:
         self._app = DomainDispatcherApplication(create_backend_app)
         self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=MotoRequestHandler)
         self._server.RequestHandlerClass.log_request = lambda *args, **options: None
+        self._server.log = lambda *args: None
         self._server.handle_error = lambda *args: None  # of connections that were reset
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()

@@ -93,7 +93,8 @@ def check_address(address: str) -> None:
         return
     scheme, shown = address.partition(":")[0].lower(), hide_secrets(address)
     if scheme not in SCHEMES:
-        raise XViTError(f"{shown}: {scheme}:// is not supported: expected a path, or one of {', '.join(SCHEMES)}")
+        expected = f"expected a path, or one of {', '.join(SCHEMES)}; for live streams, use `xvit stream`"
+        raise XViTError(f"{shown}: {scheme}:// is not supported: {expected}")
     if _find_place(address) is None:
         raise XViTError(f"{shown}: not a valid address")
     advice = f"to allow it, give --allow-remote {scheme} (for data sets and in recipes: data.allow_remote: {scheme})"

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from helpers.files import touch
-from xvit.data.annotations import VideoFinder, class_by_folder, find_videos
+from xvit.data.annotations import VideoFinder, class_by_folder, find_videos, read_list, read_multi_label_list
 from xvit.utils.errors import XViTError
 
 
@@ -70,10 +70,41 @@ def test_a_line_without_a_video_is_an_error(line, tmp_path):
         find_videos([tmp_path / "list.txt"])
 
 
-@pytest.mark.parametrize("name", ["gone.mp4", "gone", "gone.txt", "rtsp://camera/1"])
+@pytest.mark.parametrize("name", ["gone.mp4", "gone", "gone.txt"])
 def test_missing_paths(name):
     with pytest.raises(XViTError, match=f"{name}: no such file or folder"):
         find_videos([name])
+
+
+def test_live_streams_are_no_files():
+    with pytest.raises(XViTError, match=r"rtsp:// is not supported: .* for live streams, use `xvit stream`"):
+        find_videos(["rtsp://camera/1"])
+
+
+def test_addresses_in_lists(tmp_path, monkeypatch):
+    monkeypatch.setenv("XVIT_ALLOW_REMOTE", "s3,https")
+    touch(tmp_path, "1.mp4")
+    lines = {
+        "s3://bucket/a.mp4 3": "s3://bucket/a.mp4",
+        "s3://bucket/two words.mp4 3": "s3://bucket/two words.mp4",
+        "https://host/a.mp4?x=1 3": "https://host/a.mp4?x=1",
+        "https://host/video?id=7 3": "https://host/video?id=7",
+        "1.mp4 3": str(tmp_path / "1.mp4"),
+    }
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    assert find_videos([tmp_path / "list.txt"]) == list(lines.values())
+    for separator in "\t,;":
+        (tmp_path / "labels.csv").write_text("".join(f"{line[:-2]}{separator}{line[-1]}\n" for line in lines))
+        parsed = read_list(tmp_path / "labels.csv", VideoFinder(tmp_path))
+        assert [sample.path for sample in parsed.samples] == list(lines.values())
+        parsed = read_multi_label_list(tmp_path / "labels.csv", VideoFinder(tmp_path))
+        assert [(sample.path, sample.label) for sample in parsed.samples] == [(path, (3,)) for path in lines.values()]
+    videos = VideoFinder("s3://bucket/videos/")
+    assert videos.find_by_path("a/1.mp4") == "s3://bucket/videos/a/1.mp4"
+    with pytest.raises(XViTError, match="not searched at an address"):
+        videos.find_by_name("1")
+    with pytest.raises(XViTError, match="--allow-remote gs"):
+        VideoFinder("gs://bucket")
 
 
 def test_a_video_given_twice_is_used_once(tmp_path, caplog):

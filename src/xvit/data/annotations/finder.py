@@ -112,9 +112,11 @@ class VideoFinder:
             XViTError: an address that is not allowed.
         """
         address = path if is_address(path) else f"{self.root}".rstrip("/") + f"/{path}" if self._is_remote else ""
+        if address and not _is_whole_address(address):
+            return None
         if address:
             check_address(address)
-            return address if _is_whole_address(address) else None
+            return address
         video = self._find(path)
         return self._find(path.replace("\\", "/")) if video is None and "\\" in path else video
 
