@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from itertools import count
 
+import pyarrow.parquet as pq
 import pytest
 
 from helpers.color_videos import CLASSES, write_video
@@ -51,6 +52,24 @@ def test_predictions_are_those_of_the_files(run, s3, folder, listed, checkpoint)
     warnings = Counter(text for prediction in result["predictions"] for text in prediction["warnings"])
     retries = sum(int(text.split()[2]) * number for text, number in warnings.items() if text.startswith("downloaded"))
     assert 0 < retries <= s3.injected  # the missing one has retries, too
+
+
+def test_a_large_job_has_rows_for_addresses(run, cli_error, s3, folder, checkpoint, tmp_path):
+    paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.mp4"))
+    (tmp_path / "list.txt").write_text("".join(f"s3://colors/{path}\n" for path in [*paths, "none.mp4"]))
+    words = ["predict", "--input", tmp_path / "list.txt", "--checkpoint", checkpoint, "--num-workers", 0]
+    assert "not opened unless they are allowed" in cli_error(*words, "--output", tmp_path / "a")
+    code, _, err = run(*words, "--allow-remote", "s3", "--output", tmp_path / "b")
+    assert (code, "s3://colors/none.mp4: not found" in err) == (1, True)
+    assert run(*words[:2], folder, *words[3:], "--output", tmp_path / "c")[0] == 0
+    remote, local = (pq.read_table(tmp_path / name / "parts").to_pylist() for name in "bc")
+    assert [row["path"] for row in remote] == [f"s3://colors/{path}" for path in [*paths, "none.mp4"]]
+    assert [row["scores"] for row in remote[:-1]] == [row["scores"] for row in local]
+    assert remote[-1]["status"] == "failed"
+    words = ["data", "check", *words[1:3], "--data.num_workers", 0, "--num-frames", 2, "--data.allow_remote", "s3"]
+    assert run(*words, "--output", tmp_path / "d")[0] == 1
+    rows = pq.read_table(tmp_path / "d" / "parts").to_pylist()
+    assert [row["status"] for row in rows] == ["ok"] * len(paths) + ["failed"]
 
 
 def test_nothing_is_opened_without_leave(cli_error, s3, listed, checkpoint, tmp_path):

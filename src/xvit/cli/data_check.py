@@ -38,7 +38,7 @@ from xvit.utils.files import atomic_directory, check_new_directory
 if TYPE_CHECKING:
     from xvit.data.tools.check import CheckReport
 
-_JOB_SETTINGS = ("data.num_workers", "data.decode_timeout", "num_frames", "full", "json", *OPTIONS)
+_JOB_SETTINGS = ("data.num_workers", "data.decode_timeout", "data.allow_remote", "num_frames", "full", "json", *OPTIONS)
 _MAX_PRINTED = 20  # problems in the terminal; report.json has all of them
 
 
