@@ -75,6 +75,7 @@ def test_stopped_and_continued(number, listed, checkpoint, tmp_path):
     words += ["--part-size", 8, "--num-workers", 1]
     process = WarmProcess(*words)
     while len(list((output / "parts").glob("*.parquet"))) < 2:
+        process.send_signal(0)  # raises if it has ended
         time.sleep(0.01)
     process.send_signal(number)
     code, _, err = process.wait()

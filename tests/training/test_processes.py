@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from helpers.color_videos import make_config, write_videos
 from helpers.hosts import NoHostsError, two_hosts
-from helpers.warm_processes import TIMEOUT, WarmProcess, run_two
+from helpers.warm_processes import WarmProcess, run_two
 from xvit import __main__ as program
 from xvit.config import to_dict
 from xvit.training import fit
@@ -141,7 +141,7 @@ def test_a_lost_host_comes_back(config, two_processes, hosts, tmp_path):
     host_b, stopped = hosts[1], tmp_path / "stopped"
     words = ["train", "--config", config[1], "--output", tmp_path / "run", "--resume"]
     survivor, lost = (start_on(host, stopped, words) for host in hosts)
-    wait_for(stopped)
+    wait_for(stopped, survivor)
     assert host_b.kill() >= 2  # torchrun and its worker
     assert lost.wait()[0] == -signal.SIGKILL
     back = start_on(host_b, stopped, words)
@@ -159,10 +159,9 @@ def start_on(host, stopped: Path, words: list) -> WarmProcess:
     return WarmProcess("-c", HOST, *astuple(host), stopped, Path(program.__file__).resolve(), *words)
 
 
-def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + TIMEOUT
+def wait_for(path: Path, process: WarmProcess) -> None:
     while not path.exists():
-        assert time.monotonic() < deadline
+        process.send_signal(0)  # raises if it has ended
         time.sleep(0.02)
 
 

@@ -106,14 +106,8 @@ def run_job(
                 folder.write(number, table)
                 done += sizes[number]
                 report(done, total)
-        counts = folder.count(MAX_NAMED)
-    return JobSummary(
-        output=str(output),
-        rows=counts.rows,
-        failed=counts.failed,
-        continued=continued,
-        failures=tuple(counts.failures),
-    )
+        rows, failed, failures = folder.count(MAX_NAMED)
+    return JobSummary(output=str(output), rows=rows, failed=failed, continued=continued, failures=failures)
 
 
 def run_local(task: Task, worker: Worker, parts: Sequence[Part], folder: str) -> Generator[tuple[int, Any], None, None]:

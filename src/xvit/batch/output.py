@@ -121,21 +121,20 @@ class JobFolder:
             finally:
                 self._tmp_path.unlink(missing_ok=True)
 
-    def count(self, max_named: int) -> "Counts":
-        """Count the rows of the shard; of failed inputs, the first ones are named.
+    def count(self, max_named: int) -> tuple[int, int, tuple[tuple[str, str], ...]]:
+        """The number of rows of the shard, that of failed inputs, and path and error of the first ones of these.
 
         Raises:
             XViTError: a part is damaged.
         """
-        counts = Counts()
+        rows = failed = 0
+        failures: list[tuple[str, str]] = []
         for number in self.numbers:
-            for path, status, error in self._read(number):
-                counts.rows += 1
-                if status != OK:
-                    counts.failed += 1
-                    if len(counts.failures) < max_named:
-                        counts.failures.append((path, error))
-        return counts
+            part = self._read(number)
+            of_part = [(path, error) for path, status, error in part if status != OK]
+            rows, failed = rows + len(part), failed + len(of_part)
+            failures += of_part[: max_named - len(failures)]
+        return rows, failed, tuple(failures)
 
     def _read(self, number: int) -> list[tuple[str, str, str]]:
         """Path, status and error of each row of a part."""
@@ -148,15 +147,6 @@ class JobFolder:
         except Exception as error:  # a damaged file can fail anywhere in the library
             reason = one_line(error)
             raise XViTError(f"{path}: damaged ({reason}); delete it and run the same command again") from None
-
-
-@dataclass
-class Counts:
-    """Rows of parts, those of failed inputs, and the first of these: paths and errors."""
-
-    def __init__(self) -> None:
-        self.rows = self.failed = 0
-        self.failures: list[tuple[str, str]] = []
 
 
 def text_column(text: str) -> str:

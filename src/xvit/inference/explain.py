@@ -166,15 +166,8 @@ def explain_video(
     views = eval_views(as_tensor(clip.frames), model.clip_spec)[0]  # (frames, C, S, S)
     task = _choose_task(model, task)
     names = as_task_dict(model.class_names)[task]
-    for name in (target, against):
-        if name is not None:
-            check_choice("class", name, names)
     pixel_values = normalize(views, model.clip_spec, model.device)[None]
-    if target is None:
-        with torch.no_grad():
-            target = names[int(as_task_dict(model(pixel_values))[task][0].argmax())]
-    if target == against:
-        raise XViTError(f"against={against!r}: the class that is explained; choose another one to compare it with")
+    target = _choose_class(model, pixel_values, task, target, against)
     tubelet = model.config.tubelet_size
     relevance = explain_clip(
         model,
@@ -357,6 +350,20 @@ def _tokens_replaced(model: XViT, tokens: Tensor) -> Iterator[None]:
 def _select_logit(output: Any, *, task: str, target: int, against: int | None) -> Tensor:
     logits = as_task_dict(output)[task]
     return logits[:, target] if against is None else logits[:, target] - logits[:, against]
+
+
+def _choose_class(model: XViT, pixel_values: Tensor, task: str, target: str | None, against: str | None) -> str:
+    """The class to explain: the best one if `target` is None. Raises `XViTError` if the model has no such classes."""
+    names = as_task_dict(model.class_names)[task]
+    for name in (target, against):
+        if name is not None:
+            check_choice("class", name, names)
+    if target is None:
+        with torch.no_grad():
+            target = names[int(as_task_dict(model(pixel_values))[task][0].argmax())]
+    if target == against:
+        raise XViTError(f"against={against!r}: the class that is explained; choose another one to compare it with")
+    return target
 
 
 def _choose_task(model: XViT, task: str | None) -> str:
