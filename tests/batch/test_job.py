@@ -127,6 +127,13 @@ def test_each_input_has_one_row(tmp_path_factory, names, part_size, num_shards, 
     assert read_rows(output) == expected_rows(names)
 
 
+def test_only_the_first_failed_inputs_are_named(tmp_path):
+    names = [f"bad{number}" for number in range(25)]
+    summary = run_job(SquareTask(), make_inputs(names), tmp_path / "out", part_size=4)
+    assert summary.failed == 25
+    assert [path for path, _ in summary.failures] == names[:20]
+
+
 def test_shards_write_the_bytes_of_one_run(tmp_path):
     inputs = make_inputs([str(number) for number in range(23)])
     run_job(SquareTask(), inputs, tmp_path / "one", part_size=4)
