@@ -212,3 +212,18 @@ def test_torchrun_restarts_only_a_command_that_resumes(run, cli_error, videos, r
     code, _, err = run(*words, "--resume")
     assert code == 0
     assert "torchrun cannot replace a machine that is lost; it can with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in err
+
+
+def test_cross_validation_on_the_command_line(run, cli_error, recipe, tmp_path):
+    root = color_videos.write_videos(tmp_path / "videos", train=3, val=1)
+    words = ["train", "--config", recipe, "--data.root", root, "--output", tmp_path / "cv", "--folds", "2"]
+    code, out, err = run(*words)
+    assert code == 0
+    assert "of 12 videos" in out
+    assert "without --folds" in out
+    assert [line.split()[:2] for line in out.splitlines() if line.strip()[:1].isdigit()] == [["1", "6"], ["2", "6"]]
+    assert "--resume" in cli_error(*words)
+    code, out, err = run(*words, "--resume", "--json")
+    assert (code, err) == (0, "")
+    assert len(json.loads(out)["predictions"]) == 12
+    assert "folds=1: expected" in cli_error(*words[:-1], "1")

@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -87,13 +87,15 @@ class FrameReader:
 
     def key(self, samples: Sequence[Sample], split: Split, view: int) -> str:
         """Hash of everything on which the frame vectors of a view depend."""
-        config = self.config
+        config, clip_spec = self.config, self.model.clip_spec
+        if clip_spec.spans_video:  # its stride is for endless videos only, and differs between parts of a data set
+            clip_spec = replace(clip_spec, stride=1)
         random = [to_dict(config.augment), config.train.seed, view] if split == "train" else []
         return record_hash(
             [
                 _FORMAT,
                 self.weights_hash,
-                to_dict(self.model.clip_spec),
+                to_dict(clip_spec),
                 random,
                 [config.train.precision, config.eval.batch_size],
                 record_versions(self.model.device),
