@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,22 @@ class OrderResult:
     failures: list[VideoError]
     warnings: list[tuple[str, tuple[str, ...]]]
     clips: int
+
+    @property
+    def untrained_clips(self) -> int:
+        """Number of clips, the first ones, that the models with random weights saw."""
+        return min(self.clips, _UNTRAINED_CLIPS)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values for JSON; what holds for a single task without its name."""
+        return {
+            "clips": self.clips,
+            "untrained_clips": self.untrained_clips,
+            "tasks": {task: result.to_dict() for task, result in self.tasks.items()},
+            "peers": {name: {kind: asdict(change) for kind, change in x.items()} for name, x in self.peers.items()},
+            "failures": [{"path": error.path, "reason": error.reason} for error in self.failures],
+            "warnings": [{"path": path, "warnings": list(texts)} for path, texts in self.warnings],
+        }
 
 
 def untrained_copy(model: XViT) -> XViT:
@@ -105,8 +121,8 @@ def measure_order(
     """
     data = data or DataConfig()
     twins = find_twins(model.class_names, pairs)
-    models: dict[str, Model] = {"trained": model, "untrained": untrained_copy(model), **(peers or {})}
-    parts: dict[str, list[dict[str, OrderLogits]]] = {name: [] for name in models}
+    untrained: dict[str, Model] = {"untrained": untrained_copy(model), **(peers or {})}
+    parts: dict[str, list[dict[str, OrderLogits]]] = {name: [] for name in ("trained", *untrained)}
     indices, errors, warnings = list[int](), dict[int, VideoError](), dict[int, tuple[str, ...]]()
     for batch in _read(model, samples, data, batch_size):
         errors |= batch["errors"]
@@ -114,9 +130,10 @@ def measure_order(
         if rows := batch["indices"].tolist():
             clips = normalize(batch["pixels"][:, 0], model.clip_spec, model.device)  # of the only view
             orders = [frame_orders(clips.shape[1], np.random.default_rng([seed, row])) for row in rows]
-            for name, other in models.items():
-                if name == "trained" or len(indices) < _UNTRAINED_CLIPS:
-                    parts[name].append(order_logits(other, clips, orders))
+            parts["trained"].append(order_logits(model, clips, orders))
+            if left := max(_UNTRAINED_CLIPS - len(indices), 0):
+                for name, other in untrained.items():
+                    parts[name].append(order_logits(other, clips[:left], orders[:left]))
             indices += rows
         if on_progress is not None:
             on_progress(len(indices) + len(errors), len(samples))
