@@ -29,7 +29,7 @@ from rich.table import Table
 
 from xvit.cli import terminal
 from xvit.cli.parsing import TRAINED_OR_EXPORTED_MODEL, CommandParser, parse_data_args
-from xvit.cli.splits import add_split, read_split
+from xvit.cli.splits import add_split, describe_seen, read_split
 from xvit.config import SINGLE_TASK, EvalConfig
 from xvit.utils import distributed
 from xvit.utils.checkpoint_path import check_model
@@ -90,7 +90,7 @@ def run(args: Namespace) -> int:
     values |= {"submission": args.submission} if args.submission else {}
     written = [f"written to {path}" for path in (output, args.submission) if path and not write_error]
     failures = [VideoError(path, reason) for _, path, reason in scored.failures]
-    texts: list[RenderableType] = [*_tables(result), str(result), *_describe_seen(seen, len(samples)), *written]
+    texts: list[RenderableType] = [*_tables(result), str(result), *describe_seen(seen, len(samples)), *written]
     terminal.print_warnings([(path, texts) for _, path, texts in scored.warnings], total=len(samples))
     exit_code = terminal.finish(args, values, *texts, failures=failures, total=len(samples))
     if write_error:
@@ -116,17 +116,6 @@ def _read_samples(args: Namespace, predictor: "Predictor") -> "tuple[list[Sample
     if args.submission:
         check_submission(args.submission, predictor.class_names, supervision=tuple(args.supervision))
     return samples, labelled
-
-
-def _describe_seen(seen: dict[str, int], total: int) -> Iterator[str]:
-    """What it means for the result that the model knows some of the videos."""
-    if number := seen.get("train"):
-        yield f"{number} of these {total} videos were trained on: the result says little about new videos"
-    if number := seen.get("val"):
-        yield (
-            f"{number} of these {total} videos chose this checkpoint as the best of its training, so the result tends "
-            "to be too high: measure it on other videos (--split test, or another --data.root)"
-        )
 
 
 def _tables(result: "Evaluation | MultiLabelEvaluation | ScoredVideos") -> Iterator[Table]:

@@ -29,7 +29,7 @@ from rich.table import Table
 
 from xvit.cli import terminal
 from xvit.cli.parsing import TRAINED_MODEL, CommandParser, parse_data_args
-from xvit.cli.splits import add_split, read_split
+from xvit.cli.splits import add_split, describe_seen, read_split
 from xvit.config import SINGLE_TASK
 from xvit.utils.checkpoint_path import check_model
 from xvit.utils.errors import XViTError
@@ -56,6 +56,7 @@ parse = parse_data_args
 
 def run(args: Namespace) -> int:
     """Show the model the clips in other orders and print what changes."""
+    from xvit.data.seen import count_seen
     from xvit.experiments.order.compare import motion_pairs
     from xvit.experiments.order.run import build_peers, measure_order
     from xvit.models.profiling import model_hash
@@ -63,6 +64,7 @@ def run(args: Namespace) -> int:
     pairs = read_pairs(Path(args.pairs)) if args.pairs else None
     model = _load_model(args)
     samples = read_split(args, model.class_names, multi_label=model.config.multi_label, prog="xvit order")
+    seen = count_seen(model.provenance, samples)
     with terminal.progress_bar("showing clips in other orders", quiet=args.json) as update:
         result = measure_order(
             model,
@@ -76,8 +78,9 @@ def run(args: Namespace) -> int:
         )
     terminal.print_warnings(result.warnings, total=len(samples))
     origin = {"checkpoint": args.checkpoint, "model": model_hash(model), "split": args.split, "seed": args.seed}
-    values = origin | result.to_dict()
-    return terminal.finish(args, values, *_describe(result), failures=result.failures, total=len(samples))
+    values = origin | {"seen_in_training": seen} | result.to_dict()
+    texts = [*_describe(result), *describe_seen(seen, len(samples))]
+    return terminal.finish(args, values, *texts, failures=result.failures, total=len(samples))
 
 
 def read_pairs(path: Path) -> list[tuple[str, str]]:

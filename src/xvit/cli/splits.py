@@ -1,5 +1,6 @@
 """The labelled videos of one split of a data set: the options of `eval` and `order`, and reading them."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import Namespace
@@ -38,3 +39,14 @@ def read_split(args: Namespace, class_names: "ClassNames", *, multi_label: bool,
     if any(sample.label is not None for sample in samples):
         check_labels(samples, class_names, multi_label=multi_label)
     return samples
+
+
+def describe_seen(seen: dict[str, int], total: int) -> Iterator[str]:
+    """What it means for the result that the model knows some of the videos."""
+    if number := seen.get("train"):
+        yield f"{number} of these {total} videos were trained on: the result says little about new videos"
+    if number := seen.get("val"):
+        yield (
+            f"{number} of these {total} videos chose this checkpoint as the best of its training, so the result tends "
+            "to be too high: measure it on other videos (--split test, or another --data.root)"
+        )

@@ -1,1 +1,1 @@
-"""Experiments that measure the library, called by the commands `xvit demo`, `xvit ablate` and `xvit benchmark`."""
+"""Experiments that measure the library, called by `xvit demo`, `xvit ablate`, `xvit benchmark` and `xvit order`."""
