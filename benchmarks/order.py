@@ -101,7 +101,7 @@ SCHEMES: dict[str, tuple[str, dict[str, Any] | None]] = {
     ),
     "mixing, causal": ("frames see the past only", {"causal": True}),
     "mixing, causal, no position": (
-        "the event does not reach the zeros before the first frame, so a shift changes nothing",
+        "the zeros before the first frame do not reach the event, 7 frames later, in 6 layers: a shift changes nothing",
         {"causal": True} | NO_POSITION,
     ),
     "mixing, rho 1": ("no channel comes from the frame itself, but the neighbours differ", {"mix_ratio": 1.0}),
@@ -174,8 +174,9 @@ def report(measured: Mapping[str, Any]) -> Iterator[str]:
     """The lines of the table of docs/order.md."""
     rows = []
     for name, states in measured["models"].items():
-        cells = [f"{states[state][kind]:.0e}" for state in STATES for kind in ORDERS]
-        rows.append([name, *("0" if float(cell) < ROUNDING else cell for cell in cells), SCHEMES[name][0]])
+        values = [states[state][kind] for state in STATES for kind in ORDERS]
+        cells = ["0" if value < ROUNDING else f"{value:.1g}" for value in values]
+        rows.append([name, *cells, SCHEMES[name][0]])
     return markdown_table(COLUMNS, rows)
 
 
