@@ -31,7 +31,7 @@ from xvit.cli import terminal
 from xvit.cli.parsing import TRAINED_MODEL, CommandParser, parse_data_args
 from xvit.cli.splits import add_split, describe_seen, read_split
 from xvit.config import SINGLE_TASK
-from xvit.utils.checkpoint_path import check_model
+from xvit.utils.checkpoint_path import check_checkpoint
 from xvit.utils.errors import XViTError
 from xvit.utils.files import check_files, read_json
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 def add_options(parser: CommandParser) -> None:
-    parser.add("checkpoint CHECKPOINT", str, TRAINED_MODEL, check=check_model)
+    parser.add("checkpoint CHECKPOINT", str, TRAINED_MODEL, check=check_checkpoint)
     parser.add("--pairs FILE", str | None, "JSON: pairs of classes, each the reverse of the other", check=check_files)
     text = "also show the clips to TimeSformer, ViViT and VideoMAE of transformers, with random weights"
     parser.add_switch("--peers", text)
@@ -60,9 +60,11 @@ def run(args: Namespace) -> int:
     from xvit.experiments.order.compare import motion_pairs
     from xvit.experiments.order.run import build_peers, measure_order
     from xvit.models.profiling import model_hash
+    from xvit.models.xvit import XViT
+    from xvit.utils.devices import default_device
 
     pairs = read_pairs(Path(args.pairs)) if args.pairs else None
-    model = _load_model(args)
+    model = XViT.from_pretrained(args.checkpoint, device=args.device or default_device())
     samples = read_split(args, model.class_names, multi_label=model.config.multi_label, prog="xvit order")
     seen = count_seen(model.provenance, samples)
     with terminal.progress_bar("showing clips in other orders", quiet=args.json) as update:
@@ -93,15 +95,6 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
 
 def _is_pair(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(isinstance(name, str) for name in value)
-
-
-def _load_model(args: Namespace) -> Any:
-    from xvit.export.manifest import is_exported
-    from xvit.inference.predictor import Predictor
-
-    if is_exported(args.checkpoint):
-        raise XViTError(f"{args.checkpoint}: an exported model, which gives no logits; give the checkpoint it is from")
-    return Predictor(args.checkpoint, device=args.device).model
 
 
 def _describe(result: "OrderResult") -> Iterator[str | Table]:
