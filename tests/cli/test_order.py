@@ -40,6 +40,9 @@ def test_the_bundled_model_uses_the_order(run, videos):
     assert low <= task["top1"]["reversed"]["share"] <= high
     assert list(task["changes"]) == list(task["untrained"]) == KINDS
     assert task["conclusion"] == out.splitlines()[-1]
+    other = json.loads(run(*words, "--seed", "1", "--json")[1])["tasks"]["label"]["changes"]
+    assert other["reversed"] == task["changes"]["reversed"]
+    assert other["shuffled"] != task["changes"]["shuffled"]
 
 
 def test_a_model_that_ignores_the_order_with_pairs_and_peers(run, colours, tmp_path):

@@ -247,7 +247,7 @@ def test_twins():
 @pytest.mark.parametrize(
     ("pairs", "message"),
     [
-        ([("opne", "close")], r'class "opne" is not one of the 4 classes of the model. Did you mean "open"\?'),
+        ([("opened", "close")], r'class "opened" is not one of the 4 classes of the model. Did you mean "open"\?'),
         ([("open", "door")], '"open" and "door": expected two different classes of one task'),
         ([("open", "open")], '"open" and "open": expected two different classes of one task'),
         ([("open", "close"), ("close", "open")], 'class "close" is in two pairs'),
@@ -266,8 +266,10 @@ def test_pairs_of_the_built_in_data_set():
 
 def test_the_untrained_copy_is_the_same_each_time_and_leaves_randomness_alone():
     model = add_noise(make_model())
+    first = untrained_copy(model)
+    torch.manual_seed(7)
     state = torch.get_rng_state()
-    first, second = untrained_copy(model), untrained_copy(model)
+    second = untrained_copy(model)
     assert torch.equal(torch.get_rng_state(), state)
     for name, tensor in first.state_dict().items():
         assert torch.equal(tensor, second.state_dict()[name])
@@ -315,9 +317,10 @@ def test_videos_in_any_batches(samples, monkeypatch):
         assert task.pair_accuracy[AS_IS].clips == 4
         for kind, change in task.changes.items():
             assert change.largest == pytest.approx(other.changes[kind].largest, rel=1e-4)
+            assert change.median == pytest.approx(other.changes[kind].median, rel=1e-3)
     assert max(one.peers["mean"][kind].largest for kind in REORDERED) < 1e-5
     other_seed = measure_order(model, samples, data=NO_WORKERS, seed=1).tasks["label"].changes
-    assert other_seed[SHUFFLED] != one.tasks["label"].changes[SHUFFLED]
+    assert other_seed[SHUFFLED].median != pytest.approx(one.tasks["label"].changes[SHUFFLED].median, rel=1e-3)
     assert other_seed[REVERSED].largest == pytest.approx(one.tasks["label"].changes[REVERSED].largest, rel=1e-4)
 
 
@@ -355,6 +358,7 @@ def test_peers_take_the_clips_of_the_model():
     clips = torch.randn(2, FRAMES, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     peers = build_peers(model)
     assert list(peers) == ["TimeSformer", "ViViT", "VideoMAE"]
+    assert [peer.model.config.patch_size for peer in (peers["TimeSformer"], peers["VideoMAE"])] == [8, 8]
     blind = {
         name: logit_changes(order_logits(peer, clips, draw_orders(clips))["label"])[REVERSED].largest < 1e-4
         for name, peer in peers.items()
