@@ -103,7 +103,7 @@ def measure_order(
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> OrderResult:
-    """Show a model the clips of videos in other orders of their frames: one clip per video, the middle of its frames.
+    """Show a model one clip of each video, that of `xvit eval` with one view, in other orders of its frames.
 
     Args:
         model: a trained model, in eval mode.
