@@ -1,8 +1,8 @@
 """xvit finetune VIDEOS [--output DIR] [--init CHECKPOINT | --backbone NAME] [--minutes M] [--config RECIPE]
 
-From a folder of labelled clips, VIDEOS/<class>/*.mp4, to a model whose accuracy is known. A few dozen clips of
-each class are enough, and two cores. Checks the videos; compares three ways to train by cross-validation, as
-far as the time allows, cheapest first:
+From a folder of labelled clips, VIDEOS/<class>/*.mp4, to a model whose accuracy is known. Twenty clips of a
+class are enough to start, and two cores. Checks the videos; compares three ways to train by
+cross-validation, as far as the time allows, cheapest first:
   head  the last layers only, on features that are computed once
   lora  small updates of the attention too
   full  all weights
@@ -57,32 +57,27 @@ def add_options(parser: CommandParser) -> None:
 
 
 def parse(parser: CommandParser, argv: list[str]) -> Namespace:
-    """Parse the options; `.recipe` is the `RunConfig` that all ways share."""
+    """Parse the options; the folder of the videos is an argument here."""
     del parser.checks["data.root"]
-    args = parse_args(parser, argv)
-    stated_workers = args.data.num_workers
-    args = parser.instantiate(args)
-    args.recipe = _build_recipe(args, stated_workers)
-    return args
+    return parser.instantiate(parse_args(parser, argv))
 
 
-def _build_recipe(args: Namespace, num_workers: int) -> RunConfig:
+def _build_recipe(args: Namespace) -> RunConfig:
+    """The recipe that all ways share."""
+    from xvit.training.inherit import inherit_settings
     from xvit.utils.devices import default_device
 
     recipe = read_recipe(args.config)
-    workers = min(num_workers, available_cores())
     is_cpu = default_device().type == "cpu"  # where bfloat16 is slower, unless the processor has units for it
     recipe = replace(
         recipe,
-        data=replace(args.data, root=args.videos, num_workers=workers),
+        data=replace(args.data, root=args.videos, num_workers=min(args.data.num_workers, available_cores())),
         train=replace(recipe.train, precision="fp32" if is_cpu else recipe.train.precision),
         eval=replace(recipe.eval, temporal_views=1, spatial_views=1),  # as `xvit predict`
     )
     if args.init and resolve_bundled(args.init).is_dir():
         if args.backbone:
             raise XViTError(f"--backbone {args.backbone}: not together with --init {args.init}, which has its own")
-        from xvit.training.inherit import inherit_settings
-
         return inherit_settings(replace(recipe, init=InitConfig(checkpoint_path=args.init)), {})
     init = InitConfig(checkpoint_path=args.init) if args.init else InitConfig(pretrained=True)
     return replace(recipe, init=init, model=replace(recipe.model, backbone=args.backbone or _BACKBONE))
@@ -93,13 +88,14 @@ def run(args: Namespace) -> int:
     from xvit.experiments.finetune.report import COLUMNS, next_commands, summary_line, way_rows
     from xvit.experiments.finetune.run import FinetuneCallbacks, finetune
 
+    recipe = _build_recipe(args)
     with terminal.progress_display(quiet=args.json) as display:
         steps = _Steps(display, quiet=args.json)
         callbacks = FinetuneCallbacks(
             on_message=steps.on_message, on_count=steps.on_count, on_training=steps.on_training
         )
         try:
-            result = finetune(args.output, args.recipe, minutes=args.minutes, callbacks=callbacks)
+            result = finetune(args.output, recipe, minutes=args.minutes, callbacks=callbacks)
         except KeyboardInterrupt as stop:
             stop.args = ()  # without the advice of a training: the same command goes on
             raise
