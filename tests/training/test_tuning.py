@@ -168,6 +168,14 @@ def test_unreadable_videos_are_left_out_and_listed(videos, tmp_path):
     assert rows(tmp_path / "run", "eval")[-1]["videos"] == 6
 
 
+def test_the_umask_decides_who_reads_the_frame_vectors(videos, tmp_path):
+    fit(make_config(videos, tune="head", epochs=1), tmp_path / "run")
+    modes = {
+        path.stat().st_mode for path in [*(tmp_path / "run" / "frames").iterdir(), tmp_path / "run" / "config.yaml"]
+    }
+    assert len(modes) == 1
+
+
 def test_a_stop_while_frame_vectors_are_computed(videos, tmp_path):
     def stop(event):
         if event.stage == "frames" and event.epoch == 2:

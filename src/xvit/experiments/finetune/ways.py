@@ -23,7 +23,7 @@ Way = Literal["head", "lora", "full"]
 WAYS: tuple[Way, ...] = get_args(Way)
 # Fewer trained weights take a higher rate. An epoch of the head takes almost no time.
 TRAIN: dict[Way, dict[str, Any]] = {
-    "head": {"lr": 1e-3, "lr_base_batch_size": 0, "optimizer": "adamw", "epochs": 60},
+    "head": {"lr": 3e-3, "lr_base_batch_size": 0, "optimizer": "adamw", "epochs": 60},
     "lora": {"lr": 1e-3, "lr_base_batch_size": 0, "optimizer": "adamw", "layer_decay": 1.0},
     "full": {},
 }
