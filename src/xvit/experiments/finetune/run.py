@@ -131,7 +131,8 @@ def _compare_ways(
     results: dict[Way, CrossValidation] = {}
     skipped: dict[Way, float] = {}
     for way in WAYS:
-        left = seconds - sum(fold.seconds for result in results.values() for fold in result.folds)
+        spent = sum(fold.seconds for result in results.values() for fold in result.folds)
+        left = max(seconds - spent, 0.0)
         comparison = _Comparison(output / way, way_recipe(recipe, way), data, folds, left, callbacks)
         expected = expect(way)
         if way != "head" and (expected > left or skipped) and not comparison.is_finished:
