@@ -186,6 +186,13 @@ PATH_MISTAKES = {
         "{file} --checkpoint {best} --ground-truth none.json": "none.json: no such file",
         "{file} --checkpoint {best} --output {file}": "is a file; expected a directory",
     },
+    "finetune": {
+        "none": "none: no such folder",
+        "{file}": "a file, not a folder",
+        "{empty} --init none": "none: no such file or",
+        "{empty} --output {file}": "is a file; expected a directory",
+        "{empty} --data.format list --data.train none.txt": "none.txt: no such file",
+    },
     "explain": {
         "none.mp4 --checkpoint {best}": "none.mp4: no such file or folder",
         "{file} --checkpoint none": "none: no such checkpoint directory",

@@ -20,7 +20,13 @@ def test_accuracies_as_a_table_and_as_json(run, tmp_path):
         write_features(files[-1], tmp_path / "raw", features.values.shape, metadata)
     code, out, err = run("probe", *files, "--k", "3")
     assert (code, err) == (0, "")
-    for text in ("3 nearest neighbours", "linear layer, C = ", "100.00 %", "frames averaged to one vector per video"):
+    for text in (
+        "3 nearest neighbours",
+        "linear layer, C = ",
+        "100.00 %",
+        "frames averaged to one vector per video, except",
+        "attentive probe, weight decay ",
+    ):
         assert text in out
     assert "7 classes, 28 training videos, 14 test videos" in out
     code, out, err = run("probe", *files, "--k", "3", "--seed", "4", "--json")

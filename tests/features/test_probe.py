@@ -91,9 +91,53 @@ def test_frames_and_tokens_are_averaged():
     expected = run_probe(*both, k=5)
     offsets = np.array([-1.0, 0.25, 0.75])[:, None]  # sums to zero
     frames = [make_features(rows[:, None] + offsets, names, "frames") for rows, names in both]
-    assert probe_features(*frames, k=5) == replace(expected, averaged="frames")
+    assert without_attentive(probe_features(*frames, k=5)) == replace(expected, averaged="frames")
     tokens = [make_features(np.repeat(one.values[:, :, None], 2, axis=2), one.labels, "tokens") for one in frames]
-    assert probe_features(*tokens, k=5) == replace(expected, averaged="tokens")
+    assert without_attentive(probe_features(*tokens, k=5)) == replace(expected, averaged="tokens")
+
+
+def without_attentive(result) -> ProbeResult:
+    assert result.attentive is not None
+    return replace(result, attentive=None, weight_decay=None)
+
+
+def make_ordered(per_class, *, seed, frames=4, dim=12):
+    """Videos whose class is the order of the same frames: rising along a direction, or falling, in noise."""
+    rng = np.random.default_rng(seed)
+    direction = np.random.default_rng(0).normal(size=dim)
+    ramp = np.linspace(-1, 1, frames)[:, None] * direction
+    values = [sign * ramp + 0.3 * rng.normal(size=(frames, dim)) for sign in (1, -1) for _ in range(per_class)]
+    return np.stack(values), ["rising"] * per_class + ["falling"] * per_class
+
+
+def test_the_attentive_probe_knows_the_order_of_the_frames():
+    train, test = (make_features(*make_ordered(20, seed=seed), "frames") for seed in (1, 2))
+    progress = []
+    result = probe_features(train, test, k=5, on_progress=lambda *steps: progress.append(steps))
+    assert result.attentive.top1 >= 0.95
+    assert result.linear.top1 <= 0.75  # the mean over the frames is noise
+    assert result.weight_decay in (0.01, 0.1, 1)
+    assert progress == [(step, 10) for step in range(1, 11)]
+    assert probe_features(train, test, k=5) == result
+    tokens = [
+        make_features(np.repeat(one.values[:, :, None], 2, axis=2), one.labels, "tokens") for one in (train, test)
+    ]
+    assert probe_features(*tokens, k=5).attentive.top1 >= 0.95
+
+
+def test_the_test_videos_do_not_affect_the_attentive_probe():
+    train = make_features(*make_ordered(8, seed=1), "frames")
+    values, labels = make_ordered(6, seed=2)
+    right = probe_features(train, make_features(values, labels, "frames"), k=5)
+    wrong = probe_features(train, make_features(values, labels[::-1], "frames"), k=5)
+    assert right.weight_decay == wrong.weight_decay
+    assert right.attentive.top1 == pytest.approx(1 - wrong.attentive.top1)
+
+
+def test_features_of_clips_have_no_attentive_probe():
+    result = run_probe(make_clusters(3, seed=1), make_clusters(2, seed=2), k=3)
+    assert result.attentive is None
+    assert result.weight_decay is None
 
 
 def test_features_that_do_not_match(monkeypatch):

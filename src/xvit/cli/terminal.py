@@ -195,6 +195,9 @@ class TrainingProgress:
 
     def __call__(self, event: "TrainingEvent") -> None:
         """Show an event of `fit(on_progress=...)`."""
+        if event.stage == "frames":
+            text = f"{self.name}: epoch {event.epoch} of {event.epochs}, frame vectors of {event.step} of {event.steps}"
+            self.display.update(self.task, description=f"{text} videos")
         if event.stage == "train":
             loss = "" if event.loss is None else f", loss {event.loss:.3f}"
             speed = "" if event.clips_per_second is None else f", {event.clips_per_second:.0f} clips/s"

@@ -34,6 +34,7 @@ RENAMED = {
     "train.cutmix": "augment.cutmix",
     "train.lr_batch": "train.lr_base_batch_size",
     "train.accumulate": "train.grad_accum_steps",
+    "train.freeze_backbone": "train.tune",
 }
 
 
@@ -66,6 +67,8 @@ def upgrade_recipe(values: Mapping[str, Any]) -> dict[str, Any]:
                 value = value == "causal"
             if old == "train.precision" and value in ("no", False):
                 value = "fp32"
+            if old == "train.freeze_backbone":
+                value = "head" if value else "full"
             *groups, leaf = RENAMED.get(old, old).split(".")
             target = upgraded
             for part in groups:

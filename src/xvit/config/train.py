@@ -19,7 +19,10 @@ class TrainConfig:
         lr_base_batch_size: clips per update that `lr` is meant for: the rate is scaled in proportion to the actual
             number; 0 to use `lr` unscaled.
         layer_decay: factor of the learning rate from each layer of the backbone to the one below; 1 for none.
-        freeze_backbone: train only the layers after the image model.
+        tune: what is trained: full (all weights), lora (low-rank updates of the attention projections, and what XViT
+            adds to the image model; checkpoints hold merged weights), or head (temporal head and classifier: the frame
+            vectors of at most 4 random views of each video are computed once, and the epochs use them in turn).
+        lora_rank: rank of the updates of lora.
         grad_accum_steps: batches whose gradients are added up for one update.
         weight_decay: of weight matrices; biases, norms, tokens and positions have none.
         warmup_epochs: epochs of linear warm-up; a cosine to zero follows.
@@ -47,7 +50,8 @@ class TrainConfig:
     lr: float = 1e-3
     lr_base_batch_size: int = 0
     layer_decay: float = 1.0
-    freeze_backbone: bool = False
+    tune: Literal["full", "lora", "head"] = "full"
+    lora_rank: int = 8
     grad_accum_steps: int = 1
     weight_decay: float = 0.05
     warmup_epochs: float = 2.0
@@ -67,7 +71,7 @@ class TrainConfig:
         check_choices(self)
         check_range("lr_base_batch_size", self.lr_base_batch_size, 0)
         check_range("layer_decay", self.layer_decay, 0, 1)
-        for name in ("epochs", "batch_size", "eval_every", "grad_accum_steps"):
+        for name in ("epochs", "batch_size", "eval_every", "grad_accum_steps", "lora_rank"):
             check_range(name, getattr(self, name), 1)
         for name in ("lr", "weight_decay", "warmup_epochs", "clip_grad", "save_minutes"):
             check_range(name, getattr(self, name), 0)

@@ -1,1 +1,1 @@
-"""Experiments that measure the library, called by `xvit demo`, `xvit ablate`, `xvit benchmark` and `xvit order`."""
+"""Experiments that measure the library: `xvit demo`, `finetune`, `ablate`, `benchmark` and `order`."""

@@ -1,8 +1,10 @@
-"""Probing: how well features separate classes, measured with k nearest neighbours and a linear layer."""
+"""Probing: how well features separate classes, by k nearest neighbours, a linear layer and an attentive probe."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -10,8 +12,8 @@ import numpy as np
 from xvit.features.storage import VideoFeatures
 from xvit.utils.errors import XViTError, check_range, did_you_mean, import_optional
 
+WEIGHT_DECAYS = (1.0, 0.1, 0.01)  # of the attentive probe, strongest first
 _C_VALUES = (0.001, 0.01, 0.1, 1.0, 10.0)  # inverse regularisation strengths to choose from, strongest first
-_STEPS = len(_C_VALUES) + 1  # one per candidate, and the final fit
 _HELD_OUT_FRACTION = 0.2  # of each class, for this choice
 
 
@@ -37,13 +39,17 @@ class ProbeResult:
         knn: accuracy of the k nearest neighbours.
         linear: accuracy of the linear layer.
         C: chosen inverse strength of the linear layer's regularisation.
-        averaged: what was averaged to one vector per video: frames, tokens, or None.
+        attentive: accuracy of the attentive probe; None for features of whole clips, which have no frames.
+        weight_decay: chosen weight decay of the attentive probe, or None.
+        averaged: what was averaged to one vector per video, except for the attentive probe: frames, tokens, or None.
     """
 
     knn: Accuracy
     linear: Accuracy
     k: int
     C: float
+    attentive: Accuracy | None
+    weight_decay: float | None
     averaged: str | None
     classes: int
     train_videos: int
@@ -65,13 +71,15 @@ def probe_features(
     """Classify test videos from their features and those of labelled training videos.
 
     The k training videos with the highest cosine similarity vote, each with the weight 1 / (1 - similarity). The
-    linear layer is a logistic regression on standardised features. Its regularisation is chosen on a fifth of the
-    training videos of each class; then it is fitted to all of them.
+    linear layer is a logistic regression on standardised features. The attentive probe (`xvit.features.attentive`) sees
+    the frames and their order; tokens are averaged to frames. The regularisation of both is chosen on a fifth of the
+    training videos of each class; then they are fitted to all of them.
 
     Args:
-        train: labelled features to learn from; frames and tokens are averaged to one vector per video.
+        train: labelled features to learn from. For the neighbours and the linear layer, frames and tokens are averaged
+            to one vector per video.
         test: features of the same model, clip spec and level, with classes of `train`.
-        seed: of the choice of that fifth.
+        seed: of the choice of that fifth, and of the attentive probe.
         on_progress: called with the number of steps done and the total.
 
     Raises:
@@ -87,16 +95,28 @@ def probe_features(
     classifier = import_optional("sklearn.neighbors", extra="features").KNeighborsClassifier
     knn = classifier(k, weights="distance", metric="cosine").fit(x, y)
     knn_accuracy = _accuracy(knn.predict_proba(x_test), y_test)
-    C = _choose_regularisation(x, y, seed, on_progress)
-    linear_accuracy = _accuracy(_fit_linear(x, y, C).predict_proba(x_test), y_test)
-    if on_progress is not None:
-        on_progress(_STEPS, _STEPS)
+    has_frames = train.level != "clip"
+    total = len(_C_VALUES) + 1 + has_frames * (len(WEIGHT_DECAYS) + 1)  # one per candidate, and the final fits
+    steps = count(1)
+
+    def advance() -> None:
+        if on_progress is not None:
+            on_progress(next(steps), total)
+
+    linear, C = _fit_best(_fit_linear, _C_VALUES, x, y, seed, advance)
+    probe = weight_decay = None
+    if has_frames:
+        frames, frames_test = _frame_vectors(train), _frame_vectors(test)  # (N, T, D)
+        fit = partial(_fit_attentive, num_classes=len(classes), seed=seed)
+        probe, weight_decay = _fit_best(fit, WEIGHT_DECAYS, frames, y, seed, advance)
     return ProbeResult(
         knn=knn_accuracy,
-        linear=linear_accuracy,
+        linear=_accuracy(linear.predict_proba(x_test), y_test),
         k=k,
         C=C,
-        averaged=None if train.level == "clip" else train.level,
+        attentive=_accuracy(probe.predict_proba(frames_test), y_test) if probe else None,
+        weight_decay=weight_decay,
+        averaged=train.level if has_frames else None,
         classes=len(classes),
         train_videos=len(x),
         test_videos=len(x_test),
@@ -119,18 +139,28 @@ def _class_indices(train: VideoFeatures, test: VideoFeatures) -> tuple[list[str]
     return classes, np.searchsorted(classes, names), np.searchsorted(classes, test_names)
 
 
-def _choose_regularisation(
-    x: np.ndarray, y: np.ndarray, seed: int, on_progress: Callable[[int, int], None] | None
-) -> float:
-    """The C with the highest accuracy on held-out training videos; 1 if there are none."""
+def _fit_best(
+    fit: Callable[[np.ndarray, np.ndarray, float], Any],
+    strengths: Sequence[float],
+    x: np.ndarray,
+    y: np.ndarray,
+    seed: int,
+    advance: Callable[[], None],
+) -> tuple[Any, float]:
+    """A classifier that is fitted with the strength of the highest accuracy on held-out training videos.
+
+    Of equal ones the first is taken, which should be the strongest regularisation; without held-out videos, 1.
+    """
     held_out = _held_out(y, seed)
     accuracies = []
-    for step, C in enumerate(_C_VALUES, start=1):
+    for strength in strengths:
         if held_out.any():
-            accuracies.append(_fit_linear(x[~held_out], y[~held_out], C).score(x[held_out], y[held_out]))
-        if on_progress is not None:
-            on_progress(step, _STEPS)
-    return _C_VALUES[int(np.argmax(accuracies))] if accuracies else 1.0  # the strongest regularisation among the best
+            accuracies.append(fit(x[~held_out], y[~held_out], strength).score(x[held_out], y[held_out]))
+        advance()
+    chosen = strengths[int(np.argmax(accuracies))] if accuracies else 1.0
+    fitted = fit(x, y, chosen)
+    advance()
+    return fitted, chosen
 
 
 def _fit_linear(x: np.ndarray, y: np.ndarray, C: float) -> Any:
@@ -139,6 +169,12 @@ def _fit_linear(x: np.ndarray, y: np.ndarray, C: float) -> Any:
     with warnings.catch_warnings():  # a fit that has not fully converged is accurate enough
         warnings.simplefilter("ignore", import_optional("sklearn.exceptions", extra="features").ConvergenceWarning)
         return import_optional("sklearn.pipeline", extra="features").make_pipeline(scaler, regression).fit(x, y)
+
+
+def _fit_attentive(x: np.ndarray, y: np.ndarray, weight_decay: float, *, num_classes: int, seed: int) -> Any:
+    from xvit.features.attentive import FittedProbe  # which imports torch
+
+    return FittedProbe(x, y, num_classes, weight_decay=weight_decay, seed=seed)
 
 
 def _accuracy(scores: np.ndarray, targets: np.ndarray) -> Accuracy:
@@ -165,6 +201,12 @@ def _mean_vectors(features: VideoFeatures) -> np.ndarray:
     if not finite.all():
         raise XViTError(f"{features.paths[int(finite.argmin())]}: a feature is not a finite number")
     return vectors
+
+
+def _frame_vectors(features: VideoFeatures) -> np.ndarray:
+    """(N, T, D): the mean over tokens."""
+    values = features.values
+    return np.asarray(values.mean(axis=2) if values.ndim == 4 else values)
 
 
 def _known_labels(features: VideoFeatures, split: str) -> list[str]:

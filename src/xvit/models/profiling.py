@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from xvit.config import to_dict
@@ -41,8 +43,18 @@ def count_macs(
 
 def model_hash(model: XViT) -> str:
     """Hash of the settings and weights, 16 hexadecimal digits; the same on every device."""
+    return _hash(model, model.state_dict())
+
+
+def frames_hash(model: XViT) -> str:
+    """Hash of the settings and of all weights that the frame vectors depend on, as `model_hash`."""
+    behind = ("temporal_head.", "classifier.")
+    return _hash(model, {name: t for name, t in model.state_dict().items() if not name.startswith(behind)})
+
+
+def _hash(model: XViT, state: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256(json.dumps(to_dict(model.config), sort_keys=True).encode())
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]

@@ -123,8 +123,15 @@ class XViT(nn.Module):
         Raises:
             XViTError: a wrong shape or type, such as uint8 pixels that are not normalised; an empty batch.
         """
-        x = self.encode(pixel_values, class_token_only=self.class_token_only)
-        logits = self.classifier(self.temporal_head(self.pool(x)[1]))
+        return self.classify_frames(self.embed_frames(pixel_values))
+
+    def embed_frames(self, pixel_values: Tensor) -> Tensor:
+        """Frame vectors (B, T, D) of clips, those of `Features.frames`; see `forward` for the input."""
+        return self.pool(self.encode(pixel_values, class_token_only=self.class_token_only))[1]
+
+    def classify_frames(self, frames: Tensor) -> Tensor | dict[str, Tensor]:
+        """Logits, as `forward` returns them, from the frame vectors (B, T, D)."""
+        logits = self.classifier(self.temporal_head(frames))
         return unwrap_single_task(as_task_dict(logits))  # users may replace the classifier by one that returns a tensor
 
     def probabilities(self, logits: Tensor) -> Tensor:

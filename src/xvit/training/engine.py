@@ -21,9 +21,10 @@ from xvit.config import EvalConfig, RunConfig, as_task_dict, to_dict, unwrap_sin
 from xvit.data.annotations import DatasetSplits, Sample, class_indices
 from xvit.data.dataset import Batch, VideoDataset
 from xvit.data.loader import VideoLoader
-from xvit.data.transforms import normalize
 from xvit.evaluation import describe_views, evaluate
 from xvit.inference.predictor import Predictor
+from xvit.models.lora import merge_lora
+from xvit.training.frame_cache import FrameCache, evaluate_frames
 from xvit.training.logger import Progress
 from xvit.training.losses import classification_loss, mix_batch
 from xvit.training.run import TrainingRun
@@ -41,10 +42,12 @@ class FitResult:
     """The result of a finished training.
 
     Args:
-        best: the checkpoint with the highest validation top-1, or mean average precision for multi-label models.
+        best: the checkpoint with the highest validation top-1, or mean average precision for multi-label models; not
+            written without validation videos.
         last: the checkpoint after the last epoch.
         metrics: validation metrics of `best`: top1, top5 (with more than 5 classes), val_loss, videos (their number);
-            for multi-label models map, val_loss, videos. They chose the checkpoint, so they tend to be too good.
+            for multi-label models map, val_loss, videos. They chose the checkpoint, so they tend to be too good. Empty
+            without validation videos.
         epoch: the epoch of `best`, counted from 1.
         seconds: wall time, including the time before the run was resumed.
         bad_videos: number of different videos that could not be read; bad_videos.jsonl lists them.
@@ -70,6 +73,8 @@ def fit(
     *,
     resume: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
+    data: DatasetSplits | None = None,
+    frames: FrameCache | None = None,
 ) -> FitResult:
     """Train a model by a recipe.
 
@@ -82,6 +87,9 @@ def fit(
         output: the run folder; `xvit.training.run_dir` says what is written there.
         resume: resume the run in `output` from its last saved state, if there is one.
         on_progress: called after every step and after every batch of a validation.
+        data: the videos, in place of those of `config.data`; perhaps without validation videos.
+        frames: with train.tune=head, frame vectors that several runs share, of these videos and more; by default the
+            run has its own.
 
     Raises:
         XViTError: settings that do not go together; a run folder that is in use; unusable data; a loss that is not
@@ -90,7 +98,7 @@ def fit(
         Interrupted: Ctrl-C or SIGTERM was received. The current step was finished and the state saved; the message says
             how to resume.
     """
-    run = TrainingRun(config, output, resume=resume, on_progress=on_progress)
+    run = TrainingRun(config, output, resume=resume, on_progress=on_progress, data=data, frames=frames)
     views = describe_views(config.eval.temporal_views, config.eval.spatial_views)
     if views != describe_views(VALIDATION.temporal_views, VALIDATION.spatial_views):
         _logger.info("validation uses one view per video, for speed; those of the recipe, %s, are for xvit eval", views)
@@ -119,7 +127,7 @@ def _run_epochs(run: TrainingRun) -> None:
             finish_epoch(run, metrics)
             run.free_eval_weights()
     except Interrupted as stop:
-        if not state.step:  # a folder appears only after the first step
+        if not state.step and not run.run_dir.is_written:  # a folder appears only after the first step
             message = f"stopped before the first step; nothing is saved in {path}"
             raise Interrupted(message, exit_code=stop.exit_code) from None
         run.save_state()
@@ -153,7 +161,7 @@ def check_start(run: TrainingRun) -> None:
     """
     run.eval_model.provenance = _provenance(run.config, run.data)
     checkpoint_files(run.eval_model.checkpoint_metadata)
-    splits = {"training": run.data.train, "validation": run.data.val}
+    splits = {"training": run.data.train} | ({"validation": run.data.val} if run.data.val else {})
     message = ""
     if distributed.is_main():
         message = next(filter(None, (_why_unreadable(run, name, samples) for name, samples in splits.items())), "")
@@ -217,31 +225,28 @@ def backward(run: TrainingRun, batch: Batch, *, sync_gradients: bool) -> None:
     With `sync_gradients`, the gradients are averaged over the processes.
     """
     run.schedule.step_update(run.state.step)
-    # Batches from workers are contiguous, those of this process not always, which would change the last bits.
-    pixel_values = normalize(batch["pixels"].contiguous(), run.raw_model.clip_spec, run.accelerator.device)
+    inputs = run.model_inputs(batch)
     labels = send_to_device(batch["labels"], run.accelerator.device)
     with nullcontext() if sync_gradients else run.accelerator.no_sync(run.model):
-        loss = compute_loss(run, pixel_values, labels)
+        loss = compute_loss(run, inputs, labels)
         run.accelerator.backward(loss / run.config.train.grad_accum_steps)
     run.logger.log_step(loss, batch["indices"], max(group["lr"] for group in run.optimizer.param_groups))
 
 
-def compute_loss(run: TrainingRun, pixel_values: Tensor, labels: Tensor | dict[str, Tensor]) -> Tensor:
-    """The loss of a batch of (B, T, C, H, W) clips, with mixup and cutmix."""
+def compute_loss(run: TrainingRun, inputs: Tensor, labels: Tensor | dict[str, Tensor]) -> Tensor:
+    """The loss of a batch of (B, T, C, H, W) clips, with mixup and cutmix, or of (B, T, D) frame vectors."""
     model, augment, train = run.config.model, run.config.augment, run.config.train
-    if not len(pixel_values):  # the other processes still need the gradients of this one: 0 for all parameters
-        zeros = as_task_dict(_forward(run, pixel_values.new_zeros(1, *pixel_values.shape[1:])))
+    if not len(inputs):  # the other processes still need the gradients of this one: 0 for all parameters
+        zeros = as_task_dict(_forward(run, inputs.new_zeros(1, *inputs.shape[1:])))
         return 0 * torch.stack([task_logits.sum() for task_logits in zeros.values()]).sum()
-    pixel_values, labels = mix_batch(
-        pixel_values, labels, model.num_classes, mixup=augment.mixup, cutmix=augment.cutmix
-    )
-    logits = _forward(run, pixel_values)
+    inputs, labels = mix_batch(inputs, labels, model.num_classes, mixup=augment.mixup, cutmix=augment.cutmix)
+    logits = _forward(run, inputs)
     return classification_loss(logits, labels, train.label_smoothing, train.loss_weights, multi_label=model.multi_label)
 
 
-def _forward(run: TrainingRun, pixel_values: Tensor) -> Tensor | dict[str, Tensor]:
+def _forward(run: TrainingRun, inputs: Tensor) -> Tensor | dict[str, Tensor]:
     with run.accelerator.autocast():  # of which accelerate knows nothing in a sharded model
-        logits: Tensor | dict[str, Tensor] = run.model(pixel_values)
+        logits: Tensor | dict[str, Tensor] = run.model(inputs)
     return logits
 
 
@@ -259,8 +264,13 @@ def update_weights(run: TrainingRun) -> None:
 def validate(run: TrainingRun) -> dict[str, float]:
     """The metrics of the current epoch by one view per video; empty if no validation is due."""
     epoch, train = run.state.epoch + 1, run.config.train
-    if epoch % train.eval_every and epoch != train.epochs:
+    if not run.data.val or (epoch % train.eval_every and epoch != train.epochs):
         return {}
+    if run.frames is not None:
+        with run.accelerator.autocast():
+            return run.logger.log_validation(
+                evaluate_frames(run.eval_model, run.frames, run.frame_reader, run.data.val)
+            )
     if distributed.world_size() > 1:
         run.save_state()  # with several processes a validation cannot be interrupted
     with run.accelerator.autocast():
@@ -282,26 +292,33 @@ def _on_validation_progress(run: TrainingRun, done: int, total: int) -> None:
 
 
 def finish_epoch(run: TrainingRun, metrics: dict[str, float]) -> None:
-    """Save the checkpoints and the state of the epoch that has been trained and validated."""
+    """Save the checkpoints and the state of the epoch that has been trained and validated.
+
+    An epoch of frame vectors takes less time than saving it. So `last` and the state are then saved after the last
+    epoch, and as often as train.save_minutes says.
+    """
     state, epoch = run.state, run.state.epoch + 1
     if metrics:
         monitor = "map" if run.config.model.multi_label else "top1"
         if not state.best_metrics or metrics[monitor] > state.best_metrics[monitor]:
             state.best_metrics, state.best_epoch = metrics, epoch
-            save_checkpoint(run, run.run_dir.best, {"metrics": metrics, "chosen_by": f"validation {monitor}"})
-    save_checkpoint(run, run.run_dir.last, {"metrics": metrics})
+            save_checkpoint(run, run.run_dir.best, epoch, {"metrics": metrics, "chosen_by": f"validation {monitor}"})
     state.epoch = epoch
+    if run.frames is not None and epoch < run.config.train.epochs:
+        return
+    save_checkpoint(run, run.run_dir.last, epoch, {"metrics": metrics})
     run.save_state()
 
 
-def save_checkpoint(run: TrainingRun, directory: Path, result: dict[str, Any]) -> None:
-    """Write the model of the current epoch, the description of its training and its result, in the main process."""
+def save_checkpoint(run: TrainingRun, directory: Path, epoch: int, result: dict[str, Any]) -> None:
+    """Write the model after an epoch, LoRA merged, with its training and its result, in the main process."""
     if distributed.is_main():
         run.run_dir.open()
-        provenance = _provenance(run.config, run.data) | {"epoch": run.state.epoch + 1} | result
+        provenance = _provenance(run.config, run.data) | {"epoch": epoch} | result
         provenance["data"]["fingerprints"] = run.fingerprints
-        run.eval_model.provenance = provenance
-        run.eval_model.save_pretrained(directory)
+        model = merge_lora(run.eval_model)
+        model.provenance = provenance
+        model.save_pretrained(directory)
 
 
 def _provenance(config: RunConfig, data: DatasetSplits) -> dict[str, Any]:

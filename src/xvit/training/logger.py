@@ -23,7 +23,7 @@ from xvit.utils.errors import XViTError
 
 _MAX_STEPS_PER_ROW = 20  # writing a row waits for the device, so not every step has one
 
-Stage = Literal["train", "eval"]
+Stage = Literal["frames", "train", "eval"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +31,10 @@ class Progress:
     """The progress of a training.
 
     Args:
-        stage: train, or eval during a validation.
+        stage: train, eval during a validation, or frames while frame vectors are computed (train.tune=head).
         epoch: the current epoch, counted from 1.
         epochs: number of epochs.
-        step: steps done in this epoch; during a validation, videos done.
+        step: steps done in this epoch; during a validation and for frame vectors, videos done.
         steps: number of steps in an epoch, or of videos.
         loss: mean over the steps of the latest metric row; None before the first row.
         lr: learning rate.

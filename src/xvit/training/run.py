@@ -15,20 +15,23 @@ from timm.utils import ModelEmaV3
 
 from xvit.config import ModelConfig, RunConfig, TrainConfig, as_task_dict, unwrap_single_task
 from xvit.data.annotations import DatasetSplits, load_splits
-from xvit.data.dataset import VideoDataset
+from xvit.data.dataset import Batch, VideoDataset
 from xvit.data.loader import VideoLoader, make_loader
 from xvit.data.sampler import EpochSampler
 from xvit.data.seen import fingerprint_splits
 from xvit.data.statistics import learn_sampling
+from xvit.data.transforms import normalize
 from xvit.models.backbone import resolve_clip_spec
 from xvit.models.pretrained import load_initial_weights
 from xvit.models.xvit import XViT
+from xvit.training.frame_cache import FrameCache, FrameLoader, FrameReader
 from xvit.training.logger import Progress, TrainingLogger
 from xvit.training.optim import build_optimizer, build_schedule, scaled_lr
 from xvit.training.run_dir import RunDirectory
 from xvit.training.sharding import check_sharding, copy_weights, shard
 from xvit.training.signals import StopSignals
 from xvit.training.state_tensors import StateTensors
+from xvit.training.tuning import HeadOnly, check_tuning, freeze
 from xvit.utils import distributed
 from xvit.utils.errors import XViTError, check_choice, one_line
 from xvit.utils.threads import limit_threads
@@ -65,19 +68,35 @@ class TrainingRun:
         model: the model as accelerate wraps it (DistributedDataParallel, torch.compile), for forward passes; with
             train.sharding `raw_model` itself.
         ema_model: averages the weights of `raw_model`; None without train.ema_decay.
+        frames: with train.tune=head, the frame vectors that the head is trained on; else None.
+        frame_reader: computes them.
         state: what has been done so far.
         last_saved: when the state was last saved, by time.monotonic().
     """
 
     def __init__(
-        self, config: RunConfig, output: str | Path, *, resume: bool, on_progress: Callable[[Progress], None] | None
+        self,
+        config: RunConfig,
+        output: str | Path,
+        *,
+        resume: bool,
+        on_progress: Callable[[Progress], None] | None,
+        data: DatasetSplits | None = None,
+        frames: FrameCache | None = None,
     ) -> None:
         check_recipe(config)
         check_sharding(config.train)
-        train, self.data = config.train, load_splits(config.data)
+        check_tuning(config)
+        self.data = load_splits(config.data) if data is None else data
+        if not self.data.val and data is None:
+            advice = "data.val_fraction or add a val folder" if config.data.format == "folders" else "data.val"
+            raise XViTError(f"{config.data.root}: no validation videos; set {advice}")
         self.config = replace(config, model=_resolve_model_config(config, self.data))
-        self.accelerator = _make_accelerator(train)
+        self.accelerator = _make_accelerator(config.train)
         self.run_dir = RunDirectory(output, config, self.data, resume=resume)
+        self.frames: FrameCache | None = None
+        if config.train.tune == "head":
+            self.frames = frames or FrameCache(self.run_dir.path / "frames", train=self.data.train, val=self.data.val)
         try:
             self._build(on_progress)
         except BaseException:
@@ -88,6 +107,13 @@ class TrainingRun:
         train = self.config.train
         set_seed(train.seed)  # all processes start from the same weights
         self.raw_model = self._build_model()
+        self.frame_reader = FrameReader(
+            model=self.raw_model,
+            config=self.config,
+            class_names=self.data.class_names,
+            autocast=self.accelerator.autocast,
+            on_batch=self._on_frames,
+        )
         self.ema_model = ModelEmaV3(self.raw_model, decay=train.ema_decay, use_warmup=True) if train.ema_decay else None
         self.dataset, self.sampler, self.loader = self._build_loader()
         set_seed(train.seed, device_specific=True)  # from here on each process draws different random numbers
@@ -103,6 +129,19 @@ class TrainingRun:
         self.signals = StopSignals()
         self.last_saved = time.monotonic()
         self._start_time = self.last_saved - self.state.seconds  # including the time before the run was resumed
+
+    def model_inputs(self, batch: Batch) -> torch.Tensor:
+        """What `model` takes, on the device: normalised clips (B, T, C, H, W), or frame vectors (B, T, D)."""
+        # Batches from workers are contiguous, those of this process not always, which would change the last bits.
+        pixels = batch["pixels"].contiguous()
+        if self.frames is not None:
+            return pixels.to(self.accelerator.device)
+        return normalize(pixels, self.raw_model.clip_spec, self.accelerator.device)
+
+    def _on_frames(self, done: int, total: int) -> None:
+        self.run_dir.open()  # the files are written into it
+        self.logger.report_progress("frames", done, total)
+        self.signals.check()
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
@@ -160,9 +199,8 @@ class TrainingRun:
         train = self.config.train
         self._whole_model: XViT | None = None
         if train.sharding == "none":
-            self.model, self.optimizer = self.accelerator.prepare(
-                self.raw_model, build_optimizer(self.raw_model, train)
-            )
+            module = self.raw_model if self.frames is None else HeadOnly(self.raw_model)
+            self.model, self.optimizer = self.accelerator.prepare(module, build_optimizer(self.raw_model, train))
             return
         self._whole_model = deepcopy(self.raw_model).cpu()
         shard(self.raw_model)
@@ -182,10 +220,10 @@ class TrainingRun:
         clip_spec = distributed.all_gather(clip_spec)[0]  # a video may time out in one process only
         model.clip_spec, model.class_names = resolve_clip_spec(clip_spec, model.backbone), self.data.class_names
         model.set_grad_checkpointing(config.train.grad_checkpointing)
-        model.backbone.requires_grad_(not config.train.freeze_backbone)
+        freeze(model, config)
         return model
 
-    def _build_loader(self) -> tuple[VideoDataset, EpochSampler, VideoLoader]:
+    def _build_loader(self) -> tuple[VideoDataset, EpochSampler, VideoLoader | FrameLoader]:
         data, augment, train = self.config.data, self.config.augment, self.config.train
         dataset = VideoDataset(
             samples=self.data.train,
@@ -197,6 +235,8 @@ class TrainingRun:
         )
         options = {"repeated_aug": augment.repeated_aug, "batch_size": train.batch_size}
         sampler = EpochSampler(dataset, class_balanced=data.class_balanced, **options)
+        if self.frames is not None:
+            return dataset, sampler, FrameLoader(self.frames, self.frame_reader, sampler, batch_size=train.batch_size)
         on_cuda = self.accelerator.device.type == "cuda"
         loader = make_loader(
             dataset, sampler=sampler, batch_size=train.batch_size, num_workers=data.num_workers, pin_memory=on_cuda
@@ -215,9 +255,6 @@ def _resolve_model_config(config: RunConfig, data: DatasetSplits) -> ModelConfig
         check_choice("train.loss_weights: task", task, class_names)
     if not data.train:
         raise XViTError(f"{root}: no training videos")
-    if not data.val:
-        advice = "data.val_fraction or add a val folder" if config.data.format == "folders" else "data.val"
-        raise XViTError(f"{root}: no validation videos; set {advice}")
     return replace(config.model, num_classes=num_classes, multi_label=config.data.multi_label)
 
 

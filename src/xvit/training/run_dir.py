@@ -103,6 +103,11 @@ class RunDirectory:
             self.close()
             raise XViTError(message)
 
+    @property
+    def is_written(self) -> bool:
+        """Whether the folder holds a run."""
+        return self._config_path.is_file()
+
     def close(self) -> None:
         """Let other processes use the folder."""
         self._lock.close()
