@@ -118,6 +118,12 @@ def test_explanation_example_runs(tmp_path, monkeypatch, run, capfd):
     assert "(8, 4, 4)" in capfd.readouterr().out
 
 
+def test_the_example_of_other_orders_runs(capsys):
+    [example] = code_blocks(DOCUMENTS["docs/order.md"], "python")
+    exec(compile(example, "docs/order.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("Change(median=")
+
+
 def test_the_example_of_a_large_job_runs(tmp_path, monkeypatch, run, capfd):
     data, predict, _ = command_lines(DOCUMENTS["docs/batch.md"])
     [example] = code_blocks(DOCUMENTS["docs/batch.md"], "python")

@@ -170,6 +170,12 @@ PATH_MISTAKES = {
         "--checkpoint {best} --data.root {empty} --output {full}": "exists and is not an empty directory",
         "--checkpoint {best} --data.root {empty} --submission {empty}": "is a directory; expected the name of a file",
     },
+    "order": {
+        "none --data.root {empty}": "none: no such checkpoint directory",
+        "{best} --data.root none": "none: no such folder",
+        "{best} --data.root {empty} --pairs none.json": "none.json: no such file",
+        "{best} --data.root {empty} --data.format list --data.val none.txt": "none.txt: no such file",
+    },
     "stream": {
         "none.mp4 --checkpoint {best}": "none.mp4: no such file or folder",
         "- --checkpoint none": "none: no such checkpoint directory",
@@ -179,6 +185,13 @@ PATH_MISTAKES = {
         "{file} --checkpoint none": "none: no such checkpoint directory",
         "{file} --checkpoint {best} --ground-truth none.json": "none.json: no such file",
         "{file} --checkpoint {best} --output {file}": "is a file; expected a directory",
+    },
+    "finetune": {
+        "none": "none: no such folder",
+        "{file}": "a file, not a folder",
+        "{empty} --init none": "none: no such file or",
+        "{empty} --output {file}": "is a file; expected a directory",
+        "{empty} --data.format list --data.train none.txt": "none.txt: no such file",
     },
     "explain": {
         "none.mp4 --checkpoint {best}": "none.mp4: no such file or folder",

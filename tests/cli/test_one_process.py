@@ -19,6 +19,7 @@ ARGUMENTS = {
     "explain": ["{recipe}", "--checkpoint", "{checkpoint}"],  # any file: the lock comes first
     "export": ["{checkpoint}", "--videos", "{videos}"],
     "features": ["{videos}", "--checkpoint", "{checkpoint}"],
+    "finetune": ["{videos}", "--init", "{checkpoint}"],
     "predict": ["--input", "{videos}", "--checkpoint", "{checkpoint}"],
     "timeline": ["{videos}", "--checkpoint", "{checkpoint}"],
     "train": ["--config", "{recipe}", "--data.root", "{videos}"],

@@ -82,11 +82,21 @@ def test_the_result_says_who_chose_it_and_how_to_measure_it(run, recipe, tmp_pat
     expected = f"xvit eval --checkpoint {tmp_path / 'run' / 'best'} {command.format(shlex.quote(str(root)))}"
     assert out.splitlines()[-1].strip() == expected
     assert ("validation uses one view per video" in err) == ("--eval.spatial_views" in split)
+    difference = "one view per video in fp32, `xvit eval` as below with 1 x 3 views (temporal x spatial) in fp32"
+    assert (difference in out) == ("--eval.spatial_views" in split)
     if split:
         code, out, _ = run(*shlex.split(expected)[1:], "--json")
         result = json.loads(out)
         assert (code, result["videos"], result["seen_in_training"]) == (0, 3, {})
         assert (result["temporal_views"], result["spatial_views"]) == (1, 3)
+
+
+def test_the_result_says_that_it_was_measured_in_another_precision(run, recipe, tmp_path):
+    root = color_videos.write_videos(tmp_path / "videos", train=1, val=1)
+    words = ["train", "--config", recipe, "--data.root", root, "--output", tmp_path / "run", "--train.epochs", "1"]
+    code, out, _ = run(*words, "--train.precision", "bf16")
+    assert code == 0
+    assert "Training measures with one view per video in bf16, `xvit eval` as below with 1 x 1 views" in out
 
 
 def test_help_lists_the_packaged_recipes(run):

@@ -7,9 +7,9 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from helpers.color_videos import FRAMES, make_config, write_video
+from helpers.color_videos import CLASSES, FRAMES, make_config, make_model, with_metadata, write_video
 from helpers.training_runs import rows, same, stop_at, weights
-from xvit.config import EvalConfig
+from xvit.config import EvalConfig, InitConfig
 from xvit.data.annotations import load_splits
 from xvit.data.dataset import VideoDataset
 from xvit.data.transforms import normalize
@@ -119,7 +119,11 @@ def test_frame_vectors_of_something_else_are_not_used(videos, tmp_path, change):
     path = tmp_path / "frames" / "train-0.safetensors"
     before, key = read_frames(path)
     if change == "weights":
-        config = replace(config, model=replace(config.model, temporal_position="head", mix_ratio=0.25))
+        other = with_metadata(make_model(), list(CLASSES))
+        with torch.no_grad():
+            other.backbone.pos_embed += 0.1
+        other.save_pretrained(tmp_path / "other")
+        config = replace(config, init=InitConfig(checkpoint_path=str(tmp_path / "other")))
     elif change == "seed":
         config = replace(config, train=replace(config.train, seed=1))
     elif change == "augment":
@@ -162,6 +166,14 @@ def test_unreadable_videos_are_left_out_and_listed(videos, tmp_path):
     result = fit(config, tmp_path / "run", data=data)
     assert result.bad_videos == 2
     assert rows(tmp_path / "run", "eval")[-1]["videos"] == 6
+
+
+def test_the_umask_decides_who_reads_the_frame_vectors(videos, tmp_path):
+    fit(make_config(videos, tune="head", epochs=1), tmp_path / "run")
+    modes = {
+        path.stat().st_mode for path in [*(tmp_path / "run" / "frames").iterdir(), tmp_path / "run" / "config.yaml"]
+    }
+    assert len(modes) == 1
 
 
 def test_a_stop_while_frame_vectors_are_computed(videos, tmp_path):

@@ -28,8 +28,10 @@ GROUPS: dict[str, dict[str, str]] = {
         "data check": "find missing, corrupt or short videos in a data set",
         "data resize": "write smaller copies of videos, which training decodes faster",
         "data pack": "write a data set as shards: large tar files, which network disks read fast",
+        "finetune": "from a folder of labelled clips to a model of known accuracy, in minutes",
         "train": "train a model on labelled videos, with the settings of a recipe file",
         "eval": "measure the accuracy of a trained model on labelled videos",
+        "order": "find out whether a model uses the order of frames",
         "predict": "classify videos",
         "stream": "classify a live stream: a camera, a network address, a pipe",
         "timeline": "find when each class occurs in long videos",
@@ -49,7 +51,8 @@ GROUPS: dict[str, dict[str, str]] = {
 COMMANDS: dict[str, str] = {name: summary for group in GROUPS.values() for name, summary in group.items()}
 # What to do after Ctrl-C; the other commands start again.
 RESUME = {"train": "Run the same command with --resume to continue."} | dict.fromkeys(
-    ["demo", "data resize", "data pack", "features", "benchmark", "ablate"], "Run the same command to continue."
+    ["demo", "data resize", "data pack", "finetune", "features", "benchmark", "ablate"],
+    "Run the same command to continue.",
 )
 OWN_LOCK = (
     "train",

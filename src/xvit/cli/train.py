@@ -193,7 +193,7 @@ def _check_restarts(*, resume: bool) -> None:
         )
 
 
-def _describe_choice(recipe: RunConfig, result: "FitResult") -> tuple[str, str]:
+def _describe_choice(recipe: RunConfig, result: "FitResult") -> tuple[str, ...]:
     """That the best checkpoint was chosen by the validation videos, and how to measure it on others."""
     words = ["xvit", "eval", "--checkpoint", str(result.best), "--data.root"]
     if result.test_videos:
@@ -208,7 +208,21 @@ def _describe_choice(recipe: RunConfig, result: "FitResult") -> tuple[str, str]:
         if (value := settings[name]) != defaults[name]:
             words += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
     return (
+        *_describe_difference(recipe),
         "The checkpoint was chosen by its result on the validation videos, so that result tends to be too high. "
         f"Measure it on {videos}:",
         f"  {shlex.join(words)}",
     )
+
+
+def _describe_difference(recipe: RunConfig) -> list[str]:
+    """In what `xvit eval` differs from the validation, if it does."""
+    from xvit.evaluation import describe_views
+
+    views, precision = describe_views(recipe.eval.temporal_views, recipe.eval.spatial_views), recipe.train.precision
+    if (views, precision) == (describe_views(1, 1), "fp32"):
+        return []
+    return [
+        f"Training measures with one view per video in {precision}, `xvit eval` as below with {views} in fp32: on the "
+        "same videos a few predictions may differ."
+    ]

@@ -1,1 +1,1 @@
-"""Experiments that measure the library, called by the commands `xvit demo`, `xvit ablate` and `xvit benchmark`."""
+"""Experiments that measure the library: `xvit demo`, `finetune`, `ablate`, `benchmark` and `order`."""

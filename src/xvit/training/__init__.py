@@ -10,9 +10,18 @@ losses, optim, signals   the parts of a step
 """
 
 from xvit.training.engine import FitResult, fit
-from xvit.training.folds import CrossValidation, cross_validate
+from xvit.training.folds import CrossValidation, FoldResult, cross_validate
 from xvit.training.logger import Progress
 from xvit.training.losses import classification_loss
 from xvit.training.run import check_recipe
 
-__all__ = ["CrossValidation", "FitResult", "Progress", "check_recipe", "classification_loss", "cross_validate", "fit"]
+__all__ = [
+    "CrossValidation",
+    "FitResult",
+    "FoldResult",
+    "Progress",
+    "check_recipe",
+    "classification_loss",
+    "cross_validate",
+    "fit",
+]

@@ -82,6 +82,7 @@ def cross_validate(
     folds: int = 5,
     resume: bool = False,
     on_progress: FoldCallback | None = None,
+    on_fold: Callable[[FoldResult], None] | None = None,
     data: DatasetSplits | None = None,
     frames: FrameCache | None = None,
 ) -> CrossValidation:
@@ -98,6 +99,7 @@ def cross_validate(
         folds: their number.
         resume: go on in `output`: finished folds are kept, an unfinished one is resumed.
         on_progress: called with the number of the fold and the events of its training.
+        on_fold: called with the result of each fold.
         data: the videos, in place of those of `config.data`.
         frames: with train.tune=head, frame vectors of these videos that are shared with other trainings.
 
@@ -124,6 +126,8 @@ def cross_validate(
         splits = replace(data, train=train, val=[samples[index] for index in held_out], test=[])
         parts[number], result = _run_fold(config, output / f"fold_{number}", number, splits, frames, on_progress)
         results.append(result)
+        if on_fold is not None:
+            on_fold(result)
     validation = _join(parts, results)
     write_json(output / RESULT, validation.to_dict())
     return validation

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from xvit.config import ClassNames, RunConfig, as_task_dict, to_dict, unwrap_single_task
@@ -283,8 +283,11 @@ def _save(path: Path, key: str, view: FrameView) -> None:
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}")
-        save_file(tensors, partial, metadata={"xvit": json.dumps(values)})
-        publish(partial, path)
+        try:  # not save_file, which lets nobody else read the file, whatever the umask
+            partial.write_bytes(save(tensors, metadata={"xvit": json.dumps(values)}))
+            publish(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def _load(path: Path, key: str) -> FrameView | None:

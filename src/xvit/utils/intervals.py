@@ -45,3 +45,20 @@ def far_out(values: Sequence[float]) -> list[bool]:
     first, third = np.percentile(values, (25, 75))
     low, high = first - 3 * (third - first), third + 3 * (third - first)
     return [not low <= value <= high for value in values]
+
+
+def paired_interval(pairs: Sequence[tuple[bool, bool]]) -> tuple[float, float]:
+    """A 95 % interval for the difference of two shares that were observed on the same items: first minus second.
+
+    Wald's interval after adding half an item to each of the four outcomes, which makes it hold for few items, too
+    (Agresti and Min, Simple improved confidence intervals for comparing matched proportions, 2005).
+
+    Args:
+        pairs: for each item whether the first and whether the second succeeded.
+    """
+    first = sum(a and not b for a, b in pairs) + 0.5
+    second = sum(b and not a for a, b in pairs) + 0.5
+    total = len(pairs) + 2
+    centre = (first - second) / total
+    half = 1.959963984540054 * math.sqrt(first + second - (first - second) ** 2 / total) / total
+    return max(centre - half, -1.0), min(centre + half, 1.0)

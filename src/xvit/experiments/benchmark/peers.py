@@ -90,10 +90,10 @@ def _fuse_attention(timesformer: Any) -> None:
 
 
 def _transformers_model(name: str, note: str) -> BenchmarkModel:
-    def build(backbone: str, num_frames: int) -> nn.Module:
+    def build(backbone: str, num_frames: int, backbone_kwargs: Mapping[str, Any] | None = None) -> nn.Module:
         transformers = import_optional("transformers", extra="benchmark")
         with torch.device("meta"):  # only its sizes are needed
-            vit: Any = timm.create_model(backbone, num_classes=0)
+            vit: Any = timm.create_model(backbone, num_classes=0, **(backbone_kwargs or {}))
         config = getattr(transformers, f"{name}Config")(
             num_frames=num_frames,
             num_labels=NUM_CLASSES,
@@ -153,12 +153,19 @@ def check_model_name(name: str) -> None:
         raise XViTError(f'--models: unknown model "{name}".{did_you_mean(name, MODELS)} Known: {known}')
 
 
-def build_model(name: str, *, backbone: str, frames: int) -> nn.Module:
+def build_model(name: str, *, backbone: str, frames: int, **options: Any) -> nn.Module:
     """A model of `MODELS` with random weights, the same in each call.
+
+    Args:
+        name: one of `MODELS`.
+        backbone: the timm model whose size it has.
+        frames: T, frames per clip.
+        options: for the models of xvit those of `create_model`; for those of transformers `backbone_kwargs`, the
+            backbone's img_size, patch_size and the like.
 
     Raises:
         XViTError: an unknown name, or a model whose package is not installed.
     """
     check_model_name(name)
     torch.manual_seed(0)
-    return MODELS[name].build(backbone, num_frames=frames)
+    return MODELS[name].build(backbone, num_frames=frames, **options)

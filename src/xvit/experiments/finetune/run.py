@@ -1,0 +1,274 @@
+"""From a folder of clips to a model whose accuracy is known.
+
+check the videos ─▶ cross-validate head ─▶ lora ─▶ full ─▶ choose ─▶ train on all videos ─▶ report
+                    (the next way only if it fits into the time)
+
+DIR/head lora full    the cross-validation of each way that was compared (`xvit.training.folds`)
+DIR/final             the run folder of the training on all videos; the model is in last/
+DIR/result.json       the numbers of the report
+DIR/report.md         the report, with pictures/
+
+A stopped run goes on with the same command. Whatever is finished is not repeated.
+"""
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from xvit.checkpoint import read_metadata
+from xvit.config import InitConfig, RunConfig
+from xvit.data.annotations import DatasetSplits, Sample, load_splits
+from xvit.data.seen import count_seen
+from xvit.data.tools.check import check_dataset
+from xvit.experiments.finetune.report import write_report
+from xvit.experiments.finetune.ways import WAYS, Way, choose_way, expected_seconds, time_clip, way_recipe
+from xvit.models.backbone import resolve_clip_spec
+from xvit.models.pretrained import load_initial_weights
+from xvit.models.xvit import XViT
+from xvit.training import CrossValidation, FoldResult, Progress, check_recipe, cross_validate, fit
+from xvit.training.frame_cache import FrameCache
+from xvit.utils.checkpoint_path import resolve_bundled
+from xvit.utils.devices import default_device
+from xvit.utils.errors import XViTError
+from xvit.utils.files import write_json
+from xvit.utils.text import name_some
+
+MAX_FOLDS = 5
+_logger = logging.getLogger("xvit")
+_START_ADVICE = "Or start from a trained model: --init CHECKPOINT, or --init motion, which comes with xvit"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneCallbacks:
+    """Functions that are called while `finetune` runs; by default they do nothing.
+
+    Args:
+        on_message: with a line of text: what was found, what comes next and how long it is expected to take.
+        on_count: with the name of a step, the number of videos done and their total.
+        on_training: with the name of a training and its events.
+    """
+
+    on_message: Callable[[str], None] = lambda text: None
+    on_count: Callable[[str, int, int], None] = lambda name, done, total: None
+    on_training: Callable[[str, Progress], None] = lambda name, event: None
+
+
+class _OverBudgetError(Exception):
+    """The first fold showed that a way does not fit into the time that is left."""
+
+
+def finetune(
+    output: str | Path, recipe: RunConfig, *, minutes: float = 10.0, callbacks: FinetuneCallbacks | None = None
+) -> dict[str, Any]:
+    """Choose a way to fine-tune by cross-validation, train a model on all videos, and report.
+
+    Args:
+        output: a new folder, or that of an earlier call with the same recipe and videos, which is continued.
+        recipe: the settings of all ways; `config.data` has the videos, `config.init` the weights to start from.
+        minutes: time for all of it. The head is compared and trained in any case; the other ways if they fit.
+        callbacks: what to call meanwhile.
+
+    Returns:
+        What is in result.json.
+
+    Raises:
+        XViTError: no usable videos, weights that cannot be had, settings that do not go together, another recipe or
+            other videos than before.
+        Interrupted: Ctrl-C or SIGTERM; the same call continues.
+    """
+    output, callbacks = Path(output), callbacks or FinetuneCallbacks()
+    check_recipe(recipe)
+    given = load_splits(recipe.data)
+    clip_seconds = time_clip(_initial_model(recipe, given))  # first, since it finds weights that cannot be had
+    data = _check_videos(recipe, given, callbacks)
+    folds = min(MAX_FOLDS, *Counter(sample.label for sample in data.train).values())
+    if seen := _count_seen(recipe.init, data.train):
+        source = recipe.init.checkpoint_path
+        callbacks.on_message(f"{source} was trained on {seen} of these videos: their accuracy will be too high")
+    expect = partial(expected_seconds, recipe, videos=len(data.train), folds=folds, clip_seconds=clip_seconds)
+    with _warnings_only():  # of the trainings, which would all log the same
+        results, skipped = _compare_ways(output, recipe, data, folds, 60 * minutes, expect, callbacks)
+        chosen, comparisons = choose_way(results)
+        callbacks.on_message(f"chosen: {chosen}; training it on all {len(data.train)} videos")
+        final = _train_final(output, way_recipe(recipe, chosen), data, callbacks)
+    result = {
+        "model": str(final),
+        "chosen": chosen,
+        "videos": len(data.train),
+        "classes": {name: sum(s.label == index for s in data.train) for index, name in enumerate(data.class_names)},
+        "ways": {
+            way: {
+                **asdict(comparisons[way]),
+                **validation.to_dict(),
+                "seconds": sum(f.seconds for f in validation.folds),
+            }
+            for way, validation in results.items()
+        },
+        "not_tried": skipped,
+        "report": str(output / "report.md"),
+    }
+    write_json(output / "result.json", result)
+    write_report(output, result, results[chosen])
+    return result
+
+
+def _compare_ways(
+    output: Path,
+    recipe: RunConfig,
+    data: DatasetSplits,
+    folds: int,
+    seconds: float,
+    expect: Callable[[Way], float],
+    callbacks: FinetuneCallbacks,
+) -> tuple[dict[Way, CrossValidation], dict[Way, float]]:
+    """The results of the ways that fit into the time, and the seconds that each of the others would take."""
+    results: dict[Way, CrossValidation] = {}
+    skipped: dict[Way, float] = {}
+    for way in WAYS:
+        spent = sum(fold.seconds for result in results.values() for fold in result.folds)
+        left = max(seconds - spent, 0.0)
+        comparison = _Comparison(output / way, way_recipe(recipe, way), data, folds, left, callbacks)
+        expected = expect(way)
+        if way != "head" and (expected > left or skipped) and not comparison.is_finished:
+            skipped[way] = expected
+            callbacks.on_message(
+                f"{way}: would take about {_duration(expected)}, more than the {_duration(left)} left: not compared"
+            )
+            continue
+        callbacks.on_message(f"{way}: {folds} folds, expected to take about {_duration(expected)}")
+        try:
+            results[way] = comparison.run()
+        except _OverBudgetError:
+            skipped[way] = comparison.expected
+    return results, skipped
+
+
+@dataclass
+class _Comparison:
+    """The cross-validation of one way, which ends early if its first fold takes too long."""
+
+    folder: Path
+    recipe: RunConfig
+    data: DatasetSplits
+    folds: int
+    left: float  # seconds
+    callbacks: FinetuneCallbacks
+    expected: float = 0.0  # seconds, from the first fold
+
+    @property
+    def way(self) -> str:
+        return self.recipe.train.tune
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether an earlier call has done it."""
+        return (self.folder / "folds.json").exists()
+
+    def run(self) -> CrossValidation:
+        validation = cross_validate(
+            self.recipe,
+            self.folder,
+            folds=self.folds,
+            resume=self.folder.exists(),
+            on_progress=lambda fold, event: self.callbacks.on_training(
+                f"{self.way}, fold {fold} of {self.folds}", event
+            ),
+            on_fold=self._on_fold,
+            data=self.data,
+        )
+        self.callbacks.on_message(f"{self.way}: {validation.result}")
+        return validation
+
+    def _on_fold(self, result: FoldResult) -> None:
+        self.callbacks.on_message(
+            f"{self.way}, fold {result.fold} of {self.folds}: top-1 {100 * result.metrics['top1']:.1f} %"
+        )
+        if result.fold > 1 or self.way == "head" or self.is_finished:
+            return
+        self.expected = result.seconds * (self.folds + self.folds / (self.folds - 1))  # and the training on all videos
+        if self.expected > self.left:
+            self.callbacks.on_message(
+                f"{self.way}: after its first fold, it would take {_duration(self.expected)} in all, and "
+                f"{_duration(self.left)} were left: not compared"
+            )
+            raise _OverBudgetError
+
+
+def _check_videos(recipe: RunConfig, given: DatasetSplits, callbacks: FinetuneCallbacks) -> DatasetSplits:
+    """The usable videos, all of them for training.
+
+    Raises:
+        XViTError: fewer than two classes, or than two usable videos of a class; several labels per video.
+    """
+    if not isinstance(given.class_names, list) or recipe.data.multi_label:
+        raise XViTError(
+            f"{recipe.data.root}: several tasks or labels per video: use xvit train --train.tune lora --folds 5"
+        )
+    everything = replace(given, train=given.train + given.val, val=[], test=[])
+    report = check_dataset(
+        everything,
+        num_frames=1,  # shorter videos repeat frames
+        num_workers=recipe.data.num_workers,
+        decode_timeout=recipe.data.decode_timeout,
+        on_progress=partial(callbacks.on_count, "checking videos"),
+    )
+    data, names = report.usable, given.class_names
+    counts = Counter(sample.label for sample in data.train)
+    for problem in report.problems:
+        callbacks.on_message(f"left out: {problem}")
+    few = [name for index, name in enumerate(names) if counts[index] < 2]
+    if few:
+        raise XViTError(
+            f"{recipe.data.root}: fewer than 2 usable videos of {name_some(few)}: add some, or remove the class"
+        )
+    listed = ", ".join(f"{name} {counts[index]}" for index, name in enumerate(names[:20]))
+    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+    callbacks.on_message(f"{len(data.train)} videos of {len(names)} classes: {listed}{more}")
+    return data
+
+
+def _initial_model(recipe: RunConfig, data: DatasetSplits) -> XViT:
+    """The model with its initial weights, so that what is wrong with them is found at once."""
+    model = XViT(replace(recipe.model, num_classes=len(data.class_names)))
+    if recipe.init:
+        try:
+            load_initial_weights(model, recipe.init)
+        except XViTError as error:
+            raise XViTError(f"{error}. {_START_ADVICE}") from None
+    model.clip_spec = resolve_clip_spec(recipe.clip, model.backbone)
+    return model.to(default_device())
+
+
+def _count_seen(init: InitConfig, samples: Sequence[Sample]) -> int:
+    """How many of these videos the model that is started from was trained on."""
+    if not init.checkpoint_path or not (directory := resolve_bundled(init.checkpoint_path)).is_dir():
+        return 0
+    return count_seen(read_metadata(directory).provenance, samples).get("train", 0)
+
+
+def _train_final(output: Path, recipe: RunConfig, data: DatasetSplits, callbacks: FinetuneCallbacks) -> Path:
+    """Train on all videos; the head on the frame vectors of the folds. Returns the checkpoint."""
+    frames = FrameCache(output / "head" / "frames", train=data.train, val=data.train)
+    on_progress = partial(callbacks.on_training, "final model")
+    folder = output / "final"
+    return fit(recipe, folder, resume=folder.exists(), on_progress=on_progress, data=data, frames=frames).last
+
+
+@contextmanager
+def _warnings_only() -> Iterator[None]:
+    level = _logger.level
+    _logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        _logger.setLevel(level)
+
+
+def _duration(seconds: float) -> str:
+    return f"{math.ceil(seconds)} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"

@@ -1,0 +1,1 @@
+"""`xvit order`: does a model use the order of frames?"""

@@ -1,0 +1,44 @@
+"""`xvit finetune` as a user runs it."""
+
+import json
+
+import pytest
+
+from helpers import color_videos
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    return color_videos.write_videos(tmp_path_factory.mktemp("clips") / "clips", train=1, val=1)
+
+
+def test_from_clips_to_predictions(run, cli_error, clips, checkpoint, recipe, tmp_path):
+    output = tmp_path / "out"
+    words = ["finetune", clips, "--init", checkpoint, "--config", recipe, "--output", output, "--data.num_workers", "0"]
+    code, out, err = run(*words)
+    assert code == 0
+    assert "6 videos of 3 classes: blue 2, green 2, red 2" in err
+    for text in ("head", "lora", "full", "(chosen)", "of 6 videos", f"Report: {output / 'report.md'}", "xvit predict"):
+        assert text in out
+    code, out, err = run(*words, "--json")
+    assert code == 0
+    assert "6 videos" not in err
+    result = json.loads(out)
+    assert result["model"] == str(output / "final" / "last")
+    code, out, _ = run("predict", clips / "val" / "red", "--checkpoint", result["model"], "--json")
+    assert code == 0
+    assert set(json.loads(out)["predictions"][0]["labels"]) == {"blue", "green", "red"}
+
+
+def test_mistakes(cli_error, clips, checkpoint, recipe, tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    words = ["finetune", clips, "--output", output]
+    assert "--backbone x: not together with --init" in cli_error(*words, "--init", checkpoint, "--backbone", "x")
+    assert "minutes=0" in cli_error(*words, "--minutes", "0")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    message = cli_error(*words, "--backbone", "vit_tiny_patch16_224", "--data.num_workers", "0")
+    assert "Hugging Face Hub" in message
+    assert "--init motion, which comes with xvit" in message
+    assert not output.exists()
