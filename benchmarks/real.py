@@ -1,6 +1,7 @@
 """Real image weights and real videos: what mixing gives beside the spatial model, on tasks with free labels.
 
-    python benchmarks/real.py --cache CACHE --output OUTPUT [--seeds 3] [--steps 60] [--workers 2]
+    python benchmarks/real.py --cache CACHE --output OUTPUT [--seeds 3] [--tune head lora full] [--steps 60]
+        [--workers 2]
     python benchmarks/real.py --cache CACHE --output OUTPUT --times
 
 The first form downloads a DINOv2-small backbone and videos into the cache (`real_sources.py`), compares the converted
@@ -13,11 +14,13 @@ tables.
 import argparse
 import multiprocessing
 import sys
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
 import real_report
 import real_sources
@@ -25,9 +28,9 @@ import real_use
 import real_weights
 from common import log_progress
 from real_tasks import Footage, read_footage, test_windows, window_blocks
-from real_training import Run, all_runs, train
+from real_training import TUNE, Run, all_runs, build_model, frame_vectors, train
 from xvit.utils.errors import XViTError
-from xvit.utils.files import read_json, write_json
+from xvit.utils.files import publish, read_json, write_json
 from xvit.utils.version import __version__
 
 
@@ -37,26 +40,47 @@ def read_all_footage(cache: Path) -> list[Footage]:
     return [video for video in videos if video is not None]
 
 
-def run_one(run: Run, weights: Path, cache: Path, output: Path, steps: int) -> None:
-    """Train and test one model, and write its file. Seed 0's fully trained models are kept for `real_use`."""
+def vectors_path(output: Path, run: Run) -> Path:
+    """The file of the frame vectors that all seeds and ways of a task and scheme share."""
+    return output / "vectors" / f"{run.task}-{run.scheme.replace(', ', '-')}.safetensors"
+
+
+def embed_one(run: Run, weights: Path, cache: Path, output: Path, steps: int) -> None:
+    """Write the frame vectors of one task and scheme."""
     torch.set_num_threads(1)
-    model, result = train(run, weights, read_all_footage(cache), steps)
+    path = vectors_path(output, run)
+    model = build_model(weights, run.scheme).eval()
+    tmp_path = path.with_name(f".{path.name}")
+    save_file(frame_vectors(model, run.task, read_all_footage(cache)), tmp_path)
+    publish(tmp_path, path)
+
+
+def run_one(run: Run, weights: Path, cache: Path, output: Path, steps: int) -> None:
+    """Train and test one model, and write its file. One model of each task is kept for `real_use`."""
+    torch.set_num_threads(1)
+    vectors = load_file(vectors_path(output, run))
+    model, result = train(run, weights, read_all_footage(cache), vectors, steps)
     if run == real_use.kept_run(run.task):
         model.save_pretrained(output / "models" / run.name)
-    write_json(output / "runs" / f"{run.name}.json", result)
+    write_json(run_path(output, run), result)
 
 
-def run_all(runs: list[Run], weights: Path, cache: Path, output: Path, steps: int, workers: int) -> None:
-    """Train what has no file yet, several at a time, each with one thread."""
-    (output / "runs").mkdir(parents=True, exist_ok=True)
-    rest = [run for run in runs if not (output / "runs" / f"{run.name}.json").is_file()]
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context)
+def run_path(output: Path, run: Run) -> Path:
+    """The file of a training's result."""
+    return output / "runs" / f"{run.name}.json"
+
+
+def run_all(jobs: dict[Path, Run], work: Callable[..., None], workers: int, *args: Any) -> None:
+    """Do what has no file yet, several at a time, each with one thread."""
+    rest = {path: run for path, run in jobs.items() if not path.is_file()}
+    for path in rest:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
     try:
-        futures = {pool.submit(run_one, run, weights, cache, output, steps): run for run in rest}
-        for done, future in enumerate(as_completed(futures), start=len(runs) - len(rest) + 1):
+        futures = {pool.submit(work, run, *args): path for path, run in rest.items()}
+        for done, future in enumerate(as_completed(futures), start=len(jobs) - len(rest) + 1):
             future.result()
-            log_progress(f"{done} of {len(runs)} trainings: {futures[future].name}")
+            log_progress(f"{done} of {len(jobs)}: {futures[future].stem}")
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -69,15 +93,19 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     parity = real_weights.convert(onnx_path, weights)
     footage = read_all_footage(args.cache)
     windows = test_windows(footage)
-    runs = all_runs(args.seeds)
-    run_all(runs, weights, args.cache, args.output, args.steps, args.workers)
+    runs = all_runs(args.seeds, args.tune)
+    shared = (weights, args.cache, args.output, args.steps)
+    log_progress("frame vectors of the frozen image model")
+    run_all({vectors_path(args.output, run): run for run in runs}, embed_one, args.workers, *shared)
+    log_progress("trainings")
+    run_all({run_path(args.output, run): run for run in runs}, run_one, args.workers, *shared)
     return {
         "versions": {"xvit": __version__, "torch": torch.__version__},
         "weights": parity,
         "steps": args.steps,
         "footage": [{"name": video.name, "rate": video.rate, "test_windows": len(video.test)} for video in footage],
         "blocks": window_blocks(windows),
-        "runs": [read_json(args.output / "runs" / f"{run.name}.json") for run in runs],
+        "runs": [read_json(path) for path in sorted((args.output / "runs").glob("*.json"))],
         "agreement": real_use.measure_agreement(args.output, footage),
         "patches": real_use.measure_patches(real_sources.fetch_videos(args.cache), weights),
     }
@@ -88,7 +116,8 @@ def main() -> int:
     parser.add_argument("--cache", type=Path, required=True, help="folder of what is downloaded")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=60, help="of each training")
+    parser.add_argument("--tune", nargs="+", choices=TUNE, default=list(TUNE), help="what is trained")
+    parser.add_argument("--steps", type=int, default=60, help="of lora and full, of 8 clips each")
     parser.add_argument("--workers", type=int, default=2, help="trainings at a time, each with one thread")
     parser.add_argument("--times", action="store_true", help="only time a frame")
     args = parser.parse_args()

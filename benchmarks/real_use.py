@@ -61,7 +61,10 @@ def measure_agreement(output: Path, footage: Sequence[Footage]) -> list[list[str
     """Rows: of each kept model and what is made of it, how often its class on the test clips is that of the model."""
     rows = []
     for task in TASKS:
-        model = XViT.from_pretrained(output / "models" / kept_run(task).name).eval()
+        directory = output / "models" / kept_run(task).name
+        if not directory.is_dir():
+            continue
+        model = XViT.from_pretrained(directory).eval()
         log_progress(f"int8 and token merging: {task}")
         batches = list(test_batches(footage, task, model.clip_spec))
         labels = torch.cat([labels for _, labels in batches])
