@@ -1,14 +1,17 @@
 """Real image weights and real videos: what mixing gives beside the spatial model, on tasks with free labels.
 
-    python benchmarks/real.py --cache CACHE --output OUTPUT [--seeds 3] [--tune head lora full] [--steps 60]
-        [--workers 2]
-    python benchmarks/real.py --cache CACHE --output OUTPUT --times
+    python benchmarks/real.py --cache CACHE --output OUTPUT [--only weights training agreement patches times]
+        [--tune head lora full] [--seeds 3] [--steps 150] [--workers 2]
 
-The first form downloads a DINOv2-small backbone and videos into the cache (`real_sources.py`), compares the converted
-weights with ONNX Runtime, trains (`real_tasks.py`, `real_training.py`), and measures int8 exports, token merging and
-unchanged patches (`real_use.py`). Each training is one file of the output; the same command continues after a stop.
-The second form only times streams, on a machine that does nothing else. Both write OUTPUT/results.json and print its
-tables.
+Writes OUTPUT/results.json and prints its tables. The parts:
+
+    weights     download a DINOv2-small backbone into the cache, convert it, compare it with ONNX Runtime
+    training    train on tasks from real videos (`real_tasks.py`, `real_training.py`)
+    agreement   of int8 exports and of token merging with the trained models (`real_use.py`)
+    patches     how much of real videos does not change from frame to frame
+    times       time of a frame; only if asked for, and only meaningful on a machine that does nothing else
+
+Each training is one file of the output: the same command continues after a stop.
 """
 
 import argparse
@@ -33,6 +36,8 @@ from xvit.utils.errors import XViTError
 from xvit.utils.files import publish, read_json, write_json
 from xvit.utils.version import __version__
 
+WEIGHTS = "weights.safetensors"  # in the cache
+
 
 def read_all_footage(cache: Path) -> list[Footage]:
     """The footage of all videos of the cache that are long enough for the tasks."""
@@ -45,24 +50,24 @@ def vectors_path(output: Path, run: Run) -> Path:
     return output / "vectors" / f"{run.task}-{run.scheme.replace(', ', '-')}.safetensors"
 
 
-def embed_one(run: Run, weights: Path, cache: Path, output: Path, steps: int) -> None:
+def embed_one(run: Run, args: argparse.Namespace) -> None:
     """Write the frame vectors of one task and scheme."""
     torch.set_num_threads(1)
-    path = vectors_path(output, run)
-    model = build_model(weights, run.scheme).eval()
+    path = vectors_path(args.output, run)
+    model = build_model(args.cache / WEIGHTS, run.scheme).eval()
     tmp_path = path.with_name(f".{path.name}")
-    save_file(frame_vectors(model, run.task, read_all_footage(cache)), tmp_path)
+    save_file(frame_vectors(model, run.task, read_all_footage(args.cache)), tmp_path)
     publish(tmp_path, path)
 
 
-def run_one(run: Run, weights: Path, cache: Path, output: Path, steps: int) -> None:
+def run_one(run: Run, args: argparse.Namespace) -> None:
     """Train and test one model, and write its file. One model of each task is kept for `real_use`."""
     torch.set_num_threads(1)
-    vectors = load_file(vectors_path(output, run))
-    model, result = train(run, weights, read_all_footage(cache), vectors, steps)
+    vectors = load_file(vectors_path(args.output, run))
+    model, result = train(run, args.cache / WEIGHTS, read_all_footage(args.cache), vectors, args.steps)
     if run == real_use.kept_run(run.task):
-        model.save_pretrained(output / "models" / run.name)
-    write_json(run_path(output, run), result)
+        model.save_pretrained(args.output / "models" / run.name)
+    write_json(run_path(args.output, run), result)
 
 
 def run_path(output: Path, run: Run) -> Path:
@@ -70,14 +75,14 @@ def run_path(output: Path, run: Run) -> Path:
     return output / "runs" / f"{run.name}.json"
 
 
-def run_all(jobs: dict[Path, Run], work: Callable[..., None], workers: int, *args: Any) -> None:
+def run_all(jobs: dict[Path, Run], work: Callable[..., None], args: argparse.Namespace) -> None:
     """Do what has no file yet, several at a time, each with one thread."""
     rest = {path: run for path, run in jobs.items() if not path.is_file()}
     for path in rest:
         path.parent.mkdir(parents=True, exist_ok=True)
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(args.workers, mp_context=multiprocessing.get_context("spawn"))
     try:
-        futures = {pool.submit(work, run, *args): path for path, run in rest.items()}
+        futures = {pool.submit(work, run, args): path for path, run in rest.items()}
         for done, future in enumerate(as_completed(futures), start=len(jobs) - len(rest) + 1):
             future.result()
             log_progress(f"{done} of {len(jobs)}: {futures[future].stem}")
@@ -85,52 +90,82 @@ def run_all(jobs: dict[Path, Run], work: Callable[..., None], workers: int, *arg
         pool.shutdown(cancel_futures=True)
 
 
-def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Everything but times."""
+def measure_weights(args: argparse.Namespace) -> dict[str, Any]:
+    """Convert the weights, compared with ONNX Runtime: all other parts need them."""
     [onnx_path] = real_sources.fetch(real_sources.WEIGHTS, args.cache)
-    weights = args.cache / "weights.safetensors"
-    log_progress("comparing the weights with ONNX Runtime")
-    parity = real_weights.convert(onnx_path, weights)
+    return {"weights": real_weights.convert(onnx_path, args.cache / WEIGHTS)}
+
+
+def measure_training(args: argparse.Namespace) -> dict[str, Any]:
+    """The trainings that have no file yet, and the results of all that have one."""
     footage = read_all_footage(args.cache)
-    windows = test_windows(footage)
     runs = all_runs(args.seeds, args.tune)
-    shared = (weights, args.cache, args.output, args.steps)
     log_progress("frame vectors of the frozen image model")
-    run_all({vectors_path(args.output, run): run for run in runs}, embed_one, args.workers, *shared)
+    run_all({vectors_path(args.output, run): run for run in runs}, embed_one, args)
     log_progress("trainings")
-    run_all({run_path(args.output, run): run for run in runs}, run_one, args.workers, *shared)
+    run_all({run_path(args.output, run): run for run in runs}, run_one, args)
     return {
-        "versions": {"xvit": __version__, "torch": torch.__version__},
-        "weights": parity,
         "steps": args.steps,
         "footage": [{"name": video.name, "rate": video.rate, "test_windows": len(video.test)} for video in footage],
-        "blocks": window_blocks(windows),
+        "blocks": window_blocks(test_windows(footage)),
         "runs": [read_json(path) for path in sorted((args.output / "runs").glob("*.json"))],
-        "agreement": real_use.measure_agreement(args.output, footage),
-        "patches": real_use.measure_patches(real_sources.fetch_videos(args.cache), weights),
     }
+
+
+def measure_agreement(args: argparse.Namespace) -> dict[str, Any]:
+    """Of exports and merged tokens, for the kept models."""
+    return {"agreement": real_use.measure_agreement(args.output, read_all_footage(args.cache))}
+
+
+def measure_patches(args: argparse.Namespace) -> dict[str, Any]:
+    """Of all videos, also of those that are too short for the tasks."""
+    return {"patches": real_use.measure_patches(real_sources.fetch_videos(args.cache), args.cache / WEIGHTS)}
+
+
+def measure_times(args: argparse.Namespace) -> dict[str, Any]:
+    """Only to be run on a machine that does nothing else."""
+    [video] = [path for path in real_sources.fetch_videos(args.cache) if path.name == real_use.TIMED] or [None]
+    if video is None:
+        raise XViTError(f"times: {real_use.TIMED} cannot be reached")
+    return {"times": real_use.measure_times(video, args.cache / WEIGHTS)}
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "weights": measure_weights,
+    "training": measure_training,
+    "agreement": measure_agreement,
+    "patches": measure_patches,
+    "times": measure_times,
+}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, required=True, help="folder of what is downloaded")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=[part for part in PARTS if part != "times"])
     parser.add_argument("--tune", nargs="+", choices=TUNE, default=list(TUNE), help="what is trained")
-    parser.add_argument("--steps", type=int, default=60, help="of lora and full, of 8 clips each")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=150, help="of lora and full, of 8 clips each")
     parser.add_argument("--workers", type=int, default=2, help="trainings at a time, each with one thread")
-    parser.add_argument("--times", action="store_true", help="only time a frame")
     args = parser.parse_args()
     args.cache, args.output = args.cache.resolve(), args.output.resolve()
     args.output.mkdir(parents=True, exist_ok=True)
     path = args.output / "results.json"
-    result = read_json(path) if path.is_file() else {}
     try:
-        result |= {"times": real_use.measure_times(args.cache)} if args.times else measure(args)
+        result = read_json(path) if path.is_file() else {}
+        result["versions"] = {"xvit": __version__, "torch": torch.__version__}
+        for part in PARTS:
+            if part in args.only:
+                log_progress(part)
+                result |= PARTS[part](args)
+                write_json(path, result)
     except XViTError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    write_json(path, result)
+    except KeyboardInterrupt:
+        print("stopped; the same command continues", file=sys.stderr)
+        return 130
     print(real_report.tables(result))
     return 0
 

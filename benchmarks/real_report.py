@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+import real_use
 from real_tasks import CONTROLS, TASKS
 from real_training import SCHEMES, TUNE
 from xvit.experiments.common import markdown_table
@@ -41,15 +42,15 @@ def difference_interval(differences: np.ndarray, blocks: list[list[int]]) -> tup
 
 def tables(result: dict[str, Any]) -> str:
     """All tables for which there are numbers."""
-    lines = [*_accuracy_table(result), "", *_control_table(result)]
+    lines = [*_accuracy_table(result), "", *_control_table(result)] if result.get("runs") else []
     for name, columns in (
         ("agreement", ("model", "same class as the float32 model", "accuracy", "largest difference", "GMACs a clip")),
-        ("patches", ("video", "size", "threshold", "unchanged patches")),
+        ("patches", ("video", "size", *(f"unchanged at {threshold:g}" for threshold in real_use.THRESHOLDS))),
         ("times", ("stream", "size", "milliseconds a frame")),
     ):
         if rows := result.get(name):
             lines += ["", *markdown_table(columns, rows)]
-    return "\n".join(lines)
+    return "\n".join(lines).strip()
 
 
 def _accuracy_table(result: dict[str, Any]) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """The pure parts of the benchmark on real weights and footage: how clips are cut, names of weights, intervals."""
 
+import json
 import sys
 import zipfile
 from pathlib import Path
@@ -11,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "benchmarks"))
 
 import real_report
 import real_sources
@@ -203,3 +205,36 @@ def test_a_source_that_cannot_be_reached_is_left_out_and_named(tmp_path, monkeyp
     with pytest.raises(XViTError, match="no source of videos"):
         real_sources.fetch_videos(tmp_path)
     assert "left out: opencv-doc: cannot be downloaded: no route" in capsys.readouterr().err
+
+
+def test_the_document_has_the_tables_of_the_results():
+    result = json.loads((ROOT / "docs/real/results.json").read_text())
+    assert real_report.tables(result) in (ROOT / "docs/real.md").read_text()
+
+
+def make_runs(accuracy):
+    """Trainings of one task, with these shares of the first clips of 60 windows found in each of three seeds."""
+    rng = np.random.default_rng(0)
+    return [
+        {"task": "order", "scheme": scheme, "tune": "head", "seed": seed, "found": found, "controls": {}}
+        for scheme, share in accuracy.items()
+        for seed in range(3)
+        if (found := "".join(f"{int(value)}1" for value in rng.random(60) < share))
+    ]
+
+
+def test_the_table_compares_with_spatial_and_marks_what_is_clear_of_zero():
+    runs = make_runs({"spatial": 0.0, "mixing, zero": 1.0, "mixing, replicate": 0.0})
+    for run in runs:
+        run["controls"] = {"shuffled": "01" * 60, "still": "00" * 60}
+    text = real_report.tables({"runs": runs, "blocks": np.arange(60).reshape(12, 5).tolist()})
+    row = next(line for line in text.splitlines() if line.startswith("| head | order |"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    spatial, zero, over, replicate, over_replicate = cells[2:]
+    assert (spatial, zero, replicate) == (
+        "50.0 % (50.0 to 50.0)",
+        "100.0 % (100.0 to 100.0)",
+        "50.0 % (50.0 to 50.0)",
+    )
+    assert (over, over_replicate) == ("**+50.0 (+50.0 to +50.0)**", "+0.0 (+0.0 to +0.0)")
+    assert "| order | mixing, zero | 100.0 % | 50.0 % | 0.0 % |" in text
