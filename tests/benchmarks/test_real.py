@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / "benchmarks"))
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 import real_report
 import real_sources
@@ -21,6 +20,7 @@ import real_tasks
 import real_weights
 from xvit.utils.errors import XViTError
 
+ROOT = Path(__file__).parents[2]
 COUNTS = st.integers(0, 3000)
 RATES = st.floats(1, 60)
 
