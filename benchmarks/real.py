@@ -67,7 +67,7 @@ def run_one(run: Run, args: argparse.Namespace) -> None:
     model, result = train(run, args.cache / WEIGHTS, read_all_footage(args.cache), vectors, args.steps)
     if run == real_use.kept_run(run.task):
         model.save_pretrained(args.output / "models" / run.name)
-    write_json(run_path(args.output, run), result)
+    write_json(run_path(args.output, run), result | {"steps": args.steps})
 
 
 def run_path(output: Path, run: Run) -> Path:
@@ -98,6 +98,9 @@ def measure_weights(args: argparse.Namespace) -> dict[str, Any]:
 
 def measure_training(args: argparse.Namespace) -> dict[str, Any]:
     """The trainings that have no file yet, and the results of all that have one."""
+    for path in (args.output / "runs").glob("*.json"):
+        if (steps := read_json(path)["steps"]) != args.steps:
+            raise XViTError(f"{path}: trained with --steps {steps}; continue with these, or choose another --output")
     footage = read_all_footage(args.cache)
     runs = all_runs(args.seeds, args.tune)
     log_progress("frame vectors of the frozen image model")
