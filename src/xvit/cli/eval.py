@@ -3,7 +3,8 @@
 
 Measure a trained model on the videos DIR/val/<class>/*.mp4 (or on the held-out part of DIR/<class>/*.mp4; for
 annotation files, see --data.format). Prints the accuracy of each class and of all videos, with its 95 %
-interval. Writes to the output folder, if given: evaluation.json, predictions.jsonl and plots.
+interval, and how far scores are from the share of videos that is right (calibration error). Writes to the
+output folder, if given: evaluation.json, predictions.jsonl and plots.
 The validation videos chose the checkpoint "best" of a training, so its accuracy on them tends to be too high.
 With --split test it is measured on videos that training does not read: DIR/test/<class>/*.mp4, --data.test
 FILE, or a part of the class folders, --data.test_fraction. Videos that the model knows from its training are
@@ -162,6 +163,11 @@ def _task_table(task: str, result: "TaskResult") -> Table:
         count, column = max(wrong)
         confused = f"{result.class_names[column]} ({count})" if count else ""
         table.add_row(name, "" if accuracy is None else f"{100 * accuracy:.1f} %", confused)
-    table.caption = f"mean class accuracy {100 * result.mean_class_accuracy:.2f} %"
+    error = f"calibration error {100 * result.reliability.calibration_error:.2f} %"
+    table.caption = f"mean class accuracy {100 * result.mean_class_accuracy:.2f} %, {error}"
+    if result.coverage is not None:
+        table.caption += f"\naccepted as one of the classes: {100 * result.coverage:.1f} % of the videos"
+        if result.accepted_top1 is not None:
+            table.caption += f", of which {100 * result.accepted_top1:.2f} % are right"
     table.caption_justify = "left"
     return table
