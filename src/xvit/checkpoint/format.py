@@ -11,7 +11,7 @@ This module does without torch; `xvit.checkpoint.weights` reads and writes the w
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from xvit.config import (
 )
 from xvit.utils.checkpoint_path import CARD, CONFIG
 from xvit.utils.errors import XViTError, did_you_mean
-from xvit.utils.files import read_json
+from xvit.utils.files import read_json, write_json
 from xvit.utils.text import is_utf8
 
 FORMAT = 2
@@ -183,6 +183,17 @@ def stored_calibration(values: Any, model: ModelConfig) -> dict[str, Calibration
             raise XViTError(f'calibration: key "{missing[0]}" is missing')
     ordered = [name for name in dict.fromkeys((*model.tasks, *tasks)) if name in tasks]
     return {name: from_dict(Calibration, tasks[name], "calibration") for name in ordered}
+
+
+def store_calibration(directory: Path, calibration: Mapping[str, Calibration]) -> None:
+    """Write the calibration of each task to config.json of a checkpoint directory, atomically. All else stays.
+
+    Raises:
+        XViTError: not a checkpoint directory; a calibration that is not one of this model.
+        WriteError: the file cannot be written.
+    """
+    metadata = replace(read_metadata(directory), calibration=calibration)
+    write_json(directory / CONFIG, read_json(directory / CONFIG) | {"calibration": metadata.to_dict()["calibration"]})
 
 
 def check_format(number: int, source: str | Path) -> None:

@@ -22,14 +22,15 @@ examples:
 """  # noqa: E501
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 from rich.console import RenderableType
 from rich.table import Table
 
 from xvit.cli import terminal
-from xvit.cli.parsing import TRAINED_OR_EXPORTED_MODEL, CommandParser, parse_data_args, require
+from xvit.cli.parsing import TRAINED_OR_EXPORTED_MODEL, CommandParser, parse_data_args
+from xvit.cli.split import add_split, read_split
 from xvit.config import SINGLE_TASK, EvalConfig
 from xvit.utils import distributed
 from xvit.utils.checkpoint_path import check_model
@@ -45,14 +46,13 @@ if TYPE_CHECKING:
 def add_options(parser: CommandParser) -> None:
     parser.add("--checkpoint DIR", str, TRAINED_OR_EXPORTED_MODEL, required=True, check=check_model)
     parser.add("--output DIR", str | None, "folder for the result, to be created", check=check_new_directory)
-    parser.add("--split", Literal["val", "test"], "validation videos, or those held out from training", default="val")
     text = "write scores for a challenge: .json for EPIC-KITCHENS-100, .csv for the five best classes per video"
     parser.add("--submission FILE", str | None, text, check=check_writable_file)
     text = "for EPIC-KITCHENS: the supervision levels of pretraining, training labels and training data"
     parser.add("--supervision LEVEL", int, text, nargs=3, default=[])
     parser.add_device()
     parser.add_trust_code()
-    parser.add_data()
+    add_split(parser)
     parser.add_class_arguments(EvalConfig, "eval")
 
 
@@ -105,18 +105,10 @@ def _read_samples(args: Namespace, predictor: "Predictor") -> "tuple[list[Sample
     Raises:
         XViTError: there are none, their labels do not suit the model, or nothing is asked of unlabelled videos.
     """
-    from xvit.data.annotations import load_splits
-    from xvit.evaluation import match_labels
     from xvit.evaluation.metrics import check_labels
     from xvit.evaluation.submissions import check_submission
 
-    data = load_splits(args.data)
-    if args.split == "test" and not data.test:
-        held_out = "a folder test beside train and val, --data.test FILE or --data.test_fraction"
-        raise XViTError(f"{args.data.root}: no test videos; hold some out: {held_out}")
-    if args.split == "val":
-        require(data.val, "--data.val", "the annotation file of the validation videos", "xvit eval")
-    samples = match_labels(getattr(data, args.split), data.class_names, predictor.class_names)
+    samples = read_split(args, predictor.class_names, "xvit eval")
     labelled = any(sample.label is not None for sample in samples)
     if labelled:
         check_labels(samples, predictor.class_names, multi_label=predictor.multi_label)

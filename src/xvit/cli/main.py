@@ -30,6 +30,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "data pack": "write a data set as shards: large tar files, which network disks read fast",
         "train": "train a model on labelled videos, with the settings of a recipe file",
         "eval": "measure the accuracy of a trained model on labelled videos",
+        "calibrate": "make scores true probabilities, and reject videos of none of the classes",
         "predict": "classify videos",
         "stream": "classify a live stream: a camera, a network address, a pipe",
         "timeline": "find when each class occurs in long videos",

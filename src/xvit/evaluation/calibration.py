@@ -7,14 +7,23 @@ A calibration is measured with one view per video, as predictions, streams and t
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from xvit.utils.errors import XViTError
+from xvit.checkpoint.weights import weights_hash
+from xvit.config import SINGLE_TASK, Calibration, DataConfig, EvalConfig, as_task_dict
+from xvit.data.annotations import Sample
+from xvit.evaluation.scoring import ScoredVideos, score_videos
+from xvit.inference.predictor import Predictor
+from xvit.models.xvit import XViT
+from xvit.utils.errors import XViTError, check_range
+from xvit.visualize import plot_rejection, plot_reliability
 
 NUM_BINS = 15
 _MAX_LOG_TEMPERATURE = math.log(100)
@@ -43,6 +52,156 @@ class Reliability:
         bins = zip(self.videos, self.score, self.accuracy, strict=True)
         gaps = [n * abs(s - a) for n, s, a in bins if s is not None and a is not None]
         return sum(gaps) / sum(self.videos)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TaskCalibration:
+    """The calibration of one task, and what it does to the scores of the videos that it was measured on.
+
+    Args:
+        calibration: what is stored in the checkpoint.
+        before, after: reliability of the scores without and with the temperature.
+        coverage: share of the videos that are accepted.
+        precision: share of the accepted videos, those of no class included, whose class is right.
+        unknown_rejected: share of the videos of no class that are rejected; None if none were given.
+        energies: of the videos: "known" and perhaps "unknown".
+    """
+
+    calibration: Calibration
+    before: Reliability
+    after: Reliability
+    coverage: float
+    precision: float
+    unknown_rejected: float | None
+    energies: dict[str, np.ndarray]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self.calibration) | {
+            "calibration_error_before": self.before.calibration_error,
+            "calibration_error": self.after.calibration_error,
+            "coverage": self.coverage,
+            "precision": self.precision,
+            "unknown_rejected": self.unknown_rejected,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CalibrationResult:
+    """The calibration of a model.
+
+    Args:
+        tasks: of each task.
+        known: the scored videos with labels.
+        unknown: the scored videos of no class; None if none were given.
+    """
+
+    tasks: dict[str, TaskCalibration]
+    known: ScoredVideos
+    unknown: ScoredVideos | None
+
+    @property
+    def calibration(self) -> dict[str, Calibration]:
+        """What is stored in the checkpoint."""
+        return {task: result.calibration for task, result in self.tasks.items()}
+
+    def plot(self, directory: Path) -> None:
+        """Write reliability.png and rejection.png of each task."""
+        for task, result in self.tasks.items():
+            suffix = "" if task == SINGLE_TASK else f"_{task}"
+            models = {"before": result.before, "after": result.after}
+            named = {f"{name}: {100 * x.calibration_error:.1f} %": asdict(x) for name, x in models.items()}
+            plot_reliability(named, directory / f"reliability{suffix}.png")
+            plot_rejection(result.energies, result.calibration.energy_threshold, directory / f"rejection{suffix}.png")
+
+
+def calibrate(
+    model: XViT,
+    samples: Sequence[Sample],
+    *,
+    unknown: Sequence[Sample] = (),
+    keep: float = 0.95,
+    num_workers: int = 0,
+    decode_timeout: float = DataConfig.decode_timeout,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> CalibrationResult:
+    """Measure the calibration of a model. Its own, if it has one, is neither used nor changed.
+
+    Args:
+        model: with one label per video (and task).
+        samples: labelled videos that it was not trained on; their labels index its classes (see `match_labels`).
+        unknown: videos of none of its classes. They change nothing but the report.
+        keep: share of the correctly classified videos to accept, in (0, 1].
+        num_workers, decode_timeout: as in `score_videos`.
+        on_progress: called with the number of videos done and the total.
+
+    Raises:
+        XViTError: a multi-label model; too few videos are classified correctly; none can be read.
+    """
+    check_range("keep", keep, 1e-3, 1)
+    if model.config.multi_label:
+        raise XViTError(
+            "a multi-label model: each of its classes has a score of its own, so a video of no class has low scores "
+            "already; only models with one label per video can be calibrated"
+        )
+    before = model.calibration
+    found = weights_hash(model.state_dict())
+    neutral = Calibration(temperature=1, energy_threshold=0, keep=1, videos=1, weights_hash=found)
+    model.calibration = dict.fromkeys(model.config.tasks, neutral)  # the margins are then the energies
+    try:
+        scored = []
+        for part, done in ((samples, 0), (unknown, len(samples))):
+            if part:
+                scored.append(
+                    score_videos(
+                        Predictor(model),
+                        part,
+                        eval_config=EvalConfig(),
+                        num_workers=num_workers,
+                        decode_timeout=decode_timeout,
+                        on_progress=_count_on(on_progress, done, len(samples) + len(unknown)),
+                    )
+                )
+    finally:
+        model.calibration = before
+    known, others = scored[0], scored[1] if unknown else None
+    tasks = {task: _calibrate_task(task, known, others, keep, found) for task in model.config.tasks}
+    return CalibrationResult(tasks=tasks, known=known, unknown=others)
+
+
+def _count_on(
+    on_progress: Callable[[int, int], None] | None, before: int, total: int
+) -> Callable[[int, int], None] | None:
+    """Reports the progress of a part that begins after `before` videos."""
+    return on_progress and (lambda done, _: on_progress(before + done, total))
+
+
+def _calibrate_task(
+    task: str, known: ScoredVideos, unknown: ScoredVideos | None, keep: float, found: str
+) -> TaskCalibration:
+    scores, energies = known.scores[task], known.margins[task].numpy()
+    targets = torch.tensor([as_task_dict(sample.label)[task] for sample in known.samples])
+    right = (scores.argmax(dim=1) == targets).numpy()
+    temperature = fit_temperature(scores, targets)
+    threshold = choose_threshold(energies[right], keep)
+    accepted = energies >= threshold
+    others = np.empty(0) if unknown is None else unknown.margins[task].numpy()
+    num_accepted = int(accepted.sum() + (others >= threshold).sum())
+    return TaskCalibration(
+        calibration=Calibration(
+            temperature=temperature,
+            energy_threshold=threshold,
+            keep=keep,
+            videos=len(targets),
+            weights_hash=found,
+        ),
+        before=measure_reliability(scores, targets),
+        after=measure_reliability(scale_scores(scores, temperature), targets),
+        coverage=float(accepted.mean()),
+        precision=float((accepted & right).sum()) / num_accepted,
+        unknown_rejected=None if unknown is None else float((others < threshold).mean()),
+        energies={"known": energies} | ({} if unknown is None else {"unknown": others}),
+    )
 
 
 def measure_reliability(scores: Tensor, targets: Tensor) -> Reliability:

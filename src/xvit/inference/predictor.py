@@ -3,6 +3,8 @@
 Nothing here imports torch until a model needs it: an exported model is read for, run and scored in NumPy.
 """
 
+import hashlib
+import json
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -209,7 +211,7 @@ class Predictor:
                     yield results[index]
 
     def model_hash(self) -> str:
-        """Hash of the model's settings and weights, or of an exported model's files: 16 hexadecimal digits."""
+        """Hash of the model: of all that its predictions depend on. See `model_hash`."""
         return model_hash(self.model)
 
     @property
@@ -279,12 +281,20 @@ def open_model(
 
 
 def model_hash(model: "XViT | ExportedModel") -> str:
-    """Hash of a model's settings and weights, or of an exported model's files: 16 hexadecimal digits."""
-    if isinstance(model, ExportedModel):
-        return model.model_hash()
-    from xvit.models import profiling
+    """Hash of a model's settings and weights, or of an exported model's files: 16 hexadecimal digits.
 
-    return profiling.model_hash(model)
+    That of a calibrated model goes on with 8 digits for the calibration.
+    """
+    if isinstance(model, ExportedModel):
+        found = model.model_hash()
+    else:
+        from xvit.models import profiling
+
+        found = profiling.model_hash(model)
+    if not model.calibration:
+        return found
+    calibration = json.dumps({task: asdict(values) for task, values in model.calibration.items()}, sort_keys=True)
+    return f"{found}-{hashlib.sha256(calibration.encode()).hexdigest()[:8]}"
 
 
 class Ranking(NamedTuple):

@@ -2,7 +2,8 @@
 
 `plots` draws confusion matrices, accuracies per class, reliability and training curves; `filmstrip` predictions with
 their frames; `dataset` the class counts of a data set; `timeline` the classes of a long video; `ablation` and
-`benchmark` the results of experiments. `style` holds what they share. Matplotlib is used without its global state, so any thread may draw.
+`benchmark` the results of experiments. `style` holds what they share. Matplotlib is used without its global state, so
+any thread may draw.
 """
 
 from xvit.visualize.ablation import plot_ablation

@@ -109,7 +109,7 @@ def plot_reliability(models: Mapping[str, Mapping[str, Any]], path: str | Path) 
     style.save_figure(figure, path)
 
 
-def plot_rejection(shares: Mapping[str, Sequence[float]], threshold: float, path: str | Path) -> None:
+def plot_rejection(shares: Mapping[str, ArrayLike], threshold: float, path: str | Path) -> None:
     """Draw, over all thresholds, the share of videos that are accepted as one of the classes.
 
     Args:
@@ -121,7 +121,7 @@ def plot_rejection(shares: Mapping[str, Sequence[float]], threshold: float, path
     axes = figure.subplots()
     style.style_axes(axes, grid="both")
     for index, (name, energies) in enumerate(shares.items()):
-        ordered = np.sort(energies)
+        ordered = np.sort(np.asarray(energies))
         accepted = 1 - np.arange(len(ordered)) / len(ordered)  # of the thresholds up to each energy
         axes.step([*ordered, ordered[-1]], [*accepted, 0], where="pre", color=style.color_of(index), label=name)
     axes.axvline(threshold, color=style.TEXT_COLOR, linewidth=1, linestyle="--", label="threshold")
