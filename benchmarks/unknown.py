@@ -12,8 +12,8 @@ the correctly classified calibration videos. The scores that are compared, high 
     max logit           the highest logit
     energy              log(sum(exp(logits))), which xvit uses
     centred energy      the same, of logits minus their mean, which a softmax ignores
-    clipped energy      the energy, from the embedding with its values clipped at their 90 % quantile (Sun et al., ReAct,
-                        2021)
+    clipped energy      the energy, from the embedding with its values clipped at their 90 % quantile (Sun et al.,
+                        ReAct, 2021)
     Mahalanobis         minus the distance of the embedding to the nearest class mean (Lee et al., A simple unified
                         framework for detecting out-of-distribution samples, 2018)
     neighbours          similarity to the 10th nearest training clip (Sun et al., Out-of-distribution detection with
