@@ -170,6 +170,14 @@ PATH_MISTAKES = {
         "--checkpoint {best} --data.root {empty} --output {full}": "exists and is not an empty directory",
         "--checkpoint {best} --data.root {empty} --submission {empty}": "is a directory; expected the name of a file",
     },
+    "calibrate": {
+        "none --data.root {empty}": "none: no such checkpoint directory",
+        "motion --data.root {empty}": "motion: expected a folder of yours, whose config.json can be changed",
+        "hf://a/b --data.root {empty}": "hf://a/b: expected a folder of yours, whose config.json can be changed",
+        "{best} --data.root none": "none: no such folder",
+        "{best} --data.root {empty} --unknown none.mp4": "none.mp4: no such file or folder",
+        "{best} --data.root {empty} --output {full}": "exists and is not an empty directory",
+    },
     "stream": {
         "none.mp4 --checkpoint {best}": "none.mp4: no such file or folder",
         "- --checkpoint none": "none: no such checkpoint directory",

@@ -1,6 +1,7 @@
 """Exports of calibrated models: the scores and rejections of the model, from clips, raw frames and streams."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -65,36 +66,50 @@ def assert_same(exported, original, video_dir, views=(1, 1)) -> None:
     assert views != (1, 1) or len(set(known)) > 1
 
 
-@pytest.mark.parametrize(
-    ("settings", "options", "seed"),
-    [
-        ({"format": "onnx"}, SMALLEST, 11),
-        ({"format": "onnx", "raw_frames": True}, SMALLEST, 12),
-        ({"format": "openvino", "raw_frames": True}, TASKS, 13),
-    ],
-    ids=["clips", "raw frames", "raw frames, several tasks"],
-)
-def test_exports_obey_the_calibration(settings, options, seed, video_dir, tmp_path):
-    original = calibrated(video_dir, seed, **options)
-    export_model(original, tmp_path / "out", videos=[video_dir], num_clips=2, limits=NO_LIMITS, **settings)
-    exported = ExportedModel(tmp_path / "out")
+@pytest.fixture(scope="module")
+def raw(video_dir, tmp_path_factory):
+    """A calibrated model, and the folder of its export for raw frames."""
+    original, folder = calibrated(video_dir, 12, **SMALLEST), tmp_path_factory.mktemp("exports") / "raw"
+    export_model(original, folder, videos=[video_dir], raw_frames=True, num_clips=2, limits=NO_LIMITS)
+    return original, folder
+
+
+def stored_in_program(folder) -> tuple[object, list[str]]:
+    """The calibration and the names of the outputs in an ONNX file, for those who have only this file."""
+    program = onnx.load(folder / "model.onnx", load_external_data=False)
+    value = next(entry.value for entry in program.metadata_props if entry.key == "xvit.calibration")
+    return json.loads(value), [output.name for output in program.graph.output]
+
+
+def test_a_program_for_clips(video_dir, tmp_path):
+    original = calibrated(video_dir, 11, **SMALLEST)
+    export_model(original, tmp_path / "out", videos=[video_dir], num_clips=2, limits=NO_LIMITS)
+    assert_same(ExportedModel(tmp_path / "out"), original, video_dir)
+    stored = original.checkpoint_metadata.to_dict()["calibration"]
+    assert stored_in_program(tmp_path / "out") == (stored, ["logits"])
+
+
+def test_a_program_for_raw_frames(raw, video_dir):
+    original, folder = raw
+    exported = ExportedModel(folder)
     assert exported.calibration == original.calibration
-    assert_same(exported, original, video_dir)
-    assert_same(exported, original, video_dir, views=(2, 1))
-    if settings["format"] != "onnx":
-        return
-    program = onnx.load(tmp_path / "out" / "model.onnx", load_external_data=False)
-    stored = json.loads(next(p.value for p in program.metadata_props if p.key == "xvit.calibration"))
-    assert stored == original.checkpoint_metadata.to_dict()["calibration"]  # for those who have only this file
-    names = [output.name for output in program.graph.output]
-    assert names == (["scores", "margin"] if settings.get("raw_frames") else ["logits"])
+    for views in ((1, 1), (2, 1)):
+        assert_same(exported, original, video_dir, views)
+    stored = original.checkpoint_metadata.to_dict()["calibration"]
+    assert stored_in_program(folder) == (stored, ["scores", "margin"])
 
 
-def test_a_program_for_raw_frames_rejects_without_xvit(video_dir, tmp_path):
+def test_raw_frames_of_several_tasks(video_dir, tmp_path):
+    original = calibrated(video_dir, 13, **TASKS)
+    settings = {"format": "openvino", "raw_frames": True, "num_clips": 2, "limits": NO_LIMITS}
+    export_model(original, tmp_path / "out", videos=[video_dir], **settings)
+    assert_same(ExportedModel(tmp_path / "out"), original, video_dir)
+
+
+def test_a_program_for_raw_frames_rejects_without_xvit(raw):
     """Its second output is the energy above the threshold."""
-    original = calibrated(video_dir, 12, **SMALLEST)
-    export_model(original, tmp_path / "raw", videos=[video_dir], raw_frames=True, num_clips=2, limits=NO_LIMITS)
-    session = onnxruntime.InferenceSession(tmp_path / "raw" / "model.onnx")
+    original, folder = raw
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
     frames = np.random.default_rng(0).integers(0, 256, (2, 4, 16, 16, 3), dtype=np.uint8)
     scores, margins = session.run(None, {"frames": frames})
     with torch.no_grad():
@@ -106,14 +121,13 @@ def test_a_program_for_raw_frames_rejects_without_xvit(video_dir, tmp_path):
     assert scores == pytest.approx(powers / powers.sum(axis=1, keepdims=True), abs=1e-4)
 
 
-def test_a_program_without_margins_does_not_go_with_a_calibration(video_dir, tmp_path):
-    original = make_original(**SMALLEST)
-    export_model(original, tmp_path / "raw", videos=[video_dir], raw_frames=True, num_clips=2, limits=NO_LIMITS)
-    path = tmp_path / "raw" / "config.json"
-    calibration = with_calibration(original).checkpoint_metadata.to_dict()["calibration"]
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"calibration": calibration}))
+def test_a_program_that_does_not_go_with_the_calibration(raw, tmp_path):
+    folder = shutil.copytree(raw[1], tmp_path / "raw")
+    values = json.loads((folder / "config.json").read_text())
+    del values["calibration"]
+    (folder / "config.json").write_text(json.dumps(values))
     with pytest.raises(XViTError, match=r"not the program of config\.json and export\.json: outputs"):
-        ExportedModel(tmp_path / "raw")
+        ExportedModel(folder)
 
 
 def test_streaming_steps_obey_the_calibration(video_dir, tmp_path):

@@ -68,12 +68,14 @@ def run(args: Namespace) -> int:
     from xvit.data.annotations import Sample, find_videos
     from xvit.data.seen import count_seen
     from xvit.evaluation import calibrate
+    from xvit.evaluation.calibration import check_single_label
     from xvit.evaluation.metrics import check_labels
     from xvit.models.xvit import XViT
     from xvit.utils.devices import default_device
 
     output = check_new_directory(args.output) if args.output else None
     model = XViT.from_pretrained(args.checkpoint, device=args.device or default_device())
+    check_single_label(model)
     require(any(model.config.tasks.values()), "CHECKPOINT", "a model with classes", "xvit calibrate")
     samples = read_split(args, model.class_names, "xvit calibrate")
     check_labels(samples, model.class_names, multi_label=model.config.multi_label)

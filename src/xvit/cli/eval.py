@@ -133,8 +133,8 @@ def _describe_seen(seen: dict[str, int], total: int) -> Iterator[str]:
         )
 
 
-def _tables(result: "Evaluation | MultiLabelEvaluation | ScoredVideos") -> Iterator[Table]:
-    """A table per task, with one row per class; none for videos without labels."""
+def _tables(result: "Evaluation | MultiLabelEvaluation | ScoredVideos") -> Iterator[RenderableType]:
+    """A table per task, with one row per class, and what its scores are worth; none for videos without labels."""
     from xvit.evaluation import Evaluation, MultiLabelEvaluation
 
     if isinstance(result, MultiLabelEvaluation):
@@ -143,6 +143,16 @@ def _tables(result: "Evaluation | MultiLabelEvaluation | ScoredVideos") -> Itera
     elif isinstance(result, Evaluation):
         for task, task_result in result.tasks.items():
             yield _task_table(task, task_result)
+            yield _describe_trust(task_result)
+
+
+def _describe_trust(result: "TaskResult") -> str:
+    text = f"calibration error {100 * result.reliability.calibration_error:.2f} %"
+    if result.coverage is not None:
+        text += f"; {100 * result.coverage:.1f} % of the videos are accepted as one of the classes"
+        if result.accepted_top1 is not None:
+            text += f", of which {100 * result.accepted_top1:.2f} % are right"
+    return text
 
 
 def _task_table(task: str, result: "TaskResult") -> Table:
@@ -155,11 +165,6 @@ def _task_table(task: str, result: "TaskResult") -> Table:
         count, column = max(wrong)
         confused = f"{result.class_names[column]} ({count})" if count else ""
         table.add_row(name, "" if accuracy is None else f"{100 * accuracy:.1f} %", confused)
-    error = f"calibration error {100 * result.reliability.calibration_error:.2f} %"
-    table.caption = f"mean class accuracy {100 * result.mean_class_accuracy:.2f} %, {error}"
-    if result.coverage is not None:
-        table.caption += f"\naccepted as one of the classes: {100 * result.coverage:.1f} % of the videos"
-        if result.accepted_top1 is not None:
-            table.caption += f", of which {100 * result.accepted_top1:.2f} % are right"
+    table.caption = f"mean class accuracy {100 * result.mean_class_accuracy:.2f} %"
     table.caption_justify = "left"
     return table

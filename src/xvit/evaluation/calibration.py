@@ -139,11 +139,7 @@ def calibrate(
         XViTError: a multi-label model; too few videos are classified correctly; none can be read.
     """
     check_range("keep", keep, 1e-3, 1)
-    if model.config.multi_label:
-        raise XViTError(
-            "a multi-label model: each of its classes has a score of its own, so a video of no class has low scores "
-            "already; only models with one label per video can be calibrated"
-        )
+    check_single_label(model)
     before = model.calibration
     found = weights_hash(model.state_dict())
     neutral = Calibration(temperature=1, energy_threshold=0, keep=1, videos=1, weights_hash=found)
@@ -167,6 +163,15 @@ def calibrate(
     known, others = scored[0], scored[1] if unknown else None
     tasks = {task: _calibrate_task(task, known, others, keep, found) for task in model.config.tasks}
     return CalibrationResult(tasks=tasks, known=known, unknown=others)
+
+
+def check_single_label(model: XViT) -> None:
+    """Raise `XViTError` for a multi-label model."""
+    if model.config.multi_label:
+        raise XViTError(
+            "a multi-label model: each of its classes has a score of its own, so that all of them can be low; only "
+            "models with one label per video can be calibrated. Choose thresholds of its scores instead"
+        )
 
 
 def _count_on(
