@@ -274,4 +274,6 @@ def choose_threshold(values: Sequence[float], keep: float) -> float:
     ordered = np.sort(np.asarray(values, dtype=np.float64))
     kept = math.ceil(keep * len(ordered) - 1e-6)
     first = len(ordered) - kept  # the lowest value that is kept
-    return float(ordered[max(first - 1, 0)] + ordered[first]) / 2
+    below, lowest = float(ordered[max(first - 1, 0)]), float(ordered[first])
+    middle = (below + lowest) / 2
+    return middle if middle > below else lowest  # equal numbers, or neighbours
