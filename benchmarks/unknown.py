@@ -10,8 +10,8 @@ the correctly classified calibration videos. The scores that are compared, high 
 
     max probability     of softmax(logits / T)
     max logit           the highest logit
-    energy              log(sum(exp(logits))), which xvit uses
-    centred energy      the same, of logits minus their mean, which a softmax ignores
+    uncentred energy    log(sum(exp(logits))) (Liu et al., Energy-based out-of-distribution detection, 2020)
+    energy              the same, of logits minus their mean, which a softmax ignores; xvit uses it
     clipped energy      the energy, from the embedding with its values clipped at their 90 % quantile (Sun et al.,
                         ReAct, 2021)
     Mahalanobis         minus the distance of the embedding to the nearest class mean (Lee et al., A simple unified
@@ -169,11 +169,14 @@ def make_scores(model: XViT, temperature: float, known: tuple[np.ndarray, list[S
         clipped_x = torch.from_numpy(np.minimum(x, limit).astype(np.float32))
         return energies(as_task_dict(layer(clipped_x))[SINGLE_TASK].numpy())
 
+    def log_softmax(logits: np.ndarray) -> np.ndarray:
+        return logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+
     return {
-        "max probability": lambda logits, x: logits.max(axis=1) / temperature - energies(logits / temperature),
+        "max probability": lambda logits, x: log_softmax(logits / temperature).max(axis=1),
         "max logit": lambda logits, x: logits.max(axis=1),
+        "uncentred energy": lambda logits, x: energies(logits) + logits.mean(axis=1),
         "energy": lambda logits, x: energies(logits),
-        "centred energy": lambda logits, x: energies(logits - logits.mean(axis=1, keepdims=True)),
         "clipped energy": clipped,
         "Mahalanobis": mahalanobis,
         "neighbours": neighbours,

@@ -2,7 +2,10 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -24,6 +27,8 @@ from xvit.inference import LivePrediction, LivePredictor
 from xvit.inference.streams import open_stream, view_function
 from xvit.timeline import score_video
 from xvit.utils.errors import XViTError
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def calibrated(video_dir, seed: int, **options):
@@ -119,6 +124,14 @@ def test_a_program_for_raw_frames_rejects_without_xvit(raw):
     assert margins == pytest.approx([naive_energy(row) - threshold for row in logits], abs=1e-4)
     powers = np.exp(logits / 1.7)
     assert scores == pytest.approx(powers / powers.sum(axis=1, keepdims=True), abs=1e-4)
+
+
+def test_the_example_for_raw_frames(raw, video_dir):
+    original, folder = raw
+    for path in find_videos([video_dir])[:3]:
+        words = [sys.executable, EXAMPLES / "raw_frames.py", folder / "model.onnx", path]
+        completed = subprocess.run(words, capture_output=True, text=True, check=True)
+        assert ("none of these; the nearest:" in completed.stdout) == (not Predictor(original)(path).known)
 
 
 def test_a_program_that_does_not_go_with_the_calibration(raw, tmp_path):

@@ -19,4 +19,6 @@ def with_calibration(model: XViT, *, temperature: float = 2.0, threshold: float 
 
 def naive_energy(logits) -> float:
     """The energy of the logits of one clip."""
-    return math.log(sum(math.exp(value) for value in np.asarray(logits, dtype=np.float64).tolist()))
+    values = np.asarray(logits, dtype=np.float64).tolist()
+    mean = sum(values) / len(values)
+    return math.log(sum(math.exp(value - mean) for value in values))

@@ -15,8 +15,7 @@ class Calibration:
     Args:
         temperature: T > 0; scores are softmax(logits / T), so that a score of 0.8 is right 8 times in 10 (Guo et al.,
             On calibration of modern neural networks, 2017).
-        energy_threshold: a clip whose energy, log(sum(exp(logits))), is lower shows none of the classes (Liu et al.,
-            Energy-based out-of-distribution detection, 2020, with the opposite sign).
+        energy_threshold: a clip whose energy is lower shows none of the classes; see `energies`.
         keep: share of the correctly classified videos that the threshold was to keep, in (0, 1].
         videos: number of videos of the measurement.
         weights_hash: of the weights; the calibration of other weights is not used.
@@ -45,6 +44,11 @@ class Calibration:
 
 
 def energies(logits: np.ndarray) -> np.ndarray:
-    """log(sum(exp(logits))) of logits (..., classes): (...,), float64. High where the logits of some class are."""
-    result: np.ndarray = np.logaddexp.reduce(np.asarray(logits, dtype=np.float64), axis=-1)
+    """log(sum(exp(logits - their mean))) of logits (..., classes): (...,), float64. High where a class stands out.
+
+    Liu et al., Energy-based out-of-distribution detection, 2020, with the opposite sign, and without the mean: a number
+    that is added to all logits changes neither the softmax nor the training loss, so it says nothing about the clip.
+    """
+    values = np.asarray(logits, dtype=np.float64)
+    result: np.ndarray = np.logaddexp.reduce(values - values.mean(axis=-1, keepdims=True), axis=-1)
     return result

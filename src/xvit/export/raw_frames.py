@@ -49,7 +49,8 @@ class RawFramesProgram(nn.Module):
             return [x.sigmoid() if self.multi_label else x.softmax(-1) for x in logits]
         tasks = list(zip(logits, self.calibration, strict=True))
         scores = [(x / task.temperature).softmax(-1) for x, task in tasks]
-        return [*scores, *(x.logsumexp(-1) - task.energy_threshold for x, task in tasks)]
+        energies = [(x - x.mean(-1, keepdim=True)).logsumexp(-1) for x in logits]
+        return [*scores, *(x - task.energy_threshold for x, (_, task) in zip(energies, tasks, strict=True))]
 
 
 def example_frames(pixel_values: Tensor) -> Tensor:
