@@ -76,7 +76,7 @@ def test_without_a_calibration_the_file_has_no_such_key(tmp_path):
         ({"videos": 0}, "videos=0: expected a number, at least 1"),
         ({"videos": [1]}, "videos: [1]: expected a whole number"),
         ({"weights_hash": "../x"}, "weights_hash='../x': expected 16 hexadecimal digits"),
-        ({"temprature": 1.0}, 'unknown key "temprature". Did you mean "temperature"?'),
+        ({"temperatures": 1.0}, 'unknown key "temperatures". Did you mean "temperature"?'),
     ],
     ids=str,
 )
