@@ -66,7 +66,9 @@ const frames = readFrames(chooseFrames(times.map((time) => time - times[0])));
 const pixels = new Uint8Array(Buffer.concat(frames.map((frame) => frame.pixels)));
 const session = await ort.InferenceSession.create(`${directory}/model.onnx`);
 const input = new ort.Tensor("uint8", pixels, [1, T, frames[0].height, frames[0].width, 3]);
-const scores = [...(await session.run({ frames: input })).scores.data];
+const outputs = await session.run({ frames: input });
+const scores = [...outputs.scores.data];
+if (outputs.margin?.data[0] < 0) console.log("none of these; the nearest:"); // of a calibrated model
 const order = scores.map((_, index) => index).sort((a, b) => scores[b] - scores[a]);
 for (const index of order.slice(0, 5)) {
   console.log(`${classNames[index].padEnd(20)} ${(100 * scores[index]).toFixed(1).padStart(5)} %`);

@@ -52,6 +52,9 @@ with av.open(sys.argv[2]) as container:  # again: all frames of a long video wou
     decoded = enumerate(container.decode(video=0))
     images = {index: to_rgb(frame) for index, frame in decoded if index in indices}
 frames = np.stack([images[index] for index in indices])[None]  # (1, T, H, W, 3), uint8, of any size
-[scores] = session.run(None, {"frames": frames})[0]
+outputs = session.run(None, {"frames": frames})
+[scores] = outputs[0]
+if len(outputs) > 1 and outputs[1][0] < 0:  # the margin, of a calibrated model
+    print("none of these; the nearest:")
 for index in np.argsort(-scores, kind="stable")[:5]:
     print(f"{class_names[index]:20} {100 * scores[index]:5.1f} %")

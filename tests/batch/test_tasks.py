@@ -1,12 +1,14 @@
 """The rows of jobs on videos against the functions for one video, or for all of them."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from helpers.barcode_videos import truncate, write_video
+from helpers.calibration import with_calibration
 from helpers.color_videos import CLASSES, make_model, with_metadata
 from xvit.batch import CheckTask, FeaturesTask, PredictTask, read_inputs, run_job
 from xvit.batch.job import make_table
@@ -63,6 +65,17 @@ def test_rows_do_not_depend_on_workers_and_parts(folder, checkpoint, tmp_path):
         run_job(task, inputs, tmp_path / str(number), part_size=part_size)
         tables.append(read_rows(tmp_path / str(number)))
     assert tables[0] == tables[1] == tables[2]
+
+
+def test_a_calibrated_model_adds_whether_a_video_is_known(folder, tmp_path):
+    names = {"verb": ["a", "b", "c"], "noun": ["x", "y", "z"]}
+    model = with_calibration(with_metadata(make_model({"verb": 3, "noun": 3}), names), threshold=-99)
+    model.calibration = {**model.calibration, "noun": replace(model.calibration["noun"], energy_threshold=99)}
+    model.save_pretrained(tmp_path / "tasks")
+    run_job(PredictTask(checkpoint=str(tmp_path / "tasks"), num_workers=0), read_inputs(folder), tmp_path / "out")
+    rows = [row for row in read_rows(tmp_path / "out") if row["status"] == "ok"]
+    assert rows
+    assert {(row["known_verb"], row["known_noun"]) for row in rows} == {(True, False)}
 
 
 def test_several_tasks_have_columns_of_their_own(folder):

@@ -176,6 +176,14 @@ PATH_MISTAKES = {
         "{best} --data.root {empty} --pairs none.json": "none.json: no such file",
         "{best} --data.root {empty} --data.format list --data.val none.txt": "none.txt: no such file",
     },
+    "calibrate": {
+        "none --data.root {empty}": "none: no such checkpoint directory",
+        "motion --data.root {empty}": "motion: expected a folder of yours, whose config.json can be changed",
+        "hf://a/b --data.root {empty}": "hf://a/b: expected a folder of yours, whose config.json can be changed",
+        "{best} --data.root none": "none: no such folder",
+        "{best} --data.root {empty} --unknown none.mp4": "none.mp4: no such file or folder",
+        "{best} --data.root {empty} --output {full}": "exists and is not an empty directory",
+    },
     "stream": {
         "none.mp4 --checkpoint {best}": "none.mp4: no such file or folder",
         "- --checkpoint none": "none: no such checkpoint directory",

@@ -9,6 +9,7 @@ from xvit.cli.parsing import CommandParser
 ARGUMENTS = {
     "ablate": [],
     "benchmark": ["--models", "xvit", "--frames", "4"],
+    "calibrate": ["{checkpoint}", "--data.root", "{videos}"],
     "convert": ["{recipe}"],
     "data check": ["--data.root", "{videos}"],
     "data motion": ["--clips-per-class", "3"],

@@ -16,7 +16,9 @@ from xvit.data.annotations.class_folders import read_class_folders
 from xvit.data.annotations.samples import Sample
 from xvit.data.dataset import VideoDataset
 from xvit.evaluation import Evaluation, SampleResult, TaskResult, evaluate, metrics, run_metadata, wilson_interval
+from xvit.evaluation.calibration import Reliability
 from xvit.evaluation.scoring import score_videos
+from xvit.inference.frame_stream import ClipScores
 from xvit.inference.predictor import Predictor
 from xvit.utils.errors import XViTError
 
@@ -29,10 +31,10 @@ class TablePredictor:
     def __init__(self, table, class_names):
         self.table, self.class_names, self.clip_spec = table, class_names, CLIP
 
-    def predict_probabilities(self, pixels):
-        rows = {task: values[: len(pixels)] for task, values in self.table.items()}
+    def predict_scores(self, pixels):
+        rows = {task: values[: len(pixels)].numpy() for task, values in self.table.items()}
         self.table = {task: values[len(pixels) :] for task, values in self.table.items()}
-        return rows if isinstance(self.class_names, dict) else rows[SINGLE_TASK]
+        return ClipScores(rows, {})
 
 
 @pytest.fixture(scope="module")
@@ -238,8 +240,13 @@ def test_invalid_labels_and_unreadable_videos(video, bad):
         evaluate(predictor, [Sample(path=bad, label=0, id="v")], eval_config=EvalConfig())
 
 
+ONE_BIN = Reliability(videos=[4], score=[1.0], accuracy=[1.0])
+
+
 def test_an_evaluation_without_failures_prints_one_line():
-    task = TaskResult(class_names=["a"], top1=1.0, top5=None, per_class={"a": 1.0}, confusion=[[4]])
+    task = TaskResult(
+        class_names=["a"], top1=1.0, top5=None, per_class={"a": 1.0}, confusion=[[4]], reliability=ONE_BIN
+    )
     sample = SampleResult(id="a", path="a.mp4", ground_truth="a", prediction="a", score=1.0)
     result = Evaluation(
         top1=0.5, top5=None, top1_of_all=0.5, loss=0.1, tasks={SINGLE_TASK: task}, samples=[sample] * 4,

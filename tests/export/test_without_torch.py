@@ -197,7 +197,7 @@ def test_probabilities_of_arrays_equal_those_of_tensors(options, tmp_path):
     class Stub(ExportedModel):
         def __init__(self) -> None:
             self.config, self.clip_spec, self.class_names = original.config, CLIP, original.class_names
-            self.device, self.manifest = "cpu", MANIFEST
+            self.device, self.manifest, self.calibration = "cpu", MANIFEST, {}
 
         def __call__(self, pixel_values):
             with torch.inference_mode():
@@ -217,7 +217,7 @@ def test_probabilities_of_arrays_equal_those_of_tensors(options, tmp_path):
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_probabilities_of_large_logits(multi_label):
     model = ExportedModel.__new__(ExportedModel)
-    model.config, model.manifest = replace(MODEL, multi_label=multi_label), MANIFEST
+    model.config, model.manifest, model.calibration = replace(MODEL, multi_label=multi_label), MANIFEST, {}
     logits = np.array([[1e4, -1e4, 0], [88, 89, -80], [-1e30, 1e30, 3], [-17, -20, -25]], np.float32)
     tensor = torch.from_numpy(logits)
     expected = tensor.sigmoid() if multi_label else tensor.softmax(-1)

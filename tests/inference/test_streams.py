@@ -20,7 +20,7 @@ def test_scores_of_a_trained_stream_and_the_frames_that_cost_nothing():
     for run in (1, 2):  # the count is that of the whole run, the frames begin anew
         for picture in pictures:
             for _ in range(L + 6):
-                [index], scores = stream.push(picture[None])
+                [index], scores, _ = stream.push(picture[None])
                 logits = reference.push(normalize(torch.from_numpy(picture)[None, None], model.clip_spec)).logits
                 np.testing.assert_array_equal(scores[SINGLE_TASK], model.probabilities(logits[0]).numpy())
         assert index == 2 * (L + 6) - 1

@@ -89,7 +89,9 @@ def test_a_run_learns_and_writes_its_files(videos, tmp_path):
     assert all(row["data_seconds"] > 0 and row["compute_seconds"] > 0 and row["grad_norm"] > 0 for row in train)
     best = max(val, key=lambda row: row["top1"])
     assert best["top1"] > 0.6
-    assert result.metrics == {key: best[key] for key in ("top1", "val_loss", "videos")}  # no top-5 of 3 classes
+    assert result.metrics == {
+        key: best[key] for key in ("top1", "val_loss", "calibration_error", "videos")
+    }  # no top-5 of 3 classes
     assert all((row["videos"], row["temporal_views"], row["spatial_views"]) == (6, 1, 1) for row in val)
     assert result.epoch == best["epoch"]
     checkpoint = XViT.from_pretrained(result.best)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from helpers.calibration import with_calibration
 from helpers.color_videos import CLASSES, FRAMES, MODEL, SIZE, make_config, make_model, with_metadata, write_videos
 from helpers.warm_processes import WarmProcess
 from xvit.config import ClipSpec
@@ -52,6 +53,22 @@ def test_transformers_opens_xvit_checkpoint(model, directory, clips):
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert equal(opened, model)
     assert torch.equal(opened(clips).logits, model(clips))
+
+
+def test_a_calibration_stays_with_its_weights(directory, clips, tmp_path):
+    """transformers' logits are those of the model; xvit obeys what it has saved, unless the weights are new."""
+    calibrated = with_calibration(XViT.from_pretrained(directory), temperature=3.0)
+    calibrated.save_pretrained(tmp_path / "calibrated")
+    opened = AUTO.from_pretrained(tmp_path / "calibrated")
+    assert torch.equal(opened(clips).logits, calibrated(clips))
+    opened.save_pretrained(tmp_path / "saved")
+    assert XViT.from_pretrained(tmp_path / "saved").calibration == calibrated.calibration
+    with torch.no_grad():
+        opened.classifier.fc["label"].weight.mul_(2)
+    opened.save_pretrained(tmp_path / "trained")
+    assert XViT.from_pretrained(tmp_path / "trained").calibration == {}
+    with pytest.raises(XViTError, match=r"temperature=0\.0: expected a number"):
+        new_config(num_labels=3, calibration=opened.config.to_dict()["calibration"] | {"temperature": 0})
 
 
 def test_xvit_opens_transformers_checkpoint(model, directory, clips, tmp_path):

@@ -89,8 +89,9 @@ class PredictTask:
 class PredictWorker:
     """See `PredictTask`.
 
-    Columns: labels and scores, best first (for several tasks labels_TASK and scores_TASK); times of the frames that the
-    model saw, in seconds, and their number; warnings.
+    Columns: labels and scores, best first (for several tasks labels_TASK and scores_TASK); of a calibrated model known
+    (known_TASK): whether the video shows one of the classes; times of the frames that the model saw, in seconds, and
+    their number; warnings.
     """
 
     def __init__(self, task: PredictTask, predictor: "Predictor") -> None:
@@ -101,6 +102,8 @@ class PredictWorker:
         for name in as_task_dict(predictor.class_names):
             self.columns[_column("labels", name)] = arrow.list_(arrow.string())
             self.columns[_column("scores", name)] = arrow.list_(arrow.float32())
+        for name in predictor.model.calibration:
+            self.columns[_column("known", name)] = arrow.bool_()
 
     def describe(self) -> dict[str, Any]:
         """What the values are made of."""
@@ -120,6 +123,9 @@ class PredictWorker:
         for name, labels in as_task_dict(prediction.labels).items():
             values[_column("labels", name)] = labels[: self.task.top_k]
             values[_column("scores", name)] = scores[name][: self.task.top_k]
+        if prediction.known is not None:
+            for name, known in as_task_dict(prediction.known).items():
+                values[_column("known", name)] = known
         return values
 
 

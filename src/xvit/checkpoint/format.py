@@ -1,7 +1,8 @@
 """A trained model on disk: a directory of model.safetensors, config.json, preprocessor_config.json and README.md.
 
 config.json holds {"format", "model", "clip_spec", "class_names", "provenance"}: everything that is needed to build the
-model, to turn a video into its input, to name its outputs, and to tell where it comes from. preprocessor_config.json
+model, to turn a video into its input, to name its outputs, and to tell where it comes from; and "calibration", once
+`xvit calibrate` has measured it. preprocessor_config.json
 repeats the clip spec in the terms of transformers' Auto classes (`xvit.transformers`); xvit does not read it. There is
 no pickle in a checkpoint, and reading one never executes code.
 
@@ -10,12 +11,14 @@ This module does without torch; `xvit.checkpoint.weights` reads and writes the w
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from xvit.checkpoint.model_card import model_card
 from xvit.config import (
+    SINGLE_TASK,
+    Calibration,
     ClassNames,
     ClipSpec,
     ModelConfig,
@@ -27,7 +30,7 @@ from xvit.config import (
 )
 from xvit.utils.checkpoint_path import CARD, CONFIG
 from xvit.utils.errors import XViTError, did_you_mean
-from xvit.utils.files import read_json
+from xvit.utils.files import read_json, write_json
 from xvit.utils.text import is_utf8
 
 FORMAT = 2
@@ -46,14 +49,18 @@ class CheckpointMetadata:
         class_names: the names of its classes; a dict of such lists for several tasks.
         provenance: recipe, data, metrics, versions: whatever the writer recorded, as plain values.
 
+        calibration: of each task; empty if the model is not calibrated.
+
     Raises:
-        XViTError: class names that do not match the number of classes, an incomplete clip spec.
+        XViTError: class names that do not match the number of classes, an incomplete clip spec, a calibration of other
+            tasks or of a multi-label model.
     """
 
     model: ModelConfig
     clip_spec: ClipSpec
     class_names: ClassNames
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Mapping[str, Calibration] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = as_task_dict(self.class_names)
@@ -71,9 +78,13 @@ class CheckpointMetadata:
             raise XViTError(f"class_names: names of {given} classes, but the model has {expected}")
         if self.clip_spec.open_fields:
             raise XViTError(f"clip_spec: {', '.join(self.clip_spec.open_fields)} missing")
+        if self.calibration and (self.model.multi_label or self.calibration.keys() != self.model.tasks.keys()):
+            tasks, kind = ", ".join(self.model.tasks), "multi-label " if self.model.multi_label else ""
+            raise XViTError(f"calibration of {', '.join(self.calibration)}: the {kind}model has the tasks {tasks}")
 
     def to_dict(self) -> dict[str, Any]:
         """The values of config.json."""
+        calibration = {task: to_dict(values) for task, values in self.calibration.items()}
         return {
             "format": FORMAT,
             "model_type": "xvit",  # for transformers' Auto classes
@@ -81,6 +92,7 @@ class CheckpointMetadata:
             "clip_spec": to_dict(self.clip_spec),
             "class_names": self.class_names,
             "provenance": dict(self.provenance),
+            **({"calibration": unwrap_single_task(calibration)} if calibration else {}),
         }
 
 
@@ -132,8 +144,9 @@ def read_metadata(directory: Path) -> CheckpointMetadata:
     check_format(values["format"], path)
     expected = {"format": int, "model": dict, "clip_spec": dict, "class_names": list | dict, "provenance": dict}
     for key in values:
-        if key not in (*expected, *TRANSFORMERS_KEYS):
-            raise XViTError(f'{path}: unknown key "{key}".{did_you_mean(key, expected)} Known: {", ".join(expected)}')
+        if key not in (*expected, "calibration", *TRANSFORMERS_KEYS):
+            known = (*expected, "calibration")
+            raise XViTError(f'{path}: unknown key "{key}".{did_you_mean(key, known)} Known: {", ".join(known)}')
     for key, kind in expected.items():
         if key not in values:
             raise XViTError(f'{path}: key "{key}" is missing')
@@ -144,10 +157,43 @@ def read_metadata(directory: Path) -> CheckpointMetadata:
     clip_spec = stored_clip_spec(values["clip_spec"], path)
     try:
         return CheckpointMetadata(
-            model=model, clip_spec=clip_spec, class_names=values["class_names"], provenance=values["provenance"]
+            model=model,
+            clip_spec=clip_spec,
+            class_names=values["class_names"],
+            provenance=values["provenance"],
+            calibration=stored_calibration(values.get("calibration"), model),
         )
     except XViTError as error:
         raise XViTError(f"{path}: {error}") from None
+
+
+def stored_calibration(values: Any, model: ModelConfig) -> dict[str, Calibration]:
+    """The calibration of each task, from the plain values in config.json; empty if there are none.
+
+    Raises:
+        XViTError: an unknown or missing key, a wrong value.
+    """
+    if values is None:
+        return {}
+    tasks = {SINGLE_TASK: values} if SINGLE_TASK in model.tasks else values
+    if not isinstance(tasks, Mapping) or not all(isinstance(task, Mapping) for task in tasks.values()):
+        raise XViTError(f"calibration: expected a mapping, of tasks if there are several, got {values!r:.200}")
+    for task in tasks.values():
+        if missing := [f.name for f in fields(Calibration) if f.name not in task]:
+            raise XViTError(f'calibration: key "{missing[0]}" is missing')
+    ordered = [name for name in dict.fromkeys((*model.tasks, *tasks)) if name in tasks]
+    return {name: from_dict(Calibration, tasks[name], "calibration") for name in ordered}
+
+
+def store_calibration(directory: Path, calibration: Mapping[str, Calibration]) -> None:
+    """Write the calibration of each task to config.json of a checkpoint directory, atomically. All else stays.
+
+    Raises:
+        XViTError: not a checkpoint directory; a calibration that is not one of this model.
+        WriteError: the file cannot be written.
+    """
+    metadata = replace(read_metadata(directory), calibration=calibration)
+    write_json(directory / CONFIG, read_json(directory / CONFIG) | {"calibration": metadata.to_dict()["calibration"]})
 
 
 def check_format(number: int, source: str | Path) -> None:

@@ -1,7 +1,10 @@
 """The weights of a checkpoint directory: model.safetensors, written together with all else and read with checks."""
 
+import hashlib
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,9 +20,11 @@ from xvit.utils.files import atomic_directory
 
 _MAX_MISSING_LAYERS = 16  # that are built to name their tensors
 
+_logger = logging.getLogger("xvit")
+
 
 def write_checkpoint(directory: str | Path, metadata: CheckpointMetadata, tensors: Mapping[str, Tensor]) -> None:
-    """Write a checkpoint directory atomically, replacing an older one.
+    """Write a checkpoint directory atomically, replacing an older one. A calibration of other weights is left out.
 
     preprocessor_config.json is always written, so that the Auto classes of transformers can open the directory whether
     or not transformers is installed where it was written.
@@ -38,12 +43,34 @@ def write_checkpoint(directory: str | Path, metadata: CheckpointMetadata, tensor
     ours = {WEIGHTS, CONFIG, CARD, PREPROCESSOR}
     if others := sorted(path.name for path in directory.glob("*") if path.name not in ours):
         raise XViTError(f"{directory}: holds files that are not of a checkpoint ({others[0]}): choose a new directory")
-    files = checkpoint_files(metadata)
+    files = checkpoint_files(drop_stale_calibration(metadata, tensors, directory))
     with atomic_directory(directory) as tmp_path:
         state = {name: x.detach().cpu().clone(memory_format=torch.contiguous_format) for name, x in tensors.items()}
         save_file(state, tmp_path / WEIGHTS, metadata={"format": "pt"})
         for name, content in files.items():
             (tmp_path / name).write_bytes(content)
+
+
+def drop_stale_calibration(
+    metadata: CheckpointMetadata, tensors: Mapping[str, Tensor], directory: Path
+) -> CheckpointMetadata:
+    """The metadata without its calibration, and a warning in the log, if that is one of other weights."""
+    if not metadata.calibration:
+        return metadata
+    found = weights_hash(tensors)
+    if all(calibration.weights_hash == found for calibration in metadata.calibration.values()):
+        return metadata
+    _logger.warning("%s: the calibration is of other weights and is left out: run `xvit calibrate` again", directory)
+    return replace(metadata, calibration={})
+
+
+def weights_hash(tensors: Mapping[str, Tensor]) -> str:
+    """Hash of the values of a state dict, whatever their floating point type and device: 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().float().cpu().flatten().numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def check_num_layers(directory: Path, model: ModelConfig) -> None:

@@ -3,7 +3,8 @@
 
 Measure a trained model on the videos DIR/val/<class>/*.mp4 (or on the held-out part of DIR/<class>/*.mp4; for
 annotation files, see --data.format). Prints the accuracy of each class and of all videos, with its 95 %
-interval. Writes to the output folder, if given: evaluation.json, predictions.jsonl and plots.
+interval, and how far scores are from the share of videos that is right (calibration error). Writes to the
+output folder, if given: evaluation.json, predictions.jsonl and plots.
 The validation videos chose the checkpoint "best" of a training, so its accuracy on them tends to be too high.
 With --split test it is measured on videos that training does not read: DIR/test/<class>/*.mp4, --data.test
 FILE, or a part of the class folders, --data.test_fraction. Videos that the model knows from its training are
@@ -118,8 +119,8 @@ def _read_samples(args: Namespace, predictor: "Predictor") -> "tuple[list[Sample
     return samples, labelled
 
 
-def _tables(result: "Evaluation | MultiLabelEvaluation | ScoredVideos") -> Iterator[Table]:
-    """A table per task, with one row per class; none for videos without labels."""
+def _tables(result: "Evaluation | MultiLabelEvaluation | ScoredVideos") -> Iterator[RenderableType]:
+    """A table per task, with one row per class, and what its scores are worth; none for videos without labels."""
     from xvit.evaluation import Evaluation, MultiLabelEvaluation
 
     if isinstance(result, MultiLabelEvaluation):
@@ -128,6 +129,16 @@ def _tables(result: "Evaluation | MultiLabelEvaluation | ScoredVideos") -> Itera
     elif isinstance(result, Evaluation):
         for task, task_result in result.tasks.items():
             yield _task_table(task, task_result)
+            yield _describe_trust(task_result)
+
+
+def _describe_trust(result: "TaskResult") -> str:
+    text = f"calibration error {100 * result.reliability.calibration_error:.2f} %"
+    if result.coverage is not None:
+        text += f"; {100 * result.coverage:.1f} % of the videos are accepted as one of the classes"
+        if result.accepted_top1 is not None:
+            text += f", of which {100 * result.accepted_top1:.2f} % are right"
+    return text
 
 
 def _task_table(task: str, result: "TaskResult") -> Table:

@@ -11,6 +11,7 @@ examples:
   xvit info --list-backbones
 """
 
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +94,7 @@ def _checkpoint_facts(directory: str) -> dict[str, Any]:
         "class_names": model.class_names,
         "clip_spec": to_dict(model.clip_spec),
         "provenance": dict(model.provenance),
+        **({"calibration": model.checkpoint_metadata.to_dict()["calibration"]} if model.calibration else {}),
     }
 
 
@@ -157,7 +159,17 @@ def _describe(facts: dict[str, Any]) -> dict[str, object]:
         for task, names in as_task_dict(facts["class_names"]).items():
             more = f", ... ({len(names)})" if len(names) > 6 else ""
             rows["class names" if task == SINGLE_TASK else task] = ", ".join(names[:6]) + more
+        rows["calibration"] = (
+            "; ".join(_describe_calibration(facts["calibration"])) if "calibration" in facts else "none"
+        )
     return rows
+
+
+def _describe_calibration(stored: dict[str, Any]) -> Iterator[str]:
+    for task, values in ({"": stored} if "temperature" in stored else stored).items():
+        numbers = f"temperature {values['temperature']:.3g}, energy threshold {values['energy_threshold']:.3g}"
+        measured = f"keeps {100 * values['keep']:g} % of {values['videos']} videos"
+        yield f"{task}{': ' if task else ''}{numbers}, {measured}"
 
 
 def _format_count(number: float) -> str:

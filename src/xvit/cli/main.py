@@ -32,6 +32,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "train": "train a model on labelled videos, with the settings of a recipe file",
         "eval": "measure the accuracy of a trained model on labelled videos",
         "order": "find out whether a model uses the order of frames",
+        "calibrate": "make scores true probabilities, and reject videos of none of the classes",
         "predict": "classify videos",
         "stream": "classify a live stream: a camera, a network address, a pipe",
         "timeline": "find when each class occurs in long videos",

@@ -2,12 +2,13 @@
        xvit predict --input LIST --output DIR --checkpoint DIR [--shard I/N] [--runner ray]
 
 Classify videos with a trained model. Prints the best classes of each video with their scores, and below
-them what is wrong with the video, such as damaged frames.
+them what is wrong with the video, such as damaged frames. A calibrated model (xvit calibrate) answers "none of
+these" to videos of none of its classes.
 Files that cannot be read are skipped and listed at the end; the exit code is then 1.
 
 For many videos, --input takes a list, and --output a folder for Parquet files with a row per video: path,
-status, error, labels, scores, times of the frames. A video that cannot be read has a row with the reason. Run
-the same command to continue after any stop.
+status, error, labels, scores, times of the frames; of a calibrated model, also known. A video that cannot be
+read has a row with the reason. Run the same command to continue after any stop.
 
 examples:
   xvit predict samples/val --checkpoint motion   # the bundled model, on videos of `xvit data motion --output samples`
@@ -103,12 +104,16 @@ def _print_predictions(args: Namespace) -> int:
 
 
 def _table(predictions: "list[Prediction]", top_k: int) -> Table:
+    from xvit.inference.predictor import is_rejected
+
     table = terminal.table("video", "prediction", "score", numeric=[2])
     for prediction in predictions:
         path = prediction.path
         for task, ranked in terminal.best_classes(prediction, top_k).items():
             for rank, (label, score) in enumerate(ranked):
                 style = "bold" if rank == 0 else "dim"
+                if rank == 0 and is_rejected(prediction.known, task):
+                    label = f"none of these (nearest: {label})"
                 name = label if task == SINGLE_TASK else f"{task}: {label}"
                 table.add_row(Text(path), Text(name, style=style), Text(f"{100 * score:.1f} %", style=style))
                 path = ""  # shown in the first row only

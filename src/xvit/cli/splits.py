@@ -1,4 +1,4 @@
-"""The labelled videos of one split of a data set: the options of `eval` and `order`, and reading them."""
+"""The labelled videos of one split of a data set: the options of `eval`, `calibrate` and `order`, and reading them."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal

@@ -4,7 +4,8 @@ Classify a live stream. SOURCE is a camera (/dev/video0, or its number), an addr
 tcp://, ...), a video file, or - for the standard input (mpegts, matroska, ...; raw frames with --raw).
 Prints a line when the label changes (with --all: for each prediction); in a terminal, a live view. --json
 prints one JSON document per line: all predictions, then a summary.
-The label is null where the score is below the threshold, where nothing moves, and for ignored classes.
+The label is null where the score is below the threshold, where nothing moves, for ignored classes, and where
+a calibrated model (xvit calibrate) sees none of its classes.
 An exported streaming step (xvit export --streaming) needs no torch, and computes nothing while a picture
 stands still. If the model is slower than a live source, the oldest frames are dropped. Files, pipes and
 http files wait for the model, unless --real-time is given. Dropped, damaged and lost frames are reported on
@@ -183,10 +184,14 @@ class _LineView:
 
     def no_label_reason(self, prediction: "LivePrediction", task: str) -> str:
         """Why a task has no label; empty if it has one."""
+        from xvit.inference.predictor import is_rejected
+
         if as_task_dict(prediction.label)[task] is not None:
             return ""
         if not prediction.moving:
             return "no motion"
+        if is_rejected(prediction.known, task):
+            return "none of these"
         return "ignored" if as_task_dict(prediction.labels)[task][0] in self.live.ignore else "below threshold"
 
     def show_event(self, event: "SourceEvent") -> None:

@@ -218,7 +218,9 @@ def best_classes(prediction: "Prediction | LivePrediction", k: int | None = None
 
 def prediction_to_dict(prediction: "Prediction | LivePrediction", k: int) -> dict[str, Any]:
     """The prediction as plain values, with its best `k` classes only."""
-    values = asdict(prediction)
+    from xvit.inference.predictor import without_unknown
+
+    values = without_unknown(asdict(prediction))
     for key in ("labels", "scores"):
         values[key] = unwrap_single_task({task: ranked[:k] for task, ranked in as_task_dict(values[key]).items()})
     return values

@@ -11,20 +11,22 @@ from torch import Tensor
 
 from xvit.config import SINGLE_TASK, ClassNames, DataConfig, EvalConfig, as_task_dict, to_dict, unwrap_single_task
 from xvit.data.annotations.samples import Sample, class_indices
+from xvit.evaluation.calibration import Reliability, measure_reliability
 from xvit.evaluation.multi_label import MultiLabelEvaluation, compute_multi_label_metrics
 from xvit.evaluation.scoring import ScoredVideos, VideoResults, score_videos
-from xvit.inference.predictor import Predictor
+from xvit.inference.predictor import Known, Predictor, without_unknown
 from xvit.utils import distributed
 from xvit.utils.errors import XViTError
 from xvit.utils.version import library_versions
-from xvit.visualize import plot_confusion_matrix, plot_per_class
+from xvit.visualize import plot_confusion_matrix, plot_per_class, plot_reliability
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleResult:
     """The prediction for one video: the class with the highest score, in [0, 1].
 
-    With several tasks, the last three fields are dicts of tasks.
+    With several tasks, the last four fields are dicts of tasks. `known` is whether a calibrated model sees one of its
+    classes; None if the model is not calibrated.
     """
 
     id: str
@@ -32,6 +34,7 @@ class SampleResult:
     ground_truth: str | dict[str, str]
     prediction: str | dict[str, str]
     score: float | dict[str, float]
+    known: Known = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,9 @@ class TaskResult:
         top5: share of videos whose class is among the five highest scores; None for 5 or fewer classes, where it is 1.
         per_class: accuracy of each class; None for a class without videos.
         confusion: (K, K) counts; rows are true classes, columns predicted classes.
+        reliability: how often predictions are right, by their score.
+        coverage: share of videos that a calibrated model accepts as one of its classes; None if it is not calibrated.
+        accepted_top1: top-1 of the accepted videos; None if there are none.
     """
 
     class_names: list[str]
@@ -51,12 +57,24 @@ class TaskResult:
     top5: float | None
     per_class: dict[str, float | None]
     confusion: list[list[int]]
+    reliability: Reliability
+    coverage: float | None = None
+    accepted_top1: float | None = None
 
     @property
     def mean_class_accuracy(self) -> float:
         """Mean accuracy over the classes that have videos."""
         measured = [accuracy for accuracy in self.per_class.values() if accuracy is not None]
         return sum(measured) / len(measured)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON. Without top-5 where there is none, and without coverage if nothing can be rejected."""
+        values = asdict(self) | {"mean_class_accuracy": self.mean_class_accuracy}
+        values["calibration_error"] = self.reliability.calibration_error
+        left_out = {"top5": self.top5, "coverage": self.coverage}
+        if self.coverage is None:
+            del values["accepted_top1"]
+        return {name: value for name, value in values.items() if name not in left_out or value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,34 +112,40 @@ class Evaluation(VideoResults):
         return wilson_interval(round(self.top1 * self.videos), self.videos)
 
     @property
+    def calibration_error(self) -> float:
+        """The expected calibration error of the scores; with several tasks, the mean of theirs."""
+        errors = [result.reliability.calibration_error for result in self.tasks.values()]
+        return sum(errors) / len(errors)
+
+    @property
     def metrics(self) -> dict[str, float]:
         """The values that training logs; the first one selects the best checkpoint."""
         top5 = {} if self.top5 is None else {"top5": self.top5}
-        return {"top1": self.top1, **top5, "val_loss": self.loss, "videos": self.videos}
+        errors = {"val_loss": self.loss, "calibration_error": self.calibration_error}
+        return {"top1": self.top1, **top5, **errors, "videos": self.videos}
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the samples, as plain values for JSON. Without top-5 where there is none."""
-        tasks = {}
-        for task, result in self.tasks.items():
-            tasks[task] = asdict(result) | {"mean_class_accuracy": result.mean_class_accuracy}
+        tasks = {task: result.to_dict() for task, result in self.tasks.items()}
         values = super().to_dict() | {"top1_interval": list(self.top1_interval), "tasks": tasks}
-        for accuracies in (values, *tasks.values()):
-            if accuracies["top5"] is None:
-                del accuracies["top5"]
-        return values
+        if self.top5 is None:
+            del values["top5"]
+        return values | {"calibration_error": self.calibration_error}
 
     def rows(self) -> Iterable[dict[str, Any]]:
         """The samples, as plain values for JSON."""
-        return map(asdict, self.samples)
+        return (without_unknown(asdict(sample)) for sample in self.samples)
 
     def plot(self, directory: Path) -> None:
-        """Write confusion.png and per_class.png of each task."""
+        """Write confusion.png, per_class.png and reliability.png of each task."""
         for task, result in self.tasks.items():
             suffix, label = ("", "accuracy") if task == SINGLE_TASK else (f"_{task}", task)
             title, path = f"top-1 {100 * result.top1:.1f} %", directory / f"confusion{suffix}.png"
             plot_confusion_matrix(result.confusion, result.class_names, path, title=title)
             measured = {name: accuracy for name, accuracy in result.per_class.items() if accuracy is not None}
             plot_per_class({label: measured}, directory / f"per_class{suffix}.png")
+            error = f"calibration error {100 * result.reliability.calibration_error:.1f} %"
+            plot_reliability({error: asdict(result.reliability)}, directory / f"reliability{suffix}.png")
 
 
 def run_metadata(predictor: Predictor, data: DataConfig, *, checkpoint: str | Path = "") -> dict[str, Any]:
@@ -188,7 +212,9 @@ def compute_metrics(scored: ScoredVideos) -> Evaluation | MultiLabelEvaluation:
         top5=(ranks < 5).float().mean().item() if math.prod(map(len, names.values())) > 5 else None,
         top1_of_all=int((ranks < 1).sum()) / scored.expected,
         loss=torch.stack(losses).sum(dim=0).mean().item(),
-        tasks={task: _task_result(scores[task], targets[task], names[task]) for task in scores},
+        tasks={
+            task: _task_result(scores[task], targets[task], names[task], scored.margins.get(task)) for task in scores
+        },
         samples=results,
         **scored.shared_fields(),
     )
@@ -225,7 +251,7 @@ def _target_ranks(scores: dict[str, Tensor], targets: dict[str, Tensor]) -> Tens
     return torch.tensor(ranks)
 
 
-def _task_result(scores: Tensor, targets: Tensor, class_names: list[str]) -> TaskResult:
+def _task_result(scores: Tensor, targets: Tensor, class_names: list[str], margins: Tensor | None) -> TaskResult:
     K = len(class_names)
     ranks = _target_ranks({"": scores}, {"": targets})
     confusion = torch.zeros(K, K, dtype=torch.int64)
@@ -234,12 +260,16 @@ def _task_result(scores: Tensor, targets: Tensor, class_names: list[str]) -> Tas
         name: confusion[row, row].item() / total if (total := int(confusion[row].sum())) else None
         for row, name in enumerate(class_names)
     }
+    accepted = None if margins is None else margins >= 0
     return TaskResult(
         class_names=class_names,
         top1=(ranks < 1).float().mean().item(),
         top5=(ranks < 5).float().mean().item() if K > 5 else None,
         per_class=per_class,
         confusion=confusion.tolist(),
+        reliability=measure_reliability(scores, targets),
+        coverage=None if accepted is None else accepted.float().mean().item(),
+        accepted_top1=None if accepted is None or not accepted.any() else (ranks[accepted] < 1).float().mean().item(),
     )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from xvit.config import ClassNames, DataConfig, EvalConfig, as_task_dict, unwrap_single_task
 from xvit.data.annotations import Sample, remap_label
 from xvit.data.loader import make_loader
-from xvit.export.backends import as_array
+from xvit.inference.frame_stream import ClipScores
 from xvit.inference.predictor import Predictor
 from xvit.utils import distributed
 from xvit.utils.errors import VideoError, XViTError, did_you_mean
@@ -70,7 +70,7 @@ class VideoResults:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but samples, scores and class names, as plain values for JSON."""
-        names = [f.name for f in fields(self) if f.name not in ("samples", "scores", "class_names")]
+        names = [f.name for f in fields(self) if f.name not in ("samples", "scores", "class_names", "margins")]
         return {"expected": self.expected, "videos": self.videos} | {name: getattr(self, name) for name in names}
 
     def rows(self) -> Iterable[dict[str, Any]]:
@@ -101,24 +101,30 @@ class ScoredVideos(VideoResults):
     Args:
         scores: for each task, (samples, classes) in [0, 1].
         class_names: the model's class names.
+        margins: for each task of a calibrated model, (samples,), below 0: none of the classes; else empty.
     """
 
     samples: list[Sample]
     scores: dict[str, Tensor]
     class_names: ClassNames
+    margins: dict[str, Tensor] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return self.describe(f"{self.videos} videos scored") + "; they have no labels"
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """The best class of each video and its score; dicts for several tasks."""
+        """The best class of each video and its score, and of a calibrated model `known`; dicts for several tasks."""
         names = as_task_dict(self.class_names)
         best = {task: values.max(dim=1) for task, values in self.scores.items()}  # values and indices, (samples,)
         for row, sample in enumerate(self.samples):
             classes = {task: names[task][int(top.indices[row])] for task, top in best.items()}
             scores = {task: float(top.values[row]) for task, top in best.items()}
             result: dict[str, Any] = {"id": sample.id, "path": sample.path, "prediction": unwrap_single_task(classes)}
-            yield result | {"score": unwrap_single_task(scores)}
+            result["score"] = unwrap_single_task(scores)
+            if self.margins:
+                known = {task: bool(values[row] >= 0) for task, values in self.margins.items()}
+                result["known"] = unwrap_single_task(known)
+            yield result
 
 
 def score_videos(
@@ -146,7 +152,7 @@ def score_videos(
         raise XViTError("samples=[]: expected at least one video")
     started = time.perf_counter()
     mine = range(distributed.rank(), len(samples), distributed.world_size())  # each video in exactly one process
-    rows: dict[int, dict[str, np.ndarray]] = {}  # for each task, the scores (classes,) of a sample
+    rows: dict[int, ClipScores] = {}  # scores (classes,) and margins () of a sample
     errors, warnings = dict[int, VideoError](), dict[int, tuple[str, ...]]()
     if mine:
         dataset = predictor.dataset_class(
@@ -161,9 +167,9 @@ def score_videos(
                 errors |= {mine[index]: error for index, error in batch["errors"].items()}
                 warnings |= {mine[index]: texts for index, texts in batch["warnings"].items()}
                 if len(batch["indices"]):
-                    arrays = as_task_dict(predictor.predict_probabilities(batch["pixels"]))
+                    clips = predictor.predict_scores(batch["pixels"])
                     for row, index in enumerate(batch["indices"].tolist()):
-                        rows[mine[index]] = {task: as_array(values[row]) for task, values in arrays.items()}
+                        rows[mine[index]] = ClipScores(*({task: x[row] for task, x in kind.items()} for kind in clips))
                 if on_progress is not None:
                     on_progress(min((len(rows) + len(errors)) * distributed.world_size(), len(samples)), len(samples))
     for other_rows, other_errors, other_warnings in distributed.all_gather((rows, errors, warnings)):
@@ -171,9 +177,14 @@ def score_videos(
     if not rows:
         raise XViTError(f"none of {len(samples)} videos could be read; the first: {errors[min(errors)]}")
     indices = sorted(rows)
+    scores, margins = (
+        {task: torch.from_numpy(np.stack([part[task] for part in parts])) for task in parts[0]}
+        for parts in zip(*(rows[index] for index in indices), strict=True)
+    )
     return ScoredVideos(
         samples=[samples[index] for index in indices],
-        scores={task: torch.from_numpy(np.stack([rows[i][task] for i in indices])) for task in rows[indices[0]]},
+        scores=scores,
+        margins=margins,
         class_names=predictor.class_names,
         failures=[(samples[index].id, errors[index].path, errors[index].reason) for index in sorted(errors)],
         warnings=[(samples[index].id, samples[index].path, warnings[index]) for index in sorted(warnings)],

@@ -228,7 +228,7 @@ def measure_parity(
 
 def _run_model(model: XViT, clip: Tensor, *, scores: bool) -> dict[str, Tensor]:
     outputs = as_task_dict(model(clip.to(model.device)))
-    return {task: (model.probabilities(x) if scores else x).cpu() for task, x in outputs.items()}
+    return {task: (model.probabilities(x, task) if scores else x).cpu() for task, x in outputs.items()}
 
 
 def check_parity(report: ParityReport, limits: ParityLimits) -> None:

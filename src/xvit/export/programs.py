@@ -105,7 +105,9 @@ def write_program(
     dtype = torch.float32 if manifest.format == "openvino" else _DTYPES.get(manifest.precision, torch.float32)
     module: nn.Module = program_class(with_fixed_size(model), dtype)
     if manifest.raw_frames:
-        module = RawFramesProgram(module, model.clip_spec, multi_label=model.config.multi_label)
+        calibrated = [model.calibration[task] for task in model.config.tasks if task in model.calibration]
+        multi_label = model.config.multi_label
+        module = RawFramesProgram(module, model.clip_spec, multi_label=multi_label, calibration=calibrated)
     data = CalibrationInputs(module.eval(), manifest, calibration, model.clip_spec, on_progress)
     with _silence_exporters():
         program = _torch_export(module, model, manifest)
@@ -159,8 +161,8 @@ def _torch_export(module: nn.Module, model: XViT, manifest: ExportManifest) -> E
 
 def _to_onnx(program: ExportedProgram, model: XViT, manifest: ExportManifest) -> Any:
     state = list(manifest.state)
-    output = "scores" if manifest.raw_frames else "logits"
-    outputs = [output if task == SINGLE_TASK else f"{output}.{task}" for task in model.config.tasks]
+    kinds = ["scores", *(["margin"] if model.calibration else [])] if manifest.raw_frames else ["logits"]
+    outputs = [kind if task == SINGLE_TASK else f"{kind}.{task}" for kind in kinds for task in model.config.tasks]
     onnx_program = torch.onnx.export(
         program,
         dynamo=True,
@@ -222,6 +224,8 @@ def _program_metadata(model: XViT, manifest: ExportManifest) -> dict[str, Any]:
         "color_order": "RGB",
         "image_size": clip_spec.image_size,
     }
+    if model.calibration:  # which a program for raw frames has inside
+        values["calibration"] = model.checkpoint_metadata.to_dict()["calibration"]
     if raw:  # the program itself does the rest
         return values
     return values | {

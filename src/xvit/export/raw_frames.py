@@ -1,18 +1,20 @@
 """Preprocessing as a part of an exported program, which then takes decoded frames of any size and gives scores.
 
     frames (B, T, H, W, 3) uint8 ─▶ resize, antialiased ─▶ centre square ─▶ normalise ─▶ model ─▶ softmax or sigmoid
+                                                              and, of a calibrated model, ─▶ energy - threshold
 
 The resize is two matrix products, with weights that the program computes from H and W. Its pixels equal those of
 `xvit.data.transforms.eval_views`, and so they do in each runtime. The resize operations of the runtimes do not: ONNX
 Runtime rounds otherwise, and OpenVINO reads ONNX's antialiased resize as one without antialiasing.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from xvit.config import ClipSpec
+from xvit.config import Calibration, ClipSpec
 from xvit.data.resizing import MAX_WEIGHT_BITS, WEIGHT_LIMIT
 
 Size = Any  # an int, or a torch.SymInt: of a dynamic axis while the program is traced
@@ -22,22 +24,33 @@ _RADIUS = {"bilinear": 1, "bicubic": 2}  # of the kernel, in pixels
 class RawFramesProgram(nn.Module):
     """A program for raw frames (B, T, H, W, 3), uint8 RGB. Returns the scores of the classes per task.
 
+    Of a calibrated model it then returns the margin (B,) per task: below 0, none of the classes.
+
     Args:
         program: returns logits per task for normalised clips (B, T, C, S, S), float32.
         clip_spec: how frames become such clips.
         multi_label: scores are sigmoids, not a softmax.
+        calibration: of each task, in the order of the logits; none if the model is not calibrated.
     """
 
-    def __init__(self, program: nn.Module, clip_spec: ClipSpec, *, multi_label: bool) -> None:
+    def __init__(
+        self, program: nn.Module, clip_spec: ClipSpec, *, multi_label: bool, calibration: Sequence[Calibration]
+    ) -> None:
         super().__init__()
         self.program, self.clip_spec, self.multi_label = program, clip_spec, multi_label
+        self.calibration = calibration
 
     def forward(self, frames: Tensor) -> list[Tensor]:
         B, T = frames.shape[:2]
         pixels = centre_squares(frames.flatten(0, 1), self.clip_spec)  # (B T, 3, S, S)
         mean, std = (torch.tensor(values).view(3, 1, 1) * 255 for values in (self.clip_spec.mean, self.clip_spec.std))
         logits = self.program(((pixels - mean) / std).unflatten(0, (B, T)))
-        return [x.sigmoid() if self.multi_label else x.softmax(-1) for x in logits]
+        if not self.calibration:
+            return [x.sigmoid() if self.multi_label else x.softmax(-1) for x in logits]
+        tasks = list(zip(logits, self.calibration, strict=True))
+        scores = [(x / task.temperature).softmax(-1) for x, task in tasks]
+        energies = [(x - x.mean(-1, keepdim=True)).logsumexp(-1) for x in logits]
+        return [*scores, *(x - task.energy_threshold for x, (_, task) in zip(energies, tasks, strict=True))]
 
 
 def example_frames(pixel_values: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from xvit import checkpoint
-from xvit.config import ClassNames, ClipSpec, ModelConfig, unwrap_single_task
+from xvit.config import SINGLE_TASK, ClassNames, ClipSpec, ModelConfig, as_task_dict, unwrap_single_task
 from xvit.export.backends import LOADERS, Array, Shape, as_array, as_tensor, choose_device, is_tensor
 from xvit.export.manifest import FRAME_MASK, PROGRAM_FILES, read_manifest
 from xvit.export.stepping import Stepper
@@ -44,7 +44,7 @@ class ExportedModel:
         trust_code: open a `torch` program, which can hold any code. ONNX and OpenVINO files cannot.
 
     Attributes:
-        config, clip_spec, class_names: as of the model that was exported.
+        config, clip_spec, class_names, calibration: as of the model that was exported.
         device: the name of the device.
         manifest: how it was exported.
 
@@ -61,6 +61,7 @@ class ExportedModel:
         self.config: ModelConfig = metadata.model
         self.clip_spec: ClipSpec = metadata.clip_spec
         self.class_names: ClassNames = metadata.class_names
+        self.calibration = metadata.calibration
         self.manifest = read_manifest(directory)
         self.precision = self.manifest.precision
         self.in_chans = cast(int, self.config.backbone_kwargs.get("in_chans", 3))
@@ -125,7 +126,21 @@ class ExportedModel:
         if dtype.removeprefix("torch.") != kind[0]:
             raise XViTError(f"pixel_values of {dtype}: expected {kind[1]} ({kind[0]})")
 
-    def probabilities(self, logits: Array) -> Any:
+    def classify(self, pixel_values: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Scores (B, classes) of each task, and margins (B,) of each calibrated one; see `__call__` for the input."""
+        if not self.manifest.raw_frames:
+            return self.score(as_task_dict(self(pixel_values)))
+        self._check_pixels(tuple(pixel_values.shape), str(pixel_values.dtype))
+        outputs, margins = self.step(pixel_values, [])
+        scores = {task: self.probabilities(x, task) for task, x in as_task_dict(outputs).items()}
+        return scores, dict(zip(self.calibration, map(as_array, margins), strict=True))
+
+    def score(self, logits: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Scores and margins, as `classify` returns them, of logits (B, classes) of each task."""
+        scores = {task: self.probabilities(x, task) for task, x in logits.items()}
+        return scores, {task: c.margins(logits[task]) for task, c in self.calibration.items()}
+
+    def probabilities(self, logits: Array, task: str = SINGLE_TASK) -> Any:
         """Class scores in [0, 1], float32, of logits (..., classes); see `XViT.probabilities`.
 
         What a program for raw frames returns are scores, which stay as they are.
@@ -136,6 +151,8 @@ class ExportedModel:
         values = as_array(logits).astype(np.float32)
         if not np.isfinite(values).all():
             raise XViTError("the model's logits are NaN or infinite: weights too large for its precision, or damaged")
+        if task in self.calibration and not self.manifest.raw_frames:
+            values = values / np.float32(self.calibration[task].temperature)
         if self.manifest.raw_frames:
             scores = values
         elif self.config.multi_label:
@@ -155,7 +172,8 @@ class ExportedModel:
 
     def _expected_outputs(self) -> list[Shape]:
         logits: list[Shape] = [(None, classes or None) for classes in self.config.tasks.values()]
-        return [*logits, *((None, *shape) for shape in self.manifest.state.values())]
+        margins: list[Shape] = [(None,)] * len(self.calibration) if self.manifest.raw_frames else []
+        return [*logits, *margins, *((None, *shape) for shape in self.manifest.state.values())]
 
     def _check_shapes(
         self, kind: str, found: list[Shape], expected: list[Shape], fits: Callable[[int | None, int | None], bool]

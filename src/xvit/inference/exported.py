@@ -2,34 +2,32 @@
 
 import numpy as np
 
-from xvit.config import as_task_dict, unwrap_single_task
 from xvit.data.arrays import normalize
 from xvit.export.runtime import ExportedModel
-from xvit.inference.frame_stream import StreamScores
+from xvit.inference.frame_stream import ClipScores, StreamScores
 from xvit.utils.errors import check_range
 
 
-def predict_probabilities(
-    model: ExportedModel, pixels: np.ndarray, max_clips: int
-) -> np.ndarray | dict[str, np.ndarray]:
-    """Class probabilities of clips, averaged over their views; see `Predictor.predict_probabilities`.
+def predict_scores(model: ExportedModel, pixels: np.ndarray, max_clips: int) -> ClipScores:
+    """Class probabilities and margins of clips, averaged over their views.
 
     Args:
         model: runs on at most `max_clips` clips at a time.
         pixels: (B, V, T, C, S, S) uint8.
         max_clips: the number of clips.
-
-    Returns:
-        (B, classes) float32; a dict of them for several tasks.
     """
     B, V = pixels.shape[:2]
     clips = pixels.reshape(B * V, *pixels.shape[2:])
     chunks = [clips[start : start + max_clips] for start in range(0, max(B * V, 1), max_clips)]
-    outputs = [as_task_dict(model(_to_input(chunk, model))) for chunk in chunks]
-    probabilities = {
-        task: model.probabilities(np.concatenate([chunk[task] for chunk in outputs])) for task in model.config.tasks
-    }
-    return unwrap_single_task({task: x.reshape(B, V, -1).mean(axis=1) for task, x in probabilities.items()})
+    outputs = [model.classify(_to_input(chunk, model)) for chunk in chunks]
+    scores, margins = (
+        {task: np.concatenate([part[task] for part in parts]) for task in parts[0]}
+        for parts in zip(*outputs, strict=True)
+    )
+    return ClipScores(
+        {task: x.reshape(B, V, -1).mean(axis=1) for task, x in scores.items()},
+        {task: x.reshape(B, V).mean(axis=1) for task, x in margins.items()},
+    )
 
 
 def _to_input(clips: np.ndarray, model: ExportedModel) -> np.ndarray:
@@ -76,7 +74,7 @@ class ExportedStream:
         self._num_frames = 0
         self._view: np.ndarray | None = None  # the latest frame
         self._num_equal = 0  # how many of the latest frames equal it
-        self._scores: dict[str, np.ndarray] = {}  # of the latest frame: (1, classes)
+        self._latest = ClipScores({}, {})  # of the latest frame
 
     def reset(self) -> None:
         """See `FrameStream`."""
@@ -85,19 +83,21 @@ class ExportedStream:
 
     def push(self, views: np.ndarray) -> StreamScores:
         """See `FrameStream`."""
-        indices, scores = [], []
+        indices, latest = [], []
         for view in views:
             self._step(view)
             self._num_frames += 1
             if self._num_frames % self.predict_every == 0:
                 indices.append(self._num_frames - 1)
-                scores.append(self._scores)
+                latest.append(self._latest)
+        tasks, calibration = self.model.config.tasks, self.model.calibration
         return StreamScores(
             indices,
             {
-                task: np.concatenate([row[task] for row in scores]) if scores else np.empty((0, classes), np.float32)
-                for task, classes in self.model.config.tasks.items()
+                t: np.concatenate([np.empty((0, n), np.float32), *(x.scores[t] for x in latest)])
+                for t, n in tasks.items()
             },
+            {t: np.concatenate([np.empty(0), *(x.margins[t] for x in latest)]) for t in calibration},
         )
 
     def _step(self, view: np.ndarray) -> None:
@@ -108,8 +108,7 @@ class ExportedStream:
             self.num_reused += 1
             return
         logits = self._stepper.step(normalize(view[None, None], self.model.clip_spec))
-        tasks = self.model.config.tasks
-        self._scores = {task: self.model.probabilities(x) for task, x in zip(tasks, logits, strict=True)}
+        self._latest = ClipScores(*self.model.score(dict(zip(self.model.config.tasks, logits, strict=True))))
 
     def flush(self) -> StreamScores:
         """See `FrameStream`; a causal model has no waiting frames."""

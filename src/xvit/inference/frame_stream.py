@@ -5,11 +5,19 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 
+class ClipScores(NamedTuple):
+    """The scores of n clips for each task."""
+
+    scores: dict[str, np.ndarray]  # (n, classes), float32
+    margins: dict[str, np.ndarray]  # (n,), below 0: none of the classes; no tasks if the model is not calibrated
+
+
 class StreamScores(NamedTuple):
     """The m predictions that a push completed."""
 
     indices: list[int]  # of their frames, counted from 0
     scores: dict[str, np.ndarray]  # for each task (m, classes), float32
+    margins: dict[str, np.ndarray]  # as in `ClipScores`, (m,)
 
 
 class FrameStream(Protocol):

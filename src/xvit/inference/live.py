@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from xvit.config import as_task_dict, unwrap_single_task
+from xvit.config import as_task_dict
 from xvit.data.capture.source import Frame, Source, SourceEvent
 from xvit.export.runtime import ExportedModel
 from xvit.inference.frame_stream import StreamScores
 from xvit.inference.gating import MOTION_THRESHOLD, MotionMeter, resolve_ignored
-from xvit.inference.predictor import Labels, Scores, rank_classes
+from xvit.inference.predictor import Known, Labels, Scores, choose_labels, rank_classes
 from xvit.inference.streams import open_stream, view_function
 from xvit.utils.errors import XViTError, check_range
 
@@ -42,11 +42,13 @@ class LivePrediction:
     Args:
         frame: index of the frame in the source, from 0.
         time: timestamp of the frame, in seconds from the first frame of the source.
-        label: the best class; None if its score is below the threshold, if it is ignored, or if nothing moves.
+        label: the best class; None if its score is below the threshold, if it is ignored, if nothing moves, or if the
+            frames show none of the classes.
         labels: all class names, in order of descending score.
         scores: their scores, in [0, 1]; they sum to 1 unless the model is multi-label.
         moving: something moves in the T latest frames, or there are fewer so far.
         lag_seconds: time from the moment the frame was due until the prediction.
+        known: whether the frames show one of the classes, by the model's calibration; None if the model has none.
     """
 
     frame: int
@@ -56,6 +58,7 @@ class LivePrediction:
     scores: Scores
     moving: bool
     lag_seconds: float
+    known: Known = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,24 +247,18 @@ class LivePredictor:
             frame = self._pending.popleft()
             moving = frame.motion >= self.motion_threshold
             yield from self._report_gate(moving, frame)
-            frame_scores = {task: values[row] for task, values in output.scores.items()}
-            labels, scores = rank_classes(frame_scores, self.model.class_names)
-            best = {task: (names[0], as_task_dict(scores)[task][0]) for task, names in as_task_dict(labels).items()}
+            ranked = rank_classes(output, row, self.model.class_names)
             lag = time.monotonic() - frame.due_time
             self._lags.append(lag)
             self._predictions += 1
             yield LivePrediction(
                 frame=frame.source_index,
                 time=frame.time,
-                label=unwrap_single_task({task: self._label(*top, moving) for task, top in best.items()}),
-                labels=labels,
-                scores=scores,
+                label=choose_labels(ranked, moving=moving, threshold=self.threshold, ignore=self.ignore),
                 moving=moving,
                 lag_seconds=lag,
+                **ranked._asdict(),
             )
-
-    def _label(self, best: str, score: float, moving: bool) -> str | None:
-        return best if moving and score >= self.threshold and best not in self.ignore else None
 
     def _report_gate(self, moving: bool, frame: _PendingFrame) -> Generator[SourceEvent, None, None]:
         """An event when motion ends or begins."""

@@ -3,11 +3,13 @@
 Nothing here imports torch until a model needs it: an exported model is read for, run and scored in NumPy.
 """
 
-from collections.abc import Iterator, Sequence
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +21,7 @@ from xvit.export.backends import as_array, as_tensor, device_name
 from xvit.export.manifest import is_exported
 from xvit.export.runtime import ExportedModel
 from xvit.inference import exported
+from xvit.inference.frame_stream import ClipScores, StreamScores
 from xvit.inference.inputs import UNNAMED, Video, make_views, sample_array, video_path
 from xvit.utils.errors import VideoError, XViTError, check_range
 from xvit.utils.text import printable
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
 Labels = tuple[str, ...] | dict[str, tuple[str, ...]]  # best first; a dict for several tasks
 Scores = tuple[float, ...] | dict[str, tuple[float, ...]]
+Known = bool | dict[str, bool] | None
 
 _BATCH_CLIPS = 8
 _MAX_PRINTED = 5  # classes in str(prediction)
@@ -45,6 +49,7 @@ class Prediction:
         scores: their scores, in [0, 1]; they sum to 1 unless the model is multi-label.
         times: timestamps of the frames used, in seconds, ascending.
         warnings: what is wrong with the video, such as "3 damaged frames"; empty if nothing is.
+        known: whether it shows one of the classes, by the model's calibration; None if the model has none.
 
     Raises:
         XViTError: labels and scores differ in number or in tasks, or the scores ascend.
@@ -55,6 +60,7 @@ class Prediction:
     scores: Scores
     times: tuple[float, ...]
     warnings: tuple[str, ...] = ()
+    known: Known = None
 
     def __post_init__(self) -> None:
         labels, scores = as_task_dict(self.labels), as_task_dict(self.scores)
@@ -74,14 +80,26 @@ class Prediction:
                 lines.append(f"  {printable(task)}")
             shown = list(map(printable, labels[:_MAX_PRINTED]))
             width = max(map(len, shown))
+            if is_rejected(self.known, task):
+                lines.append(f"  none of these (nearest: {shown[0]}, {100 * scores[task][0]:.0f} %)")
             for label, score in zip(shown, scores[task], strict=False):
                 lines.append(f"  {label:<{width}}  {100 * score:5.1f} %")
         lines += [f"  warning: {printable(warning)}" for warning in self.warnings]
         return "\n".join(lines)
 
+    @property
+    def label(self) -> str | dict[str, str | None] | None:
+        """The best class; None if the video shows none of the classes."""
+        return unwrap_single_task(
+            {
+                task: None if is_rejected(self.known, task) else names[0]
+                for task, names in as_task_dict(self.labels).items()
+            }
+        )
+
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values, for JSON."""
-        return asdict(self)
+        """The fields as plain values, for JSON. Without `known` if the model is not calibrated."""
+        return without_unknown(asdict(self))
 
 
 class Predictor:
@@ -153,10 +171,9 @@ class Predictor:
         pixels: Any = make_views(self.model, clip, **options)[None]
         if not isinstance(self.model, ExportedModel):
             pixels = as_tensor(pixels, "cpu")
-        scores = as_task_dict(self.predict_probabilities(pixels))
-        labels, ordered = rank_classes({task: as_array(x)[0] for task, x in scores.items()}, self.class_names)
         times = tuple(np.unique(clip.times).tolist())
-        return Prediction(path=UNNAMED, labels=labels, scores=ordered, times=times, warnings=clip.warnings)
+        ranked = rank_classes(self.predict_scores(pixels), 0, self.class_names)
+        return Prediction(path=UNNAMED, times=times, warnings=clip.warnings, **ranked._asdict())
 
     def predict(
         self, paths: Sequence[str | Path], *, fps: float | None = None, num_workers: int = 0
@@ -182,23 +199,19 @@ class Predictor:
             for batch in loader:
                 results: dict[int, Prediction | VideoError] = dict(batch["errors"])
                 if len(batch["indices"]):
-                    probabilities = as_task_dict(self.predict_probabilities(batch["pixels"]))
-                    scores = {task: as_array(values) for task, values in probabilities.items()}
+                    scores = self.predict_scores(batch["pixels"])
                     for row, (index, times) in enumerate(zip(batch["indices"].tolist(), batch["times"], strict=True)):
-                        video_scores = {task: values[row] for task, values in scores.items()}
-                        labels, ordered = rank_classes(video_scores, self.class_names)
                         results[index] = Prediction(
                             path=str(paths[index]),
-                            labels=labels,
-                            scores=ordered,
                             times=times,
                             warnings=batch["warnings"].get(index, ()),
+                            **rank_classes(scores, row, self.class_names)._asdict(),
                         )
                 for index in sorted(results):
                     yield results[index]
 
     def model_hash(self) -> str:
-        """Hash of the model's settings and weights, or of an exported model's files: 16 hexadecimal digits."""
+        """Hash of the model: of all that its predictions depend on. See `model_hash`."""
         return model_hash(self.model)
 
     @property
@@ -213,6 +226,8 @@ class Predictor:
     def predict_probabilities(self, pixels: Any) -> Any:
         """Class probabilities of clips: softmax (sigmoid if multi-label), averaged over the views.
 
+        Those of a calibrated model are softmax(logits / temperature).
+
         Args:
             pixels: (B, V, T, C, S, S) uint8: a tensor, or for an exported model also a NumPy array. The model processes
                 at most max(B, 8) clips at a time, so more views take more time but not more memory.
@@ -223,17 +238,29 @@ class Predictor:
         Raises:
             XViTError: wrong shape or dtype.
         """
+        scores: Any = self._scores(pixels)[0]
+        if isinstance(self.model, ExportedModel) and not isinstance(pixels, np.ndarray):
+            scores = {task: as_tensor(x, pixels.device) for task, x in scores.items()}
+        return unwrap_single_task(scores)
+
+    def predict_scores(self, pixels: Any) -> ClipScores:
+        """The class probabilities, in NumPy, and how far each clip is from being rejected.
+
+        Args:
+            pixels: as for `predict_probabilities`.
+        """
+        scores, margins = self._scores(pixels)
+        return ClipScores({task: as_array(values) for task, values in scores.items()}, margins)
+
+    def _scores(self, pixels: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         if pixels.ndim != 6:
             raise XViTError(f"pixels of shape {tuple(pixels.shape)}: expected 6 dimensions (B, V, T, C, S, S)")
         max_clips = max(len(pixels), _BATCH_CLIPS)
-        if not isinstance(self.model, ExportedModel):
-            from xvit.inference.trained import predict_probabilities
+        if isinstance(self.model, ExportedModel):
+            return exported.predict_scores(self.model, as_array(pixels), max_clips)
+        from xvit.inference.trained import predict_scores
 
-            return predict_probabilities(self.model, pixels, max_clips)
-        arrays = exported.predict_probabilities(self.model, as_array(pixels), max_clips)
-        if isinstance(pixels, np.ndarray):
-            return arrays
-        return unwrap_single_task({task: as_tensor(x, pixels.device) for task, x in as_task_dict(arrays).items()})
+        return predict_scores(self.model, pixels, max_clips)
 
 
 def predictor_batch_size(temporal_views: int, spatial_views: int) -> int:
@@ -254,18 +281,65 @@ def open_model(
 
 
 def model_hash(model: "XViT | ExportedModel") -> str:
-    """Hash of a model's settings and weights, or of an exported model's files: 16 hexadecimal digits."""
+    """Hash of a model's settings and weights, or of an exported model's files: 16 hexadecimal digits.
+
+    That of a calibrated model goes on with 8 digits for the calibration.
+    """
     if isinstance(model, ExportedModel):
-        return model.model_hash()
-    from xvit.models import profiling
+        found = model.model_hash()
+    else:
+        from xvit.models import profiling
 
-    return profiling.model_hash(model)
+        found = profiling.model_hash(model)
+    if not model.calibration:
+        return found
+    calibration = json.dumps({task: asdict(values) for task, values in model.calibration.items()}, sort_keys=True)
+    return f"{found}-{hashlib.sha256(calibration.encode()).hexdigest()[:8]}"
 
 
-def rank_classes(scores: dict[str, np.ndarray], class_names: ClassNames) -> tuple[Labels, Scores]:
-    """Labels and scores of a prediction, from the scores (classes,) of each task."""
-    names = as_task_dict(class_names)
+class Ranking(NamedTuple):
+    """The classes of one clip, best first, and whether it shows one of them; see `Prediction`."""
+
+    labels: Labels
+    scores: Scores
+    known: Known
+
+
+def rank_classes(clips: ClipScores | StreamScores, row: int, class_names: ClassNames) -> Ranking:
+    """The ranking of the clip in one row of the scores."""
+    names, scores = as_task_dict(class_names), {task: values[row] for task, values in clips.scores.items()}
     order = {task: np.argsort(-values, kind="stable") for task, values in scores.items()}
     labels = {task: tuple(names[task][index] for index in indices) for task, indices in order.items()}
     ordered = {task: tuple(scores[task][indices].tolist()) for task, indices in order.items()}
-    return unwrap_single_task(labels), unwrap_single_task(ordered)
+    known = {task: bool(values[row] >= 0) for task, values in clips.margins.items()}
+    return Ranking(
+        unwrap_single_task(labels), unwrap_single_task(ordered), unwrap_single_task(known) if known else None
+    )
+
+
+def choose_labels(
+    ranking: Ranking, *, moving: bool, threshold: float, ignore: Collection[str]
+) -> str | dict[str, str | None] | None:
+    """The label of a moment of a stream: its best class, or None if nothing happens that has a class.
+
+    Args:
+        ranking: the classes at that moment.
+        moving: whether anything moves.
+        threshold: lowest score of a label.
+        ignore: classes that are no labels.
+    """
+    scores, labels = as_task_dict(ranking.scores), dict[str, str | None]()
+    for task, names in as_task_dict(ranking.labels).items():
+        shown = moving and scores[task][0] >= threshold and names[0] not in ignore
+        labels[task] = names[0] if shown and not is_rejected(ranking.known, task) else None
+    return unwrap_single_task(labels)
+
+
+def is_rejected(known: Known, task: str) -> bool:
+    """Whether a clip shows none of the classes of a task."""
+    return known is not None and not as_task_dict(known)[task]
+
+
+def without_unknown(values: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a prediction without `known`, if the model is not calibrated."""
+    return {name: value for name, value in values.items() if name != "known" or value is not None}

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xvit.config import as_task_dict
 from xvit.data import arrays
 from xvit.export.runtime import ExportedModel
 from xvit.inference import exported
 from xvit.inference.exported import ExportedStream
-from xvit.inference.frame_stream import FrameStream
+from xvit.inference.frame_stream import ClipScores, FrameStream
 from xvit.utils.errors import XViTError
 
 if TYPE_CHECKING:
@@ -51,14 +50,14 @@ def view_function(model: "XViT | ExportedModel") -> Callable[[np.ndarray], np.nd
     return lambda frames: eval_views(as_tensor(frames), model.clip_spec)[0].contiguous().numpy()
 
 
-def predict_clips(model: "XViT | ExportedModel", clips: np.ndarray) -> dict[str, np.ndarray]:
-    """Scores (B, classes) of each task, of clips of views (B, T, C, S, S), uint8; all at once."""
+def predict_clips(model: "XViT | ExportedModel", clips: np.ndarray) -> ClipScores:
+    """The scores of clips of views (B, T, C, S, S), uint8; all at once."""
     pixels = clips[:, None]  # (B, 1, T, C, S, S)
     if isinstance(model, ExportedModel):
-        return as_task_dict(exported.predict_probabilities(model, pixels, len(clips)))
+        return exported.predict_scores(model, pixels, len(clips))
     import torch
 
-    from xvit.inference.trained import predict_probabilities
+    from xvit.inference.trained import predict_scores
 
-    scores = as_task_dict(predict_probabilities(model, torch.from_numpy(pixels), len(clips)))
-    return {task: x.cpu().numpy() for task, x in scores.items()}
+    scores, margins = predict_scores(model, torch.from_numpy(pixels), len(clips))
+    return ClipScores({task: x.cpu().numpy() for task, x in scores.items()}, margins)

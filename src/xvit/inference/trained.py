@@ -1,19 +1,22 @@
 """Scores of clips and streams from a trained model, in torch."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from xvit.config import as_task_dict, unwrap_single_task
+from xvit.config import as_task_dict
 from xvit.data.transforms import normalize
+from xvit.export.backends import as_array
 from xvit.inference.frame_stream import StreamScores
 from xvit.models.streaming import Stream, StreamOutput
 from xvit.models.xvit import XViT
 
 
 @torch.inference_mode()
-def predict_probabilities(model: XViT, pixels: Tensor, max_clips: int) -> Tensor | dict[str, Tensor]:
-    """Class probabilities of clips, averaged over their views; see `Predictor.predict_probabilities`.
+def predict_scores(model: XViT, pixels: Tensor, max_clips: int) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
+    """Class probabilities and margins of clips for each task, averaged over their views; see `ClipScores`.
 
     Args:
         model: runs on at most `max_clips` clips at a time.
@@ -21,14 +24,31 @@ def predict_probabilities(model: XViT, pixels: Tensor, max_clips: int) -> Tensor
         max_clips: the number of clips.
 
     Returns:
-        (B, classes) float32, on the model's device; a dict of them for several tasks.
+        The probabilities (B, classes), float32, on the model's device; the margins (B,), in NumPy.
     """
     B, V = pixels.shape[:2]
     pixels = pixels.contiguous()  # the last bits of the results depend on the memory layout
     chunks = pixels.flatten(0, 1).split(max_clips)  # (B, V, ...) -> (B V, ...)
-    logits = [as_task_dict(model(normalize(chunk, model.clip_spec, model.device))) for chunk in chunks]
-    probabilities = {task: model.probabilities(torch.cat([chunk[task] for chunk in logits])) for task in logits[0]}
-    return unwrap_single_task({task: x.unflatten(0, (B, V)).mean(dim=1) for task, x in probabilities.items()})
+    outputs = [as_task_dict(model(normalize(chunk, model.clip_spec, model.device))) for chunk in chunks]
+    logits = {task: torch.cat([chunk[task] for chunk in outputs]) for task in outputs[0]}
+    probabilities = {task: model.probabilities(x, task) for task, x in logits.items()}
+    margins = margins_of(model, logits)
+    return (
+        {task: x.unflatten(0, (B, V)).mean(dim=1) for task, x in probabilities.items()},
+        {task: x.reshape(B, V).mean(axis=1) for task, x in margins.items()},
+    )
+
+
+def margins_of(model: XViT, logits: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """The margins (n,) of logits (n, classes) for each task; see `ClipScores`."""
+    return {task: c.margins(as_array(logits[task].float())) for task, c in model.calibration.items()}
+
+
+def stream_scores(model: XViT, output: StreamOutput) -> StreamScores:
+    """The scores of what a single stream returned."""
+    logits = {task: x[0] for task, x in as_task_dict(output.logits).items()}  # (m, classes)
+    scores = {task: model.probabilities(x, task).cpu().numpy() for task, x in logits.items()}
+    return StreamScores(output.indices, scores, margins_of(model, logits))
 
 
 class TrainedStream:
@@ -43,11 +63,12 @@ class TrainedStream:
     def push(self, views: np.ndarray) -> StreamScores:
         """See `FrameStream`."""
         frames = torch.from_numpy(views)[None]  # (1, n, C, S, S)
-        return self._scores(self.stream.push(normalize(frames, self.model.clip_spec, self.model.device)))
+        output = self.stream.push(normalize(frames, self.model.clip_spec, self.model.device))
+        return stream_scores(self.model, output)
 
     def flush(self) -> StreamScores:
         """See `FrameStream`."""
-        return self._scores(self.stream.flush())
+        return stream_scores(self.model, self.stream.flush())
 
     @property
     def num_reused(self) -> int:
@@ -58,9 +79,3 @@ class TrainedStream:
         """See `FrameStream`."""
         self._num_reused += self.stream.num_reused
         self.stream.reset()
-
-    def _scores(self, output: StreamOutput) -> StreamScores:
-        tasks = as_task_dict(output.logits)
-        return StreamScores(
-            output.indices, {task: self.model.probabilities(x[0]).cpu().numpy() for task, x in tasks.items()}
-        )

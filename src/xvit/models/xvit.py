@@ -18,8 +18,8 @@ from torch.utils.checkpoint import checkpoint as recompute_in_backward
 
 from xvit.checkpoint import CONFIG, CheckpointMetadata, read_metadata
 from xvit.checkpoint.hub import find_checkpoint
-from xvit.checkpoint.weights import check_num_layers, read_tensors, write_checkpoint
-from xvit.config import ClassNames, ClipSpec, ModelConfig, as_task_dict, unwrap_single_task
+from xvit.checkpoint.weights import check_num_layers, drop_stale_calibration, read_tensors, write_checkpoint
+from xvit.config import SINGLE_TASK, Calibration, ClassNames, ClipSpec, ModelConfig, as_task_dict, unwrap_single_task
 from xvit.models.attention import SpatialAttention
 from xvit.models.backbone import ClassTokenBlock, build_backbone, resolve_clip_spec
 from xvit.models.load_report import LoadReport
@@ -51,6 +51,7 @@ class XViT(nn.Module):
         clip_spec: how a video becomes `pixel_values`; at first T segments, the rest as the image model was trained.
         class_names: names of the classes, a dict of such lists for several tasks; at first their indices.
         provenance: where the weights come from, as plain values; stored in checkpoints.
+        calibration: of each task; empty if the model is not calibrated. A checkpoint keeps it with the same weights.
         load_report: what became of the initial weights that were loaded; None if none were.
 
     Raises:
@@ -82,6 +83,7 @@ class XViT(nn.Module):
             {task: [str(index) for index in range(classes)] for task, classes in config.tasks.items()}
         )
         self.provenance: Mapping[str, Any] = {}
+        self.calibration: Mapping[str, Calibration] = {}
         self.load_report: LoadReport | None = None
 
     @property
@@ -134,15 +136,20 @@ class XViT(nn.Module):
         logits = self.classifier(self.temporal_head(frames))
         return unwrap_single_task(as_task_dict(logits))  # users may replace the classifier by one that returns a tensor
 
-    def probabilities(self, logits: Tensor) -> Tensor:
+    def probabilities(self, logits: Tensor, task: str = SINGLE_TASK) -> Tensor:
         """Class scores in [0, 1], float32: softmax, which adds up to 1, or sigmoid if the model is multi-label.
+
+        A calibrated model divides the logits by the temperature of the task first.
 
         Raises:
             XViTError: NaN or infinite logits.
         """
         if not logits.isfinite().all():
             raise XViTError("the model's logits are NaN or infinite: weights too large for its precision, or damaged")
-        return logits.float().sigmoid() if self.config.multi_label else logits.float().softmax(dim=-1)
+        values = logits.float()
+        if task in self.calibration:
+            values = values / self.calibration[task].temperature
+        return values.sigmoid() if self.config.multi_label else values.softmax(dim=-1)
 
     def forward_features(self, pixel_values: Tensor) -> Features:
         """Features of clips before the classifier; see `forward` for the input."""
@@ -243,6 +250,7 @@ class XViT(nn.Module):
         model.load_state_dict(tensors, assign=True)
         model.clip_spec, model.class_names = metadata.clip_spec, metadata.class_names
         model.provenance = metadata.provenance
+        model.calibration = drop_stale_calibration(metadata, tensors, directory).calibration
         limit_threads(model.approximate_macs)
         return model.to(target).eval()
 
@@ -261,7 +269,11 @@ class XViT(nn.Module):
     def checkpoint_metadata(self) -> CheckpointMetadata:
         """What a checkpoint's config.json says about the model."""
         return CheckpointMetadata(
-            model=self.config, clip_spec=self.clip_spec, class_names=self.class_names, provenance=self.provenance
+            model=self.config,
+            clip_spec=self.clip_spec,
+            class_names=self.class_names,
+            provenance=self.provenance,
+            calibration=self.calibration,
         )
 
     def check_input(self, pixel_values: Tensor) -> None:

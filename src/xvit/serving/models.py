@@ -9,6 +9,7 @@ import numpy as np
 
 from xvit.config import ClassNames
 from xvit.export.runtime import ExportedModel
+from xvit.inference.frame_stream import ClipScores
 from xvit.inference.predictor import Predictor
 from xvit.inference.streams import predict_clips
 from xvit.serving.batcher import Batcher
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     import torch
 
     from xvit.inference.frame_stream import StreamScores
-
-Scores = dict[str, np.ndarray]  # of each task: (classes,), float32
 
 
 class ServedModel:
@@ -57,7 +56,7 @@ class ServedModel:
 
     def open(self, limits: Limits, metrics: Metrics, places: Places) -> None:
         """Make the batchers, in the event loop of the service."""
-        self.batcher: Batcher[np.ndarray, Scores] = Batcher(
+        self.batcher: Batcher[np.ndarray, ClipScores] = Batcher(
             self._predict,
             self.executor,
             size=len,
@@ -127,16 +126,22 @@ class ServedModel:
         T, S = self.clip_spec.num_frames, self.clip_spec.image_size
         self.executor.submit(self._predict, [np.zeros((1, T, 3, S, S), np.uint8)]).result()
 
-    def _predict(self, videos: list[np.ndarray]) -> list[Scores]:
-        """Scores of videos (V, T, C, S, S), averaged over their views; in the model's thread."""
+    def _predict(self, videos: list[np.ndarray]) -> list[ClipScores]:
+        """Scores of videos (V, T, C, S, S), one row for each, averaged over their views; in the model's thread."""
         clips = np.concatenate(videos)
         starts = range(0, len(clips), self._max_clips)
         parts = [predict_clips(self.model, clips[start : start + self._max_clips]) for start in starts]
-        scores = {task: np.concatenate([part[task] for part in parts]) for task in parts[0]}
-        ends = np.cumsum([len(views) for views in videos])
+        scores, margins = (
+            {task: np.concatenate([part[task] for part in kind]) for task in kind[0]}
+            for kind in zip(*parts, strict=True)
+        )
+        ends = np.cumsum([len(views) for views in videos]).tolist()
+        spans = [slice(end - len(views), end) for views, end in zip(videos, ends, strict=True)]
         return [
-            {task: values[end - len(views) : end].mean(axis=0) for task, values in scores.items()}
-            for views, end in zip(videos, ends.tolist(), strict=True)
+            ClipScores(
+                *({task: x[span].mean(axis=0, keepdims=True) for task, x in kind.items()} for kind in (scores, margins))
+            )
+            for span in spans
         ]
 
     def _push(self, jobs: list[StreamJob]) -> "list[StreamScores | Exception]":

@@ -92,6 +92,9 @@ class PredictAnswer(BaseModel):
     times: list[float] = Field(description="Seconds of the frames that the model saw.")
     warnings: list[str] = Field(description="What is wrong with the video, in words.")
     seconds: float = Field(description="Time taken.")
+    known: bool | dict[str, bool] | None = Field(
+        None, description="Whether the video shows one of the classes; only of calibrated models."
+    )
     frames: list[str] | None = Field(None, description="JPEG pictures as data addresses, one for each of `times`.")
 
 

@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from xvit.config import as_task_dict
 from xvit.export.runtime import ExportedModel
 from xvit.inference.exported import ExportedStream
 from xvit.inference.frame_stream import StreamScores
 
 if TYPE_CHECKING:
-    from xvit.models.streaming import StreamOutput
     from xvit.models.xvit import XViT
 
 
@@ -83,6 +81,7 @@ class _TrainedEngine:
         import torch
 
         from xvit.data.transforms import normalize
+        from xvit.inference.trained import stream_scores
 
         results: dict[int, StreamScores | Exception] = {}
         pushes = [(index, job.state, job.views) for index, job in enumerate(jobs) if job.views is not None]
@@ -91,7 +90,7 @@ class _TrainedEngine:
         ]
         outputs = self._batch.push([state for _, state, _ in pushes], frames)
         for (index, _, _), output in zip(pushes, outputs, strict=True):
-            results[index] = self._scores(output)
+            results[index] = stream_scores(self.model, output)
         for index, job in enumerate(jobs):
             if job.views is None:
                 results[index] = self._flush(job.state)
@@ -99,11 +98,8 @@ class _TrainedEngine:
 
     def _flush(self, state: Any) -> StreamScores:
         if not state.size:
-            tasks = self.model.config.tasks
-            return StreamScores([], {task: np.empty((0, classes), np.float32) for task, classes in tasks.items()})
-        return self._scores(self._batch.flush(state))
+            scores = {t: np.empty((0, classes), np.float32) for t, classes in self.model.config.tasks.items()}
+            return StreamScores([], scores, {task: np.empty(0) for task in self.model.calibration})
+        from xvit.inference.trained import stream_scores
 
-    def _scores(self, output: "StreamOutput") -> StreamScores:
-        tasks = as_task_dict(output.logits)
-        scores = {task: self.model.probabilities(x[0]).cpu().numpy() for task, x in tasks.items()}
-        return StreamScores(output.indices, scores)
+        return stream_scores(self.model, self._batch.flush(state))

@@ -16,10 +16,9 @@ from fastapi import FastAPI, Query, WebSocket
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
-from xvit.config import as_task_dict, unwrap_single_task
 from xvit.inference.frame_stream import StreamScores
 from xvit.inference.gating import MOTION_THRESHOLD, resolve_ignored
-from xvit.inference.predictor import rank_classes
+from xvit.inference.predictor import choose_labels, rank_classes, without_unknown
 from xvit.serving.errors import ServiceError, describe_validation, error_of
 from xvit.serving.live_frames import FRAMES_AHEAD, FrameInput, LiveFrame, PictureInput, Queue, RecordingInput
 from xvit.serving.models import ServedModel
@@ -190,19 +189,16 @@ class _LiveStream:
                 raise ServiceError(408, "the scores are not read: read them, or end the stream") from None
 
     def _describe(self, output: StreamScores, row: int, index: int, frame: LiveFrame) -> dict[str, Any]:
-        labels, scores = rank_classes({k: x[row] for k, x in output.scores.items()}, self.model.class_names)
+        ranked = rank_classes(output, row, self.model.class_names)
         moving = frame.motion >= MOTION_THRESHOLD
-        tops = {task: (names[0], as_task_dict(scores)[task][0]) for task, names in as_task_dict(labels).items()}
-        chosen = {
-            task: name if moving and score >= self.threshold and name not in self.ignored else None
-            for task, (name, score) in tops.items()
-        }
-        return {
+        values = {
             "frame": index,
             "time": frame.time,
-            "label": unwrap_single_task(chosen),
-            "labels": plain(best(labels, _SHOWN_CLASSES)),
-            "scores": plain(best(scores, _SHOWN_CLASSES)),
+            "label": choose_labels(ranked, moving=moving, threshold=self.threshold, ignore=self.ignored),
+            "labels": plain(best(ranked.labels, _SHOWN_CLASSES)),
+            "scores": plain(best(ranked.scores, _SHOWN_CLASSES)),
             "moving": moving,
+            "known": ranked.known,
             "lag_seconds": time.monotonic() - frame.arrival,
         }
+        return without_unknown(values)

@@ -4,7 +4,7 @@ import threading
 from typing import Any
 
 from xvit.config import as_task_dict, unwrap_single_task
-from xvit.inference.predictor import rank_classes
+from xvit.inference.predictor import rank_classes, without_unknown
 from xvit.serving.clips import check_video, read_views, video_answers
 from xvit.serving.errors import ServiceError
 from xvit.serving.models import ServedModel
@@ -24,14 +24,16 @@ async def predict(service: Service, upload: Upload, options: PredictOptions) -> 
         raise ServiceError(422, f"{text}{service.limits.views}")
     views = await service.decode(read_views, model.model, upload.path, service.limits, *counts)
     scores = await model.batcher.submit(views.pixels)
-    labels, ordered = rank_classes(scores, model.class_names)
+    ranked = rank_classes(scores, 0, model.class_names)
     answer = {
         "model": model.name,
-        "labels": plain(best(labels, options.top_k)),
-        "scores": plain(best(ordered, options.top_k)),
+        "labels": plain(best(ranked.labels, options.top_k)),
+        "scores": plain(best(ranked.scores, options.top_k)),
         "times": views.times,
         "warnings": list(views.clip.warnings),
+        "known": ranked.known,
     }
+    answer = without_unknown(answer)
     return answer | ({"frames": await service.decode(views.pictures)} if options.frames else {})
 
 

@@ -27,7 +27,7 @@ import numpy as np
 from xvit.config import SINGLE_TASK
 from xvit.data.decode.sequential import FrameReader
 from xvit.export.runtime import ExportedModel
-from xvit.inference.frame_stream import FrameStream
+from xvit.inference.frame_stream import ClipScores, FrameStream, StreamScores
 from xvit.inference.gating import MotionMeter
 from xvit.inference.streams import open_stream, predict_clips, view_function
 from xvit.utils.errors import VideoError, XViTError, check_range
@@ -51,7 +51,7 @@ class ScoreTimeline:
 
     Args:
         times: (N,) seconds from the first frame, ascending.
-        scores: (N, classes) float32; each row sums to 1.
+        scores: (N, classes) float32; each row sums to 1, or is 0 where a calibrated model sees none of its classes.
         motion: (N,) grey levels by which the picture changes in the frames of each score; see `MotionMeter`. Scores of
             fewer than T frames, at the start, have the value of the first one of T frames.
         duration: seconds of the video, as far as it can be read.
@@ -226,10 +226,10 @@ def _predict_stream(stream: FrameStream, views: Iterator[np.ndarray], run_model:
     output = None
     for pixels in views:
         output = run_model(partial(stream.push, pixels))
-        yield output.indices, output.scores[SINGLE_TASK]
+        yield output.indices, _known_scores(output)
     if output is not None:
         output = run_model(stream.flush)
-        yield output.indices, output.scores[SINGLE_TASK]
+        yield output.indices, _known_scores(output)
 
 
 def _predict_windows(
@@ -249,10 +249,16 @@ def _predict_windows(
                 clips.append(np.stack(latest))
         if clips:
             predicted = True
-            yield ends, run_model(partial(predict_clips, model, np.stack(clips)))[SINGLE_TASK]
+            yield ends, _known_scores(run_model(partial(predict_clips, model, np.stack(clips))))
     if latest and not predicted:
         clip = [*latest, *[latest[-1]] * (window - len(latest))]
-        yield [seen - 1], run_model(partial(predict_clips, model, np.stack(clip)[None]))[SINGLE_TASK]
+        yield [seen - 1], _known_scores(run_model(partial(predict_clips, model, np.stack(clip)[None])))
+
+
+def _known_scores(clips: ClipScores | StreamScores) -> np.ndarray:
+    """Scores (m, classes); all are 0 where the calibration says that no class is shown: background."""
+    scores, margins = clips.scores[SINGLE_TASK], clips.margins.get(SINGLE_TASK)
+    return scores if margins is None else np.where(margins[:, None] >= 0, scores, np.float32(0))
 
 
 def _choose_method(model: "Model", predict_every: int | None) -> tuple[FrameStream | None, int]:

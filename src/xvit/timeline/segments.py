@@ -61,7 +61,7 @@ def find_segments(
 
     Args:
         times: (N,) seconds, ascending.
-        scores: (N, K), in [0, 1].
+        scores: (N, K), in [0, 1]; all 0 where none of the classes is shown.
         class_names: the K class names.
         duration: seconds of the video.
         smooth: window of the moving average in seconds; 0 for none.
@@ -88,7 +88,7 @@ def find_segments(
     if moving.shape != times.shape:
         raise XViTError(f"moving of shape {moving.shape}: expected {times.shape}")
     smoothed = moving_average(times, np.where(moving[:, None], scores, 0), smooth)
-    smoothed[~moving] = -1  # below any threshold
+    smoothed[~moving | ~smoothed.any(axis=1)] = -1  # below any threshold
     classes = hysteresis(smoothed, threshold=threshold, low_threshold=low_threshold)
     edges = cell_edges(times, duration)
     starts = np.flatnonzero(np.diff(classes, prepend=BACKGROUND - 1))  # the first cell of each run

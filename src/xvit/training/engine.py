@@ -45,9 +45,9 @@ class FitResult:
         best: the checkpoint with the highest validation top-1, or mean average precision for multi-label models; not
             written without validation videos.
         last: the checkpoint after the last epoch.
-        metrics: validation metrics of `best`: top1, top5 (with more than 5 classes), val_loss, videos (their number);
-            for multi-label models map, val_loss, videos. They chose the checkpoint, so they tend to be too good. Empty
-            without validation videos.
+        metrics: validation metrics of `best`: top1, top5 (with more than 5 classes), val_loss, calibration_error and
+            videos (their number); for multi-label models map, val_loss, videos. They chose the checkpoint, so they tend
+            to be too good. Empty without validation videos.
         epoch: the epoch of `best`, counted from 1.
         seconds: wall time, including the time before the run was resumed.
         bad_videos: number of different videos that could not be read; bad_videos.jsonl lists them.

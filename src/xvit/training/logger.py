@@ -40,8 +40,8 @@ class Progress:
         lr: learning rate.
         clips_per_second: of the latest metric row; None before the first row.
         bad_videos: number of different videos that could not be read so far.
-        metrics: of the latest validation: top1, top5 (with more than 5 classes), val_loss, videos (number of videos),
-            or map, val_loss, videos; empty before the first validation.
+        metrics: of the latest validation: top1, top5 (with more than 5 classes), val_loss, calibration_error, videos
+            (number of videos), or map, val_loss, videos; empty before the first validation.
         validation: the result of a validation, once, when it has ended; else None.
     """
 

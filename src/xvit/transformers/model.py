@@ -52,6 +52,7 @@ class XViTConfig(transformers.PreTrainedConfig):
             the frames of a video are counted as they are.
         class_names: names of the classes.
         provenance: where the weights come from, as plain values.
+        calibration: as in config.json. It is kept with the weights, whose logits are not changed by it; xvit obeys it.
         num_labels: number of classes, which are then named by their indices; by default as many as `class_names`.
         pretrained, checkpoint_path: where a new model's initial weights come from; see `InitConfig`.
         options: other fields of `ModelConfig` and `AdvancedConfig`, and settings of transformers.
@@ -75,6 +76,7 @@ class XViTConfig(transformers.PreTrainedConfig):
         clip_spec: dict[str, Any] | None = None,
         class_names: ClassNames | None = None,
         provenance: dict[str, Any] | None = None,
+        calibration: dict[str, Any] | None = None,
         num_labels: int | None = None,
         pretrained: bool = False,
         checkpoint_path: str | Path = "",
@@ -95,6 +97,7 @@ class XViTConfig(transformers.PreTrainedConfig):
             with torch.device("meta"):
                 self.clip_spec = resolve_clip_spec(self.clip_spec, build_backbone(self.model))
         self.provenance = provenance or {}
+        self.calibration = checkpoint.stored_calibration(calibration, self.model)
         if options.get("id2label") is None:
             names = list(class_names) if class_names is not None else list(map(str, range(self.model.num_classes)))
             if num_labels is not None and num_labels != len(names):
@@ -137,6 +140,7 @@ class XViTConfig(transformers.PreTrainedConfig):
             clip_spec=self.clip_spec,
             class_names=[names[index] for index in range(len(names))],
             provenance=self.provenance,
+            calibration=self.calibration,
         )
 
     def to_dict(self) -> dict[str, Any]:

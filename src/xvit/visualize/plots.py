@@ -1,4 +1,4 @@
-"""Plots of evaluations and trainings: confusion matrix, accuracy per class, training curves."""
+"""Plots of evaluations and trainings: confusion matrix, accuracy per class, reliability, training curves."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -80,6 +80,54 @@ def plot_per_class(
     axes.tick_params(axis="y", length=0)
     if len(models) > 1 or reference is not None:
         style.legend_above(figure, axes)
+    style.save_figure(figure, path)
+
+
+def plot_reliability(models: Mapping[str, Mapping[str, Any]], path: str | Path) -> None:
+    """Draw how often predictions are right by their score, and below how many there are of each score.
+
+    Args:
+        models: of each model, the bins of equal width from 0 to 1: lists "videos", "score" (mean) and "accuracy"; these
+            two are None in a bin without videos.
+        path: the PNG file to write.
+    """
+    figure = style.new_figure(5, 5.6)
+    accuracy, videos = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    for axes in (accuracy, videos):
+        style.style_axes(axes, grid="both")
+    accuracy.plot([0, 1], [0, 1], color=style.TEXT_COLOR, linewidth=1, linestyle="--")
+    for index, (name, bins) in enumerate(models.items()):
+        points = [(s, a) for s, a in zip(bins["score"], bins["accuracy"], strict=True) if s is not None]
+        color, edges = style.color_of(index), np.linspace(0, 1, len(bins["videos"]) + 1)
+        accuracy.plot(*zip(*points, strict=True), "o-", color=color, label=name, linewidth=2, markersize=4)
+        videos.stairs(bins["videos"], edges, color=color, linewidth=2)
+    accuracy.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share that is right")
+    videos.set(yscale="symlog", xlabel="score of the predicted class", ylabel="videos")
+    for axis in (accuracy.yaxis, videos.xaxis):
+        axis.set_major_formatter(PercentFormatter(1))
+    style.legend_above(figure, accuracy)
+    style.save_figure(figure, path)
+
+
+def plot_rejection(shares: Mapping[str, ArrayLike], threshold: float, path: str | Path) -> None:
+    """Draw, over all thresholds, the share of videos that are accepted as one of the classes.
+
+    Args:
+        shares: by name, such as "known" and "unknown", the energies of some videos.
+        threshold: the chosen energy, drawn as a line.
+        path: the PNG file to write.
+    """
+    figure = style.new_figure(6.4, 4)
+    axes = figure.subplots()
+    style.style_axes(axes, grid="both")
+    for index, (name, energies) in enumerate(shares.items()):
+        ordered = np.sort(np.asarray(energies))
+        accepted = 1 - np.arange(len(ordered)) / len(ordered)  # of the thresholds up to each energy
+        axes.step([*ordered, ordered[-1]], [*accepted, 0], where="pre", color=style.color_of(index), label=name)
+    axes.axvline(threshold, color=style.TEXT_COLOR, linewidth=1, linestyle="--", label="threshold")
+    axes.set(ylim=(0, 1.02), xlabel="energy", ylabel="share of videos with at least this energy")
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    style.legend_above(figure, axes)
     style.save_figure(figure, path)
 
 

@@ -37,6 +37,17 @@ def test_uploaded_file_has_the_scores_of_the_predictor(visitor, videos, expect):
     expect(page.locator("#video-name")).to_contain_text("0000.mp4")
 
 
+def test_a_video_of_none_of_the_classes(visitor, expect):
+    """Of a calibrated model: no class is stressed, but the nearest one is named."""
+    change_answer(visitor.page, "/v1/predict", lambda value: value.update(known=False))
+    page = visitor.open()
+    open_sample(page, "moving left")
+    expect(page.locator("#labels .headline")).to_have_text("none of these (nearest: moving left)")
+    expect(page.locator("#labels .bars li")).to_have_count(5)
+    expect(page.locator("#labels .best")).to_have_count(0)
+    expect(page.locator("#announce")).to_have_text(re.compile("Prediction: none of these"))
+
+
 def test_filmstrip_shows_the_frames_with_their_times_and_moves_the_player(visitor, expect):
     page = visitor.open()
     open_sample(page, "receding")

@@ -35,26 +35,34 @@ function makeRow() {
   );
 }
 
-/** Show a prediction: the best label large, bars below; one block for each task. */
-export function showPrediction(container, labels, scores) {
+/** Show a prediction: the best label large, bars below; one block for each task. `known` is of calibrated models. */
+export function showPrediction(container, { labels, scores, known }) {
   const tasks = Array.isArray(labels) ? { "": labels } : labels;
   const values = Array.isArray(labels) ? { "": scores } : scores;
   const blocks = Object.keys(tasks).map((task) => {
     const bars = make("div");
     const block = make("div", { className: "task" });
     if (task) block.append(make("h3", {}, displayName(task)));
-    block.append(make("p", { className: "headline" }, displayName(tasks[task][0])), bars);
-    new Bars(bars).update(tasks[task], values[task]);
+    const rejected = isRejected(known, task);
+    const headline = make("p", { className: "headline" }, headlineOf(tasks[task][0], rejected));
+    headline.classList.toggle("none", rejected);
+    block.append(headline, bars);
+    new Bars(bars).update(tasks[task], values[task], rejected ? -1 : 0);
     return block;
   });
   container.replaceChildren(...blocks);
 }
 
+const isRejected = (known, task) => known === false || known?.[task] === false;
+
+const headlineOf = (label, rejected) => (rejected ? `none of these (nearest: ${displayName(label)})` : displayName(label));
+
 /** A prediction as a sentence for screen readers. */
-export function describePrediction(labels, scores) {
-  if (Array.isArray(labels)) return `Prediction: ${displayName(labels[0])}, ${percent(scores[0])}.`;
+export function describePrediction({ labels, scores, known }) {
+  const best = (label, score, task) => `${headlineOf(label, isRejected(known, task))}, ${percent(score)}`;
+  if (Array.isArray(labels)) return `Prediction: ${best(labels[0], scores[0], "")}.`;
   const parts = Object.keys(labels).map(
-    (task) => `${displayName(task)}: ${displayName(labels[task][0])}, ${percent(scores[task][0])}`,
+    (task) => `${displayName(task)}: ${best(labels[task][0], scores[task][0], task)}`,
   );
   return `Prediction: ${parts.join("; ")}.`;
 }

@@ -95,9 +95,9 @@ export class VideoPage {
       this.offerRetry();
       return;
     }
-    showPrediction(byId("labels"), answer.labels, answer.scores);
+    showPrediction(byId("labels"), answer);
     byId("prediction-text").textContent = `From ${describeFrames(answer.times)}, in ${answer.seconds.toFixed(2)} s`;
-    byId("announce").textContent = describePrediction(answer.labels, answer.scores);
+    byId("announce").textContent = describePrediction(answer);
     byId("warnings").replaceChildren(...answer.warnings.map((text) => make("li", {}, sentence(text))));
     show(byId("warnings"), answer.warnings.length > 0);
     await this.showFrames(answer);
