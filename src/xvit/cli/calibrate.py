@@ -5,13 +5,14 @@ Teach a trained model how sure it is, and when to answer "none of these". Its ow
 and a video of none of its classes still gets one of them. From labelled videos that it was not trained on,
 this command measures two numbers for each task and stores them in config.json of CHECKPOINT:
   temperature        divides the logits, so that of the videos with a score of 80 %, 80 % are right
-  energy threshold   a video with a lower energy, log(sum(exp(logits - mean))), shows none of the classes. It is
-                     the highest one that accepts the share --keep of the correctly classified videos.
+  energy threshold   a video with a lower energy, log(sum(exp(logits - mean))), shows none of the classes.
+                     It is the highest one that accepts the share --keep of the correctly classified
+                     videos.
 predict, stream, timeline, serve and exported models then obey them. The weights do not change, and the order
 of the classes of a video stays the same. With --unknown, the result also says which share of those videos is
 rejected, and the precision: the share of all accepted videos whose class is right. They do not change the
 threshold: the next unknown videos will be others.
-Use videos like those that the model will see. A training that starts from CHECKPOINT, and any other change of
+Use videos like those that the model will see. A training that starts from CHECKPOINT, or any other change of
 its weights, needs a new calibration. To remove one, delete "calibration" in config.json.
 Writes to the output folder, if given: calibration.json, reliability.png and rejection.png.
 

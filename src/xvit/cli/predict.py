@@ -2,8 +2,8 @@
        xvit predict --input LIST --output DIR --checkpoint DIR [--shard I/N] [--runner ray]
 
 Classify videos with a trained model. Prints the best classes of each video with their scores, and below
-them what is wrong with the video, such as damaged frames. A calibrated model (xvit calibrate) answers "none of
-these" to videos of none of its classes.
+them what is wrong with the video, such as damaged frames. A calibrated model (xvit calibrate) answers
+"none of these" to videos of none of its classes.
 Files that cannot be read are skipped and listed at the end; the exit code is then 1.
 
 For many videos, --input takes a list, and --output a folder for Parquet files with a row per video: path,
