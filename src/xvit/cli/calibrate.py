@@ -11,7 +11,7 @@ predict, stream, timeline, serve and exported models then obey them. The weights
 of the classes of a video stays the same. With --unknown, the result also says which share of those videos is
 rejected, and the precision: the share of all accepted videos whose class is right. They do not change the
 threshold: the next unknown videos will be others.
-Use videos like those that the model will see. A training that starts from CHECKPOINT, and any other change of
+Use videos like those that the model will see. A training that starts from CHECKPOINT, or any other change of
 its weights, needs a new calibration. To remove one, delete "calibration" in config.json.
 Writes to the output folder, if given: calibration.json, reliability.png and rejection.png.
 

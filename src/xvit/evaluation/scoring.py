@@ -177,10 +177,7 @@ def score_videos(
     if not rows:
         raise XViTError(f"none of {len(samples)} videos could be read; the first: {errors[min(errors)]}")
     indices = sorted(rows)
-    scores, margins = (
-        {task: torch.from_numpy(np.stack([part[task] for part in parts])) for task in parts[0]}
-        for parts in zip(*(rows[index] for index in indices), strict=True)
-    )
+    scores, margins = map(_stack, zip(*(rows[index] for index in indices), strict=True))
     return ScoredVideos(
         samples=[samples[index] for index in indices],
         scores=scores,
@@ -192,6 +189,10 @@ def score_videos(
         spatial_views=eval_config.spatial_views,
         seconds=time.perf_counter() - started,
     )
+
+
+def _stack(rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Tensor]:
+    return {task: torch.from_numpy(np.stack([row[task] for row in rows])) for task in rows[0]}
 
 
 def describe_views(temporal_views: int, spatial_views: int) -> str:
