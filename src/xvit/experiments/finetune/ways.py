@@ -53,7 +53,7 @@ def expected_seconds(recipe: RunConfig, way: Way, *, videos: int, folds: int, cl
     """What the cross-validation of a way and its training on all videos take, from the time of one clip."""
     epochs = way_recipe(recipe, way).train.epochs
     if way == "head":
-        passes = videos * (min(epochs, MAX_VIEWS) + 2.0)  # and one fixed view, and the predictions
+        passes = videos * (min(epochs, MAX_VIEWS) + 1.0)  # and one fixed view
     else:
         passes = videos * (folds * epochs * _STEP_COST[way] + 1)  # folds - 1 of the folds each, and the final training
     return passes * clip_seconds
