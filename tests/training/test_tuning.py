@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors import safe_open
+from timm.utils import ModelEmaV3
 from torch import nn
 
 from helpers.color_videos import CLASSES, FRAMES, make_config, make_model, with_metadata, write_video
@@ -141,7 +142,7 @@ def test_frame_vectors_of_something_else_are_not_used(videos, tmp_path, change):
 
 def read_frames(path):
     with safe_open(path, framework="pt") as file:
-        return file.get_tensor("frames"), file.metadata()["xvit"][:40]
+        return file.get_tensor("frames").clone(), file.metadata()["xvit"][:40]
 
 
 def test_a_damaged_file_of_frame_vectors_is_written_again(videos, tmp_path):
@@ -213,4 +214,19 @@ def test_lora_layers_are_added_to_each_attention_layer(videos, tmp_path):
     optimised = {id(p) for group in run.optimizer.param_groups for p in group["params"]}
     assert all(id(layer.lora_b) in optimised and id(layer.weight) not in optimised for layer in layers)
     assert isinstance(run.raw_model.backbone.blocks[0].mlp.fc1, nn.Linear)
+    run.close()
+
+
+@pytest.mark.parametrize("tune", ["head", "lora"])
+def test_averaged_weights_are_those_of_timm(videos, tmp_path, tune):
+    run = TrainingRun(make_config(videos, tune=tune, ema_decay=0.9), tmp_path / "run", resume=False, on_progress=None)
+    expected = ModelEmaV3(run.raw_model, decay=0.9, use_warmup=True)
+    for step in (1, 2, 3):
+        with torch.no_grad():
+            for parameter in run.raw_model.parameters():
+                if parameter.requires_grad:
+                    parameter += step
+        run.ema_model.update(run.raw_model, step=step)
+        expected.update(run.raw_model, step=step)
+    assert same(run.ema_model.module.state_dict(), expected.module.state_dict())
     run.close()

@@ -30,9 +30,9 @@ class TrainConfig:
         label_smoothing: fraction of the target spread over all classes.
         loss_weights: weight of each task's loss, such as {"verb": 1.0, "noun": 0.5}; 1 for tasks left out.
         ema_decay: decay per step of the averaged weights, which are evaluated and saved as best; 0 for none.
-        eval_every: epochs between validations; the last epoch is always validated.
-        save_minutes: minutes between saved states within an epoch, from which a run can be resumed; the state is also
-            saved after each epoch.
+        eval_every: epochs between validations, after which the state and the checkpoint are saved; the last epoch is
+            always validated.
+        save_minutes: minutes between saved states in the meantime, from which a run can be resumed.
         precision: fp32, or bf16 or fp16 mixed precision.
         compile: torch.compile the model.
         grad_checkpointing: recompute activations in the backward pass: less memory, about a third more time.

@@ -293,10 +293,11 @@ def _on_validation_progress(run: TrainingRun, done: int, total: int) -> None:
 
 
 def finish_epoch(run: TrainingRun, metrics: dict[str, float]) -> None:
-    """Save the checkpoints and the state of the epoch that has been trained and validated.
+    """Save the checkpoints and the state of an epoch.
 
-    An epoch of frame vectors takes less time than saving it. So `last` and the state are then saved after the last
-    epoch, and as often as train.save_minutes says.
+    `last` and the state are saved after the epochs that train.eval_every says, and after the last one. An epoch of
+    frame vectors takes less time than saving it: they are then saved after the last one only. In between the state is
+    saved as often as train.save_minutes says.
     """
     state, epoch = run.state, run.state.epoch + 1
     if metrics:
@@ -305,7 +306,8 @@ def finish_epoch(run: TrainingRun, metrics: dict[str, float]) -> None:
             state.best_metrics, state.best_epoch = metrics, epoch
             save_checkpoint(run, run.run_dir.best, epoch, {"metrics": metrics, "chosen_by": f"validation {monitor}"})
     state.epoch = epoch
-    if run.frames is not None and epoch < run.config.train.epochs:
+    is_due = run.frames is None and epoch % run.config.train.eval_every == 0
+    if not is_due and epoch < run.config.train.epochs:
         return
     save_checkpoint(run, run.run_dir.last, epoch, {"metrics": metrics})
     run.save_state()

@@ -158,9 +158,7 @@ def _run_fold(
     return _read_fold(path, key, number, config, data)
 
 
-def _score_held_out(
-    predictor: Predictor, config: RunConfig, data: DatasetSplits, frames: FrameCache
-) -> ScoredVideos:
+def _score_held_out(predictor: Predictor, config: RunConfig, data: DatasetSplits, frames: FrameCache) -> ScoredVideos:
     """Score the held-out videos; from their frame vectors if those are what the predictor would compute."""
     views = (config.eval.temporal_views, config.eval.spatial_views)
     if config.train.tune == "head" and views == (1, 1) and config.train.precision == "fp32":

@@ -39,7 +39,7 @@ from xvit.utils.files import parse_json, publish, write_errors
 
 MAX_VIEWS = 4  # random views of a training video
 Split = Literal["train", "val"]
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,27 +81,18 @@ class FrameReader:
     on_batch: Callable[[int, int], None] = lambda done, total: None
 
     @cached_property
-    def weights_hash(self) -> str:
-        """Hash of the frozen weights."""
-        return frames_hash(self.model)
-
-    def key(self, record: Sequence[Row], split: Split, view: int) -> str:
-        """Hash of everything on which the frame vectors of a view depend; `record` is that of the videos."""
+    def settings(self) -> list[Any]:
+        """What the frame vectors of any view depend on, with a hash of the frozen weights."""
         config, clip_spec = self.config, self.model.clip_spec
         if clip_spec.spans_video:  # its stride is for endless videos only, and differs between parts of a data set
             clip_spec = replace(clip_spec, stride=1)
-        random = [to_dict(config.augment), config.train.seed, view] if split == "train" else []
-        return record_hash(
-            [
-                _FORMAT,
-                self.weights_hash,
-                to_dict(clip_spec),
-                random,
-                [config.train.precision, config.eval.batch_size],
-                record_versions(self.model.device),
-                [self.class_names, record],
-            ]
-        )
+        computation = [config.train.precision, config.eval.batch_size, record_versions(self.model.device)]
+        return [_FORMAT, frames_hash(self.model), to_dict(clip_spec), computation, self.class_names]
+
+    def key(self, record: Sequence[Row], split: Split, view: int) -> str:
+        """Hash of everything on which the frame vectors of a view depend; `record` is that of the videos."""
+        random = [to_dict(self.config.augment), self.config.train.seed, view] if split == "train" else []
+        return record_hash([self.settings, random, record])
 
     def read(self, samples: Sequence[Sample], split: Split, view: int) -> FrameView:
         """Compute the frame vectors of a view of each video."""
