@@ -14,7 +14,7 @@ A stopped run goes on with the same command. Whatever is finished is not repeate
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -104,18 +104,21 @@ def finetune(
     output, callbacks, budget = Path(output), callbacks or FinetuneCallbacks(), _Budget(60 * minutes)
     check_recipe(recipe)
     given = load_splits(recipe.data)
-    clip_seconds = time_clip(_initial_model(recipe, given))  # first, since it finds weights that cannot be had
+    initial = _initial_model(recipe, given)  # first, since it finds weights that cannot be had
+    clip_seconds, width = time_clip(initial), initial.backbone.num_features
+    del initial
     data = _check_videos(recipe, given, callbacks)
     folds = min(MAX_FOLDS, *Counter(sample.label for sample in data.train).values())
     if seen := _count_seen(recipe.init, data.train):
         source = recipe.init.checkpoint_path
         callbacks.on_message(f"{source} was trained on {seen} of these videos: their accuracy will be too high")
-    expect = partial(expected_seconds, recipe, videos=len(data.train), folds=folds, clip_seconds=clip_seconds)
+    recipes = {way: way_recipe(recipe, way, videos=len(data.train), width=width) for way in WAYS}
+    expect = partial(expected_seconds, videos=len(data.train), folds=folds, clip_seconds=clip_seconds)
     with _warnings_only():  # of the trainings, which would all log the same
-        results, skipped = _compare_ways(output, recipe, data, folds, budget, expect, callbacks)
+        results, skipped = _compare_ways(output, recipes, data, folds, budget, expect, callbacks)
         chosen, comparisons = choose_way(results)
         callbacks.on_message(f"chosen: {chosen}; training it on all {len(data.train)} videos")
-        final = _train_final(output, way_recipe(recipe, chosen), data, callbacks)
+        final = _train_final(output, recipes[chosen], data, callbacks)
     result = {
         "model": str(final),
         "chosen": chosen,
@@ -139,30 +142,27 @@ def finetune(
 
 def _compare_ways(
     output: Path,
-    recipe: RunConfig,
+    recipes: Mapping[Way, RunConfig],
     data: DatasetSplits,
     folds: int,
     budget: _Budget,
-    expect: Callable[[Way], float],
+    expect: Callable[[RunConfig], float],
     callbacks: FinetuneCallbacks,
 ) -> tuple[dict[Way, CrossValidation], dict[Way, float]]:
     """The results of the ways that fit into the time, and the seconds that each of the others would take."""
     results: dict[Way, CrossValidation] = {}
     skipped: dict[Way, float] = {}
-    for way in WAYS:
-        comparison = _Comparison(output / way, way_recipe(recipe, way), data, folds, budget, callbacks)
-        expected, is_late = expect(way), False
+    for way, recipe in recipes.items():
+        comparison = _Comparison(output / way, recipe, data, folds, budget, callbacks)
         if not comparison.is_finished:
-            is_late = expected > budget.left
-            late = f", more than the {_duration(budget.left)} left" if is_late else ""
-            if way != "head" and (is_late or skipped):
+            expected = expect(recipe) * comparison.share_left
+            late = f", more than the {_duration(budget.left)} left" if expected > budget.left else ""
+            if way != "head" and (late or skipped):
                 skipped[way] = expected
                 callbacks.on_message(f"{way}: would take about {_duration(expected)}{late}: not compared")
                 continue
-            any_case = "; it is trained in any case" if is_late else ""
-            callbacks.on_message(
-                f"{way}: {folds} folds, expected to take about {_duration(expected)}{late}{any_case}"
-            )
+            late += "; it is trained in any case" if late else ""
+            callbacks.on_message(f"{way}: {folds} folds, expected to take about {_duration(expected)}{late}")
         try:
             results[way] = comparison.run()
         except _OverBudgetError:
@@ -180,7 +180,7 @@ class _Comparison:
     folds: int
     budget: _Budget
     callbacks: FinetuneCallbacks
-    expected: float = 0.0  # seconds for all folds and the final training, once some of it is done
+    expected: float = 0.0  # seconds for the rest and the final training, once some of it is done
     _first: tuple[float, float] | None = None  # of this call's first step: the number of folds done, and the time
 
     @property
@@ -191,6 +191,17 @@ class _Comparison:
     def is_finished(self) -> bool:
         """Whether an earlier call has done it."""
         return (self.folder / "folds.json").exists()
+
+    @property
+    def share_left(self) -> float:
+        """The part of the time for the folds and the final training that earlier calls have not spent."""
+        done = sum((self.folder / f"fold_{number}" / "scores.json").exists() for number in range(1, self.folds + 1))
+        return 1 - done / (self.folds + self._final_folds)
+
+    @property
+    def _final_folds(self) -> float:
+        """The time of the training on all videos, in folds."""
+        return self.folds / (self.folds - 1)
 
     def run(self) -> CrossValidation:
         validation = cross_validate(
@@ -216,12 +227,11 @@ class _Comparison:
         if done - self._first[0] < _MIN_FOLDS:
             return
         per_fold = (now - self._first[1]) / (done - self._first[0])
-        final = self.folds / (self.folds - 1)  # in folds: it has all videos
-        self.expected = per_fold * (self.folds + final)
-        rest = per_fold * (self.folds - done + final)
-        if rest > self.budget.left:
+        self.expected = per_fold * (self.folds - done + self._final_folds)
+        if self.expected > self.budget.left:
             self.callbacks.on_message(
-                f"{self.way}: would take {_duration(rest)} more, and {_duration(self.budget.left)} are left: not compared"
+                f"{self.way}: would take {_duration(self.expected)} more, and {_duration(self.budget.left)} are left: "
+                "not compared"
             )
             raise _OverBudgetError
 
