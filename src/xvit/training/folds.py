@@ -23,6 +23,7 @@ from xvit.data.record import record_hash, record_splits
 from xvit.data.statistics import learn_sampling
 from xvit.evaluation import Evaluation, MultiLabelEvaluation, ScoredVideos, compute_metrics, score_videos
 from xvit.inference.predictor import Predictor
+from xvit.models.xvit import XViT
 from xvit.training.engine import fit
 from xvit.training.frame_cache import FrameCache, FrameReader, score_frames
 from xvit.training.logger import Progress
@@ -162,6 +163,7 @@ def _score_held_out(predictor: Predictor, config: RunConfig, data: DatasetSplits
     """Score the held-out videos; from their frame vectors if those are what the predictor would compute."""
     views = (config.eval.temporal_views, config.eval.spatial_views)
     if config.train.tune == "head" and views == (1, 1) and config.train.precision == "fp32":
+        assert isinstance(predictor.model, XViT)
         reader = FrameReader(model=predictor.model, config=config, class_names=data.class_names)
         return score_frames(predictor.model, frames, reader, data.val)
     return score_videos(
