@@ -16,7 +16,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -41,8 +41,8 @@ from xvit.utils.files import write_json
 from xvit.utils.text import name_some
 
 MAX_FOLDS = 5
-_REPORT_SECONDS = 10.0  # kept for it
-_MIN_FOLDS = 0.1  # by which the time of the rest is told
+_REPORT_SECONDS = 10.0  # kept for the report
+_MIN_FOLDS = 0.1  # less than this part of a fold says too little about the time of the rest
 _logger = logging.getLogger("xvit")
 _START_ADVICE = "Or start from a trained model: --init CHECKPOINT, or --init motion, which comes with xvit"
 
@@ -181,7 +181,7 @@ class _Comparison:
     budget: _Budget
     callbacks: FinetuneCallbacks
     expected: float = 0.0  # seconds for the rest and the final training, once some of it is done
-    _first: tuple[float, float] | None = None  # of this call's first step: the number of folds done, and the time
+    _first: tuple[float, float] | None = field(default=None, init=False)  # folds done, and the time, at the first step
 
     @property
     def way(self) -> str:

@@ -22,7 +22,7 @@ from xvit.utils.intervals import paired_interval
 Way = Literal["head", "lora", "full"]
 WAYS: tuple[Way, ...] = get_args(Way)
 # Fewer trained weights take a higher rate. The best rate of a matrix falls with its width (Yang et al., 2022, arXiv
-# 2203.03466), so those of the backbone are for a width of `_WIDTH`. Mixing clips needs more updates than it is worth.
+# 2203.03466), so those of the backbone are for a width of `_WIDTH`. docs/finetune.md has what they were chosen on.
 _LR: dict[Way, float] = {"head": 3e-3, "lora": 1e-3, "full": 2.5e-4}
 _WIDTH = 384  # of ViT-S
 UPDATES = 240
@@ -41,6 +41,7 @@ def way_recipe(recipe: RunConfig, way: Way, *, videos: int, width: int) -> RunCo
     train = recipe.train
     epochs = max(train.epochs, -(-UPDATES // -(-videos // train.batch_size)))
     lr = _LR[way] if way == "head" else _LR[way] * _WIDTH / width
+    layer_decay = train.layer_decay if way == "full" else 1.0
     return replace(
         recipe,
         augment=replace(recipe.augment, mixup=0.0, cutmix=0.0),
@@ -50,7 +51,7 @@ def way_recipe(recipe: RunConfig, way: Way, *, videos: int, width: int) -> RunCo
             optimizer="adamw",
             lr=lr,
             lr_base_batch_size=0,
-            layer_decay=1.0,
+            layer_decay=layer_decay,
             epochs=epochs,
             eval_every=epochs,
             warmup_epochs=train.warmup_epochs * epochs / train.epochs,
