@@ -21,7 +21,7 @@ class TrainConfig:
         layer_decay: factor of the learning rate from each layer of the backbone to the one below; 1 for none.
         tune: what is trained: full (all weights), lora (low-rank updates of the attention projections, and what XViT
             adds to the image model; checkpoints hold merged weights), or head (temporal head and classifier: the frame
-            vectors of at most 4 random views of each video are computed once, and the epochs use them in turn).
+            vectors of at most 8 random views of each video are computed once, and the epochs use them in turn).
         lora_rank: rank of the updates of lora.
         grad_accum_steps: batches whose gradients are added up for one update.
         weight_decay: of weight matrices; biases, norms, tokens and positions have none.

@@ -37,7 +37,7 @@ from xvit.models.xvit import XViT
 from xvit.utils.errors import VideoError, XViTError
 from xvit.utils.files import parse_json, publish, write_errors
 
-MAX_VIEWS = 4  # random views of a training video
+MAX_VIEWS = 8  # random views of a training video
 Split = Literal["train", "val"]
 _FORMAT = 2
 

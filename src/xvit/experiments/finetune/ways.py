@@ -21,6 +21,7 @@ from xvit.utils.intervals import paired_interval
 
 Way = Literal["head", "lora", "full"]
 WAYS: tuple[Way, ...] = get_args(Way)
+# Of the augmentation only crops and mirroring are left: so few updates learn little from distorted or mixed clips.
 # Fewer trained weights take a higher rate. The best rate of a matrix falls with its width (Yang et al., 2022, arXiv
 # 2203.03466), so those of the backbone are for a width of `_WIDTH`. docs/finetune.md has what they were chosen on.
 _LR: dict[Way, float] = {"head": 3e-3, "lora": 1e-3, "full": 2.5e-4}
@@ -42,9 +43,10 @@ def way_recipe(recipe: RunConfig, way: Way, *, videos: int, width: int) -> RunCo
     epochs = max(train.epochs, -(-UPDATES // -(-videos // train.batch_size)))
     lr = _LR[way] if way == "head" else _LR[way] * _WIDTH / width
     layer_decay = train.layer_decay if way == "full" else 1.0
+    augment = replace(recipe.augment, auto_augment="none", random_erasing=0.0, mixup=0.0, cutmix=0.0)
     return replace(
         recipe,
-        augment=replace(recipe.augment, mixup=0.0, cutmix=0.0),
+        augment=augment,
         train=replace(
             train,
             tune=way,
