@@ -1,6 +1,7 @@
 """What a training changes (train.tune), and the frame vectors of a frozen backbone."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -154,6 +155,16 @@ def test_a_damaged_file_of_frame_vectors_is_written_again(videos, tmp_path):
         path = tmp_path / "frames" / "train-0.safetensors"
         path.write_bytes(path.read_bytes()[:100])
     assert torch.equal(*frames)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux")
+def test_frame_vectors_are_mapped_into_memory(videos, tmp_path):
+    config, data = make_config(videos, tune="head", epochs=2), load_splits(make_config(videos).data)
+    cache = frame_cache.FrameCache(tmp_path / "frames", train=data.train, val=data.val)
+    fit(config, tmp_path / "run", data=data, frames=cache)
+    maps = Path("/proc/self/maps").read_text()
+    for name in ("train-0", "train-1", "val-0"):
+        assert str(tmp_path / "frames" / f"{name}.safetensors") in maps
 
 
 def test_unreadable_videos_are_left_out_and_listed(videos, tmp_path):
