@@ -46,6 +46,12 @@ def videos(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.fixture
+def no_drawing(monkeypatch) -> None:
+    """Plots are empty files: drawing them takes longer than all the rest of a command."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **options: Path(path).touch())
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory) -> Path:
     """A tiny model with random weights and the motion classes. Read-only."""

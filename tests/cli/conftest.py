@@ -27,12 +27,6 @@ def bad_videos(tmp_path) -> dict[str, Path]:
 
 
 @pytest.fixture
-def no_drawing(monkeypatch) -> None:
-    """Plots are empty files: drawing them takes longer than all the rest of a command."""
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **options: Path(path).touch())
-
-
-@pytest.fixture
 def closed_pipe() -> Iterator[int]:
     """The writing end of a pipe whose reader is gone."""
     reading, writing = os.pipe()

@@ -12,7 +12,8 @@ def clips(tmp_path_factory):
     return color_videos.write_videos(tmp_path_factory.mktemp("clips") / "clips", train=1, val=1)
 
 
-def test_from_clips_to_predictions(run, cli_error, clips, checkpoint, recipe, tmp_path):
+def test_from_clips_to_predictions(run, clips, checkpoint, recipe, tmp_path, monkeypatch, no_drawing):
+    monkeypatch.setattr("xvit.experiments.finetune.ways.UPDATES", 1)
     output = tmp_path / "out"
     words = ["finetune", clips, "--init", checkpoint, "--config", recipe, "--output", output, "--data.num_workers", "0"]
     code, out, err = run(*words)

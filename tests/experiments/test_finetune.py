@@ -21,6 +21,8 @@ from xvit.training import cross_validate
 from xvit.utils.errors import XViTError
 from xvit.utils.intervals import paired_interval
 
+WIDTH = 16  # of the model of `make_config`
+
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
@@ -36,21 +38,43 @@ def clips(tmp_path_factory):
     return root / "clips"
 
 
-@pytest.fixture(autouse=True)
-def few_trainings(monkeypatch):
-    """Two folds, and the head in a few epochs."""
-    monkeypatch.setattr(finetune_run, "MAX_FOLDS", 2)
-    monkeypatch.setitem(ways.TRAIN, "head", {**ways.TRAIN["head"], "epochs": 3})
+@pytest.fixture(scope="module", autouse=True)
+def few_trainings():
+    """Two folds, and few updates."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finetune_run, "MAX_FOLDS", 2)
+        patch.setattr(ways, "UPDATES", 3)
+        yield
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def recipe(clips):
     return make_config(clips, epochs=1, warmup_epochs=0.0)
 
 
-def test_a_folder_becomes_a_model(clips, recipe, tmp_path):
-    output, messages = tmp_path / "out", []
+@pytest.fixture(scope="module")
+def finished(recipe, tmp_path_factory):
+    """The folder of a finished run, what it returned, and its messages."""
+    output, messages = tmp_path_factory.mktemp("finished") / "out", []
     result = finetune(output, recipe, callbacks=FinetuneCallbacks(on_message=messages.append))
+    return output, result, messages
+
+
+@pytest.fixture(scope="module")
+def validation(finished, recipe, clips):
+    """The cross-validation of the head in it."""
+    config = way_recipe(recipe, "head", videos=12, width=WIDTH)
+    data = replace(read_class_folders(clips), train=usable(clips), val=[])
+    return cross_validate(config, finished[0] / "head", folds=2, resume=True, data=data)
+
+
+def usable(clips):
+    splits = read_class_folders(clips)
+    return [sample for sample in splits.train + splits.val if "broken" not in sample.id]
+
+
+def test_a_folder_becomes_a_model(clips, recipe, finished):
+    output, result, messages = finished
     assert set(result["ways"]) == set(WAYS)
     assert result["not_tried"] == {}
     assert result["classes"] == dict.fromkeys(CLASSES, 4)
@@ -73,6 +97,9 @@ def test_a_folder_becomes_a_model(clips, recipe, tmp_path):
     assert provenance["data"]["train"] == 12  # all videos
     assert provenance["recipe"]["train"]["tune"] == result["chosen"]
 
+
+def test_a_finished_run_is_not_repeated(recipe, finished, no_drawing):
+    output, result, _ = finished
     trained = []
     again = finetune(output, recipe, callbacks=FinetuneCallbacks(on_training=lambda *event: trained.append(event)))
     assert trained == []
@@ -81,16 +108,14 @@ def test_a_folder_becomes_a_model(clips, recipe, tmp_path):
         finetune(output, replace(recipe, train=replace(recipe.train, weight_decay=0.1)))
 
 
-def usable(clips):
-    splits = read_class_folders(clips)
-    return [sample for sample in splits.train + splits.val if "broken" not in sample.id]
+def test_a_stopped_run_goes_on(recipe, finished, tmp_path, monkeypatch, no_drawing):
+    monkeypatch.setattr(finetune_run, "WAYS", ("head", "lora"))
 
-
-def test_a_stopped_run_goes_on(recipe, tmp_path):
     def stop(name, event):
         if name == "lora, fold 2 of 2" and event.stage == "train":
             raise KeyboardInterrupt
 
+    output, whole, _ = finished
     with pytest.raises(KeyboardInterrupt):
         finetune(tmp_path / "stopped", recipe, callbacks=FinetuneCallbacks(on_training=stop))
     names = set()
@@ -98,31 +123,48 @@ def test_a_stopped_run_goes_on(recipe, tmp_path):
     result = finetune(tmp_path / "stopped", recipe, callbacks=callbacks)
     assert "lora, fold 1 of 2" not in names
     assert not any(name.startswith("head") for name in names)
-    whole = finetune(tmp_path / "whole", recipe)
-    assert same(weights(tmp_path / "stopped" / "final" / "last"), weights(tmp_path / "whole" / "final" / "last"))
-    for way in WAYS:
+    assert same(weights(tmp_path / "stopped" / "final" / "last"), weights(output / "final" / "last"))
+    for way in ("head", "lora"):
         assert result["ways"][way]["predictions"] == whole["ways"][way]["predictions"]
 
 
-def test_ways_that_take_too_long_are_not_compared(recipe, tmp_path, monkeypatch):
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that a test sets; those of a clip are 1."""
+    now = [0.0]
+    monkeypatch.setattr(finetune_run, "monotonic", lambda: now[0])
+    monkeypatch.setattr(finetune_run, "time_clip", lambda model: 1.0)
+    return now
+
+
+def test_ways_that_take_too_long_are_not_compared(recipe, tmp_path, clock, no_drawing):
+    """By the estimate, the head takes 12 x (1 + 1) s and LoRA 12 x (2 x 2.5 + 1) s."""
     messages = []
-    callbacks = FinetuneCallbacks(on_message=messages.append)
-    monkeypatch.setattr(finetune_run, "time_clip", lambda model: 3600.0)
-    result = finetune(tmp_path / "out", recipe, callbacks=callbacks)
-    assert (list(result["ways"]), list(result["not_tried"]), result["chosen"]) == (["head"], ["lora", "full"], "head")
-    assert any(text.startswith("lora: would take about") and "not compared" in text for text in messages)
+
+    def run(minutes, *, check_seconds, step_seconds):
+        def on_count(name, done, total):
+            clock[0] += check_seconds * (done == total)
+
+        def on_training(name, event):
+            if name.startswith("lora") and event.stage == "train":
+                clock[0] += step_seconds
+
+        messages.clear()
+        callbacks = FinetuneCallbacks(on_message=messages.append, on_count=on_count, on_training=on_training)
+        return finetune(tmp_path / "out", recipe, minutes=minutes, callbacks=callbacks)
+
+    result = run(minutes=1.5, check_seconds=60.0, step_seconds=0.0)
+    assert (list(result["ways"]), result["chosen"]) == (["head"], "head")
+    assert result["not_tried"]["lora"] == 72
+    assert "head: 2 folds, expected to take about 24 s, more than the 20 s left; it is trained in any case" in messages
+    assert "lora: would take about 72 s, more than the 20 s left: not compared" in messages
     assert "not compared" in (tmp_path / "out" / "report.md").read_text()
 
-    monkeypatch.setattr(finetune_run, "time_clip", lambda model: 0.0)  # a wrong estimate: the first fold corrects it
-    messages.clear()
-    spent = sum(fold["seconds"] for fold in result["ways"]["head"]["folds"])
-    result = finetune(tmp_path / "out", recipe, minutes=(spent + 1e-4) / 60, callbacks=callbacks)
+    # A step takes 60 s. After the 2 steps of the first fold, 2 of the other and 4 of the final training are left.
+    result = run(minutes=6, check_seconds=0.0, step_seconds=60.0)
     assert list(result["ways"]) == ["head"]
-    assert any(text.startswith("lora: after its first fold, it would take") for text in messages)
+    assert "lora: would take 6 minutes more, and 4 minutes are left: not compared" in messages
     assert not (tmp_path / "out" / "lora" / "fold_2").exists()
-
-    result = finetune(tmp_path / "out", recipe, minutes=60, callbacks=callbacks)  # with more time it goes on
-    assert list(result["ways"]) == list(WAYS)
 
 
 def test_unusable_data_and_weights(recipe, tmp_path):
@@ -138,18 +180,36 @@ def test_unusable_data_and_weights(recipe, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_recipes_of_the_ways():
+@pytest.mark.parametrize(("videos", "epochs"), [(60, 15), (61, 15), (64, 15), (65, 12), (1000, 4)])
+def test_few_videos_need_more_epochs(monkeypatch, videos, epochs):
+    """60 updates of 16 clips, in epochs of 4, 4, 4, 5 and 63 updates."""
+    monkeypatch.setattr(ways, "UPDATES", 60)
+    recipe = make_config("videos", mixup=0.4, layer_decay=0.5, epochs=4, warmup_epochs=1.0, batch_size=16)
+    for way in WAYS:
+        train = way_recipe(recipe, way, videos=videos, width=384).train
+        assert (train.epochs, train.warmup_epochs, train.eval_every) == (epochs, epochs / 4, epochs)
+
+
+def test_wide_models_learn_at_lower_rates():
     recipe = make_config("videos", mixup=0.4, layer_decay=0.5)
-    head, lora, full = (way_recipe(recipe, way) for way in WAYS)
-    assert full == recipe
-    assert (head.train.tune, head.augment.mixup, lora.train.tune, lora.augment.mixup) == ("head", 0, "lora", 0.4)
+    recipe = replace(recipe, augment=replace(recipe.augment, random_erasing=0.25, horizontal_flip=0.2))
+    for way in WAYS:
+        narrow, wide = (way_recipe(recipe, way, videos=60, width=width) for width in (96, 768))
+        assert narrow.train.tune == way
+        assert narrow.train.layer_decay == (0.5 if way == "full" else 1)
+        assert narrow.augment == replace(recipe.augment, random_erasing=0, mixup=0)
+        assert narrow.train.lr / wide.train.lr == pytest.approx(1 if way == "head" else 8)
 
 
-def test_expected_times_count_passes(monkeypatch):
-    monkeypatch.setitem(ways.TRAIN, "head", {**ways.TRAIN["head"], "epochs": 60})
+def test_expected_times_count_passes():
     recipe = make_config("videos", epochs=10)
-    times = {way: expected_seconds(recipe, way, videos=20, folds=5, clip_seconds=2.0) for way in WAYS}
-    assert times["head"] == 2.0 * 20 * (4 + 1 + 1)
+    times = {
+        way: expected_seconds(
+            replace(recipe, train=replace(recipe.train, tune=way)), videos=20, folds=5, clip_seconds=2.0
+        )
+        for way in WAYS
+    }
+    assert times["head"] == 2.0 * 20 * (8 + 1)
     assert times["full"] == 2.0 * (5 * (16 * 10 * 3) + 20 * 10 * 3 + 20)
     assert times["head"] < times["lora"] < times["full"]
 
@@ -171,10 +231,9 @@ def test_a_paired_interval_by_hand():
 
 
 @pytest.mark.parametrize(("num_better", "chosen"), [(1, "head"), (12, "full")])
-def test_the_cheapest_way_that_is_not_clearly_worse(clips, recipe, tmp_path, num_better, chosen):
+def test_the_cheapest_way_that_is_not_clearly_worse(validation, num_better, chosen):
     """Two made-up results on the same 12 videos: one is right on all, the other wrong on some."""
-    data = replace(read_class_folders(clips), train=usable(clips), val=[])
-    right = cross_validate(recipe, tmp_path / "cv", folds=2, data=data)
+    right = validation
     samples = [replace(row, prediction=row.ground_truth) for row in right.result.samples]
     wrong = [replace(row, prediction="none") if i < num_better else row for i, row in enumerate(samples)]
     results = {
@@ -187,9 +246,7 @@ def test_the_cheapest_way_that_is_not_clearly_worse(clips, recipe, tmp_path, num
     assert comparisons["full"].difference == 0
 
 
-def test_doubtful_videos_have_the_lowest_scores_of_their_class(clips, recipe, tmp_path):
-    data = replace(read_class_folders(clips), train=usable(clips), val=[])
-    validation = cross_validate(recipe, tmp_path / "cv", folds=2, data=data)
+def test_doubtful_videos_have_the_lowest_scores_of_their_class(validation):
     rows = doubtful_videos(validation)
     own = {
         sample.id: float(scores[sample.label])

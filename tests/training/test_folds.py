@@ -9,8 +9,10 @@ import torch
 from helpers.color_videos import CLASSES, make_config
 from helpers.training_runs import same, stop_at, weights
 from xvit.data.annotations import load_splits
+from xvit.evaluation import score_videos
 from xvit.inference.predictor import Predictor
-from xvit.training import cross_validate, fit
+from xvit.models.xvit import XViT
+from xvit.training import cross_validate, fit, frame_cache
 from xvit.training.frame_cache import FrameCache
 from xvit.utils.errors import XViTError
 
@@ -42,7 +44,8 @@ def test_each_video_is_predicted_by_a_model_that_has_not_seen_it(videos, tmp_pat
     assert low < record["top1"] <= high
 
 
-def test_a_fold_is_a_plain_training_on_the_other_folds(videos, tmp_path):
+def test_a_fold_is_a_plain_training_on_the_other_folds(videos, tmp_path, monkeypatch):
+    monkeypatch.setattr(frame_cache, "MAX_VIEWS", 4)  # so that epochs use views again
     config = make_config(videos, tune="head", epochs=6)
     data = load_splits(config.data)
     validation = cross_validate(config, tmp_path / "cv", folds=3)
@@ -84,10 +87,35 @@ def test_a_stopped_cross_validation_goes_on(videos, tmp_path, tune):
         cross_validate(make_config(videos, tune=tune, epochs=2), tmp_path / "cv", folds=3, resume=True)
 
 
-def test_frame_vectors_are_computed_once_for_all_folds(videos, tmp_path):
+def test_frame_vectors_are_computed_once_for_all_folds(videos, tmp_path, monkeypatch):
     config = make_config(videos, tune="head", epochs=3)
-    done = []
+    done, clips = [], []
+    embed = XViT.embed_frames
+    monkeypatch.setattr(XViT, "embed_frames", lambda model, x: (clips.append(len(x)), embed(model, x))[1])
     cross_validate(
         config, tmp_path / "cv", folds=3, on_progress=lambda _, e: done.append(e.step) if e.stage == "frames" else None
     )
     assert sum(step == 18 for step in done) == 3 + 1  # three views and the fixed one, each of all 18 videos
+    assert sum(clips) == 4 * 18 + 3  # held-out videos are scored from the fixed view; one clip by each `check_recipe`
+
+
+def test_videos_are_scored_from_pixels_if_the_views_differ(videos, tmp_path):
+    config = make_config(videos, tune="head", epochs=1)
+    config = replace(config, eval=replace(config.eval, spatial_views=3))
+    validation = cross_validate(config, tmp_path / "cv", folds=3)
+    for sample, scores, fold in zip(
+        validation.scored.samples, validation.scored.scores["label"], validation.fold_of, strict=True
+    ):
+        predictor = Predictor(tmp_path / "cv" / f"fold_{fold}" / "last")
+        [expected] = score_videos(predictor, [sample], eval_config=config.eval).scores["label"]
+        torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_folds_save_one_checkpoint_each(videos, tmp_path, monkeypatch):
+    saved = []
+    save = XViT.save_pretrained
+    monkeypatch.setattr(
+        XViT, "save_pretrained", lambda model, path, **kw: (saved.append(path.name), save(model, path, **kw))[1]
+    )
+    cross_validate(make_config(videos, epochs=4), tmp_path / "cv", folds=3)
+    assert sorted(saved) == ["best"] * 3 + ["last"] * 3

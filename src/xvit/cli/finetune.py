@@ -9,6 +9,7 @@ cross-validation, as far as the time allows, cheapest first:
 Takes the cheapest way that is not clearly worse than the best, trains it on all videos, and writes
 DIR/report.md: the accuracy with its interval, the confusions, the most doubtful videos. The model is in
 DIR/final/last. Run the same command to continue after a stop; with more --minutes it compares more.
+The time is that of this call. The head is trained in any case, even if it takes longer.
 The weights to start from come from the Hugging Face Hub, or with --init from a trained model or a file of
 image weights. The recipe, finetune if unset, has the settings that all ways share. All videos are used,
 those of VIDEOS/train and VIDEOS/val too; those of VIDEOS/test are left for a test.

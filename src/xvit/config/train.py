@@ -21,7 +21,7 @@ class TrainConfig:
         layer_decay: factor of the learning rate from each layer of the backbone to the one below; 1 for none.
         tune: what is trained: full (all weights), lora (low-rank updates of the attention projections, and what XViT
             adds to the image model; checkpoints hold merged weights), or head (temporal head and classifier: the frame
-            vectors of at most 4 random views of each video are computed once, and the epochs use them in turn).
+            vectors of at most 8 random views of each video are computed once, and the epochs use them in turn).
         lora_rank: rank of the updates of lora.
         grad_accum_steps: batches whose gradients are added up for one update.
         weight_decay: of weight matrices; biases, norms, tokens and positions have none.
@@ -30,9 +30,9 @@ class TrainConfig:
         label_smoothing: fraction of the target spread over all classes.
         loss_weights: weight of each task's loss, such as {"verb": 1.0, "noun": 0.5}; 1 for tasks left out.
         ema_decay: decay per step of the averaged weights, which are evaluated and saved as best; 0 for none.
-        eval_every: epochs between validations; the last epoch is always validated.
-        save_minutes: minutes between saved states within an epoch, from which a run can be resumed; the state is also
-            saved after each epoch.
+        eval_every: epochs between validations, after which the state and the checkpoint are saved; the last epoch is
+            always validated.
+        save_minutes: minutes between saved states in the meantime, from which a run can be resumed.
         precision: fp32, or bf16 or fp16 mixed precision.
         compile: torch.compile the model.
         grad_checkpointing: recompute activations in the backward pass: less memory, about a third more time.

@@ -21,10 +21,10 @@ from xvit.config import EvalConfig, RunConfig, as_task_dict, to_dict, unwrap_sin
 from xvit.data.annotations import DatasetSplits, Sample, class_indices
 from xvit.data.dataset import Batch, VideoDataset
 from xvit.data.loader import VideoLoader
-from xvit.evaluation import describe_views, evaluate
+from xvit.evaluation import compute_metrics, describe_views, evaluate
 from xvit.inference.predictor import Predictor
 from xvit.models.lora import merge_lora
-from xvit.training.frame_cache import FrameCache, evaluate_frames
+from xvit.training.frame_cache import FrameCache, score_frames
 from xvit.training.logger import Progress
 from xvit.training.losses import classification_loss, mix_batch
 from xvit.training.run import TrainingRun
@@ -162,6 +162,8 @@ def check_start(run: TrainingRun) -> None:
     run.eval_model.provenance = _provenance(run.config, run.data)
     checkpoint_files(run.eval_model.checkpoint_metadata)
     splits = {"training": run.data.train} | ({"validation": run.data.val} if run.data.val else {})
+    if run.frames is not None and run.frames.has("train"):  # an earlier run read them
+        splits = {}
     message = ""
     if distributed.is_main():
         message = next(filter(None, (_why_unreadable(run, name, samples) for name, samples in splits.items())), "")
@@ -268,9 +270,8 @@ def validate(run: TrainingRun) -> dict[str, float]:
         return {}
     if run.frames is not None:
         with run.accelerator.autocast():
-            return run.logger.log_validation(
-                evaluate_frames(run.eval_model, run.frames, run.frame_reader, run.data.val)
-            )
+            scored = score_frames(run.eval_model, run.frames, run.frame_reader, run.data.val)
+            return run.logger.log_validation(compute_metrics(scored))
     if distributed.world_size() > 1:
         run.save_state()  # with several processes a validation cannot be interrupted
     with run.accelerator.autocast():
@@ -292,10 +293,11 @@ def _on_validation_progress(run: TrainingRun, done: int, total: int) -> None:
 
 
 def finish_epoch(run: TrainingRun, metrics: dict[str, float]) -> None:
-    """Save the checkpoints and the state of the epoch that has been trained and validated.
+    """Save the checkpoints and the state of an epoch.
 
-    An epoch of frame vectors takes less time than saving it. So `last` and the state are then saved after the last
-    epoch, and as often as train.save_minutes says.
+    `last` and the state are saved after the epochs that train.eval_every says, and after the last one. An epoch of
+    frame vectors takes less time than saving it: they are then saved after the last one only. In between the state is
+    saved as often as train.save_minutes says.
     """
     state, epoch = run.state, run.state.epoch + 1
     if metrics:
@@ -304,7 +306,8 @@ def finish_epoch(run: TrainingRun, metrics: dict[str, float]) -> None:
             state.best_metrics, state.best_epoch = metrics, epoch
             save_checkpoint(run, run.run_dir.best, epoch, {"metrics": metrics, "chosen_by": f"validation {monitor}"})
     state.epoch = epoch
-    if run.frames is not None and epoch < run.config.train.epochs:
+    is_due = run.frames is None and epoch % run.config.train.eval_every == 0
+    if not is_due and epoch < run.config.train.epochs:
         return
     save_checkpoint(run, run.run_dir.last, epoch, {"metrics": metrics})
     run.save_state()

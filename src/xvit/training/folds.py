@@ -23,8 +23,9 @@ from xvit.data.record import record_hash, record_splits
 from xvit.data.statistics import learn_sampling
 from xvit.evaluation import Evaluation, MultiLabelEvaluation, ScoredVideos, compute_metrics, score_videos
 from xvit.inference.predictor import Predictor
+from xvit.models.xvit import XViT
 from xvit.training.engine import fit
-from xvit.training.frame_cache import FrameCache
+from xvit.training.frame_cache import FrameCache, FrameReader, score_frames
 from xvit.training.logger import Progress
 from xvit.utils import distributed
 from xvit.utils.errors import XViTError
@@ -151,17 +152,27 @@ def _run_fold(
         on_event = None if on_progress is None else partial(on_progress, number)
         resume = holds_something(folder)
         fitted = fit(config, folder, resume=resume, on_progress=on_event, data=data, frames=frames)
-        scored = score_videos(
-            Predictor(fitted.last),
-            data.val,
-            eval_config=config.eval,
-            num_workers=config.data.num_workers,
-            decode_timeout=config.data.decode_timeout,
-        )
+        scored = _score_held_out(Predictor(fitted.last), config, data, frames)
         times = {"seconds": time.monotonic() - started, "cpu_seconds": cpu_seconds() - cpu_started}
         write_json(path, {"key": key, **times, **_to_values(scored, data.val)})
         shutil.rmtree(folder / "state")
     return _read_fold(path, key, number, config, data)
+
+
+def _score_held_out(predictor: Predictor, config: RunConfig, data: DatasetSplits, frames: FrameCache) -> ScoredVideos:
+    """Score the held-out videos; from their frame vectors if those are what the predictor would compute."""
+    views = (config.eval.temporal_views, config.eval.spatial_views)
+    if config.train.tune == "head" and views == (1, 1) and config.train.precision == "fp32":
+        assert isinstance(predictor.model, XViT)
+        reader = FrameReader(model=predictor.model, config=config, class_names=data.class_names)
+        return score_frames(predictor.model, frames, reader, data.val)
+    return score_videos(
+        predictor,
+        data.val,
+        eval_config=config.eval,
+        num_workers=config.data.num_workers,
+        decode_timeout=config.data.decode_timeout,
+    )
 
 
 def _read_fold(

@@ -13,7 +13,7 @@ n readable videos, T frames, D channels
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,18 +28,18 @@ from xvit.config import ClassNames, RunConfig, as_task_dict, to_dict, unwrap_sin
 from xvit.data.annotations import Sample
 from xvit.data.dataset import Batch, VideoDataset
 from xvit.data.loader import make_loader
-from xvit.data.record import record_hash, record_samples, record_versions
+from xvit.data.record import Row, record_hash, record_samples, record_versions
 from xvit.data.sampler import EpochSampler
 from xvit.data.transforms import normalize
-from xvit.evaluation import Evaluation, MultiLabelEvaluation, ScoredVideos, compute_metrics
+from xvit.evaluation import ScoredVideos
 from xvit.models.profiling import frames_hash
 from xvit.models.xvit import XViT
 from xvit.utils.errors import VideoError, XViTError
 from xvit.utils.files import parse_json, publish, write_errors
 
-MAX_VIEWS = 4  # random views of a training video
+MAX_VIEWS = 8  # random views of a training video
 Split = Literal["train", "val"]
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,31 +77,22 @@ class FrameReader:
     model: XViT
     config: RunConfig
     class_names: ClassNames
-    autocast: Callable[[], AbstractContextManager[Any]]
-    on_batch: Callable[[int, int], None]
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+    on_batch: Callable[[int, int], None] = lambda done, total: None
 
     @cached_property
-    def weights_hash(self) -> str:
-        """Hash of the frozen weights."""
-        return frames_hash(self.model)
-
-    def key(self, samples: Sequence[Sample], split: Split, view: int) -> str:
-        """Hash of everything on which the frame vectors of a view depend."""
+    def settings(self) -> list[Any]:
+        """What the frame vectors of any view depend on, with a hash of the frozen weights."""
         config, clip_spec = self.config, self.model.clip_spec
         if clip_spec.spans_video:  # its stride is for endless videos only, and differs between parts of a data set
             clip_spec = replace(clip_spec, stride=1)
-        random = [to_dict(config.augment), config.train.seed, view] if split == "train" else []
-        return record_hash(
-            [
-                _FORMAT,
-                self.weights_hash,
-                to_dict(clip_spec),
-                random,
-                [config.train.precision, config.eval.batch_size],
-                record_versions(self.model.device),
-                [self.class_names, record_samples(samples)],
-            ]
-        )
+        computation = [config.train.precision, config.eval.batch_size, record_versions(self.model.device)]
+        return [_FORMAT, frames_hash(self.model), to_dict(clip_spec), computation, self.class_names]
+
+    def key(self, record: Sequence[Row], split: Split, view: int) -> str:
+        """Hash of everything on which the frame vectors of a view depend; `record` is that of the videos."""
+        random = [to_dict(self.config.augment), self.config.train.seed, view] if split == "train" else []
+        return record_hash([self.settings, random, record])
 
     def read(self, samples: Sequence[Sample], split: Split, view: int) -> FrameView:
         """Compute the frame vectors of a view of each video."""
@@ -140,7 +131,9 @@ class FrameReader:
 
 
 class FrameCache:
-    """The frame vectors of a data set, computed when they are first needed, and kept in memory and in files.
+    """The frame vectors of a data set, computed when they are first needed, and kept in files.
+
+    The files are mapped into memory, so that large data sets need no more of it than the system can spare.
 
     Args:
         folder: of the files; created with the first one.
@@ -155,20 +148,28 @@ class FrameCache:
             split: {_identity(sample): index for index, sample in enumerate(samples)}
             for split, samples in self.samples.items()
         }
+        self._records: dict[Split, list[Row]] = {}  # once: on a network disk, a record takes time
         self._views: dict[tuple[Split, int], tuple[str, FrameView]] = {}
 
     def view(self, reader: FrameReader, split: Split, number: int) -> FrameView:
         """A view of all videos of a split. Computes and writes it if it is not there, or of something else."""
         samples, path = self.samples[split], self.folder / f"{split}-{number}.safetensors"
-        key = reader.key(samples, split, number)
+        if split not in self._records:
+            self._records[split] = record_samples(samples)
+        key = reader.key(self._records[split], split, number)
         known_key, known = self._views.get((split, number), ("", None))
         if known is None or known_key != key:
             known = _load(path, key)
             if known is None:
-                known = reader.read(samples, split, number)
-                _save(path, key, known)
+                computed = reader.read(samples, split, number)
+                _save(path, key, computed)
+                known = _load(path, key) or computed  # mapped
             self._views[split, number] = key, known
         return known
+
+    def has(self, split: Split) -> bool:
+        """Whether a view of this split has been read by this process."""
+        return (split, 0) in self._views
 
     def position(self, split: Split, sample: Sample) -> int:
         """The index of a sample in the views of a split."""
@@ -221,10 +222,8 @@ class FrameLoader:
 
 
 @torch.no_grad()
-def evaluate_frames(
-    model: XViT, cache: FrameCache, reader: FrameReader, samples: Sequence[Sample]
-) -> Evaluation | MultiLabelEvaluation:
-    """As `xvit.evaluation.evaluate` with one view per video, from the frame vectors of validation videos.
+def score_frames(model: XViT, cache: FrameCache, reader: FrameReader, samples: Sequence[Sample]) -> ScoredVideos:
+    """As `xvit.evaluation.score_videos` with one view per video, from the frame vectors of validation videos.
 
     Raises:
         XViTError: none of the videos can be read.
@@ -238,21 +237,19 @@ def evaluate_frames(
     frames = view.frames[[view.rows[positions[index]] for index in read]]
     logits = as_task_dict(model.eval().classify_frames(frames.to(model.device)))
     errors = {index: view.errors[positions[index]] for index in failed}
-    return compute_metrics(
-        ScoredVideos(
-            samples=[samples[index] for index in read],
-            scores={task: model.probabilities(values).cpu() for task, values in logits.items()},
-            class_names=model.class_names,
-            failures=[(samples[index].id, error.path, error.reason) for index, error in errors.items()],
-            warnings=[
-                (sample.id, sample.path, view.warnings[position])
-                for sample, position in zip(samples, positions, strict=True)
-                if position in view.warnings
-            ],
-            temporal_views=1,
-            spatial_views=1,
-            seconds=time.perf_counter() - started,
-        )
+    return ScoredVideos(
+        samples=[samples[index] for index in read],
+        scores={task: model.probabilities(values).cpu() for task, values in logits.items()},
+        class_names=model.class_names,
+        failures=[(samples[index].id, error.path, error.reason) for index, error in errors.items()],
+        warnings=[
+            (sample.id, sample.path, view.warnings[position])
+            for sample, position in zip(samples, positions, strict=True)
+            if position in view.warnings
+        ],
+        temporal_views=1,
+        spatial_views=1,
+        seconds=time.perf_counter() - started,
     )
 
 

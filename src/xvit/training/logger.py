@@ -195,7 +195,8 @@ class TrainingLogger:
         if failed:
             step, loss, indices = min(failed)
             last, ids = self.run_dir.last, ", ".join(self.samples[index].id for index in indices)
-            saved = f"{last} is the checkpoint of the previous epoch" if last.exists() else "no checkpoint saved yet"
+            when = "the previous" if self.config.train.eval_every == 1 else "an earlier"
+            saved = f"{last} is the checkpoint of {when} epoch" if last.exists() else "no checkpoint saved yet"
             raise XViTError(
                 f"step {step} (epoch {self.state.epoch + 1}): the loss is {loss}, so training stops ({saved}). Try a "
                 f"lower train.lr, more train.warmup_epochs or another train.precision. Videos of that step: {ids}"

@@ -31,7 +31,7 @@ from xvit.training.run_dir import RunDirectory
 from xvit.training.sharding import check_sharding, copy_weights, shard
 from xvit.training.signals import StopSignals
 from xvit.training.state_tensors import StateTensors
-from xvit.training.tuning import HeadOnly, check_tuning, freeze
+from xvit.training.tuning import AveragedWeights, HeadOnly, check_tuning, freeze
 from xvit.utils import distributed
 from xvit.utils.errors import XViTError, check_choice, one_line
 from xvit.utils.threads import limit_threads
@@ -114,7 +114,8 @@ class TrainingRun:
             autocast=self.accelerator.autocast,
             on_batch=self._on_frames,
         )
-        self.ema_model = ModelEmaV3(self.raw_model, decay=train.ema_decay, use_warmup=True) if train.ema_decay else None
+        average = AveragedWeights if train.tune != "full" else ModelEmaV3
+        self.ema_model = average(self.raw_model, decay=train.ema_decay, use_warmup=True) if train.ema_decay else None
         self.dataset, self.sampler, self.loader = self._build_loader()
         set_seed(train.seed, device_specific=True)  # from here on each process draws different random numbers
         self._prepare_model()

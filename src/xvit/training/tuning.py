@@ -9,6 +9,8 @@ Everything before the frame vectors counts as the image model for head, temporal
 stay as they are, zero in a new model. `model.temporal_position=head` puts them behind, where they are trained.
 """
 
+import torch
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from xvit.config import RunConfig
@@ -66,3 +68,13 @@ class HeadOnly(nn.Module):
         self.module.temporal_head.train(mode)
         self.module.classifier.train(mode)
         return self
+
+
+class AveragedWeights(ModelEmaV3):
+    """The moving average of the weights that are trained: that of all would take longer than training a head."""
+
+    def apply_update_(self, model: nn.Module, decay: float) -> None:
+        """Move the average towards the weights of the model, whose frozen ones it has already."""
+        pairs = zip(self.module.parameters(), model.parameters(), strict=True)
+        averages, weights = zip(*((average, p) for average, p in pairs if p.requires_grad), strict=True)
+        torch._foreach_lerp_(averages, weights, weight=1 - decay)

@@ -14,11 +14,12 @@ A stopped run goes on with the same command. Whatever is finished is not repeate
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from xvit.checkpoint import read_metadata
@@ -31,7 +32,7 @@ from xvit.experiments.finetune.ways import WAYS, Way, choose_way, expected_secon
 from xvit.models.backbone import resolve_clip_spec
 from xvit.models.pretrained import load_initial_weights
 from xvit.models.xvit import XViT
-from xvit.training import CrossValidation, FoldResult, Progress, check_recipe, cross_validate, fit
+from xvit.training import CrossValidation, Progress, check_recipe, cross_validate, fit
 from xvit.training.frame_cache import FrameCache
 from xvit.utils.checkpoint_path import resolve_bundled
 from xvit.utils.devices import default_device
@@ -40,6 +41,8 @@ from xvit.utils.files import write_json
 from xvit.utils.text import name_some
 
 MAX_FOLDS = 5
+_REPORT_SECONDS = 10.0  # kept for the report
+_MIN_FOLDS = 0.1  # less than this part of a fold says too little about the time of the rest
 _logger = logging.getLogger("xvit")
 _START_ADVICE = "Or start from a trained model: --init CHECKPOINT, or --init motion, which comes with xvit"
 
@@ -60,7 +63,23 @@ class FinetuneCallbacks:
 
 
 class _OverBudgetError(Exception):
-    """The first fold showed that a way does not fit into the time that is left."""
+    """A way turned out not to fit into the time that is left."""
+
+
+class _Budget:
+    """The time for a call of `finetune`.
+
+    Args:
+        seconds: for everything.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.end = monotonic() + seconds - _REPORT_SECONDS
+
+    @property
+    def left(self) -> float:
+        """Seconds for trainings; negative if it is used up."""
+        return self.end - monotonic()
 
 
 def finetune(
@@ -71,7 +90,7 @@ def finetune(
     Args:
         output: a new folder, or that of an earlier call with the same recipe and videos, which is continued.
         recipe: the settings of all ways; `config.data` has the videos, `config.init` the weights to start from.
-        minutes: time for all of it. The head is compared and trained in any case; the other ways if they fit.
+        minutes: time for this call. The head is compared and trained in any case, the other ways if they fit.
         callbacks: what to call meanwhile.
 
     Returns:
@@ -82,21 +101,24 @@ def finetune(
             other videos than before.
         Interrupted: Ctrl-C or SIGTERM; the same call continues.
     """
-    output, callbacks = Path(output), callbacks or FinetuneCallbacks()
+    output, callbacks, budget = Path(output), callbacks or FinetuneCallbacks(), _Budget(60 * minutes)
     check_recipe(recipe)
     given = load_splits(recipe.data)
-    clip_seconds = time_clip(_initial_model(recipe, given))  # first, since it finds weights that cannot be had
+    initial = _initial_model(recipe, given)  # first, since it finds weights that cannot be had
+    clip_seconds, width = time_clip(initial), initial.backbone.num_features
+    del initial
     data = _check_videos(recipe, given, callbacks)
     folds = min(MAX_FOLDS, *Counter(sample.label for sample in data.train).values())
     if seen := _count_seen(recipe.init, data.train):
         source = recipe.init.checkpoint_path
         callbacks.on_message(f"{source} was trained on {seen} of these videos: their accuracy will be too high")
-    expect = partial(expected_seconds, recipe, videos=len(data.train), folds=folds, clip_seconds=clip_seconds)
+    recipes = {way: way_recipe(recipe, way, videos=len(data.train), width=width) for way in WAYS}
+    expect = partial(expected_seconds, videos=len(data.train), folds=folds, clip_seconds=clip_seconds)
     with _warnings_only():  # of the trainings, which would all log the same
-        results, skipped = _compare_ways(output, recipe, data, folds, 60 * minutes, expect, callbacks)
+        results, skipped = _compare_ways(output, recipes, data, folds, budget, expect, callbacks)
         chosen, comparisons = choose_way(results)
         callbacks.on_message(f"chosen: {chosen}; training it on all {len(data.train)} videos")
-        final = _train_final(output, way_recipe(recipe, chosen), data, callbacks)
+        final = _train_final(output, recipes[chosen], data, callbacks)
     result = {
         "model": str(final),
         "chosen": chosen,
@@ -120,28 +142,27 @@ def finetune(
 
 def _compare_ways(
     output: Path,
-    recipe: RunConfig,
+    recipes: Mapping[Way, RunConfig],
     data: DatasetSplits,
     folds: int,
-    seconds: float,
-    expect: Callable[[Way], float],
+    budget: _Budget,
+    expect: Callable[[RunConfig], float],
     callbacks: FinetuneCallbacks,
 ) -> tuple[dict[Way, CrossValidation], dict[Way, float]]:
     """The results of the ways that fit into the time, and the seconds that each of the others would take."""
     results: dict[Way, CrossValidation] = {}
     skipped: dict[Way, float] = {}
-    for way in WAYS:
-        spent = sum(fold.seconds for result in results.values() for fold in result.folds)
-        left = max(seconds - spent, 0.0)
-        comparison = _Comparison(output / way, way_recipe(recipe, way), data, folds, left, callbacks)
-        expected = expect(way)
-        if way != "head" and (expected > left or skipped) and not comparison.is_finished:
-            skipped[way] = expected
-            callbacks.on_message(
-                f"{way}: would take about {_duration(expected)}, more than the {_duration(left)} left: not compared"
-            )
-            continue
-        callbacks.on_message(f"{way}: {folds} folds, expected to take about {_duration(expected)}")
+    for way, recipe in recipes.items():
+        comparison = _Comparison(output / way, recipe, data, folds, budget, callbacks)
+        if not comparison.is_finished:
+            expected = expect(recipe) * comparison.share_left
+            late = f", more than the {_duration(budget.left)} left" if expected > budget.left else ""
+            if way != "head" and (late or skipped):
+                skipped[way] = expected
+                callbacks.on_message(f"{way}: would take about {_duration(expected)}{late}: not compared")
+                continue
+            late += "; it is trained in any case" if late else ""
+            callbacks.on_message(f"{way}: {folds} folds, expected to take about {_duration(expected)}{late}")
         try:
             results[way] = comparison.run()
         except _OverBudgetError:
@@ -151,15 +172,16 @@ def _compare_ways(
 
 @dataclass
 class _Comparison:
-    """The cross-validation of one way, which ends early if its first fold takes too long."""
+    """The cross-validation of one way, which ends early if it turns out to take too long."""
 
     folder: Path
     recipe: RunConfig
     data: DatasetSplits
     folds: int
-    left: float  # seconds
+    budget: _Budget
     callbacks: FinetuneCallbacks
-    expected: float = 0.0  # seconds, from the first fold
+    expected: float = 0.0  # seconds for the rest and the final training, once some of it is done
+    _first: tuple[float, float] | None = field(default=None, init=False)  # folds done, and the time, at the first step
 
     @property
     def way(self) -> str:
@@ -170,32 +192,46 @@ class _Comparison:
         """Whether an earlier call has done it."""
         return (self.folder / "folds.json").exists()
 
+    @property
+    def share_left(self) -> float:
+        """The part of the time for the folds and the final training that earlier calls have not spent."""
+        done = sum((self.folder / f"fold_{number}" / "scores.json").exists() for number in range(1, self.folds + 1))
+        return 1 - done / (self.folds + self._final_folds)
+
+    @property
+    def _final_folds(self) -> float:
+        """The time of the training on all videos, in folds."""
+        return self.folds / (self.folds - 1)
+
     def run(self) -> CrossValidation:
         validation = cross_validate(
             self.recipe,
             self.folder,
             folds=self.folds,
             resume=self.folder.exists(),
-            on_progress=lambda fold, event: self.callbacks.on_training(
-                f"{self.way}, fold {fold} of {self.folds}", event
+            on_progress=self._on_progress,
+            on_fold=lambda result: self.callbacks.on_message(
+                f"{self.way}, fold {result.fold} of {self.folds}: top-1 {100 * result.metrics['top1']:.1f} %"
             ),
-            on_fold=self._on_fold,
             data=self.data,
         )
         self.callbacks.on_message(f"{self.way}: {validation.result}")
         return validation
 
-    def _on_fold(self, result: FoldResult) -> None:
-        self.callbacks.on_message(
-            f"{self.way}, fold {result.fold} of {self.folds}: top-1 {100 * result.metrics['top1']:.1f} %"
-        )
-        if result.fold > 1 or self.way == "head" or self.is_finished:
+    def _on_progress(self, fold: int, event: Progress) -> None:
+        self.callbacks.on_training(f"{self.way}, fold {fold} of {self.folds}", event)
+        if self.way == "head" or event.stage != "train":
             return
-        self.expected = result.seconds * (self.folds + self.folds / (self.folds - 1))  # and the training on all videos
-        if self.expected > self.left:
+        done, now = fold - 1 + (event.epoch - 1 + event.step / event.steps) / event.epochs, monotonic()
+        self._first = self._first or (done, now)
+        if done - self._first[0] < _MIN_FOLDS:
+            return
+        per_fold = (now - self._first[1]) / (done - self._first[0])
+        self.expected = per_fold * (self.folds - done + self._final_folds)
+        if self.expected > self.budget.left:
             self.callbacks.on_message(
-                f"{self.way}: after its first fold, it would take {_duration(self.expected)} in all, and "
-                f"{_duration(self.left)} were left: not compared"
+                f"{self.way}: would take {_duration(self.expected)} more, and {_duration(self.budget.left)} are left: "
+                "not compared"
             )
             raise _OverBudgetError
 
@@ -271,4 +307,4 @@ def _warnings_only() -> Iterator[None]:
 
 
 def _duration(seconds: float) -> str:
-    return f"{math.ceil(seconds)} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+    return f"{math.ceil(max(seconds, 0))} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"

@@ -2,13 +2,13 @@
 
 head    temporal head and classifier, on frame vectors that are computed once
 lora    low-rank updates of the attention as well
-full    all weights, as the recipe says
+full    all weights
 """
 
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 
@@ -21,19 +21,44 @@ from xvit.utils.intervals import paired_interval
 
 Way = Literal["head", "lora", "full"]
 WAYS: tuple[Way, ...] = get_args(Way)
-# Fewer trained weights take a higher rate. An epoch of the head takes almost no time.
-TRAIN: dict[Way, dict[str, Any]] = {
-    "head": {"lr": 3e-3, "lr_base_batch_size": 0, "optimizer": "adamw", "epochs": 60},
-    "lora": {"lr": 1e-3, "lr_base_batch_size": 0, "optimizer": "adamw", "layer_decay": 1.0},
-    "full": {},
-}
+# Of the augmentation only crops and mirroring are left: so few updates learn little from distorted or mixed clips.
+# Fewer trained weights take a higher rate. The best rate of a matrix falls with its width (Yang et al., 2022, arXiv
+# 2203.03466), so those of the backbone are for a width of `_WIDTH`. docs/finetune.md has what they were chosen on.
+_LR: dict[Way, float] = {"head": 3e-3, "lora": 1e-3, "full": 2.5e-4}
+_WIDTH = 384  # of ViT-S
+UPDATES = 240
 _STEP_COST: dict[Way, float] = {"lora": 2.5, "full": 3.0}  # of a clip, in forward passes: the backward pass takes two
 
 
-def way_recipe(recipe: RunConfig, way: Way) -> RunConfig:
-    """The recipe of a way. Clips that are mixed with each other have no frame vectors, so head mixes none."""
-    augment = replace(recipe.augment, mixup=0.0, cutmix=0.0) if way == "head" else recipe.augment
-    return replace(recipe, augment=augment, train=replace(recipe.train, tune=way, **TRAIN[way]))
+def way_recipe(recipe: RunConfig, way: Way, *, videos: int, width: int) -> RunConfig:
+    """The recipe of a way: few videos need more epochs for enough updates, and a rate that suits the model.
+
+    Args:
+        recipe: what all ways share.
+        way: its name.
+        videos: their number.
+        width: D of the backbone.
+    """
+    train = recipe.train
+    epochs = max(train.epochs, -(-UPDATES // -(-videos // train.batch_size)))
+    lr = _LR[way] if way == "head" else _LR[way] * _WIDTH / width
+    layer_decay = train.layer_decay if way == "full" else 1.0
+    augment = replace(recipe.augment, auto_augment="none", random_erasing=0.0, mixup=0.0, cutmix=0.0)
+    return replace(
+        recipe,
+        augment=augment,
+        train=replace(
+            train,
+            tune=way,
+            optimizer="adamw",
+            lr=lr,
+            lr_base_batch_size=0,
+            layer_decay=layer_decay,
+            epochs=epochs,
+            eval_every=epochs,
+            warmup_epochs=train.warmup_epochs * epochs / train.epochs,
+        ),
+    )
 
 
 @torch.inference_mode()
@@ -49,11 +74,18 @@ def time_clip(model: XViT) -> float:
     return min(seconds)
 
 
-def expected_seconds(recipe: RunConfig, way: Way, *, videos: int, folds: int, clip_seconds: float) -> float:
-    """What the cross-validation of a way and its training on all videos take, from the time of one clip."""
-    epochs = way_recipe(recipe, way).train.epochs
+def expected_seconds(recipe: RunConfig, *, videos: int, folds: int, clip_seconds: float) -> float:
+    """What the cross-validation with the recipe of a way and the training on all videos take.
+
+    Args:
+        recipe: of the way.
+        videos: their number.
+        folds: their number.
+        clip_seconds: time of one clip.
+    """
+    epochs, way = recipe.train.epochs, recipe.train.tune
     if way == "head":
-        passes = videos * (min(epochs, MAX_VIEWS) + 2.0)  # and one fixed view, and the predictions
+        passes = videos * (min(epochs, MAX_VIEWS) + 1.0)  # and one fixed view
     else:
         passes = videos * (folds * epochs * _STEP_COST[way] + 1)  # folds - 1 of the folds each, and the final training
     return passes * clip_seconds
