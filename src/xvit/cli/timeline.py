@@ -4,8 +4,7 @@ Find when each class occurs in long videos. The model sees frames a fixed time a
 whatever the frame rate of a video, and scores the latest ones again and again. A segment begins where the
 score of a class reaches the threshold, and ends where it falls below the low threshold. Times at which
 nothing moves, ignored classes, and times at which a calibrated model (xvit calibrate) sees none of its
-classes
-are no segments. Memory does not grow with the length of a video.
+classes are no segments. Memory does not grow with the length of a video.
 Files that cannot be read are skipped, damaged ones are scored as far as they can be read; both are listed at
 the end, and the exit code is 1.
 
