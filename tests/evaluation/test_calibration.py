@@ -15,6 +15,7 @@ from xvit.data.dataset import VideoDataset
 from xvit.data.transforms import normalize
 from xvit.evaluation import calibrate, compute_metrics, score_videos
 from xvit.evaluation.calibration import (
+    calibrate_scores,
     choose_threshold,
     fit_temperature,
     measure_reliability,
@@ -160,6 +161,18 @@ def test_calibration_of_a_model(samples):
     alone = calibrate(model, samples, keep=0.8)
     assert alone.calibration == result.calibration
     assert alone.tasks[SINGLE_TASK].unknown_rejected is None
+
+
+def test_scores_alone_give_the_same_calibration(samples):
+    """Softmax hides a number that is added to all logits, to which temperature and energy are blind."""
+    model = separating_model(samples)
+    measured = calibrate(model, samples, keep=0.8).tasks[SINGLE_TASK].to_dict()
+    scored = score_videos(Predictor(model), samples, eval_config=EvalConfig())
+    assert not scored.margins
+    result = calibrate_scores(scored, weights_hash(model.state_dict()), keep=0.8)[SINGLE_TASK].to_dict()
+    for name in ("weights_hash", "unknown_rejected"):
+        assert result.pop(name) == measured.pop(name)
+    assert result == pytest.approx(measured, rel=1e-4)
 
 
 def test_an_earlier_calibration_is_neither_used_nor_changed(samples):

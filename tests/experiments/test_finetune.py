@@ -1,7 +1,9 @@
 """Choosing a way to fine-tune, and the whole run."""
 
 import json
+import shutil
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -10,7 +12,9 @@ from hypothesis import strategies as st
 
 from helpers.color_videos import CLASSES, make_config, write_video, write_videos
 from helpers.training_runs import same, weights
+from xvit.config import SINGLE_TASK
 from xvit.data.annotations import read_class_folders
+from xvit.evaluation.calibration import calibrate_scores, fit_temperature
 from xvit.experiments.finetune import run as finetune_run
 from xvit.experiments.finetune import ways
 from xvit.experiments.finetune.report import doubtful_videos
@@ -96,6 +100,30 @@ def test_a_folder_becomes_a_model(clips, recipe, finished):
     provenance = predictor.model.provenance
     assert provenance["data"]["train"] == 12  # all videos
     assert provenance["recipe"]["train"]["tune"] == result["chosen"]
+
+
+def test_few_videos_cannot_calibrate_the_model(finished):
+    output, result, messages = finished
+    assert result["calibration"] is None
+    assert any("not calibrated" in text and "expected at least 20" in text for text in messages)
+    assert "not calibrated: too few" in (output / "report.md").read_text()
+    assert Predictor(result["model"]).model.calibration == {}
+
+
+def test_the_model_is_calibrated_by_the_predictions_of_the_folds(
+    recipe, finished, validation, no_drawing, monkeypatch, tmp_path
+):
+    output = shutil.copytree(finished[0], tmp_path / "copy")
+    monkeypatch.setattr(finetune_run, "calibrate_scores", partial(calibrate_scores, keep=0.5))
+    monkeypatch.setattr(finetune_run, "choose_way", lambda results: ("head", choose_way(results)[1]))
+    result = finetune(output, recipe)
+    stored = Predictor(result["model"]).model.calibration[SINGLE_TASK]
+    scores = validation.scored.scores[SINGLE_TASK]
+    targets = torch.tensor([sample.label for sample in validation.scored.samples])
+    assert stored.temperature == pytest.approx(fit_temperature(scores, targets))
+    assert stored.videos == 12
+    assert result["calibration"]["energy_threshold"] == stored.energy_threshold
+    assert f"temperature of {stored.temperature:.2f}" in (output / "report.md").read_text()
 
 
 def test_a_finished_run_is_not_repeated(recipe, finished, no_drawing):

@@ -8,7 +8,7 @@ A calibration is measured with one view per video, as predictions, streams and t
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from xvit.checkpoint.weights import weights_hash
-from xvit.config import SINGLE_TASK, Calibration, DataConfig, EvalConfig, as_task_dict
+from xvit.config import SINGLE_TASK, Calibration, DataConfig, EvalConfig, as_task_dict, energies
 from xvit.data.annotations import Sample
 from xvit.evaluation.scoring import ScoredVideos, score_videos
 from xvit.inference.predictor import Predictor
@@ -163,6 +163,25 @@ def calibrate(
     known, others = scored[0], scored[1] if unknown else None
     tasks = {task: _calibrate_task(task, known, others, keep, found) for task in model.config.tasks}
     return CalibrationResult(tasks=tasks, known=known, unknown=others)
+
+
+def calibrate_scores(scored: ScoredVideos, weights: str, *, keep: float = 0.95) -> dict[str, TaskCalibration]:
+    """The calibration of each task from scores alone, such as those of a cross-validation.
+
+    Softmax scores are logits minus a number for each video, to which temperature and energy are blind.
+
+    Args:
+        scored: labelled videos, each scored by a model without calibration that was not trained on it.
+        weights: hash of the weights that the calibration is for.
+        keep: share of the correctly classified videos to accept, in (0, 1].
+
+    Raises:
+        XViTError: too few videos are classified correctly.
+    """
+    tiny = torch.finfo(torch.float32).tiny
+    logits = {task: scores.double().clamp_min(tiny).log().numpy() for task, scores in scored.scores.items()}
+    known = replace(scored, margins={task: torch.from_numpy(energies(values)) for task, values in logits.items()})
+    return {task: _calibrate_task(task, known, None, keep, weights) for task in scored.scores}
 
 
 def check_single_label(model: XViT) -> None:

@@ -1,6 +1,6 @@
 """From a folder of clips to a model whose accuracy is known.
 
-check the videos ─▶ cross-validate head ─▶ lora ─▶ full ─▶ choose ─▶ train on all videos ─▶ report
+check the videos ─▶ cross-validate head ─▶ lora ─▶ full ─▶ choose ─▶ train on all videos ─▶ calibrate, report
                     (the next way only if it fits into the time)
 
 DIR/head lora full    the cross-validation of each way that was compared (`xvit.training.folds`)
@@ -23,10 +23,13 @@ from time import monotonic
 from typing import Any
 
 from xvit.checkpoint import read_metadata
-from xvit.config import InitConfig, RunConfig
+from xvit.checkpoint.format import store_calibration
+from xvit.checkpoint.weights import weights_hash
+from xvit.config import SINGLE_TASK, InitConfig, RunConfig
 from xvit.data.annotations import DatasetSplits, Sample, load_splits
 from xvit.data.seen import count_seen
 from xvit.data.tools.check import check_dataset
+from xvit.evaluation.calibration import calibrate_scores
 from xvit.experiments.finetune.report import write_report
 from xvit.experiments.finetune.ways import WAYS, Way, choose_way, expected_seconds, time_clip, way_recipe
 from xvit.models.backbone import resolve_clip_spec
@@ -119,6 +122,7 @@ def finetune(
         chosen, comparisons = choose_way(results)
         callbacks.on_message(f"chosen: {chosen}; training it on all {len(data.train)} videos")
         final = _train_final(output, recipes[chosen], data, callbacks)
+    calibration = _calibrate(final, results[chosen], callbacks)
     result = {
         "model": str(final),
         "chosen": chosen,
@@ -133,6 +137,7 @@ def finetune(
             for way, validation in results.items()
         },
         "not_tried": skipped,
+        "calibration": calibration,
         "report": str(output / "report.md"),
     }
     write_json(output / "result.json", result)
@@ -294,6 +299,18 @@ def _train_final(output: Path, recipe: RunConfig, data: DatasetSplits, callbacks
     on_progress = partial(callbacks.on_training, "final model")
     folder = output / "final"
     return fit(recipe, folder, resume=folder.exists(), on_progress=on_progress, data=data, frames=frames).last
+
+
+def _calibrate(checkpoint: Path, validation: CrossValidation, callbacks: FinetuneCallbacks) -> dict[str, Any] | None:
+    """Calibrate the final model by the scores of the folds; None if too few of them are right."""
+    weights = weights_hash(XViT.from_pretrained(checkpoint).state_dict())
+    try:
+        measured = calibrate_scores(validation.scored, weights)
+    except XViTError as error:
+        callbacks.on_message(f"not calibrated: {error}")
+        return None
+    store_calibration(checkpoint, {task: result.calibration for task, result in measured.items()})
+    return measured[SINGLE_TASK].to_dict()
 
 
 @contextmanager
