@@ -10,12 +10,10 @@ import torch
 from xvit.experiments.ablation import run as run_module
 from xvit.experiments.ablation.grid import MODEL_OPTIONS, TABLES, build_config, paper_comparisons
 from xvit.experiments.ablation.report import caption, finding_rows, findings, summary, table_rows
-from xvit.experiments.ablation.run import LEARNING_RATES, ModelResult, Scale, best_rate, build_model, run_ablation
+from xvit.experiments.ablation.run import LEARNING_RATES, ModelResult, best_rate, build_model, run_ablation
 from xvit.models.profiling import count_macs
 from xvit.models.xvit import XViT
 from xvit.utils.errors import XViTError
-
-SMALL = Scale(clips=96, epochs=1, pilot_epochs=1, image_epochs=1)
 
 
 def make_result(*correct: str) -> ModelResult:
@@ -52,10 +50,10 @@ def ablation(tmp_path_factory):
 
     with trainings_of_no_steps(stop_at_fifth):
         with pytest.raises(KeyboardInterrupt):
-            run_ablation(output, tables=("window",), seeds=1, scale=SMALL)
-        run_ablation(output, tables=("window",), seeds=1, scale=SMALL)
+            run_ablation(output, tables=("window",), seeds=1, clips=384)
+        run_ablation(output, tables=("window",), seeds=1, clips=384)
         assert len(started) == 1 + 3 * 3 + 3 + 1  # the fifth one twice
-        result = run_ablation(output, tables=("window",), seeds=2, scale=SMALL)
+        result = run_ablation(output, tables=("window",), seeds=2, clips=384)
         assert len(started) == 14 + 3
     return output, result
 
@@ -103,7 +101,7 @@ def test_a_resumed_ablation_repeats_no_finished_training(ablation):
     assert list(result) == ["mixing, mean", "w = 2, mean", "w = 2, replicate, mean"]
     saved = [json.loads((output / "trainings" / f"w_2_mean_seed_{seed}.json").read_text()) for seed in (0, 1)]
     assert [[bit == "1" for bit in training["correct"]] for training in saved] == result["w = 2, mean"].correct.tolist()
-    assert result["w = 2, mean"].correct.shape == (2, 75)
+    assert result["w = 2, mean"].correct.shape == (2, 50)
     assert set(result["w = 2, mean"].pilots) == set(LEARNING_RATES)
 
 
@@ -115,7 +113,7 @@ def test_a_model_starts_from_the_image_models_weights(tmp_path):
         model.eval()
 
     with trainings_of_no_steps(remember):
-        run_ablation(tmp_path / "out", tables=("mix_ratio",), seeds=1, scale=SMALL)
+        run_ablation(tmp_path / "out", tables=("mix_ratio",), seeds=1, clips=384)
     image, *others = seen.values()
     saved = XViT.from_pretrained(tmp_path / "out" / "image_model_8").backbone.state_dict()
     for state in (saved, *others):
@@ -128,9 +126,9 @@ def test_the_best_learning_rate_is_taken_and_of_equal_ones_the_lowest():
 
 def test_other_settings_and_damaged_files_raise_an_error(ablation, tmp_path):
     output, _ = ablation
-    options = {"tables": ("window",), "seeds": 1, "scale": SMALL}
-    with pytest.raises(XViTError, match=r"with other settings: scale\.clips was 96 and is now 128; choose another"):
-        run_ablation(output, **options | {"scale": Scale(clips=128, epochs=1, pilot_epochs=1, image_epochs=1)})
+    options = {"tables": ("window",), "seeds": 1, "clips": 384}
+    with pytest.raises(XViTError, match=r"with other settings: clips was 384 and is now 400; choose another"):
+        run_ablation(output, **options | {"clips": 400})
     (tmp_path / "mine.txt").write_text("notes")
     with pytest.raises(XViTError, match=r"not an empty directory; it has no settings\.json of an ablation to resume"):
         run_ablation(tmp_path, **options)
@@ -201,19 +199,16 @@ def test_the_command_trains_and_prints_the_results(run, tmp_path):
     """One of the trainings is a real one, in a worker process."""
     output = tmp_path / "out"
     with trainings_of_no_steps():
-        run_ablation(output, tables=("window",), seeds=1, scale=Scale(clips=96))
+        run_ablation(output, tables=("window",), seeds=1, clips=384)
     (output / "trainings" / "w_2_mean_seed_0.json").unlink()
     words = ["ablate", "--output", output, "--tables", "window", "--seeds", 1, "--jobs", 1]
     assert "mixing_layers" in run("ablate", "--tables", "layers")[2]
-    code, out, err = run(*words, "--clips", 96)
+    code, out, err = run(*words, "--clips", 384)
     assert code == 0, err
     assert "training: 3 of 3 done, about 0 min left" in err
     assert "edges replicated" in out
     report = json.loads((output / "ablation.json").read_text())
-    assert report["settings"] == {
-        "scale": {"clips": 96, "epochs": 6, "pilot_epochs": 2, "image_epochs": 20},
-        "seeds": 1,
-    }
+    assert report["settings"] == {"clips": 384, "seeds": 1}
     assert set(report["models"]) == {row.model for row in TABLES["window"].rows}
     assert report["models"]["w = 2, mean"]["seconds"] > 0
     assert len(report["findings"]) == 1

@@ -11,7 +11,7 @@ tables: mixing, window, mixing_layers, mix_inputs, mix_ratio, summary_tokens, at
 
 examples:
   xvit ablate
-  xvit ablate --output small --tables mixing --seeds 1 --clips 768
+  xvit ablate --output small --tables mixing --seeds 1 --clips 3072
 """
 
 import time
@@ -34,7 +34,7 @@ def add_options(parser: CommandParser) -> None:
     parser.add("--tables NAME", str, "tables to measure; all if unset", nargs="+", default=list(TABLES))
     parser.add("--seeds N", int, "trainings per model", default=3)
     parser.add("--jobs N", int | None, "parallel trainings, of one thread each; the number of available cores if unset")
-    parser.add("--clips N", int, "training clips; the other splits grow in proportion", default=3072)
+    parser.add("--clips N", int, "training clips; the other splits are in proportion", default=18_432, low=384)
 
 
 def parse(parser: CommandParser, argv: list[str]) -> Namespace:
@@ -47,22 +47,19 @@ def parse(parser: CommandParser, argv: list[str]) -> Namespace:
 
 def run(args: Namespace) -> int:
     """Train and measure the models, and print the tables."""
-    from dataclasses import asdict
-
     from xvit.experiments.ablation import report
-    from xvit.experiments.ablation.run import Scale, run_ablation
+    from xvit.experiments.ablation.run import run_ablation
 
-    scale = Scale(clips=args.clips)
     with terminal.progress_bars(quiet=args.json) as update:
         results = run_ablation(
             args.output,
             tables=args.tables,
             seeds=args.seeds,
             jobs=available_cores() if args.jobs is None else args.jobs,
-            scale=scale,
+            clips=args.clips,
             on_progress=update if args.json else _Progress(update),
         )
-    settings = {"scale": asdict(scale), "seeds": args.seeds}
+    settings = {"clips": args.clips, "seeds": args.seeds}
     values = report.write_report(args.output, args.tables, results, settings)
     numeric = range(1, len(report.COLUMNS))
     tables = [

@@ -22,7 +22,7 @@ import torch
 from xvit.config import describe_change
 from xvit.data.record import compare_versions, record_versions
 from xvit.experiments import common
-from xvit.experiments.ablation.clips import IMAGE_TASKS, MOTIONS, SPLITS, write_clips
+from xvit.experiments.ablation.clips import IMAGE_TASKS, MOTIONS, write_clips
 from xvit.experiments.ablation.grid import DEPTH, MODEL_OPTIONS, TABLES, Options, build_config
 from xvit.experiments.ablation.train import Clips, predict, train_model
 from xvit.models.pretrained import load_tensors
@@ -33,41 +33,16 @@ from xvit.utils.files import write_json
 from xvit.utils.parallel import parallel_map
 from xvit.utils.timing import one_thread
 
+CLIPS, MIN_CLIPS = 18_432, 384
 LEARNING_RATES = (1e-3, 2e-3, 4e-3)  # of which each model gets the best one
 _LAYER_DECAY = 0.75
-_IMAGE_LR, _IMAGE_SEED = 1.5e-3, 0
-_PILOT_SEED = 1000  # not the seed of a training that counts
+_IMAGE_LR, _IMAGE_EPOCHS, _IMAGE_SEED = 1.5e-3, 4, 0
+_PILOT_SHARE, _PILOT_SEED = 3, 1000  # a third of the clips; not the seed of a training that counts
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scale:
-    """The size of a study.
-
-    Args:
-        clips: training clips. There are a quarter as many for validation, 25 for every 32 of them for the test, and
-            three times as many images.
-        epochs: of a training.
-        pilot_epochs: of the short trainings by which the learning rate is chosen.
-        image_epochs: of the image model.
-
-    Raises:
-        XViTError: a number out of its range.
-    """
-
-    clips: int = 3072
-    epochs: int = 6
-    pilot_epochs: int = 2
-    image_epochs: int = 20
-
-    def __post_init__(self) -> None:
-        check_range("clips", self.clips, 96)
-        for name in ("epochs", "pilot_epochs", "image_epochs"):
-            check_range(name, getattr(self, name), 1)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """The number of clips or images of each split."""
-        return dict(zip(SPLITS, (self.clips, self.clips // 4, self.clips * 25 // 32, 3 * self.clips), strict=True))
+def split_sizes(clips: int) -> dict[str, int]:
+    """The number of clips or images of each split, for this number of training clips."""
+    return {"train": clips, "val": clips // 24, "test": clips * 25 // 192, "images": clips * 5 // 2}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +114,7 @@ def run_ablation(
     tables: Sequence[str] = tuple(TABLES),
     seeds: int = 3,
     jobs: int = 1,
-    scale: Scale | None = None,
+    clips: int = CLIPS,
     on_progress: common.CountCallback = lambda step, done, total: None,
 ) -> dict[str, ModelResult]:
     """Train and measure the models of some tables.
@@ -148,11 +123,11 @@ def run_ablation(
     on validation clips is taken; then one training per seed is tested, once, with the weights after the last epoch.
 
     Args:
-        output: a new or empty directory, or the directory of an ablation of the same scale, which is resumed.
+        output: a new or empty directory, or the directory of an ablation of as many clips, which is resumed.
         tables: keys of `TABLES`.
         seeds: trainings per model.
         jobs: trainings that run at the same time, with one thread each.
-        scale: number of clips and epochs.
+        clips: number of training clips; a training sees each of them once. The other splits are in proportion.
         on_progress: called with the name of the current step, the number of items done and their total.
 
     Returns:
@@ -166,23 +141,24 @@ def run_ablation(
         check_choice("tables", table, TABLES)
     check_range("seeds", seeds, 1)
     check_range("jobs", jobs, 1)
-    output, scale = Path(output), scale or Scale()
-    _open_output(output, scale)
-    write_clips(output / "clips", scale.counts, partial(on_progress, "drawing clips"))
+    check_range("clips", clips, MIN_CLIPS)
+    output = Path(output)
+    _open_output(output, clips)
+    write_clips(output / "clips", split_sizes(clips), partial(on_progress, "drawing clips"))
     used = {row.model for table in tables for row in TABLES[table].rows}
     models = [model for model in MODEL_OPTIONS if model in used]  # each once, in this order
     depths = sorted({_depth(model) for model in models}, reverse=True)
-    study = _Study(output, scale, jobs, on_progress)
-    study.run("image model", _train_image_model, [_ImageJob(output, scale, depth) for depth in depths])
+    study = _Study(output, jobs, on_progress)
+    study.run("image model", _train_image_model, [_ImageJob(output, depth) for depth in depths])
     pilots = study.pilots(models)
     results = study.trainings({model: best_rate(pilots[model]) for model in models}, seeds)
     return {model: _summarize(model, pilots[model], results[model]) for model in models}
 
 
-def _open_output(output: Path, scale: Scale) -> None:
+def _open_output(output: Path, clips: int) -> None:
     """Create the output directory, or check that it holds an ablation with these settings."""
     path = output / "settings.json"
-    settings = {"scale": asdict(scale), "learning_rates": list(LEARNING_RATES)}
+    settings = {"clips": clips, "learning_rates": list(LEARNING_RATES)}
     versions = record_versions(torch.device("cpu"))
 
     def compare(saved: dict[str, Any]) -> tuple[str, str]:
@@ -208,7 +184,6 @@ def _slug(model: str) -> str:
 @dataclass(frozen=True)
 class _ImageJob:
     output: Path
-    scale: Scale
     depth: int
 
     @property
@@ -223,7 +198,6 @@ class _VideoJob:
     output: Path
     model: str
     lr: float
-    epochs: int
     seed: int
     split: str
 
@@ -239,7 +213,6 @@ class _Study:
     """Runs the trainings of a study that have no saved result."""
 
     output: Path
-    scale: Scale
     jobs: int
     on_progress: common.CountCallback
 
@@ -257,7 +230,7 @@ class _Study:
     def pilots(self, models: Sequence[str]) -> dict[str, dict[float, float]]:
         """Top-1 on the validation clips of each model at each learning rate."""
         jobs = {
-            (model, lr): _VideoJob(self.output, model, lr, self.scale.pilot_epochs, _PILOT_SEED, "val")
+            (model, lr): _VideoJob(self.output, model, lr, _PILOT_SEED, "val")
             for model in models
             for lr in LEARNING_RATES
         }
@@ -267,7 +240,7 @@ class _Study:
     def trainings(self, rates: Mapping[str, float], seeds: int) -> dict[str, list[TrainingResult]]:
         """The results of each model for each seed."""
         jobs = {
-            (model, seed): _VideoJob(self.output, model, lr, self.scale.epochs, seed, "test")
+            (model, seed): _VideoJob(self.output, model, lr, seed, "test")
             for seed in range(seeds)  # all models of one seed first: a stopped run then has complete tables
             for model, lr in rates.items()
         }
@@ -306,7 +279,7 @@ def _train_image_model(job: _ImageJob) -> None:
     options: Options = {"attention": "spatial", "temporal_head": "mean", "num_frames": 1, "depth": job.depth}
     model = build_model(options, IMAGE_TASKS, seed=_IMAGE_SEED)
     images = Clips.load(job.output / "clips", "images", tuple(IMAGE_TASKS))
-    train_model(model, images, lr=_IMAGE_LR, epochs=job.scale.image_epochs, layer_decay=1.0, seed=_IMAGE_SEED)
+    train_model(model, images, lr=_IMAGE_LR, epochs=_IMAGE_EPOCHS, layer_decay=1.0, seed=_IMAGE_SEED)
     model.save_pretrained(job.path)
 
 
@@ -317,7 +290,9 @@ def _train_video_model(job: _VideoJob) -> None:
     model = build_model(MODEL_OPTIONS[job.model], len(MOTIONS), seed=job.seed)
     load_tensors(model, image_model.backbone.state_dict(), {}, source="the image model")
     train, test = (Clips.load(job.output / "clips", split, ("label",)) for split in ("train", job.split))
-    train_model(model, train, lr=job.lr, epochs=job.epochs, layer_decay=_LAYER_DECAY, seed=job.seed)
+    if job.split == "val":
+        train = train.first(len(train.pixels) // _PILOT_SHARE)
+    train_model(model, train, lr=job.lr, epochs=1, layer_decay=_LAYER_DECAY, seed=job.seed)
     correct = predict(model, test).argmax(dim=-1) == test.labels["label"]
     bits = "".join(str(int(bit)) for bit in correct)
     job.path.parent.mkdir(exist_ok=True)

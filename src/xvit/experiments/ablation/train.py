@@ -3,7 +3,7 @@
 A training has one core, and its clips are in memory: no loader, no checkpoints; it takes a few minutes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from xvit.utils.parallel import check_stop
 
 _BATCH_SIZE = 32
 _EVAL_BATCH_SIZE = 96
-_WARMUP_EPOCHS = 0.5
+_WARMUP = 0.1  # share of the steps
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,10 @@ class Clips:
         pixels = np.load(directory / f"{split}_pixels.npy", mmap_mode="r")
         return cls(pixels, {task: labels[:, column] for column, task in enumerate(tasks)})
 
+    def first(self, count: int) -> "Clips":
+        """The first clips."""
+        return Clips(self.pixels[:count], {task: labels[:count] for task, labels in self.labels.items()})
+
     def batch(self, model: XViT, rows: Tensor) -> tuple[Tensor, Tensor | dict[str, Tensor]]:
         """Normalised clips (B, T, C, H, W) and their labels."""
         pixels = normalize(torch.from_numpy(self.pixels[rows.numpy()]), model.clip_spec)
@@ -51,7 +55,6 @@ def train_model(
     epochs: int,
     layer_decay: float,
     seed: int,
-    on_progress: Callable[[int, int], None] = lambda step, total: None,
 ) -> None:
     """Train by AdamW with a cosine schedule, and put the model in eval mode.
 
@@ -59,14 +62,12 @@ def train_model(
         model: in place. Its clip spec normalises the pixels.
         lr: the peak learning rate, of the classifier; a layer below another one learns `layer_decay` times as fast.
         seed: of the order of the clips.
-        on_progress: called after each step with the number of steps done and the total.
     """
     settings = TrainConfig(epochs=epochs, lr=lr, weight_decay=0.05, layer_decay=layer_decay, optimizer="adamw")
     optimizer = build_optimizer(model, settings)
     steps_per_epoch = len(clips.pixels) // _BATCH_SIZE
     steps = epochs * steps_per_epoch
-    warmup = round(_WARMUP_EPOCHS * steps_per_epoch)
-    schedule = build_schedule(optimizer, steps=steps, warmup_steps=warmup, lr=lr)
+    schedule = build_schedule(optimizer, steps=steps, warmup_steps=round(_WARMUP * steps), lr=lr)
     generator = torch.Generator().manual_seed(seed)
     model.train()
     for step in range(steps):
@@ -79,7 +80,6 @@ def train_model(
         classification_loss(model(pixel_values), labels).backward()
         optimizer.step()
         check_stop()
-        on_progress(step + 1, steps)
     model.eval()
 
 
