@@ -241,7 +241,7 @@ PATH_MISTAKES = {
     },
     "data motion": {"--output {file}/x": "file.txt is a file; expected a directory"},
     "demo": {"--output {file}": "is a file; expected a directory", "--config none.yaml": "none.yaml"},
-    "ablate": {"--output {file}": "is a file; expected a directory", "--config none.yaml": "none.yaml"},
+    "ablate": {"--output {file}": "is a file; expected a directory"},
     "benchmark": {"--output {file}": "is a file; expected a directory"},
     "info": {"--checkpoint none": "none: no such checkpoint directory"},
     "export": {

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from xvit.config import DataConfig, RunConfig, find_recipe, read_config
+from xvit.config import DataConfig, RunConfig
 from xvit.data.annotations import load_splits
 from xvit.data.record import compare_splits, compare_versions, record_splits, record_versions
 from xvit.data.synthetic.dataset import write_motion_dataset
@@ -25,11 +25,6 @@ CountCallback = Callable[[str, int, int], None]  # called with the current step,
 State = TypeVar("State")
 
 _logger = logging.getLogger("xvit")
-
-
-def default_recipe() -> RunConfig:
-    """The recipe of the demo and the ablation study: recipes/motion.yaml, which is installed with the package."""
-    return read_config(RunConfig, find_recipe("motion"))
 
 
 def open_directory(path: Path, experiment: str, parse: Callable[[Any], State]) -> State | None:
@@ -92,7 +87,12 @@ def check_videos(directory: Path, data: DataConfig) -> None:
             "another --output"
         )
     if other_versions:
-        _logger.warning("%s: was started with %s: the results of its parts differ", directory.parent, other_versions)
+        warn_of_versions(directory.parent, other_versions)
+
+
+def warn_of_versions(output: Path, other_versions: str) -> None:
+    """Log that an experiment was started with other library versions, or on another device."""
+    _logger.warning("%s: was started with %s: the results of its parts differ", output, other_versions)
 
 
 def evaluate_held_out(

@@ -6,7 +6,7 @@ their frames; `dataset` the class counts of a data set; `timeline` the classes o
 any thread may draw.
 """
 
-from xvit.visualize.ablation import plot_ablation
+from xvit.visualize.ablation import plot_differences
 from xvit.visualize.benchmark import CostPoint, plot_benchmark
 from xvit.visualize.dataset import plot_dataset
 from xvit.visualize.filmstrip import FilmstripRow, plot_filmstrip
@@ -19,6 +19,6 @@ from xvit.visualize.plots import (
 )
 from xvit.visualize.timeline import plot_timeline
 
-__all__ = ["CostPoint", "FilmstripRow", "plot_ablation", "plot_benchmark", "plot_confusion_matrix", "plot_dataset"]
+__all__ = ["CostPoint", "FilmstripRow", "plot_differences", "plot_benchmark", "plot_confusion_matrix", "plot_dataset"]
 __all__ += ["plot_filmstrip", "plot_per_class", "plot_rejection", "plot_reliability", "plot_timeline"]
 __all__ += ["plot_training_curves"]

@@ -1,57 +1,58 @@
-"""The models and tables of the ablation study: section 4 of the paper, the other attention schemes, fewer tokens.
+"""The models, tables and comparisons of the ablation study: section 4 of the paper, and the other attention schemes.
 
 The paper's figures are top-1 in % on Something-Something v2 with ViT-B/16 and 8 frames. The data set and the model size
-differ here, so only the order of the rows can be compared.
+differ here, so only differences between rows can be compared, and of these only the signs.
 """
 
 from dataclasses import dataclass
 
+from xvit.config import ModelConfig, model_config
+from xvit.experiments.ablation.clips import NUM_FRAMES
+
 Options = dict[str, bool | int | float | str]
 
-# Options that every row of the tables assumes, whatever the recipe sets.
-BASE_OPTIONS: Options = {
-    "attention": "mixing",
-    "window": 1,
-    "mix_ratio": 0.5,
-    "mix_inputs": "keys_values",
-    "mixing_layers": "all",
-    "boundary_only": False,
-    "segment_frames": 0,
-    "summary_tokens": 0,
-    "temporal_position": "input",
-    "temporal_head": "attention",
-    "temporal_layers": 1,
-    "tubelet_size": 1,
-    "tome_r": 0,
-}
+DEPTH, EQUAL_MACS_DEPTH = 8, 6
+_BASE = model_config(
+    backbone="vit_tiny_patch16_224",
+    num_frames=NUM_FRAMES,
+    spatial_position="sincos",
+    backbone_kwargs={"img_size": 48, "patch_size": 12, "embed_dim": 96, "num_heads": 8, "weight_init": "jax"},
+)
 _MEAN: Options = {"temporal_head": "mean"}
-# Each model's changes of BASE_OPTIONS. A model is trained once per seed, even if several tables contain it.
+# Each model's changes of ModelConfig's defaults, which are the paper's choices: w = 1, rho = 50 %, keys and values, all
+# layers, temporal attention. A model is trained once per seed, even if several tables contain it.
 MODEL_OPTIONS: dict[str, Options] = {
     "spatial": {"attention": "spatial"},
     "mixing": {},
     "spatial, mean": {"attention": "spatial", **_MEAN},
     "mixing, mean": _MEAN,
     "w = 2, mean": {"window": 2, **_MEAN},
-    "w = 2, boundary only, mean": {"window": 2, "boundary_only": True, **_MEAN},
+    "w = 2, replicate, mean": {"window": 2, "temporal_padding": "replicate", **_MEAN},
+    "first half, mean": {"mixing_layers": "first_half", **_MEAN},
+    "second half, mean": {"mixing_layers": "second_half", **_MEAN},
     "mixed x": {"mix_inputs": "x"},
     "mixed keys": {"mix_inputs": "keys"},
     "mixed values": {"mix_inputs": "values"},
     "rho = 25 %": {"mix_ratio": 0.25},
     "rho = 100 %": {"mix_ratio": 1.0},
-    "local": {"attention": "local"},
-    "divided": {"attention": "divided"},
-    "joint": {"attention": "joint"},
-    "first half, mean": {"mixing_layers": "first_half", **_MEAN},
-    "second half, mean": {"mixing_layers": "second_half", **_MEAN},
-    "odd layers, mean": {"mixing_layers": "odd", **_MEAN},
-    "2 temporal layers": {"temporal_layers": 2},
-    "3 temporal layers": {"temporal_layers": 3},
     "summary, mean": {"summary_tokens": 1, **_MEAN},
-    "summary": {"summary_tokens": 1},
+    "divided": {"attention": "divided", "depth": EQUAL_MACS_DEPTH},
+    "joint": {"attention": "joint"},
+    "joint, patches": {"attention": "joint", "global_pool": "avg"},
     "tubelet 2": {"tubelet_size": 2},
     "merge 1": {"tome_r": 1},
     "tubelet 2, merge 1": {"tubelet_size": 2, "tome_r": 1},
 }
+
+
+def build_config(options: Options, num_classes: int | dict[str, int]) -> ModelConfig:
+    """The settings of a model: `options` are those of `model_config`, and `depth` and `global_pool` of the backbone."""
+    options = {"depth": DEPTH, **options}
+    backbone: Options = {name: options.pop(name) for name in ("depth", "global_pool") if name in options}
+    if "global_pool" in backbone:
+        backbone["fc_norm"] = False  # the image model's norm stays before pooling
+    kwargs = _BASE.backbone_kwargs | backbone
+    return model_config(_BASE, num_classes=num_classes, backbone_kwargs=kwargs, **options)
 
 
 @dataclass(frozen=True)
@@ -62,18 +63,16 @@ class Row:
         name: text of the first column.
         model: key in `MODEL_OPTIONS`.
         paper_top1: the paper's top-1 in % on Something-Something v2; None if the paper has no such row.
-        paper_top1_k400: the paper's top-1 in % on Kinetics-400, where it has one.
     """
 
     name: str
     model: str
     paper_top1: float | None = None
-    paper_top1_k400: float | None = None
 
 
 @dataclass(frozen=True)
 class Table:
-    """One comparison: its title says what varies, and in parentheses what all rows share."""
+    """One comparison: its title says what varies, and in parentheses what all rows share. The first row is the base."""
 
     title: str
     rows: tuple[Row, ...]
@@ -84,71 +83,82 @@ def _table(title: str, *rows: Row) -> Table:
 
 
 TABLES: dict[str, Table] = {
+    "mixing": _table(
+        "Mixing and the temporal head",
+        Row("mixing, temporal attention", "mixing", 63.4),
+        Row("mixing, mean", "mixing, mean", 61.6),
+        Row("spatial, temporal attention", "spatial", 55.6),
+        Row("spatial, mean", "spatial, mean", 44.2),
+    ),
     "window": _table(
-        "Window (temporal mean)",
-        Row("w = 0", "spatial, mean", 44.2),
+        "Window (mean)",
         Row("w = 1", "mixing, mean", 61.6),
         Row("w = 2", "w = 2, mean", 59.7),
-        Row("w = 2, boundary only", "w = 2, boundary only, mean", 59.6),
+        Row("w = 2, edges replicated", "w = 2, replicate, mean"),
+    ),
+    "mixing_layers": _table(
+        "Mixing layers (mean)",
+        Row("all", "mixing, mean", 61.6),
+        Row("first half", "first half, mean", 60.7),
+        Row("second half", "second half, mean", 60.6),
     ),
     "mix_inputs": _table(
         "Mixed inputs (temporal attention)",
-        Row("nothing", "spatial", 55.6),
-        Row("x", "mixed x", 62.1),
+        Row("keys and values", "mixing", 63.4),
         Row("keys", "mixed keys", 62.1),
         Row("values", "mixed values", 61.5),
-        Row("keys and values", "mixing", 63.4),
+        Row("x", "mixed x", 62.1),
     ),
     "mix_ratio": _table(
         "Mix ratio (temporal attention)",
-        Row("0 %", "spatial", 55.6),
-        Row("25 %", "rho = 25 %", 63.3),
         Row("50 %", "mixing", 63.4),
+        Row("25 %", "rho = 25 %", 63.3),
         Row("100 %", "rho = 100 %", 60.7),
     ),
-    "attention": _table(
-        "Attention scheme (temporal attention)",
-        Row("spatial", "spatial", 55.6),
-        Row("mixing", "mixing", 63.4),
-        Row("local", "local"),
-        Row("divided", "divided"),
-        Row("joint", "joint"),
-    ),
-    "mixing_layers": _table(
-        "Mixing layers (temporal mean)",
-        Row("first half", "first half, mean", 60.7),
-        Row("second half", "second half, mean", 60.6),
-        Row("odd layers", "odd layers, mean", 60.3),
-        Row("all", "mixing, mean", 61.6),
-    ),
-    "temporal_layers": _table(
-        "Number of temporal attention layers",
-        Row("0 (mean)", "mixing, mean", 61.6),
-        Row("1", "mixing", 63.4),
-        Row("2", "2 temporal layers", 63.4),
-        Row("3", "3 temporal layers", 63.4),
-    ),
     "summary_tokens": _table(
-        "Summary tokens and temporal attention (TA)",
-        Row("neither", "mixing, mean", 61.6, 77.8),
-        Row("summary", "summary, mean", 62.9, 78.7),
-        Row("both", "summary", 62.5, 78.0),
-        Row("TA", "mixing", 63.4, 78.5),
+        "Summary tokens (mean)",
+        Row("none", "mixing, mean", 61.6),
+        Row("one per frame", "summary, mean", 62.9),
+    ),
+    "attention": _table(
+        "Other attention schemes (temporal attention)",
+        Row("mixing", "mixing", 63.4),
+        Row("divided, equal MACs (6 layers)", "divided"),
+        Row("joint, class token", "joint"),
+        Row("joint, mean of the patches", "joint, patches"),
     ),
     "token_reduction": _table(
         "Fewer tokens (temporal attention)",
-        Row("none", "mixing"),
+        Row("none", "mixing", 63.4),
         Row("tubelet = 2", "tubelet 2"),
         Row("tome_r = 1", "merge 1"),
         Row("both", "tubelet 2, merge 1"),
     ),
 }
 
-# The paper's findings: pairs of models (lower, higher) by top-1.
-PAPER_RANKINGS: tuple[tuple[str, str], ...] = (
-    ("spatial, mean", "mixing, mean"),
-    ("spatial", "mixed keys"),
-    ("spatial", "mixed values"),
-    ("mixed keys", "mixing"),
-    ("mixed values", "mixing"),
+
+@dataclass(frozen=True)
+class Comparison:
+    """A finding of the paper: `higher` is `gap` points of top-1 above `lower`; both are keys in `MODEL_OPTIONS`."""
+
+    lower: str
+    higher: str
+    gap: float
+
+
+_LEAST_GAP = 0.9  # points of top-1: the paper's runs vary by 0.4
+# What changes between the two models of a comparison is one setting.
+_PAIRS = (
+    *(("spatial, mean", "mixing, mean"), ("spatial", "mixing"), ("spatial, mean", "spatial")),
+    *(("mixing, mean", "mixing"), ("w = 2, mean", "mixing, mean")),
+    *(("first half, mean", "mixing, mean"), ("second half, mean", "mixing, mean")),
+    *(("mixed keys", "mixing"), ("mixed values", "mixing"), ("mixed x", "mixing")),
+    *(("rho = 100 %", "mixing"), ("rho = 25 %", "mixing"), ("mixing, mean", "summary, mean")),
 )
+
+
+def paper_comparisons() -> tuple[Comparison, ...]:
+    """The paper's differences of at least 0.9 points between two models of the study that differ in one setting."""
+    paper = {row.model: row.paper_top1 for table in TABLES.values() for row in table.rows if row.paper_top1 is not None}
+    gaps = [(lower, higher, round(paper[higher] - paper[lower], 1)) for lower, higher in _PAIRS]
+    return tuple(Comparison(*pair) for pair in gaps if pair[2] >= _LEAST_GAP)

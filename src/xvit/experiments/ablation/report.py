@@ -1,69 +1,108 @@
-"""The results of an ablation study as tables, beside the paper's figures."""
+"""The results of an ablation study as tables and a picture, beside the paper's figures."""
 
-import math
+import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from xvit.experiments import common
-from xvit.experiments.ablation.grid import PAPER_RANKINGS, TABLES, Row
+from xvit.experiments.ablation.grid import TABLES, Comparison, Row, paper_comparisons
+from xvit.experiments.ablation.paired import Difference, SeedNoise, paired_difference
 from xvit.experiments.ablation.run import ModelResult
 from xvit.utils.files import atomic_write_text, write_json
 from xvit.utils.version import __version__
-from xvit.visualize import plot_ablation
+from xvit.visualize import plot_differences
 
-COLUMNS = ("", "top-1 here, %", "top-1 in the paper, %", "10⁶ MACs", "ms per clip [quartiles]")
+COLUMNS = ("", "top-1 here, %", "difference, points", "paper, %", "difference", "10⁶ MACs", "learning rate")
+FINDING_COLUMNS = ("above", "below", "points in the paper", "points here", "sign")
+
+Results = Mapping[str, ModelResult]
 
 
-def caption(results: Mapping[str, ModelResult]) -> str:
+@dataclass(frozen=True)
+class Finding:
+    """One of the paper's comparisons, and the difference that was measured here."""
+
+    comparison: Comparison
+    difference: Difference
+
+    @property
+    def has_the_sign(self) -> bool:
+        """Whether the difference has the paper's sign, clear of zero or not."""
+        return self.difference.points > 0
+
+    @property
+    def verdict(self) -> str:
+        """In words, for the last column."""
+        sign = "the paper's" if self.has_the_sign else "opposite"
+        return sign if self.difference.is_clear else f"{sign}, not clear of zero"
+
+
+def findings(results: Results) -> list[Finding]:
+    """The paper's comparisons whose two models were trained."""
+    noise = SeedNoise.pool(result.correct for result in results.values())
+    return [
+        Finding(
+            comparison, paired_difference(results[comparison.lower].correct, results[comparison.higher].correct, noise)
+        )
+        for comparison in paper_comparisons()
+        if comparison.lower in results and comparison.higher in results
+    ]
+
+
+def caption(results: Results) -> str:
     """What the numbers in the tables are."""
-    seeds = len(next(iter(results.values())).top1)
+    seeds, clips = next(iter(results.values())).correct.shape
     statistic = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
     return (
-        f"Top-1 on held-out videos of the built-in data set, {statistic}. The paper's figures are for ViT-B/16 on "
-        "Something-Something v2 (K400: Kinetics-400): compare the order of the rows, not the numbers."
+        f"Top-1 on {clips:,} test clips, {statistic}; differences from the first row, paired by clip and seed, with "
+        "95 % intervals. The paper's figures are for ViT-B/16 on Something-Something v2."
     )
 
 
-def table_rows(table: str, results: Mapping[str, ModelResult]) -> list[tuple[str, ...]]:
+def summary(found: Sequence[Finding]) -> str:
+    """How many of the paper's differences have the same sign here."""
+    same = [finding for finding in found if finding.has_the_sign]
+    clear = sum(finding.difference.is_clear for finding in same)
+    opposite = sum(finding.difference.is_clear for finding in found if not finding.has_the_sign)
+    return (
+        f"{len(same)} of the paper's {len(found)} differences of at least 0.9 points have the same sign here, {clear} "
+        f"of them clear of zero; {opposite} are clearly opposite."
+    )
+
+
+def table_rows(table: str, results: Results) -> list[tuple[str, ...]]:
     """The rows of a table as text, one cell for each of `COLUMNS`."""
-    return [_cells(row, results[row.model]) for row in TABLES[table].rows]
+    noise = SeedNoise.pool(result.correct for result in results.values())
+    first, *_ = rows = TABLES[table].rows
+    return [_cells(row, first, results, noise) for row in rows]
 
 
-def _cells(row: Row, result: ModelResult) -> tuple[str, ...]:
-    std = "" if result.std is None else f" ± {100 * result.std:.1f}"
+def _cells(row: Row, first: Row, results: Results, noise: SeedNoise) -> tuple[str, ...]:
+    result = results[row.model]
+    std = "" if len(result.top1) == 1 else f" ± {100 * statistics.stdev(result.top1):.1f}"
+    is_first = row is first
+    difference = "" if is_first else str(paired_difference(results[first.model].correct, result.correct, noise))
     paper = "" if row.paper_top1 is None else f"{row.paper_top1:.1f}"
-    if row.paper_top1_k400 is not None:
-        paper += f" (K400: {row.paper_top1_k400:.1f})"
-    first, third = result.quartiles
-    time = f"{result.ms_per_clip:.2f} [{first:.2f}, {third:.2f}]"
-    return row.name, f"{100 * result.mean:.1f}{std}", paper, f"{result.macs / 1e6:.1f}", time
+    has_both = row.paper_top1 is not None and first.paper_top1 is not None and not is_first
+    paper_difference = f"{row.paper_top1 - first.paper_top1:+.1f}" if has_both else ""  # type: ignore[operator]
+    top1 = f"{100 * statistics.mean(result.top1):.1f}{std}"
+    return row.name, top1, difference, paper, paper_difference, f"{result.macs / 1e6:.1f}", f"{result.lr:g}"
 
 
-def compare_rankings(results: Mapping[str, ModelResult]) -> list[str]:
-    """Whether each of the paper's rankings is reproduced, for those whose two models were trained."""
-    return [_compare(*pair, results) for pair in PAPER_RANKINGS if all(name in results for name in pair)]
-
-
-def _compare(lower: str, higher: str, results: Mapping[str, ModelResult]) -> str:
-    first, second = results[lower], results[higher]
-    difference = second.mean - first.mean
-    if first.std is None or second.std is None:
-        spread = "one seed, no standard deviation"
-    else:
-        std = math.hypot(first.std, second.std)  # of the difference between two trainings
-        relation = "within" if abs(difference) <= std else "larger than"
-        spread = f"the difference, {100 * difference:+.1f}, is {relation} its standard deviation, {100 * std:.1f}"
-    outcome = "reproduced" if difference > 0 else "NOT reproduced"
-    means = f"{100 * first.mean:.1f} % and {100 * second.mean:.1f} % here"
-    return f"The paper ranks [{lower}] below [{higher}]: {outcome} ({means}; {spread})."
+def finding_rows(found: Sequence[Finding]) -> list[tuple[str, ...]]:
+    """One row for each finding, one cell for each of `FINDING_COLUMNS`."""
+    return [
+        (f.comparison.higher, f.comparison.lower, f"{f.comparison.gap:+.1f}", str(f.difference), f.verdict)
+        for f in found
+    ]
 
 
 def write_report(
-    output: str | Path, tables: Sequence[str], results: Mapping[str, ModelResult], settings: Mapping[str, Any]
+    output: str | Path, tables: Sequence[str], results: Results, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Write ablation.json, ablation.md and ablation.png.
 
@@ -76,25 +115,32 @@ def write_report(
     Returns:
         The contents of ablation.json.
     """
-    output, rankings = Path(output), compare_rankings(results)
+    output, found = Path(output), findings(results)
     lines = [f"{caption(results)} xvit {__version__}, torch {torch.__version__}.", ""]
     for table in tables:
         lines += [f"**{TABLES[table].title}**", "", *common.markdown_table(COLUMNS, table_rows(table, results)), ""]
-    lines += [f"- {line}" for line in rankings]
+    lines += ["**The paper's differences of at least 0.9 points**", "", summary(found), ""]
+    lines += common.markdown_table(FINDING_COLUMNS, finding_rows(found))
     report = {
         "settings": settings,
         "versions": {"xvit": __version__, "torch": str(torch.__version__)},
-        "models": {name: asdict(result) | {"mean": result.mean, "std": result.std} for name, result in results.items()},
+        "models": {name: result.to_dict() for name, result in results.items()},
         "tables": {table: asdict(TABLES[table]) for table in tables},
-        "rankings": rankings,
+        "findings": [asdict(f.comparison) | asdict(f.difference) | {"sign": f.verdict} for f in found],
     }
     write_json(output / "ablation.json", report)
     atomic_write_text(output / "ablation.md", "\n".join(lines) + "\n")
-    panels = {
-        TABLES[table].title: [
-            (row.name, [100 * top1 for top1 in results[row.model].top1], row.paper_top1) for row in TABLES[table].rows
-        ]
-        for table in tables
-    }
-    plot_ablation(panels, output / "ablation.png")
+    if found:
+        plot_differences(
+            [
+                (
+                    f"{f.comparison.higher} − {f.comparison.lower}",
+                    f.difference.points,
+                    f.difference.margin,
+                    f.comparison.gap,
+                )
+                for f in found
+            ],
+            output / "ablation.png",
+        )
     return report

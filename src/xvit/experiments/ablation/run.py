@@ -1,14 +1,14 @@
 """Train and measure the models of the ablation study. Every finished training is saved, so a stopped run can resume.
 
-DIR/settings.json           the settings that all trainings share
-DIR/videos/                 the synthetic data set; its record is in DIR/videos.json
-DIR/<model>/seed_0/         one training: result.json once it has finished, its weights in last/
-DIR/ablation.json .md .png  the results
+DIR/settings.json            what all trainings share
+DIR/clips/                   the clips and images, as NumPy arrays
+DIR/image_model_8/           the image model with 8 layers from which the video models start
+DIR/pilots/<model>_0.001.json       accuracy on the validation clips after a short training at this learning rate
+DIR/trainings/<model>_seed_0.json   which test clips one trained model classifies correctly
+DIR/ablation.json .md .png   the results
 """
 
 import re
-import shutil
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,92 +16,118 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from xvit.config import RunConfig, describe_change, model_config, stored_recipe, to_dict
+import numpy as np
+import torch
+
+from xvit.config import describe_change
+from xvit.data.record import compare_versions, record_versions
 from xvit.experiments import common
-from xvit.experiments.ablation.grid import BASE_OPTIONS, MODEL_OPTIONS, TABLES
-from xvit.inference.predictor import Predictor
+from xvit.experiments.ablation.clips import IMAGE_TASKS, MOTIONS, write_clips
+from xvit.experiments.ablation.grid import DEPTH, MODEL_OPTIONS, TABLES, Options, build_config
+from xvit.experiments.ablation.train import Clips, predict, train_model
+from xvit.models.pretrained import load_tensors
 from xvit.models.profiling import count_macs
 from xvit.models.xvit import XViT
-from xvit.training import fit
 from xvit.utils.errors import XViTError, check_choice, check_range
 from xvit.utils.files import write_json
-from xvit.utils.parallel import check_stop, parallel_map
+from xvit.utils.parallel import parallel_map
 from xvit.utils.timing import one_thread
 
-CLIPS_PER_CLASS = 240
-_SETTINGS_FILE, _RESULT_FILE = "settings.json", "result.json"
+CLIPS, MIN_CLIPS = 18_432, 384
+LEARNING_RATES = (1e-3, 2e-3, 4e-3)  # of which each model gets the best one
+_LAYER_DECAY = 0.75
+_IMAGE_LR, _IMAGE_EPOCHS, _IMAGE_SEED = 1.5e-3, 4, 0
+_PILOT_SHARE, _PILOT_SEED = 3, 1000  # a third of the clips; not the seed of a training that counts
+
+
+def split_sizes(clips: int) -> dict[str, int]:
+    """The number of clips or images of each split, for this number of training clips."""
+    return {"train": clips, "val": clips // 24, "test": clips * 25 // 192, "images": clips * 5 // 2}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
-    """The result of one training: `top1` on the held-out `videos` in [0, 1], and the duration in `seconds`.
+    """The result of one training.
 
-    The weights are those of the last epoch. The best weights are not used: these videos selected them.
+    Args:
+        correct: whether each test clip is classified correctly, one character 0 or 1 per clip.
+        seconds: processor time of the training and the test.
 
     Raises:
-        XViTError: a value out of its range.
+        XViTError: not such characters, or a negative time.
     """
 
-    top1: float
-    videos: int
+    correct: str
     seconds: float
 
     def __post_init__(self) -> None:
-        check_range("top1", self.top1, 0, 1)
-        check_range("videos", self.videos, 1)
+        if not re.fullmatch("[01]+", self.correct):
+            raise XViTError("correct: expected characters 0 and 1")
         check_range("seconds", self.seconds, 0)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ModelResult:
     """Accuracy and cost of one model.
 
     Args:
-        top1: top-1 accuracy for each seed, in [0, 1].
+        correct: (seeds, test clips) bool.
+        pilots: top-1 on the validation clips at each learning rate; the highest decides.
         parameters: number of parameters.
         macs: multiply-adds per clip.
-        ms_per_clip: median milliseconds per clip on one core.
-        quartiles: first and third quartile of the milliseconds per clip.
+        seconds: processor time of all its trainings, without the pilots.
     """
 
-    top1: tuple[float, ...]
+    correct: np.ndarray
+    pilots: Mapping[float, float]
     parameters: int
     macs: int
-    ms_per_clip: float
-    quartiles: tuple[float, float]
+    seconds: float
 
     @property
-    def mean(self) -> float:
-        """Mean top-1 over the seeds."""
-        return statistics.mean(self.top1)
+    def top1(self) -> list[float]:
+        """Top-1 for each seed, in [0, 1]."""
+        return [float(value) for value in self.correct.mean(axis=1)]
 
     @property
-    def std(self) -> float | None:
-        """Standard deviation of top-1 over the seeds; None for a single seed."""
-        return statistics.stdev(self.top1) if len(self.top1) > 1 else None
+    def lr(self) -> float:
+        """The learning rate that the pilots chose."""
+        return best_rate(self.pilots)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        pilots = {str(lr): round(top1, 4) for lr, top1 in self.pilots.items()}
+        top1 = [round(value, 6) for value in self.top1]
+        cost = {"parameters": self.parameters, "macs": self.macs, "seconds": self.seconds}
+        return {"top1": top1, "lr": self.lr, "pilots": pilots, **cost}
+
+
+def best_rate(pilots: Mapping[float, float]) -> float:
+    """The learning rate with the highest accuracy; of equal ones the lowest rate."""
+    return max(sorted(pilots), key=lambda lr: pilots[lr])
 
 
 @one_thread()
 def run_ablation(
     output: str | Path,
     *,
-    recipe: RunConfig,
     tables: Sequence[str] = tuple(TABLES),
     seeds: int = 3,
     jobs: int = 1,
-    clips_per_class: int = CLIPS_PER_CLASS,
+    clips: int = CLIPS,
     on_progress: common.CountCallback = lambda step, done, total: None,
 ) -> dict[str, ModelResult]:
     """Train and measure the models of some tables.
 
+    All models start from an image model, which learns single frames. For each model, the best of three learning rates
+    on validation clips is taken; then one training per seed is tested, once, with the weights after the last epoch.
+
     Args:
-        output: a new or empty directory, or the directory of an ablation with the same recipe and videos, which is
-            resumed.
-        recipe: the settings that all trainings share; its data.root and train.seed are not used.
+        output: a new or empty directory, or the directory of an ablation of as many clips, which is resumed.
         tables: keys of `TABLES`.
         seeds: trainings per model.
         jobs: trainings that run at the same time, with one thread each.
-        clips_per_class: videos per class of the data set; a fifth of them is held out.
+        clips: number of training clips; a training sees each of them once. The other splits are in proportion.
         on_progress: called with the name of the current step, the number of items done and their total.
 
     Returns:
@@ -115,99 +141,170 @@ def run_ablation(
         check_choice("tables", table, TABLES)
     check_range("seeds", seeds, 1)
     check_range("jobs", jobs, 1)
-    check_range("clips_per_class", clips_per_class, 3)  # one of three is held out
+    check_range("clips", clips, MIN_CLIPS)
     output = Path(output)
-    # Each training has one core: it loads its own data, and validates only after the last epoch.
-    data = replace(recipe.data, root=str(output / "videos"), num_workers=0)
-    recipe = replace(recipe, data=data, train=replace(recipe.train, eval_every=recipe.train.epochs))
-    _open_output(output, recipe, clips_per_class)
-    common.write_videos(output / "videos", clips_per_class, 0, on_progress)
-    common.check_videos(output / "videos", recipe.data)
+    _open_output(output, clips)
+    write_clips(output / "clips", split_sizes(clips), partial(on_progress, "drawing clips"))
     used = {row.model for table in tables for row in TABLES[table].rows}
     models = [model for model in MODEL_OPTIONS if model in used]  # each once, in this order
-    top1 = _train_models(output, recipe, models, seeds, jobs, partial(on_progress, "training"))
-    on_progress("timing", 0, len(models))
-    results = _measure_models(output, top1)
-    on_progress("timing", len(models), len(models))
-    return results
+    depths = sorted({_depth(model) for model in models}, reverse=True)
+    study = _Study(output, jobs, on_progress)
+    study.run("image model", _train_image_model, [_ImageJob(output, depth) for depth in depths])
+    pilots = study.pilots(models)
+    results = study.trainings({model: best_rate(pilots[model]) for model in models}, seeds)
+    return {model: _summarize(model, pilots[model], results[model]) for model in models}
 
 
-def row_config(recipe: RunConfig, model: str, seed: int) -> RunConfig:
-    """The recipe of one training: a model of `MODEL_OPTIONS` and a seed."""
-    options = BASE_OPTIONS | MODEL_OPTIONS[model]
-    return replace(recipe, model=model_config(recipe.model, **options), train=replace(recipe.train, seed=seed))
-
-
-def _open_output(output: Path, recipe: RunConfig, clips_per_class: int) -> None:
+def _open_output(output: Path, clips: int) -> None:
     """Create the output directory, or check that it holds an ablation with these settings."""
-    path = output / _SETTINGS_FILE
+    path = output / "settings.json"
+    settings = {"clips": clips, "learning_rates": list(LEARNING_RATES)}
+    versions = record_versions(torch.device("cpu"))
 
-    settings = {"recipe": to_dict(recipe), "clips_per_class": clips_per_class}
+    def compare(saved: dict[str, Any]) -> tuple[str, str]:
+        return describe_change(saved["settings"], settings), compare_versions(saved["versions"], versions)
 
-    def compare(saved: dict[str, Any]) -> str:
-        # Read as a config: a file of an earlier version lacks the settings that were added later.
-        before = {**saved, "recipe": to_dict(stored_recipe(saved["recipe"], path))}
-        return describe_change(before, settings, ["recipe.data.root"])  # the directory may be moved or renamed
-
-    change = common.open_directory(path, "an ablation", compare)
-    if change is None:
-        write_json(path, settings)
-    elif change:
-        raise XViTError(f"{output}: holds an ablation with other settings: {change}; choose another --output")
-
-
-def _training_directory(output: Path, model: str, seed: int) -> Path:
-    name = re.sub(r"[^a-z0-9]+", "_", model.replace("%", "percent")).strip("_")
-    return output / name / f"seed_{seed}"
+    changes = common.open_directory(path, "an ablation", compare)
+    if changes is None:
+        write_json(path, {"settings": settings, "versions": versions})
+    elif changes[0]:
+        raise XViTError(f"{output}: holds an ablation with other settings: {changes[0]}; choose another --output")
+    elif changes[1]:
+        common.warn_of_versions(output, changes[1])
 
 
-def _train_models(
-    output: Path, recipe: RunConfig, models: list[str], seeds: int, jobs: int, on_progress: Callable[[int, int], None]
-) -> dict[str, tuple[float, ...]]:
-    """Run the trainings that have no saved result, and return the top-1 accuracy of each model for each seed."""
-    planned = {
-        (model, seed): (_training_directory(output, model, seed), row_config(recipe, model, seed))
-        for seed in range(seeds)  # all models of one seed first: a stopped run then has complete tables
-        for model in models
-    }
-    # All saved results are read before the first training starts, so that a damaged one is reported at once.
-    results = {
-        key: common.load_state(path, lambda values: TrainingResult(**values), f"delete {directory} to train it again")
-        for key, (directory, _) in planned.items()
-        if (path := directory / _RESULT_FILE).is_file()
-    }
-    missing = [key for key in planned if key not in results]
-    trained = parallel_map(_train, [planned[key] for key in missing], num_workers=jobs, on_progress=on_progress)
-    results |= zip(missing, trained, strict=True)
-    return {model: tuple(results[model, seed].top1 for seed in range(seeds)) for model in models}
+def _depth(model: str) -> int:
+    return int(MODEL_OPTIONS[model].get("depth", DEPTH))
+
+
+def _slug(model: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", model.replace("%", "percent")).strip("_")
+
+
+@dataclass(frozen=True)
+class _ImageJob:
+    output: Path
+    depth: int
+
+    @property
+    def path(self) -> Path:
+        return self.output / f"image_model_{self.depth}"
+
+
+@dataclass(frozen=True)
+class _VideoJob:
+    """One training of a video model; `split` is what it is tested on: val in a pilot, test otherwise."""
+
+    output: Path
+    model: str
+    lr: float
+    seed: int
+    split: str
+
+    @property
+    def path(self) -> Path:
+        if self.split == "val":
+            return self.output / "pilots" / f"{_slug(self.model)}_{self.lr:g}.json"
+        return self.output / "trainings" / f"{_slug(self.model)}_seed_{self.seed}.json"
+
+
+@dataclass(frozen=True)
+class _Study:
+    """Runs the trainings of a study that have no saved result."""
+
+    output: Path
+    jobs: int
+    on_progress: common.CountCallback
+
+    def run(self, name: str, function: Callable[[Any], None], jobs: Sequence[_ImageJob | _VideoJob]) -> None:
+        missing = [job for job in jobs if not job.path.exists()]
+        done = len(jobs) - len(missing)
+        self.on_progress(name, done, len(jobs))
+        parallel_map(
+            function,
+            missing,
+            num_workers=min(self.jobs, len(missing)),
+            on_progress=lambda finished, _: self.on_progress(name, done + finished, len(jobs)),
+        )
+
+    def pilots(self, models: Sequence[str]) -> dict[str, dict[float, float]]:
+        """Top-1 on the validation clips of each model at each learning rate."""
+        jobs = {
+            (model, lr): _VideoJob(self.output, model, lr, _PILOT_SEED, "val")
+            for model in models
+            for lr in LEARNING_RATES
+        }
+        results = self._results("choosing learning rates", jobs)
+        return {model: {lr: _top1(results[model, lr]) for lr in LEARNING_RATES} for model in models}
+
+    def trainings(self, rates: Mapping[str, float], seeds: int) -> dict[str, list[TrainingResult]]:
+        """The results of each model for each seed."""
+        jobs = {
+            (model, seed): _VideoJob(self.output, model, lr, seed, "test")
+            for seed in range(seeds)  # all models of one seed first: a stopped run then has complete tables
+            for model, lr in rates.items()
+        }
+        results = self._results("training", jobs)
+        return {model: [results[model, seed] for seed in range(seeds)] for model in rates}
+
+    def _results(self, name: str, jobs: Mapping[Any, _VideoJob]) -> dict[Any, TrainingResult]:
+        def load(job: _VideoJob) -> TrainingResult:
+            return common.load_state(job.path, _parse_result, "delete it to train this model again")
+
+        for job in jobs.values():  # so that a damaged result is reported before the first training starts
+            if job.path.exists():
+                load(job)
+        self.run(name, _train_video_model, list(jobs.values()))
+        return {key: load(job) for key, job in jobs.items()}
+
+
+def _parse_result(values: Mapping[str, Any]) -> TrainingResult:
+    return TrainingResult(**values)
+
+
+def _top1(result: TrainingResult) -> float:
+    return result.correct.count("1") / len(result.correct)
+
+
+def build_model(options: Options, num_classes: int | dict[str, int], *, seed: int) -> XViT:
+    """A new model with the options of a row, whose clip spec normalises the study's clips."""
+    torch.manual_seed(seed)
+    model = XViT(build_config(options, num_classes))
+    model.clip_spec = replace(model.clip_spec, mean=(0.3, 0.3, 0.3), std=(0.25, 0.25, 0.25))
+    return model
 
 
 @one_thread()
-def _train(job: tuple[Path, RunConfig]) -> TrainingResult:
-    directory, config = job
-    start = time.perf_counter()
-    fit(config, directory, resume=directory.exists(), on_progress=lambda progress: check_stop())
-    evaluation = common.evaluate_held_out(Predictor(directory / "last", device="cpu"), config)
-    seconds = round(time.perf_counter() - start, 1)
-    result = TrainingResult(top1=evaluation.top1, videos=evaluation.videos, seconds=seconds)
-    write_json(directory / _RESULT_FILE, asdict(result))
-    for name in ("best", "state"):  # no longer needed
-        shutil.rmtree(directory / name)
-    return result
+def _train_image_model(job: _ImageJob) -> None:
+    options: Options = {"attention": "spatial", "temporal_head": "mean", "num_frames": 1, "depth": job.depth}
+    model = build_model(options, IMAGE_TASKS, seed=_IMAGE_SEED)
+    images = Clips.load(job.output / "clips", "images", tuple(IMAGE_TASKS))
+    train_model(model, images, lr=_IMAGE_LR, epochs=_IMAGE_EPOCHS, layer_decay=1.0, seed=_IMAGE_SEED)
+    model.save_pretrained(job.path)
 
 
-def _measure_models(output: Path, top1: Mapping[str, tuple[float, ...]]) -> dict[str, ModelResult]:
-    """Count parameters and multiply-adds, and time one clip."""
-    models = {name: XViT.from_pretrained(_training_directory(output, name, 0) / "last") for name in top1}
-    milliseconds = common.time_per_clip({name: Predictor(model) for name, model in models.items()})
-    results = {}
-    for name, model in models.items():
-        first, median, third = statistics.quantiles(milliseconds[name], n=4)
-        results[name] = ModelResult(
-            top1=top1[name],
-            parameters=sum(parameter.numel() for parameter in model.parameters()),
-            macs=count_macs(model, image_size=model.clip_spec.image_size),
-            ms_per_clip=median,
-            quartiles=(first, third),
-        )
-    return results
+@one_thread()
+def _train_video_model(job: _VideoJob) -> None:
+    start = time.process_time()
+    image_model = XViT.from_pretrained(job.output / f"image_model_{_depth(job.model)}")
+    model = build_model(MODEL_OPTIONS[job.model], len(MOTIONS), seed=job.seed)
+    load_tensors(model, image_model.backbone.state_dict(), {}, source="the image model")
+    train, test = (Clips.load(job.output / "clips", split, ("label",)) for split in ("train", job.split))
+    if job.split == "val":
+        train = train.first(len(train.pixels) // _PILOT_SHARE)
+    train_model(model, train, lr=job.lr, epochs=1, layer_decay=_LAYER_DECAY, seed=job.seed)
+    correct = predict(model, test).argmax(dim=-1) == test.labels["label"]
+    bits = "".join(str(int(bit)) for bit in correct)
+    job.path.parent.mkdir(exist_ok=True)
+    write_json(job.path, asdict(TrainingResult(correct=bits, seconds=round(time.process_time() - start, 1))))
+
+
+def _summarize(model: str, pilots: Mapping[float, float], results: Sequence[TrainingResult]) -> ModelResult:
+    xvit = build_model(MODEL_OPTIONS[model], len(MOTIONS), seed=0)
+    return ModelResult(
+        correct=np.array([[bit == "1" for bit in result.correct] for result in results]),
+        pilots=pilots,
+        parameters=sum(parameter.numel() for parameter in xvit.parameters()),
+        macs=count_macs(xvit),
+        seconds=round(sum(result.seconds for result in results), 1),
+    )
