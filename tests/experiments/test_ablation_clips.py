@@ -26,7 +26,7 @@ def test_a_path_is_what_its_name_says(motion, seed):
     if motion in ("clockwise", "counterclockwise"):
         turns = dx[:-1] * dy[1:] - dy[:-1] * dx[1:]  # y grows downwards: positive turns are clockwise on the screen
         assert (np.sign(turns) == (1 if motion == "clockwise" else -1)).all()
-    elif motion.startswith("to_and_fro"):
+    elif motion.startswith("back_and_forth"):
         moving, still = (x, y) if motion.endswith("horizontally") else (y, x)
         assert not still.any()
         assert np.isclose(moving[0], moving[-1])

@@ -19,6 +19,6 @@ from xvit.visualize.plots import (
 )
 from xvit.visualize.timeline import plot_timeline
 
-__all__ = ["CostPoint", "FilmstripRow", "plot_differences", "plot_benchmark", "plot_confusion_matrix", "plot_dataset"]
+__all__ = ["CostPoint", "FilmstripRow", "plot_benchmark", "plot_confusion_matrix", "plot_dataset", "plot_differences"]
 __all__ += ["plot_filmstrip", "plot_per_class", "plot_rejection", "plot_reliability", "plot_timeline"]
 __all__ += ["plot_training_curves"]

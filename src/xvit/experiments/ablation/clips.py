@@ -21,7 +21,7 @@ from xvit.utils.files import atomic_directory
 NUM_FRAMES = 6
 MOTIONS = (
     *("right", "down_right", "down", "down_left", "left", "up_left", "up", "up_right"),
-    *("clockwise", "counterclockwise", "to_and_fro_horizontally", "to_and_fro_vertically"),
+    *("clockwise", "counterclockwise", "back_and_forth_horizontally", "back_and_forth_vertically"),
 )
 _CELLS = 4  # an image has a grid of 4 x 4 cells
 _ABSENT = _CELLS**2
@@ -39,7 +39,7 @@ def motion_path(motion: str, rng: Generator) -> tuple[Track, Track]:
     """Where a shape is relative to the middle of its path: x and y, each (T,), in pixels; y grows downwards.
 
     A straight path is 16 to 22 px long and deviates by up to 10 degrees from its direction; a circle has a radius of 6
-    to 8 px and is passed through three quarters or more; to and fro are 11 to 16 px.
+    to 8 px and is passed through three quarters or more; back and forth are 11 to 16 px.
     """
     time = np.linspace(0, 1, NUM_FRAMES)
     kind = MOTIONS.index(motion)
