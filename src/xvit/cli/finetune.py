@@ -55,11 +55,11 @@ def add_options(parser: CommandParser) -> None:
     parser.add_threads()
     parser.add_class_arguments(DataConfig, "data", skip={"root", "val_fraction", "test_fraction", "class_balanced"})
     parser.add_data_checks()
+    del parser.checks["data.root"]  # the folder of the videos is an argument here
 
 
 def parse(parser: CommandParser, argv: list[str]) -> Namespace:
-    """Parse the options; the folder of the videos is an argument here."""
-    del parser.checks["data.root"]
+    """Parse the options; those of the data become a `DataConfig`."""
     return parser.instantiate(parse_args(parser, argv))
 
 
