@@ -10,7 +10,14 @@ import torch
 from xvit.experiments.ablation import run as run_module
 from xvit.experiments.ablation.grid import MODEL_OPTIONS, TABLES, build_config, paper_comparisons
 from xvit.experiments.ablation.report import caption, finding_rows, findings, summary, table_rows
-from xvit.experiments.ablation.run import LEARNING_RATES, ModelResult, best_rate, build_model, run_ablation
+from xvit.experiments.ablation.run import (
+    LEARNING_RATES,
+    ModelResult,
+    best_rate,
+    build_model,
+    further_rate,
+    run_ablation,
+)
 from xvit.models.profiling import count_macs
 from xvit.models.xvit import XViT
 from xvit.utils.errors import XViTError
@@ -52,9 +59,10 @@ def ablation(tmp_path_factory):
         with pytest.raises(KeyboardInterrupt):
             run_ablation(output, tables=("window",), seeds=1, clips=384)
         run_ablation(output, tables=("window",), seeds=1, clips=384)
-        assert len(started) == 1 + 3 * 3 + 3 + 1  # the fifth one twice
+        # Without training all rates are equally good, so two lower ones are tried as well; the fifth training twice.
+        assert len(started) == 1 + 3 * 5 + 3 + 1
         result = run_ablation(output, tables=("window",), seeds=2, clips=384)
-        assert len(started) == 14 + 3
+        assert len(started) == 20 + 3
     return output, result
 
 
@@ -88,7 +96,7 @@ def test_the_papers_comparisons_change_one_setting():
         assert comparison.gap >= 0.9
     assert len(comparisons) == len(set(comparisons)) == 12
     gaps = {(comparison.lower, comparison.higher): comparison.gap for comparison in comparisons}
-    assert gaps["spatial, mean", "mixing, mean"] == 17.4
+    assert gaps["spatial (mean)", "mixing (mean)"] == 17.4
     assert ("rho = 25 %", "mixing") not in gaps  # 0.1
 
 
@@ -98,11 +106,12 @@ def test_the_tables_use_exactly_the_defined_models():
 
 def test_a_resumed_ablation_repeats_no_finished_training(ablation):
     output, result = ablation
-    assert list(result) == ["mixing, mean", "w = 2, mean", "w = 2, replicate, mean"]
+    assert list(result) == ["mixing (mean)", "w = 2 (mean)", "w = 2, replicate (mean)"]
     saved = [json.loads((output / "trainings" / f"w_2_mean_seed_{seed}.json").read_text()) for seed in (0, 1)]
-    assert [[bit == "1" for bit in training["correct"]] for training in saved] == result["w = 2, mean"].correct.tolist()
-    assert result["w = 2, mean"].correct.shape == (2, 50)
-    assert set(result["w = 2, mean"].pilots) == set(LEARNING_RATES)
+    measured = result["w = 2 (mean)"]
+    assert [[bit == "1" for bit in training["correct"]] for training in saved] == measured.correct.tolist()
+    assert measured.correct.shape == (2, 50)
+    assert set(measured.pilots) == {0.00025, 0.0005, *LEARNING_RATES}
 
 
 def test_a_model_starts_from_the_image_models_weights(tmp_path):
@@ -120,8 +129,58 @@ def test_a_model_starts_from_the_image_models_weights(tmp_path):
         assert all(torch.equal(state[key], image[key]) for key in image if not key.startswith("head"))
 
 
+def test_pilots_see_a_third_of_the_clips_and_trainings_all_of_them(tmp_path):
+    seen = []
+
+    def remember(model, clips, *, layer_decay, seed, **settings):
+        seen.append((len(clips.pixels), layer_decay, seed))
+        model.eval()
+
+    with trainings_of_no_steps(remember):
+        run_ablation(tmp_path / "out", tables=("summary_tokens",), seeds=2, clips=384)
+    (images, image_decay, _), *videos = seen
+    assert (images, image_decay) == (960, 1.0)
+    assert {count for count, _, seed in videos if seed == 1000} == {128}
+    assert [(count, seed) for count, _, seed in videos if seed != 1000] == [(384, 0), (384, 0), (384, 1), (384, 1)]
+    assert {decay for _, decay, _ in videos} == {0.75}
+
+
 def test_the_best_learning_rate_is_taken_and_of_equal_ones_the_lowest():
     assert best_rate({0.004: 0.5, 0.001: 0.4, 0.002: 0.5}) == 0.002
+
+
+@pytest.mark.parametrize(
+    ("pilots", "rate"),
+    [
+        ({0.001: 0.1, 0.002: 0.3, 0.004: 0.2}, None),
+        ({0.001: 0.1, 0.002: 0.2, 0.004: 0.3}, 0.008),
+        ({0.001: 0.3, 0.002: 0.2, 0.004: 0.1}, 0.0005),
+        ({0.001: 0.1, 0.008: 0.2, 0.016: 0.3}, None),  # no higher one
+        ({0.00025: 0.3, 0.0005: 0.2}, None),  # no lower one
+    ],
+)
+def test_further_learning_rates_are_tried_beyond_the_best_one(pilots, rate):
+    assert further_rate(pilots) == rate
+
+
+def test_pilots_go_on_until_the_best_rate_lies_between_others(tmp_path, monkeypatch):
+    shares = {0.001: 0.125, 0.002: 0.25, 0.004: 0.375, 0.008: 0.75, 0.016: 0.5}  # of right predictions, by rate
+
+    def train(model, clips, *, lr, **settings):
+        model.lr = lr
+
+    def predict(model, clips):
+        labels, count = clips.labels["label"], len(clips.pixels)
+        is_right = torch.arange(count) < shares[model.lr] * count
+        return torch.nn.functional.one_hot(torch.where(is_right, labels, (labels + 1) % 12), 12)
+
+    monkeypatch.setattr(run_module, "predict", predict)
+    with trainings_of_no_steps(train):
+        results = run_ablation(tmp_path / "out", tables=("summary_tokens",), seeds=1, clips=384)
+    for result in results.values():
+        assert result.pilots == shares
+        assert result.lr == 0.008
+        assert result.top1 == [pytest.approx(0.76)]  # of 50 clips
 
 
 def test_other_settings_and_damaged_files_raise_an_error(ablation, tmp_path):
@@ -184,7 +243,7 @@ def test_findings_have_the_papers_sign_or_the_opposite():
     verdicts = {(f.comparison.lower, f.comparison.higher): f.verdict for f in findings(results)}
     assert len(verdicts) == 12
     assert verdicts["spatial", "mixing"] == "the paper's"
-    assert verdicts["spatial, mean", "spatial"] == "opposite"
+    assert verdicts["spatial (mean)", "spatial"] == "opposite"
     assert verdicts["mixed keys", "mixing"] == "opposite, not clear of zero"  # no difference at all
     found = findings(results)
     assert summary(found).startswith(
@@ -210,7 +269,7 @@ def test_the_command_trains_and_prints_the_results(run, tmp_path):
     report = json.loads((output / "ablation.json").read_text())
     assert report["settings"] == {"clips": 384, "seeds": 1}
     assert set(report["models"]) == {row.model for row in TABLES["window"].rows}
-    assert report["models"]["w = 2, mean"]["seconds"] > 0
+    assert report["models"]["w = 2 (mean)"]["seconds"] > 0
     assert len(report["findings"]) == 1
     assert "| w = 2 |" in (output / "ablation.md").read_text()
     assert (output / "ablation.png").read_bytes().startswith(b"\x89PNG")

@@ -62,6 +62,23 @@ def test_the_disc_moves_as_the_class_says_and_stays_in_the_frame(label, monkeypa
     assert len(squares) >= 5  # the square moves in any way
 
 
+def test_the_camera_shakes_and_either_shape_is_in_front(monkeypatch):
+    scenes = []
+
+    def render(scene, num_frames, dx=0.0, dy=0.0):
+        scenes.append((scene.shapes[0].outline, dx, dy))
+        return np.zeros((num_frames, SIZE, SIZE, 3))
+
+    monkeypatch.setattr(clips_module.Scene, "render", render)
+    for seed in range(20):
+        render_clip(0, np.random.default_rng(seed))
+    assert {behind for behind, _, _ in scenes} == {"disc", "square"}
+    shakes = np.array([[dx, dy] for _, dx, dy in scenes])  # (clips, 2, T)
+    assert shakes.shape == (20, 2, NUM_FRAMES)
+    assert 0.9 < abs(shakes).max() <= 1
+    assert len(np.unique(shakes)) == shakes.size
+
+
 def test_the_labels_of_an_image_are_the_cells_of_its_shapes(monkeypatch):
     shapes = []
     original = clips_module._shape

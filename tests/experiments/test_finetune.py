@@ -106,7 +106,7 @@ def test_few_videos_cannot_calibrate_the_model(finished):
     output, result, messages = finished
     assert result["calibration"] is None
     assert any("not calibrated" in text and "expected at least 20" in text for text in messages)
-    assert "not calibrated: too few" in (output / "report.md").read_text()
+    assert "Not calibrated: too few" in (output / "report.md").read_text()
     assert Predictor(result["model"]).model.calibration == {}
 
 

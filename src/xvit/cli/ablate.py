@@ -1,10 +1,10 @@
 """xvit ablate [--output DIR] [--tables NAME ...] [--seeds N] [--jobs N] [--clips N]
 
-Repeat the paper's ablations in small: a small image model learns single images, and video models of each kind
+Repeat the paper's ablations in small: an image model learns single images, and video models of each kind
 (window, mixed inputs, mix ratio, mixing layers, temporal head, summary tokens, other attention schemes, fewer
-tokens) are fine-tuned from it on made clips of two moving shapes. Each model gets the best of three learning
-rates on validation clips, then one training per seed. Prints accuracies and their differences with 95 %
-intervals, beside the paper's. Writes ablation.json, ablation.md and ablation.png.
+tokens) are fine-tuned from it on made clips of two moving shapes. Each model gets the best of three or more
+learning rates on validation clips, then one training per seed. Prints accuracies and their differences with
+95 % intervals, beside the paper's. Writes ablation.json, ablation.md and ablation.png.
 On two cores it takes about two hours. Run the same command to continue after a stop; with more tables or
 seeds, only the missing models are trained.
 tables: mixing, window, mixing_layers, mix_inputs, mix_ratio, summary_tokens, attention, token_reduction.

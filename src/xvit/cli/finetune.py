@@ -86,7 +86,7 @@ def _build_recipe(args: Namespace) -> RunConfig:
 
 def run(args: Namespace) -> int:
     """Fine-tune, and print the comparison and the next commands."""
-    from xvit.experiments.finetune.report import COLUMNS, next_commands, summary_line, way_rows
+    from xvit.experiments.finetune.report import COLUMNS, calibration_line, next_commands, summary_line, way_rows
     from xvit.experiments.finetune.run import FinetuneCallbacks, finetune
 
     recipe = _build_recipe(args)
@@ -103,7 +103,8 @@ def run(args: Namespace) -> int:
     table = terminal.table(*COLUMNS, rows=way_rows(result), numeric=[1, 4])
     commands = [f"  {command}" for command in next_commands(result)]
     places = f"Report: {result['report']}. Model: {result['model']}"
-    return terminal.finish(args, result, table, summary_line(result), places, "Next:", *commands)
+    texts = (summary_line(result), calibration_line(result), places)
+    return terminal.finish(args, result, table, *texts, "Next:", *commands)
 
 
 class _Steps:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from xvit.config import ClassNames, DataConfig, EvalConfig, as_task_dict, unwrap_single_task
 from xvit.data.annotations import Sample, remap_label
+from xvit.data.dataset import Batch
 from xvit.data.loader import make_loader
 from xvit.inference.frame_stream import ClipScores
 from xvit.inference.predictor import Predictor
@@ -166,10 +167,7 @@ def score_videos(
             for batch in loader:
                 errors |= {mine[index]: error for index, error in batch["errors"].items()}
                 warnings |= {mine[index]: texts for index, texts in batch["warnings"].items()}
-                if len(batch["indices"]):
-                    clips = predictor.predict_scores(batch["pixels"])
-                    for row, index in enumerate(batch["indices"].tolist()):
-                        rows[mine[index]] = ClipScores(*({task: x[row] for task, x in kind.items()} for kind in clips))
+                rows |= {mine[index]: clip for index, clip in _score_batch(predictor, batch)}
                 if on_progress is not None:
                     on_progress(min((len(rows) + len(errors)) * distributed.world_size(), len(samples)), len(samples))
     for other_rows, other_errors, other_warnings in distributed.all_gather((rows, errors, warnings)):
@@ -193,6 +191,14 @@ def score_videos(
 
 def _stack(rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Tensor]:
     return {task: torch.from_numpy(np.stack([row[task] for row in rows])) for task in rows[0]}
+
+
+def _score_batch(predictor: Predictor, batch: Batch) -> Iterator[tuple[int, ClipScores]]:
+    """The index of each video of a batch, and its scores (classes,) and margins ()."""
+    if len(batch["indices"]):
+        clips = predictor.predict_scores(batch["pixels"])
+        for row, index in enumerate(batch["indices"].tolist()):
+            yield index, ClipScores(*({task: x[row] for task, x in kind.items()} for kind in clips))
 
 
 def describe_views(temporal_views: int, spatial_views: int) -> str:

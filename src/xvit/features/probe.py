@@ -94,7 +94,6 @@ def probe_features(
     x, x_test = _mean_vectors(train), _mean_vectors(test)  # (N, D)
     classifier = import_optional("sklearn.neighbors", extra="features").KNeighborsClassifier
     knn = classifier(k, weights="distance", metric="cosine").fit(x, y)
-    knn_accuracy = _accuracy(knn.predict_proba(x_test), y_test)
     has_frames = train.level != "clip"
     total = len(_C_VALUES) + 1 + has_frames * (len(WEIGHT_DECAYS) + 1)  # one per candidate, and the final fits
     steps = count(1)
@@ -110,7 +109,7 @@ def probe_features(
         fit = partial(_fit_attentive, num_classes=len(classes), seed=seed)
         probe, weight_decay = _fit_best(fit, WEIGHT_DECAYS, frames, y, seed, advance)
     return ProbeResult(
-        knn=knn_accuracy,
+        knn=_accuracy(knn.predict_proba(x_test), y_test),
         linear=_accuracy(linear.predict_proba(x_test), y_test),
         k=k,
         C=C,

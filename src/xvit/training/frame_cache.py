@@ -196,8 +196,9 @@ class FrameLoader:
             yield self._collate([(views[(epoch + k) % self.num_views], index) for k, index in chosen])
 
     def _collate(self, items: list[tuple[FrameView, int]]) -> Batch:
-        places = [self.cache.position("train", self.sampler.dataset.samples[index]) for _, index in items]
-        found = [(view, place, index) for (view, index), place in zip(items, places, strict=True) if place in view.rows]
+        samples = self.sampler.dataset.samples
+        places = [(view, self.cache.position("train", samples[index]), index) for view, index in items]
+        found = [(view, place, index) for view, place, index in places if place in view.rows]
         any_view = items[0][0]
         if found:
             frames = torch.stack([view.frames[view.rows[place]] for view, place, _ in found])
@@ -207,14 +208,13 @@ class FrameLoader:
             }
         else:
             frames, labels = any_view.frames[:0], {task: values[:0] for task, values in any_view.labels.items()}
-        known = [(view, place, index) for (view, index), place in zip(items, places, strict=True)]
         return Batch(
             pixels=frames,
             labels=unwrap_single_task(labels),
             indices=torch.tensor([index for _, _, index in found], dtype=torch.int64),
             times=[],
-            warnings={index: view.warnings[place] for view, place, index in known if place in view.warnings},
-            errors={index: view.errors[place] for view, place, index in known if place in view.errors},
+            warnings={index: view.warnings[place] for view, place, index in places if place in view.warnings},
+            errors={index: view.errors[place] for view, place, index in places if place in view.errors},
         )
 
     def close(self) -> None:

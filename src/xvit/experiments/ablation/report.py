@@ -57,9 +57,10 @@ def caption(results: Results) -> str:
     """What the numbers in the tables are."""
     seeds, clips = next(iter(results.values())).correct.shape
     statistic = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
+    intervals = "with 95 % intervals" if seeds > 1 else "without intervals, which need several seeds"
     return (
-        f"Top-1 on {clips:,} test clips, {statistic}; differences from the first row, paired by clip and seed, with "
-        "95 % intervals. The paper's figures are for ViT-B/16 on Something-Something v2."
+        f"Top-1 on {clips:,} test clips, {statistic}; differences from the first row, paired by clip and seed, "
+        f"{intervals}. The paper's figures are for ViT-B/16 on Something-Something v2."
     )
 
 

@@ -34,7 +34,8 @@ from xvit.utils.parallel import parallel_map
 from xvit.utils.timing import one_thread
 
 CLIPS, MIN_CLIPS = 18_432, 384
-LEARNING_RATES = (1e-3, 2e-3, 4e-3)  # of which each model gets the best one
+# Of which each model gets the best one. If that is the lowest or the highest, further ones are tried.
+LEARNING_RATES, MIN_RATE, MAX_RATE = (1e-3, 2e-3, 4e-3), 2.5e-4, 1.6e-2
 _LAYER_DECAY = 0.75
 _IMAGE_LR, _IMAGE_EPOCHS, _IMAGE_SEED = 1.5e-3, 4, 0
 _PILOT_SHARE, _PILOT_SEED = 3, 1000  # a third of the clips; not the seed of a training that counts
@@ -107,6 +108,16 @@ def best_rate(pilots: Mapping[float, float]) -> float:
     return max(sorted(pilots), key=lambda lr: pilots[lr])
 
 
+def further_rate(pilots: Mapping[float, float]) -> float | None:
+    """The learning rate to try next: beyond the best one if none was tried there, so that it lies between others."""
+    best = best_rate(pilots)
+    if best == max(pilots) and best < MAX_RATE:
+        return 2 * best
+    if best == min(pilots) and best > MIN_RATE:
+        return best / 2
+    return None
+
+
 @one_thread()
 def run_ablation(
     output: str | Path,
@@ -120,7 +131,7 @@ def run_ablation(
     """Train and measure the models of some tables.
 
     All models start from an image model, which learns single frames. For each model, the best of three learning rates
-    on validation clips is taken; then one training per seed is tested, once, with the weights after the last epoch.
+    or more on validation clips is taken; then one training per seed is tested, once, with its last weights.
 
     Args:
         output: a new or empty directory, or the directory of an ablation of as many clips, which is resumed.
@@ -228,14 +239,15 @@ class _Study:
         )
 
     def pilots(self, models: Sequence[str]) -> dict[str, dict[float, float]]:
-        """Top-1 on the validation clips of each model at each learning rate."""
-        jobs = {
-            (model, lr): _VideoJob(self.output, model, lr, _PILOT_SEED, "val")
-            for model in models
-            for lr in LEARNING_RATES
-        }
-        results = self._results("choosing learning rates", jobs)
-        return {model: {lr: _top1(results[model, lr]) for lr in LEARNING_RATES} for model in models}
+        """Top-1 on the validation clips of each model at each learning rate that was tried."""
+        jobs: dict[tuple[str, float], _VideoJob] = {}
+        missing = [(model, lr) for model in models for lr in LEARNING_RATES]
+        while missing:
+            jobs |= {(model, lr): _VideoJob(self.output, model, lr, _PILOT_SEED, "val") for model, lr in missing}
+            results = self._results("choosing learning rates", jobs)
+            pilots = {model: {lr: _top1(results[name, lr]) for name, lr in jobs if name == model} for model in models}
+            missing = [(model, lr) for model in models if (lr := further_rate(pilots[model])) is not None]
+        return pilots
 
     def trainings(self, rates: Mapping[str, float], seeds: int) -> dict[str, list[TrainingResult]]:
         """The results of each model for each seed."""

@@ -116,7 +116,7 @@ def _lines(
         "Chosen is the first of them that is not clearly worse than the most accurate one: the 95 % interval of their "
         "difference on the same videos includes 0."
     )
-    yield from ("", "## What its scores are worth", "", *_calibration_lines(result["calibration"]))
+    yield from ("", "## What its scores are worth", "", *_calibration_lines(result))
     yield from ("", "## Which classes are confused", "", "![confusion matrix](pictures/confusion.png)", "")
     yield from ("## Doubtful videos", "", "Those whose own class got the lowest scores: mistakes, or wrong labels.", "")
     rows = [
@@ -136,17 +136,24 @@ def _lines(
     yield from ("```", "", f"xvit {__version__}")
 
 
-def _calibration_lines(calibration: dict[str, Any] | None) -> Iterator[str]:
-    if calibration is None:
-        yield "The model is not calibrated: too few videos are classified correctly (see `xvit calibrate`)."
+def calibration_line(result: dict[str, Any]) -> str:
+    """What the calibration changes, in one sentence."""
+    if result["calibration"] is None:
+        return "Not calibrated: too few videos are classified correctly (see xvit calibrate)."
+    rejected = 100 * (1 - result["calibration"]["coverage"])
+    return f'Calibrated by the same predictions: {rejected:.0f} % of these videos are "none of these".'
+
+
+def _calibration_lines(result: dict[str, Any]) -> Iterator[str]:
+    yield calibration_line(result)
+    if (calibration := result["calibration"]) is None:
         return
     before, after = (100 * calibration[name] for name in ("calibration_error_before", "calibration_error"))
-    rejected, threshold = 100 * (1 - calibration["coverage"]), calibration["energy_threshold"]
     yield (
-        "Measured on the same predictions, and stored in the model. Scores are divided by a temperature of "
-        f"{calibration['temperature']:.2f}: they then differ from the share of right predictions by {after:.1f} % "
-        f'(before: {before:.1f} %). A video whose energy is below {threshold:.2f} is "none of these", as '
-        f"{rejected:.0f} % of these videos are; of the others {100 * calibration['precision']:.1f} % are right."
+        f"Scores are divided by a temperature of {calibration['temperature']:.2f}: they then differ from the share of "
+        f"right predictions by {after:.1f} % (before: {before:.1f} %). A video whose energy is below "
+        f'{calibration["energy_threshold"]:.2f} is "none of these"; of the others '
+        f"{100 * calibration['precision']:.1f} % are right."
     )
 
 
