@@ -1,4 +1,4 @@
-"""Size of an environment that predicts without torch, by package; see docs/deploy.md.
+"""Size of an environment that predicts without torch, by package; see docs/guides/deploy.md.
 
     python benchmarks/environment_size.py [--runtime onnxruntime] [--command-line]
 

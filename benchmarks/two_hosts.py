@@ -204,7 +204,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print a JSON document instead of text")
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # see docs/clusters.md
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # see docs/guides/clusters.md
     with tempfile.TemporaryDirectory() as folder, open(args.log, "a") as log:
         try:
             result = measure(Path(folder), log, args)

@@ -1,8 +1,8 @@
-"""Make the pictures of the page of `xvit serve` in docs/: start the service, use the page, take screenshots.
+"""Make the pictures of the page of `xvit serve` in docs/images: start the service, use the page, take screenshots.
 
     python scripts/make_page_pictures.py
 
-replaces docs/serve-*.png. It needs Chromium and `pip install -e '.[dev]'`.
+replaces docs/images/serve-*.png. It needs Chromium and `pip install -e '.[dev]'`.
 """
 
 import json
@@ -22,7 +22,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from xvit.data.synthetic.motion import render_clip
 
-TARGET = Path(__file__).parents[1] / "docs"
+TARGET = Path(__file__).parents[1] / "docs" / "images"
 MAX_BYTES = 300_000
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 375, "height": 780}
 CAMERA_FPS = 30  # at which Chromium plays a file of JPEG pictures
@@ -104,7 +104,7 @@ def show_camera(page: Page) -> None:
 
 
 def save(name: str, picture: Image.Image) -> None:
-    """Write docs/serve-NAME.png, and check its size."""
+    """Write docs/images/serve-NAME.png, and check its size."""
     path = TARGET / f"serve-{name}.png"
     picture.convert("RGB").save(path, optimize=True)
     size = path.stat().st_size

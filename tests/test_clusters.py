@@ -1,4 +1,4 @@
-"""The recipes of docs/clusters.md: the scripts run with Slurm's commands replaced, and the commands in them parse."""
+"""The recipes of docs/guides/clusters.md: the scripts run with Slurm's commands replaced, and the commands in them parse."""
 
 import re
 import shlex
@@ -12,7 +12,7 @@ from xvit.cli.main import find_command
 from xvit.cli.parsing import CommandParser, parse_command
 
 ROOT = Path(__file__).parents[1]
-TEXT = (ROOT / "docs" / "clusters.md").read_text(encoding="utf-8")
+TEXT = (ROOT / "docs" / "guides" / "clusters.md").read_text(encoding="utf-8")
 SLURM = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_JOB_NODELIST": "gpu[07-08]", "SLURM_NNODES": "2", "SLURM_JOB_ID": "42"}
 COMMANDS = {
     "srun": "#!/bin/bash\nprintf '%s\\n' \"$@\"\n",

@@ -99,39 +99,39 @@ def test_quickstart_commands_run(tmp_path, recipe, run, monkeypatch):
 
 
 def test_streaming_example_runs(tmp_path, monkeypatch, capsys):
-    [example] = code_blocks(DOCUMENTS["docs/streaming.md"], "python")
+    [example] = code_blocks(DOCUMENTS["docs/guides/streaming.md"], "python")
     XViT(model_config(**TINY_MODEL, num_classes=3, causal=True, temporal_position="head")).save_pretrained(
         tmp_path / "run" / "best"
     )
     monkeypatch.chdir(tmp_path)
     frames = [torch.rand(1, 2, 3, 48, 48) for _ in range(3)]
-    exec(compile(example, "docs/streaming.md", "exec"), {"frames": frames})
+    exec(compile(example, "docs/guides/streaming.md", "exec"), {"frames": frames})
     assert "[4, 5]" in capsys.readouterr().out
 
 
 def test_explanation_example_runs(tmp_path, monkeypatch, run, capfd):
-    [example] = code_blocks(DOCUMENTS["docs/explain.md"], "python")
-    data = command_lines(DOCUMENTS["docs/explain.md"])[0]
+    [example] = code_blocks(DOCUMENTS["docs/guides/explain.md"], "python")
+    data = command_lines(DOCUMENTS["docs/guides/explain.md"])[0]
     monkeypatch.chdir(tmp_path)
     assert run(*split_command(data))[0] == 0
-    exec(compile(example, "docs/explain.md", "exec"), {})
+    exec(compile(example, "docs/guides/explain.md", "exec"), {})
     assert "(8, 4, 4)" in capfd.readouterr().out
 
 
 def test_the_example_of_other_orders_runs(capsys):
-    [example] = code_blocks(DOCUMENTS["docs/order.md"], "python")
-    exec(compile(example, "docs/order.md", "exec"), {})
+    [example] = code_blocks(DOCUMENTS["docs/guides/order.md"], "python")
+    exec(compile(example, "docs/guides/order.md", "exec"), {})
     assert capsys.readouterr().out.startswith("Change(median=")
 
 
 def test_the_example_of_a_large_job_runs(tmp_path, monkeypatch, run, capfd):
-    data, predict, _ = command_lines(DOCUMENTS["docs/batch.md"])
-    [example] = code_blocks(DOCUMENTS["docs/batch.md"], "python")
+    data, predict, _ = command_lines(DOCUMENTS["docs/guides/batch.md"])
+    [example] = code_blocks(DOCUMENTS["docs/guides/batch.md"], "python")
     monkeypatch.chdir(tmp_path)
     assert run(*split_command(data.replace("--clips-per-class 20", "--clips-per-class 2")))[0] == 0
     (tmp_path / "videos.txt").write_text("\n".join(sorted(map(str, Path("videos").rglob("*.mp4")))))
     assert run(*split_command(predict))[0] == 0
-    exec(compile(example, "docs/batch.md", "exec"), {})
+    exec(compile(example, "docs/guides/batch.md", "exec"), {})
     assert "videos/train/" in capfd.readouterr().out
 
 
@@ -154,7 +154,7 @@ def test_commands_parse(line, monkeypatch):
 
 
 def test_every_command_is_documented():
-    text = DOCUMENTS["docs/cli.md"]
+    text = DOCUMENTS["docs/guides/cli.md"]
     shown = [" ".join(split_command(line)) + " " for line in command_lines(text)]
     for command in COMMANDS:
         assert f"\n| `xvit {command}` |" in text, command
@@ -162,7 +162,7 @@ def test_every_command_is_documented():
 
 
 def test_exit_codes_are_documented():
-    rows = re.findall(r"^\| (\d+) \|", DOCUMENTS["docs/cli.md"], flags=re.MULTILINE)
+    rows = re.findall(r"^\| (\d+) \|", DOCUMENTS["docs/guides/cli.md"], flags=re.MULTILINE)
     assert rows == ["0", "1", "2", "130", "143"]
 
 
@@ -201,7 +201,7 @@ def test_package_layout_is_complete():
 
 
 def test_results_are_those_of_the_documents():
-    sources = DOCUMENTS["docs/ablation.md"] + DOCUMENTS["docs/benchmark/benchmark.md"]
+    sources = DOCUMENTS["docs/results/ablation.md"] + DOCUMENTS["docs/results/benchmark/benchmark.md"]
     measured = {cell.strip() for line in sources.splitlines() if line.startswith("|") for cell in line.split("|")}
     measured |= {cell.split(" (")[0] for cell in measured}  # such as 63.4 (K400: 78.5)
     cells = [cell.strip() for line in section("Results").splitlines() for cell in line.split("|")[1:-1]]

@@ -1,4 +1,4 @@
-"""The table of symmetries: docs/order.md has the numbers of docs/order.json, and these follow from the schemes."""
+"""The table of symmetries: docs/guides/order.md shows docs/results/order.json, and these follow from the schemes."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 import order
 
 DOCS = Path(__file__).parents[2] / "docs"
-MEASURED = json.loads((DOCS / "order.json").read_text(encoding="utf-8"))
+MEASURED = json.loads((DOCS / "results" / "order.json").read_text(encoding="utf-8"))
 SETS = {"spatial", "spatial, mean", "spatial, position in the head", "spatial, summary token", "joint", "divided"}
 SETS |= {"TimeSformer"} | {f"{scheme}, no position" for scheme in ("spatial", "joint", "divided")}
 
@@ -22,7 +22,7 @@ def symmetries(states: dict, state: str) -> set[str]:
 
 
 def test_the_document_has_the_measured_numbers():
-    lines = (DOCS / "order.md").read_text(encoding="utf-8").splitlines()
+    lines = (DOCS / "guides" / "order.md").read_text(encoding="utf-8").splitlines()
     start = lines.index(f"| {' | '.join(order.COLUMNS)} |")
     table = list(order.report(MEASURED))
     assert list(MEASURED["models"]) == list(order.SCHEMES)

@@ -208,8 +208,8 @@ def test_a_source_that_cannot_be_reached_is_left_out_and_named(tmp_path, monkeyp
 
 
 def test_the_document_has_the_tables_of_the_results():
-    result = json.loads((ROOT / "docs/real/results.json").read_text())
-    assert real_report.tables(result) in (ROOT / "docs/real.md").read_text()
+    result = json.loads((ROOT / "docs/results/real.json").read_text())
+    assert real_report.tables(result) in (ROOT / "docs/results/real.md").read_text()
 
 
 def make_runs(accuracy):

@@ -22,7 +22,7 @@ from xvit.utils.errors import XViTError
 from xvit.utils.workers import Killed
 
 SMALL = ("--backbones", "test_vit", "--threads", 1, "--time-limit", 0)  # timm's model for tests: 160 px; one round
-PUBLISHED = Path(__file__).parents[2] / "docs" / "benchmark"
+PUBLISHED = Path(__file__).parents[2] / "docs" / "results" / "benchmark"
 
 
 def make_group(frames: int, models: dict[str, list[float]], *, peak_mb: dict[str, list[int]] | None = None, **setting):

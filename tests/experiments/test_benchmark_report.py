@@ -16,7 +16,7 @@ from xvit.experiments.benchmark.report import (
 from xvit.experiments.benchmark.run import GroupResult, Measurement, read_benchmark
 
 SMALL = ("--backbones", "test_vit", "--threads", 1, "--time-limit", 0)  # timm's model for tests: 160 px; one round
-PUBLISHED = Path(__file__).parents[2] / "docs" / "benchmark"
+PUBLISHED = Path(__file__).parents[2] / "docs" / "results" / "benchmark"
 
 
 def make_group(frames: int, models: dict[str, list[float]], *, peak_mb: dict[str, list[int]] | None = None, **setting):
@@ -126,7 +126,7 @@ def test_times_are_per_clip_for_any_batch_size():
 
 
 def test_the_published_document_is_what_the_command_writes():
-    """`xvit benchmark --output docs/benchmark --report-only` writes it again."""
+    """`xvit benchmark --output docs/results/benchmark --report-only` writes it again."""
     groups, machine = read_benchmark(PUBLISHED)
     assert (PUBLISHED / "benchmark.md").read_text() == "\n".join(markdown_lines(machine, make_tables(groups)))
     assert {path.name for path in PUBLISHED.iterdir()} >= {f"{group.settings.mode}.png" for group in groups}
@@ -142,7 +142,7 @@ def test_every_published_ratio_is_precise():
 def test_the_readme_quotes_the_published_document():
     """Each row of its table of ratios to the image model."""
     readme = PUBLISHED.parents[1] / "README.md"
-    table = readme.read_text().partition("<!-- from docs/benchmark/benchmark.md -->\n")[2].partition("\n\n")[0]
+    table = readme.read_text().partition("<!-- from docs/results/benchmark/benchmark.md -->\n")[2].partition("\n\n")[0]
     lines = table.splitlines()
     assert len(lines) > 3
     published = (PUBLISHED / "benchmark.md").read_text().splitlines()

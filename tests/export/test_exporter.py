@@ -125,7 +125,7 @@ def test_calibration_on_validation_videos_is_named(run, tmp_path, monkeypatch):
 
     words = ("--data.root", root, "--data.val_fraction", 0.5, "--data.num_workers", 0, "--num-frames", 4)
     assert run("data", "check", *words, "--output", tmp_path / "report")[0] == 0
-    shutil.copy(tmp_path / "report" / "train.txt", root)  # as in docs/export.md
+    shutil.copy(tmp_path / "report" / "train.txt", root)  # as in docs/guides/export.md
     compared, calibrated = choose_videos([str(root / "train.txt")], 6, calibrate=True)
     assert {Path(path).resolve() for path in compared + calibrated} == {Path(x.path).resolve() for x in data.train}
     warn_of_validation_videos(provenance, calibrated)

@@ -56,7 +56,7 @@ def test_streaming_step_matches_stream(video_dir, tmp_path):
     clip = torch.randn(2, T, 3, SIZE, SIZE)
     torch.testing.assert_close(exported(clip), original(clip), atol=1e-5, rtol=0)
 
-    step = onnxruntime.InferenceSession(tmp_path / "step" / "model.onnx")  # as in docs/export.md
+    step = onnxruntime.InferenceSession(tmp_path / "step" / "model.onnx")  # as in docs/guides/export.md
     state = {i.name: np.zeros((2, *i.shape[1:]), np.float32) for i in step.get_inputs() if i.name != "pixel_values"}
     assert [f"next.{name}" for name in state] == [output.name for output in step.get_outputs()][1:]
     for frame in clip.split(1, dim=1):

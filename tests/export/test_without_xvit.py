@@ -1,4 +1,4 @@
-"""Exports for people without xvit: names of the axes, metadata, and the example of docs/export.md."""
+"""Exports for people without xvit: names of the axes, metadata, and the example of docs/guides/export.md."""
 
 import io
 import json
@@ -18,7 +18,7 @@ from xvit import Predictor
 from xvit.export import export_model
 from xvit.export.backends import import_package
 
-DOCS = Path(__file__).parents[2] / "docs" / "export.md"
+DOCS = Path(__file__).parents[2] / "docs" / "guides" / "export.md"
 SPECS = {
     "segments, frames counted": CLIP,
     "segments": replace(CLIP, frame_rate=8.0),

@@ -1,9 +1,9 @@
-"""The examples of docs/serve.md, against a server."""
+"""The examples of docs/guides/serve.md, against a server."""
 
 import re
 from pathlib import Path
 
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "guides" / "serve.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
@@ -19,7 +19,7 @@ def test_the_python_client(server, videos, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     [example] = blocks("python")
     assert len(example.strip().splitlines()) < 15
-    exec(compile(example.replace("http://127.0.0.1:8000", server.url), "docs/serve.md", "exec"), {})
+    exec(compile(example.replace("http://127.0.0.1:8000", server.url), "docs/guides/serve.md", "exec"), {})
     [shown, *_] = blocks("text")
     assert without_digits(capsys.readouterr().out.split("\n", 1)[1]) == without_digits(shown.split("\n", 1)[1])
 

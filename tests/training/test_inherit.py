@@ -106,7 +106,7 @@ def test_a_recipe_states_settings_and_the_command_line_overrides_it(settings, ow
 
 
 def test_the_streaming_recipe_makes_a_centered_model_causal(settings, tmp_path, run):
-    """docs/streaming.md: the recipe states the whole model, so that nothing is taken over."""
+    """docs/guides/streaming.md: the recipe states the whole model, so that nothing is taken over."""
     out = run("train", "--config", "motion", "--print-config")[1]
     centered = XViT(from_dict(ModelConfig, yaml.safe_load(out)["model"] | {"num_classes": 2}, "motion"))
     centered.save_pretrained(tmp_path / "centered")

@@ -56,7 +56,7 @@ def compute_and_stop(run, *args):
 
 Host(*sys.argv[1:4]).enter()
 stopped = Path(sys.argv[4])
-os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # see docs/clusters.md
+os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # see docs/guides/clusters.md
 compute_loss, engine.compute_loss = engine.compute_loss, compute_and_stop
 options = ["--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", "3", "--monitor-interval", "0.1"]
 options += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "host-a:29400", "--rdzv-id", "run"]

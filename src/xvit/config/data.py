@@ -35,7 +35,7 @@ class DataConfig:
         max_unreadable_fraction: fraction of the training videos that may be unreadable; beyond it, training stops.
         decode_timeout: seconds after which a video that is still being decoded counts as unreadable; 0 for no limit.
         allow_remote: what may be read at addresses: schemes (s3, gs, az, hf, https, http), or one of them and a bucket
-            or host, such as s3://bucket; several are separated by commas. See docs/remote.md.
+            or host, such as s3://bucket; several are separated by commas. See docs/guides/remote.md.
         class_balanced: draw the training videos with replacement, so that all classes are equally frequent.
 
     Raises:

@@ -207,7 +207,7 @@ def _name_axes(proto: Any) -> None:
 def _program_metadata(model: XViT, manifest: ExportManifest) -> dict[str, Any]:
     """How a video becomes the program's input and what its outputs are, inside the program itself.
 
-    It is for people who have only that file, and no xvit; docs/export.md shows how to use it.
+    It is for people who have only that file, and no xvit; docs/guides/export.md shows how to use it.
     """
     clip_spec, raw = model.clip_spec, manifest.raw_frames
     activation = "sigmoid" if model.config.multi_label else "softmax"
