@@ -139,17 +139,13 @@ def _name_shards(args: Namespace, value: str) -> bool:
     return args.get("data.format") == "webdataset" or value.endswith(".tar")
 
 
-def parse_command(name: str, module: ModuleType, argv: list[str]) -> Namespace:
-    """Parse the arguments of one command, and set the number of threads of this process.
+def make_parser(name: str, module: ModuleType) -> CommandParser:
+    """The parser of one command.
 
     Args:
         name: the command, such as "data motion".
         module: its module. The docstring is the help text: the usage, then the description and examples.
-            `add_options(parser)` adds the options; `parse(parser, argv)`, if there is one, replaces `parse_args`.
-        argv: the arguments after the name.
-
-    Raises:
-        XViTError: an unknown option (with the nearest known one), a wrong value, a missing argument; in one line.
+            `add_options(parser)` adds the options.
     """
     usage, _, description = (module.__doc__ or "").strip().partition("\n\n")
     parser = CommandParser(
@@ -162,7 +158,21 @@ def parse_command(name: str, module: ModuleType, argv: list[str]) -> Namespace:
     )
     module.add_options(parser)
     parser.add_switch("--json", "print the result as JSON, and nothing else")
-    args: Namespace = getattr(module, "parse", parse_args)(parser, argv)
+    return parser
+
+
+def parse_command(name: str, module: ModuleType, argv: list[str]) -> Namespace:
+    """Parse the arguments of one command, and set the number of threads of this process.
+
+    Args:
+        name: the command, such as "data motion".
+        module: its module, as for `make_parser`; `parse(parser, argv)`, if there is one, replaces `parse_args`.
+        argv: the arguments after the name.
+
+    Raises:
+        XViTError: an unknown option (with the nearest known one), a wrong value, a missing argument; in one line.
+    """
+    args: Namespace = getattr(module, "parse", parse_args)(make_parser(name, module), argv)
     threads.configure(args.get("threads"))
     return args
 

@@ -1,0 +1,65 @@
+"""The documentation site: `make docs` builds it into docs/_build/html. Warnings are errors; no network is needed."""
+
+import sys
+from pathlib import Path
+
+from xvit import __version__
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+project = "xvit"
+author = "the xvit developers"
+copyright = "the xvit developers"
+release = version = __version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "generated_pages",
+    "measured",
+]
+exclude_patterns = ["_build"]
+nitpicky = False
+show_warning_types = True
+
+# Markdown
+myst_enable_extensions = ["colon_fence", "attrs_inline"]
+myst_heading_anchors = 3
+
+# The API, from docstrings
+default_role = "py:obj"  # `name` in a docstring links to what it names, if it is documented
+autosummary_generate = True
+autodoc_default_options = {"members": True, "member-order": "bysource"}
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 100
+
+# Appearance
+html_theme = "pydata_sphinx_theme"
+html_title = "xvit"
+html_static_path = ["_static"]
+html_css_files = ["xvit.css"]
+html_show_sourcelink = False
+html_copy_source = False
+html_theme_options = {
+    "github_url": "https://github.com/xvit/xvit",
+    "navbar_align": "left",
+    "header_links_before_dropdown": 8,
+    "show_toc_level": 2,
+    "show_prev_next": True,
+    "footer_start": ["copyright"],
+    "footer_end": [],
+    "secondary_sidebar_items": ["page-toc"],
+    "pygments_light_style": "a11y-high-contrast-light",
+    "pygments_dark_style": "a11y-high-contrast-dark",
+}
+html_sidebars = {"index": [], "compare": []}
+copybutton_exclude = ".linenos, .gp, .go"
