@@ -8,7 +8,7 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 DEMO ?= demo
 unexport PYTHONDONTWRITEBYTECODE  # without compiled files each process compiles all libraries again: 20 seconds
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench docs clean
 
 demo: $(INSTALLED)  ## classify videos with the bundled model, train two models and compare them: demo/report.html
 	$(BIN)/xvit demo --output $(DEMO)
@@ -25,6 +25,9 @@ lint: $(DEV)  ## check style, spelling, layers and types
 
 bench: $(DEV)  ## measure the cost of mixing over the image model, in time and memory
 	$(BIN)/xvit benchmark --output bench --frames 8 --time-limit 10 --models "xvit mixing alone" "xvit mixing"
+
+docs: $(DEV)  ## build the documentation site: docs/_build/html/index.html
+	$(BIN)/python -m sphinx -b html --fail-on-warning --keep-going docs docs/_build/html
 
 clean:  ## remove the virtual environment
 	rm -rf .venv

@@ -19,15 +19,17 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "sphinx_design",
+    "docstrings",
     "generated_pages",
     "measured",
 ]
+templates_path = ["_templates"]
 exclude_patterns = ["_build"]
 nitpicky = False
 show_warning_types = True
 
 # Markdown
-myst_enable_extensions = ["colon_fence", "attrs_inline"]
+myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 
 # The API, from docstrings

@@ -1,40 +1,50 @@
 """Reference pages that are written from the code: a page for each command, and one for all settings."""
 
+import argparse
 import inspect
+import json
 import re
-from dataclasses import MISSING, Field, fields, is_dataclass
+import textwrap
+from dataclasses import MISSING, fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from sphinx.application import Sphinx
 
-from xvit.cli.main import GROUPS
+from xvit.cli.main import COMMANDS, GROUPS
 from xvit.cli.parsing import CommandParser, make_parser
 from xvit.config import RunConfig
 
+_GROUPS = [field.name for field in fields(RunConfig)]
 _NOTE = "<!-- written by docs/_ext/generated_pages.py -->"
 
 
 def command_page(name: str, summary: str) -> str:
-    """The page of one command in Markdown: its help text, with the options as a table."""
-    module = import_module(f"xvit.cli.{name.replace(' ', '_')}")
+    """The page of one command in Markdown: its help text, with the options as a list."""
+    module = import_module(f"xvit.cli.{_file(name)}")
     parser = make_parser(name, module)
     text, _, examples = parser.description.partition("\nexamples:\n")
     blocks = [_NOTE, f"# xvit {name}", f"{summary[0].upper()}{summary[1:]}."]
-    blocks += ["```text\n" + re.sub(r"^\s*", "", parser.usage, flags=re.MULTILINE).strip() + "\n```", _paragraphs(text)]
+    usage = [textwrap.fill(line.strip(), 90, subsequent_indent="    ") for line in parser.usage.splitlines()]
+    blocks += ["\n".join(["```text", *usage, "```"]), _paragraphs(text)]
     if examples:
         blocks += ["## Examples", "```sh\n" + re.sub(r"^  ", "", examples, flags=re.MULTILINE).strip() + "\n```"]
-    blocks += ["## Options", *_options(parser)]
+    blocks += ["## Options", _options(parser)]
     return "\n\n".join(blocks) + "\n"
 
 
 def _paragraphs(text: str) -> str:
-    """A help text as Markdown: what is indented or aligned stays as it is, the rest is free text."""
+    """A help text as Markdown: what is indented or aligned stays as it is, the rest is free text.
+
+    In a help text, a line that ends early with a full stop ends a paragraph.
+    """
     parts = []
     for part in re.split(r"\n\s*\n", text.strip("\n")):
-        fixed = re.search(r"^ {2,}\S|\S {3,}\S", part, flags=re.MULTILINE)
-        parts.append(f"```text\n{part}\n```" if fixed else _escape(part))
+        if re.search(r"^ {2,}\S|\S {3,}\S", part, flags=re.MULTILINE):
+            parts.append(f"```text\n{part}\n```")
+        else:
+            parts += [_escape(free) for free in re.split(r"(?<=\.)\n(?<!.{96}\n)", part)]
     return "\n\n".join(parts)
 
 
@@ -42,31 +52,59 @@ def _escape(text: str) -> str:
     """Free text for Markdown: options as code, and characters that mean something there as they are."""
 
     def replace(match: re.Match[str]) -> str:
-        return f"`{match[0]}`" if match[0].startswith("-") else f"\\{match[0]}"
+        word = match[0]
+        if word.startswith("--"):
+            return f"`{word}`"
+        return word if word.startswith("`") else f"\\{word}"
 
-    return re.sub(r"(?<![\w-])--[a-z][\w.-]*\w|[\\*_<>|\[\]`]", replace, text)
+    return re.sub(r"`[^`\n]+`|(?<![\w-])--[a-z][\w.-]*\w|[\\*_<>|\[\]`]", replace, text)
 
 
-def _options(parser: CommandParser) -> list[str]:
-    rows = []
+def _options(parser: CommandParser) -> str:
+    """The options as a definition list. Those that are settings of a recipe are on the page of settings."""
+    items, groups = [], dict[str, None]()
     for action in parser._actions:
-        if action.help in (None, "==SUPPRESS==") or action.dest in ("help",):
+        if action.help in (None, argparse.SUPPRESS) or action.dest in ("help", *_GROUPS):
+            continue
+        if action.dest.partition(".")[0] in _GROUPS:
+            groups[action.dest.partition(".")[0]] = None
             continue
         names = ", ".join(f"`{option}`" for option in action.option_strings) or f"`{action.metavar or action.dest}`"
-        rows.append(f"| {names} | {_cell(str(action.help))} | {_default(action.default)} |")
-    return ["| option | meaning | default |\n|---|---|---|\n" + "\n".join(rows)]
+        items.append(f"{names}\n: {_text(str(action.help))}{_default(action.default)}")
+    items += [f"`--{group}.NAME`\n: [settings of {group}](../settings.md#{group})" for group in groups]
+    return "\n\n".join(items)
 
 
-def _cell(text: str) -> str:
-    return _escape(re.sub(r"\s+", " ", text))
+def _text(text: str) -> str:
+    return _escape(" ".join(text.split()).rstrip("."))
 
 
 def _default(value: object) -> str:
-    if value in (None, "", "==SUPPRESS==") or value is MISSING:
+    """Said behind the meaning of an option or a setting."""
+    if value in (None, "", False, argparse.SUPPRESS):
         return ""
-    if isinstance(value, bool):
-        return "on" if value else ""
-    return f"`{value}`"
+    return f". Default: `{value}`"
+
+
+def commands_page() -> str:
+    """The page of all commands, by task."""
+    blocks = [
+        _NOTE,
+        "# Command line",
+        "`xvit COMMAND --help` shows these pages in the terminal. In names of options, `-` and `_` are the same. "
+        "[Output and exit codes](output.md) are the same for all commands.",
+    ]
+    names = []
+    for title, group in GROUPS.items():
+        names += [_file(name) for name in group]
+        rows = [f"| [`xvit {name}`](cli/{_file(name)}.md) | {_text(text)} |" for name, text in group.items()]
+        blocks += [f"## {title[0].upper()}{title[1:]}", "\n".join(["| command | |", "|---|---|", *rows])]
+    blocks.append("\n".join(["```{toctree}", ":hidden:", "", *(f"cli/{name}" for name in names), "```"]))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _file(name: str) -> str:
+    return name.replace(" ", "_")
 
 
 def settings_page() -> str:
@@ -85,17 +123,16 @@ def settings_page() -> str:
 def _group(name: str, kind: Any) -> list[str]:
     cls = next(item for item in (kind, *get_args(kind)) if is_dataclass(item))
     summary, described = _docstring(cls)
-    hints, rows, nested = get_type_hints(cls), [], []
+    hints, items, nested = get_type_hints(cls), [], []
     for field in fields(cls):
         if is_dataclass(hints[field.name]):
             nested += _group(f"{name}.{field.name}", hints[field.name])
             continue
-        rows.append(
-            f"| `{name}.{field.name}` | {_type(hints[field.name])} | {_field_default(field)} "
-            f"| {_cell(described.get(field.name, ''))} |"
-        )
-    table = "| setting | type | default | meaning |\n|---|---|---|---|\n" + "\n".join(rows)
-    return [f"## {name}", summary, table, *nested]
+        default = field.default_factory() if field.default is MISSING else field.default
+        shown = default if isinstance(default, str) and default else json.dumps(default)
+        kind = _type(hints[field.name])
+        items.append(f"`{name}.{field.name}` ({kind})\n: {_text(described[field.name])}. Default: `{shown}`")
+    return [f"## {name}", summary, *items, *nested]
 
 
 def _docstring(cls: type) -> tuple[str, dict[str, str]]:
@@ -110,21 +147,14 @@ def _type(hint: Any) -> str:
     if choices := [repr(choice).strip("'") for choice in get_args(hint) if isinstance(choice, str)]:
         return ", ".join(f"`{choice}`" for choice in choices)
     text = hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)
-    return f"`{text.replace('typing.', '')}`".replace("|", "\\|")
-
-
-def _field_default(field: Field[Any]) -> str:
-    if field.default is not MISSING:
-        return f"`{field.default!r}`".replace("|", "\\|")
-    return f"`{field.default_factory()!r}`" if field.default_factory is not MISSING else "required"
+    return f"`{text.replace('typing.', '')}`"
 
 
 def write_pages(app: Sphinx) -> None:
     """Write the pages whose text has changed, before Sphinx looks for pages."""
     folder = Path(app.srcdir) / "reference"
-    pages = {folder / "settings.md": settings_page()}
-    for group in GROUPS.values():
-        pages |= {folder / "cli" / f"{name.replace(' ', '_')}.md": command_page(name, text) for name, text in group.items()}
+    pages = {folder / "settings.md": settings_page(), folder / "commands.md": commands_page()}
+    pages |= {folder / "cli" / f"{_file(name)}.md": command_page(name, text) for name, text in COMMANDS.items()}
     for path, text in pages.items():
         path.parent.mkdir(exist_ok=True)
         if not path.is_file() or path.read_text(encoding="utf-8") != text:

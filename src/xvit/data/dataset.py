@@ -26,13 +26,15 @@ from xvit.utils.errors import VideoError, XViTError, check_range
 class Batch(TypedDict):
     """What the loader yields. B counts the readable videos only, and may be 0.
 
-    pixels: (B, T, C, S, S) or (B, V, T, C, S, S) uint8; `xvit.data.transforms.normalize` makes model inputs of them.
-    labels: (B,) int64, -1 for an unknown label; (B, classes) float of 0 and 1 for multi-label samples; for several
-        tasks a dict of one (B,) tensor per task.
-    indices: (B,) int64, indices of the samples.
-    times: `Item.times` of each video.
-    warnings: `Item.warnings` of the readable videos that have any, by sample index.
-    errors: the errors of the unreadable videos, by sample index.
+    Args:
+        pixels: (B, T, C, S, S) or (B, V, T, C, S, S) uint8; `xvit.data.transforms.normalize` makes model inputs
+            of them.
+        labels: (B,) int64, -1 for an unknown label; (B, classes) float of 0 and 1 for multi-label samples; for several
+            tasks a dict of one (B,) tensor per task.
+        indices: (B,) int64, indices of the samples.
+        times: `Item.times` of each video.
+        warnings: `Item.warnings` of the readable videos that have any, by sample index.
+        errors: the errors of the unreadable videos, by sample index.
     """
 
     pixels: torch.Tensor

@@ -212,11 +212,10 @@ class XViTForVideoClassification(transformers.PreTrainedModel):
                 three arguments.
 
         Returns:
-            loss: mean cross-entropy, if there are labels.
-            logits: (B, classes).
-            hidden_states: each (B, T N, D), frame by frame, before the backbone's last norm.
-            attentions: each (B T, h, N, keys), frame by frame: N keys, and T R more with summary tokens;
-                (B, h, T N, T N) for joint attention; for divided attention the weights within the frame.
+            A loss, the mean cross-entropy, if there are labels; logits (B, classes); hidden_states, each (B, T N, D),
+            frame by frame, before the backbone's last norm; attentions, each (B T, h, N, keys), frame by frame, with
+            N keys, and T R more with summary tokens; (B, h, T N, T N) for joint attention; for divided attention the
+            weights within the frame.
 
         Raises:
             XViTError: a wrong shape, attention weights that are not available.
