@@ -1,16 +1,15 @@
-"""The directive `measured`: a table of measured numbers out of a JSON file, with how it was measured.
+"""The directive `measured`: a table of docs/results/measured.json, and below it how it was measured.
 
-    ```{measured} finetune.json folds
+    ```{measured} stream-cost
     ```
 
-shows the table `folds` of docs/results/finetune.json. A table has `columns` and `rows` (text, or numbers), the `command`
-that made it, the `machine` and the `date`.
+A table has `columns` and `rows`, the `command` that made it, the `machine` and the `date`.
 """
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -20,14 +19,16 @@ from sphinx.util.docutils import SphinxDirective
 class Measured(SphinxDirective):
     """See the module."""
 
-    required_arguments = 2
-    option_spec: ClassVar[dict[str, Any]] = {}
+    required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        file, name = self.arguments
-        path = Path(self.env.srcdir) / "results" / file
+        path = Path(self.env.srcdir) / "results" / "measured.json"
         self.env.note_dependency(str(path))
-        return self.parse_text_to_nodes(to_markdown(json.loads(path.read_text(encoding="utf-8"))[name]))
+        tables = json.loads(path.read_text(encoding="utf-8"))
+        [name] = self.arguments
+        if name not in tables:
+            raise self.error(f"{path.name} has no table {name}; it has {', '.join(tables)}")
+        return self.parse_text_to_nodes(to_markdown(tables[name]))
 
 
 def to_markdown(table: dict[str, Any]) -> str:
@@ -36,9 +37,9 @@ def to_markdown(table: dict[str, Any]) -> str:
     def line(cells: Sequence[object]) -> str:
         return "| " + " | ".join(str(cell) for cell in cells) + " |"
 
-    source = ", ".join(filter(None, [f"`{table['command']}`", table["machine"], table["date"]]))
     rows = [line(table["columns"]), "|---" * len(table["columns"]) + "|", *map(line, table["rows"])]
-    return "\n".join([*rows, "", f"*Measured: {source}.*"])
+    source = f"*Measured by* `{table['command']}` *on {table['machine']}, {table['date']}.*"
+    return "\n".join([*rows, "", source])
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -1,0 +1,129 @@
+"""Run the code of a document from top to bottom, in a folder of stand-ins for the files that it names."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import unittest
+from collections.abc import Callable
+from pathlib import Path
+
+from sybil import Example, Sybil
+from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
+
+Run = Callable[..., tuple[int, str, str]]  # of a command: exit code, standard output, standard error
+
+# What is added to a command so that it takes seconds: the last value of an option counts.
+QUICK = {
+    "data motion": ["--clips-per-class", "3"],
+    "train": ["--train.epochs", "1", "--train.warmup_epochs", "0", "--data.num_workers", "0"],
+    "finetune": ["--minutes", "0.5"],
+    "export": ["--clips", "6", "--min-agreement", "0", "--max-difference", "100"],
+    "predict": ["--num-workers", "0"],
+    "features": ["--num-workers", "0"],
+}
+# In place of an image model of 86 million parameters, and of its download.
+SMALL_BACKBONE = ["--init.pretrained", "false", "--model.backbone", "vit_tiny_patch16_224", "--clip.image_size", "48"]
+SMALL_BACKBONE += ["--model.backbone_kwargs", '{"img_size": 48, "patch_size": 24, "depth": 2, "embed_dim": 24, "num_heads": 2}']
+SHELL = {"find", "cp", "mkdir", "ls", "python"}  # programs that a block may use besides xvit
+
+
+class DocumentRunner:
+    """Runs the blocks of one document.
+
+    Args:
+        folder: the working directory; its files stand for those that the document names.
+        run: runs a command of xvit.
+    """
+
+    def __init__(self, folder: Path, run: Run) -> None:
+        self.folder, self.run = folder, run
+        self.given = {path.name for path in folder.iterdir()}
+        self.executed: list[int] = []  # lines of the document
+        self.skipped: dict[int, str] = {}
+
+    def __call__(self, path: Path) -> None:
+        """Run all blocks; an error names the document and the line of the block."""
+        parsers = [SkipParser(), PythonCodeBlockParser(), CodeBlockParser("sh", self._run_shell)]
+        for example in Sybil(parsers).parse(path).examples():
+            try:
+                example.evaluate()
+            except unittest.SkipTest as reason:
+                self.skipped[example.line] = str(reason)
+            except BaseException as error:
+                error.add_note(f"{path}:{example.line}")
+                raise
+            else:
+                self.executed.append(example.line)
+
+    def _run_shell(self, example: Example) -> None:
+        for line in command_lines(str(example.parsed)):
+            words = shlex.split(line, comments=True)
+            if words[0] == "torchrun":
+                words = words[words.index("xvit") :]
+            if words[0] == "xvit":
+                self._run_xvit(words[1:])
+            else:
+                assert words[0] in SHELL, f"{words[0]}: only {', '.join(sorted(SHELL))} are run here; skip it with a reason"
+                subprocess.run(["bash", "-euo", "pipefail", "-c", line], check=True, timeout=600)
+
+    def _run_xvit(self, words: list[str]) -> None:
+        words, target = _redirection(words)
+        self._make_way(words)
+        code, out, err = self.run(*words, *quick_options(words))
+        assert code == 0, f"xvit {shlex.join(words)}\n{out}\n{err}"
+        if target:
+            Path(target).write_text(out)
+
+    def _make_way(self, words: list[str]) -> None:
+        """Remove what stands for a file that the document now makes itself: no command overwrites its output."""
+        output = words[words.index("--output") + 1] if "--output" in words else "finetuned" if words[0] == "finetune" else ""
+        if output in self.given and "--resume" not in words:
+            self.given.remove(output)
+            path = self.folder / output
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def command_lines(text: str) -> list[str]:
+    """The commands of a shell block, without empty lines and comments; continued lines are joined."""
+    lines = re.sub(r"\\\n\s*", " ", text).splitlines()
+    return [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
+
+
+def quick_options(words: list[str]) -> list[str]:
+    """What to add to a command of xvit."""
+    name = " ".join(words[:2]) if words[0] == "data" else words[0]
+    options = list(QUICK.get(name, []))
+    if name == "data motion" and "--concatenate" in words:
+        options = ["--clips-per-video", "4"]
+    if name == "predict" and "--input" not in words:
+        options = []
+    if name == "train" and "finetune" in words and "--init.checkpoint_path" not in words:
+        options += SMALL_BACKBONE
+    return options
+
+
+def _redirection(words: list[str]) -> tuple[list[str], str]:
+    """The words before a pipe or a redirection, and the file that the output goes to."""
+    for sign in ("|", ">"):
+        if sign in words:
+            position = words.index(sign)
+            return words[:position], words[position + 1] if sign == ">" else ""
+    return words, ""
+
+
+def skip_reasons(path: Path) -> dict[int, str]:
+    """The reasons for which blocks of a document are not run, by line."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    found = {number: re.match(r'<!-- skip: next "(.+)" -->$', line) for number, line in enumerate(lines, start=1)}
+    return {number: match[1] for number, match in found.items() if match}
+
+
+def copy_into(folder: Path, sources: dict[str, Path]) -> None:
+    """Copy files and folders under these names."""
+    for name, source in sources.items():
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
+
+
