@@ -25,7 +25,7 @@ from xvit.utils.errors import XViTError
 
 def make_result(*correct: str) -> ModelResult:
     bits = np.array([[bit == "1" for bit in row] for row in correct])
-    return ModelResult(correct=bits, pilots={0.001: 0.25, 0.002: 0.5}, parameters=1, macs=2_000_000, seconds=1.0)
+    return ModelResult(correct=bits, validation={0.001: 0.25, 0.002: 0.5}, parameters=1, macs=2_000_000, seconds=1.0)
 
 
 def make_results(table: str, *correct: str) -> dict[str, ModelResult]:
@@ -45,13 +45,13 @@ def trainings_of_no_steps(train_model=lambda model, clips, **settings: model.eva
 
 @pytest.fixture(scope="module")
 def ablation(tmp_path_factory):
-    """One table, stopped at the fourth training of a video model, resumed, extended to two seeds: output, result."""
+    """One table, stopped in the second training of a video model, resumed, extended to two seeds: output, result."""
     output = tmp_path_factory.mktemp("ablation") / "out"
     started = []
 
     def stop_at_fifth(model, clips, **settings):
         started.append(settings)
-        if len(started) == 5:  # the first one is that of the image model
+        if len(started) == 5:  # the image model, the head and the whole of a model, the head of the next one
             raise KeyboardInterrupt
         model.eval()
 
@@ -59,10 +59,10 @@ def ablation(tmp_path_factory):
         with pytest.raises(KeyboardInterrupt):
             run_ablation(output, tables=("window",), seeds=1, clips=384)
         run_ablation(output, tables=("window",), seeds=1, clips=384)
-        # Without training all rates are equally good, so two lower ones are tried as well; the fifth training twice.
-        assert len(started) == 1 + 3 * 5 + 3 + 1
+        # Without training all rates are equally good, so three lower ones are tried as well.
+        assert len(started) == 5 + 2 * (3 * 5 - 1)
         result = run_ablation(output, tables=("window",), seeds=2, clips=384)
-        assert len(started) == 20 + 3
+        assert len(started) == 33 + 2 * 3
     return output, result
 
 
@@ -107,11 +107,12 @@ def test_the_tables_use_exactly_the_defined_models():
 def test_a_resumed_ablation_repeats_no_finished_training(ablation):
     output, result = ablation
     assert list(result) == ["mixing (mean)", "w = 2 (mean)", "w = 2, replicate (mean)"]
-    saved = [json.loads((output / "trainings" / f"w_2_mean_seed_{seed}.json").read_text()) for seed in (0, 1)]
+    files = [output / "trainings" / f"w_2_mean_0.00025_seed_{seed}.json" for seed in (0, 1)]
+    saved = [json.loads(path.read_text()) for path in files]
     measured = result["w = 2 (mean)"]
     assert [[bit == "1" for bit in training["correct"]] for training in saved] == measured.correct.tolist()
     assert measured.correct.shape == (2, 50)
-    assert set(measured.pilots) == {0.00025, 0.0005, *LEARNING_RATES}
+    assert set(measured.validation) == {0.00025, 0.0005, 0.001, *LEARNING_RATES}
 
 
 def test_a_model_starts_from_the_image_models_weights(tmp_path):
@@ -129,20 +130,25 @@ def test_a_model_starts_from_the_image_models_weights(tmp_path):
         assert all(torch.equal(state[key], image[key]) for key in image if not key.startswith("head"))
 
 
-def test_pilots_see_a_third_of_the_clips_and_trainings_all_of_them(tmp_path):
+def test_the_head_is_trained_on_a_third_of_the_clips_and_then_all_of_it_on_all(tmp_path):
     seen = []
 
-    def remember(model, clips, *, layer_decay, seed, **settings):
-        seen.append((len(clips.pixels), layer_decay, seed))
+    def remember(model, clips, *, lr, seed, layer_decay=1.0, **settings):
+        trained = {name.split(".")[0] for name, parameter in model.named_parameters() if parameter.requires_grad}
+        seen.append((len(clips.pixels), trained, lr, layer_decay, seed))
         model.eval()
 
     with trainings_of_no_steps(remember):
-        run_ablation(tmp_path / "out", tables=("summary_tokens",), seeds=2, clips=384)
-    (images, image_decay, _), *videos = seen
-    assert (images, image_decay) == (960, 1.0)
-    assert {count for count, _, seed in videos if seed == 1000} == {128}
-    assert [(count, seed) for count, _, seed in videos if seed != 1000] == [(384, 0), (384, 0), (384, 1), (384, 1)]
-    assert {decay for _, decay, _ in videos} == {0.75}
+        run_ablation(tmp_path / "out", tables=("mix_ratio",), seeds=2, clips=384)
+    parts = {"backbone", "temporal_position", "temporal_head", "classifier"}
+    assert seen[0] == (960, parts - {"temporal_head"}, 0.0015, 1.0, 0)  # the image model, whose head is a mean
+    heads, wholes = seen[1::2], seen[2::2]
+    assert {(count, *sorted(trained), lr, decay) for count, trained, lr, decay, _ in heads} == {
+        (128, "classifier", "temporal_head", 0.002, 1.0)
+    }
+    assert all((count, trained, decay) == (384, parts, 0.75) for count, trained, _, decay, _ in wholes)
+    assert [head[-1] for head in heads] == [whole[-1] for whole in wholes] == [0] * 15 + [1] * 3
+    assert {lr for *_, lr, _, seed in wholes if seed == 0} == {0.00025, 0.0005, 0.001, 0.002, 0.004}
 
 
 def test_the_best_learning_rate_is_taken_and_of_equal_ones_the_lowest():
@@ -150,21 +156,21 @@ def test_the_best_learning_rate_is_taken_and_of_equal_ones_the_lowest():
 
 
 @pytest.mark.parametrize(
-    ("pilots", "rate"),
+    ("top1", "rate"),
     [
         ({0.001: 0.1, 0.002: 0.3, 0.004: 0.2}, None),
         ({0.001: 0.1, 0.002: 0.2, 0.004: 0.3}, 0.008),
         ({0.001: 0.3, 0.002: 0.2, 0.004: 0.1}, 0.0005),
-        ({0.001: 0.1, 0.008: 0.2, 0.016: 0.3}, None),  # no higher one
+        ({0.001: 0.1, 0.016: 0.2, 0.032: 0.3}, None),  # no higher one
         ({0.00025: 0.3, 0.0005: 0.2}, None),  # no lower one
     ],
 )
-def test_further_learning_rates_are_tried_beyond_the_best_one(pilots, rate):
-    assert further_rate(pilots) == rate
+def test_further_learning_rates_are_tried_beyond_the_best_one(top1, rate):
+    assert further_rate(top1) == rate
 
 
-def test_pilots_go_on_until_the_best_rate_lies_between_others(tmp_path, monkeypatch):
-    shares = {0.001: 0.125, 0.002: 0.25, 0.004: 0.375, 0.008: 0.75, 0.016: 0.5}  # of right predictions, by rate
+def test_rates_are_tried_until_the_best_one_lies_between_others(tmp_path, monkeypatch):
+    shares = {0.002: 0.25, 0.004: 0.375, 0.008: 0.75, 0.016: 0.5}  # of right predictions, by rate
 
     def train(model, clips, *, lr, **settings):
         model.lr = lr
@@ -178,7 +184,7 @@ def test_pilots_go_on_until_the_best_rate_lies_between_others(tmp_path, monkeypa
     with trainings_of_no_steps(train):
         results = run_ablation(tmp_path / "out", tables=("summary_tokens",), seeds=1, clips=384)
     for result in results.values():
-        assert result.pilots == shares
+        assert result.validation == shares
         assert result.lr == 0.008
         assert result.top1 == [pytest.approx(0.76)]  # of 50 clips
 
@@ -195,7 +201,7 @@ def test_other_settings_and_damaged_files_raise_an_error(ablation, tmp_path):
         run_ablation(tmp_path / "mine.txt", **options)
     with pytest.raises(XViTError, match=r"tables='windows'.*Did you mean \"window\"\?"):
         run_ablation(output, **options | {"tables": ("windows",)})
-    result = output / "trainings" / "w_2_mean_seed_0.json"
+    result = output / "trainings" / "w_2_mean_0.002_seed_0.json"
     text = result.read_text()
     for damaged in (
         "null",
@@ -203,9 +209,10 @@ def test_other_settings_and_damaged_files_raise_an_error(ablation, tmp_path):
         '{"correct": "01"}',
         text.replace("0", "x"),
         text.replace('"correct": "', '"correct": "2'),
+        text.replace('"validation": "', '"validation": "2'),
     ):
         result.write_text(damaged)
-        with pytest.raises(XViTError, match=r"seed_0.json: damaged .*; delete it to train this model again"):
+        with pytest.raises(XViTError, match=r"0.002_seed_0.json: damaged .*; delete it to train this model again"):
             run_ablation(output, **options)
     result.write_text(text)
     settings = output / "settings.json"
@@ -258,16 +265,16 @@ def test_the_command_trains_and_prints_the_results(run, tmp_path):
     """One of the trainings is a real one, in a worker process."""
     output = tmp_path / "out"
     with trainings_of_no_steps():
-        run_ablation(output, tables=("window",), seeds=1, clips=384)
-    (output / "trainings" / "w_2_mean_seed_0.json").unlink()
-    words = ["ablate", "--output", output, "--tables", "window", "--seeds", 1, "--jobs", 1]
+        run_ablation(output, tables=("window",), seeds=2, clips=384)
+    (output / "trainings" / "w_2_mean_0.00025_seed_1.json").unlink()
+    words = ["ablate", "--output", output, "--tables", "window", "--seeds", 2, "--jobs", 1]
     assert "mixing_layers" in run("ablate", "--tables", "layers")[2]
     code, out, err = run(*words, "--clips", 384)
     assert code == 0, err
     assert "training: 3 of 3 done, about 0 min left" in err
     assert "edges replicated" in out
     report = json.loads((output / "ablation.json").read_text())
-    assert report["settings"] == {"clips": 384, "seeds": 1}
+    assert report["settings"] == {"clips": 384, "seeds": 2}
     assert set(report["models"]) == {row.model for row in TABLES["window"].rows}
     assert report["models"]["w = 2 (mean)"]["seconds"] > 0
     assert len(report["findings"]) == 1

@@ -81,7 +81,7 @@ def test_training_equals_a_plain_loop(num_classes):
     clips = random_clips(70, **num_classes)
     models = [small_model(num_classes if len(num_classes) > 1 else 3) for _ in range(2)]
     start = {name: tensor.clone() for name, tensor in models[0].state_dict().items()}
-    train_model(models[0], clips, lr=LR, epochs=5, layer_decay=DECAY, seed=SEED)
+    train_model(models[0], clips, lr=LR, epochs=5, layer_decay=DECAY, warmup=0.1, seed=SEED)
     naive_training(models[1], clips, epochs=5)
     assert not models[0].training
     states = [model.state_dict() for model in models]

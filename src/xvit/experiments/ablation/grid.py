@@ -137,6 +137,9 @@ TABLES: dict[str, Table] = {
 }
 
 
+PAPER_TABLES = tuple(name for name in TABLES if name != "token_reduction")  # tubelets and merging are not the paper's
+
+
 @dataclass(frozen=True)
 class Comparison:
     """A finding of the paper: `higher` is `gap` points of top-1 above `lower`; both are keys in `MODEL_OPTIONS`."""

@@ -3,9 +3,11 @@
 DIR/settings.json            what all trainings share
 DIR/clips/                   the clips and images, as NumPy arrays
 DIR/image_model_8/           the image model with 8 layers from which the video models start
-DIR/pilots/<model>_0.001.json       accuracy on the validation clips after a short training at this learning rate
-DIR/trainings/<model>_seed_0.json   which test clips one trained model classifies correctly
+DIR/trainings/<model>_0.002_seed_0.json   which validation and test clips one trained model classifies correctly
 DIR/ablation.json .md .png   the results
+
+A training first fits the head alone, to the frozen image model: the gradients of an untrained head would destroy what
+the image model has learnt (Kumar et al., ICLR 2022). The learning rate is that of the whole model.
 """
 
 import re
@@ -23,7 +25,7 @@ from xvit.config import describe_change
 from xvit.data.record import compare_versions, record_versions
 from xvit.experiments import common
 from xvit.experiments.ablation.clips import IMAGE_TASKS, MOTIONS, write_clips
-from xvit.experiments.ablation.grid import DEPTH, MODEL_OPTIONS, TABLES, Options, build_config
+from xvit.experiments.ablation.grid import DEPTH, MODEL_OPTIONS, PAPER_TABLES, TABLES, Options, build_config
 from xvit.experiments.ablation.train import Clips, predict, train_model
 from xvit.models.pretrained import load_tensors
 from xvit.models.profiling import count_macs
@@ -35,10 +37,10 @@ from xvit.utils.timing import one_thread
 
 CLIPS, MIN_CLIPS = 18_432, 384
 # Of which each model gets the best one. If that is the lowest or the highest, further ones are tried.
-LEARNING_RATES, MIN_RATE, MAX_RATE = (1e-3, 2e-3, 4e-3), 2.5e-4, 1.6e-2
-_LAYER_DECAY = 0.75
-_IMAGE_LR, _IMAGE_EPOCHS, _IMAGE_SEED = 1.5e-3, 4, 0
-_PILOT_SHARE, _PILOT_SEED = 3, 1000  # a third of the clips; not the seed of a training that counts
+LEARNING_RATES, MIN_RATE, MAX_RATE = (2e-3, 4e-3), 2.5e-4, 3.2e-2
+_LAYER_DECAY, _WARMUP = 0.75, 0.3
+_HEAD_SHARE, _HEAD_LR = 3, 2e-3  # the head alone is fitted on a third of the clips
+_IMAGE_LR, _IMAGE_WARMUP, _IMAGE_EPOCHS, _IMAGE_SEED = 1.5e-3, 0.1, 4, 0
 
 
 def split_sizes(clips: int) -> dict[str, int]:
@@ -51,19 +53,22 @@ class TrainingResult:
     """The result of one training.
 
     Args:
-        correct: whether each test clip is classified correctly, one character 0 or 1 per clip.
+        validation: whether each validation clip is classified correctly, one character 0 or 1 per clip.
+        correct: the same for each test clip.
         seconds: processor time of the training and the test.
 
     Raises:
         XViTError: not such characters, or a negative time.
     """
 
+    validation: str
     correct: str
     seconds: float
 
     def __post_init__(self) -> None:
-        if not re.fullmatch("[01]+", self.correct):
-            raise XViTError("correct: expected characters 0 and 1")
+        for name in ("validation", "correct"):
+            if not re.fullmatch("[01]+", getattr(self, name)):
+                raise XViTError(f"{name}: expected characters 0 and 1")
         check_range("seconds", self.seconds, 0)
 
 
@@ -73,14 +78,14 @@ class ModelResult:
 
     Args:
         correct: (seeds, test clips) bool.
-        pilots: top-1 on the validation clips at each learning rate; the highest decides.
+        validation: top-1 on the validation clips of the first seed at each learning rate; the highest decides.
         parameters: number of parameters.
         macs: multiply-adds per clip.
-        seconds: processor time of all its trainings, without the pilots.
+        seconds: processor time of all its trainings.
     """
 
     correct: np.ndarray
-    pilots: Mapping[float, float]
+    validation: Mapping[float, float]
     parameters: int
     macs: int
     seconds: float
@@ -92,28 +97,28 @@ class ModelResult:
 
     @property
     def lr(self) -> float:
-        """The learning rate that the pilots chose."""
-        return best_rate(self.pilots)
+        """The learning rate that was chosen."""
+        return best_rate(self.validation)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        pilots = {str(lr): round(top1, 4) for lr, top1 in self.pilots.items()}
+        validation = {str(lr): round(top1, 4) for lr, top1 in self.validation.items()}
         top1 = [round(value, 6) for value in self.top1]
         cost = {"parameters": self.parameters, "macs": self.macs, "seconds": self.seconds}
-        return {"top1": top1, "lr": self.lr, "pilots": pilots, **cost}
+        return {"top1": top1, "lr": self.lr, "validation": validation, **cost}
 
 
-def best_rate(pilots: Mapping[float, float]) -> float:
+def best_rate(top1: Mapping[float, float]) -> float:
     """The learning rate with the highest accuracy; of equal ones the lowest rate."""
-    return max(sorted(pilots), key=lambda lr: pilots[lr])
+    return max(sorted(top1), key=lambda lr: top1[lr])
 
 
-def further_rate(pilots: Mapping[float, float]) -> float | None:
+def further_rate(top1: Mapping[float, float]) -> float | None:
     """The learning rate to try next: beyond the best one if none was tried there, so that it lies between others."""
-    best = best_rate(pilots)
-    if best == max(pilots) and best < MAX_RATE:
+    best = best_rate(top1)
+    if best == max(top1) and best < MAX_RATE:
         return 2 * best
-    if best == min(pilots) and best > MIN_RATE:
+    if best == min(top1) and best > MIN_RATE:
         return best / 2
     return None
 
@@ -122,7 +127,7 @@ def further_rate(pilots: Mapping[float, float]) -> float | None:
 def run_ablation(
     output: str | Path,
     *,
-    tables: Sequence[str] = tuple(TABLES),
+    tables: Sequence[str] = PAPER_TABLES,
     seeds: int = 3,
     jobs: int = 1,
     clips: int = CLIPS,
@@ -130,8 +135,8 @@ def run_ablation(
 ) -> dict[str, ModelResult]:
     """Train and measure the models of some tables.
 
-    All models start from an image model, which learns single frames. For each model, the best of three learning rates
-    or more on validation clips is taken; then one training per seed is tested, once, with its last weights.
+    All models start from an image model, which learns single frames. Each model is trained with several learning rates;
+    the best one on the validation clips counts, and is used for the other seeds. Last weights are tested, once.
 
     Args:
         output: a new or empty directory, or the directory of an ablation of as many clips, which is resumed.
@@ -161,9 +166,9 @@ def run_ablation(
     depths = sorted({_depth(model) for model in models}, reverse=True)
     study = _Study(output, jobs, on_progress)
     study.run("image model", _train_image_model, [_ImageJob(output, depth) for depth in depths])
-    pilots = study.pilots(models)
-    results = study.trainings({model: best_rate(pilots[model]) for model in models}, seeds)
-    return {model: _summarize(model, pilots[model], results[model]) for model in models}
+    first = study.first_seed(models)
+    others = study.other_seeds({model: best_rate(_validation_top1(first[model])) for model in models}, seeds)
+    return {model: _summarize(model, first[model], others[model]) for model in models}
 
 
 def _open_output(output: Path, clips: int) -> None:
@@ -204,19 +209,16 @@ class _ImageJob:
 
 @dataclass(frozen=True)
 class _VideoJob:
-    """One training of a video model; `split` is what it is tested on: val in a pilot, test otherwise."""
+    """One training of a video model."""
 
     output: Path
     model: str
     lr: float
     seed: int
-    split: str
 
     @property
     def path(self) -> Path:
-        if self.split == "val":
-            return self.output / "pilots" / f"{_slug(self.model)}_{self.lr:g}.json"
-        return self.output / "trainings" / f"{_slug(self.model)}_seed_{self.seed}.json"
+        return self.output / "trainings" / f"{_slug(self.model)}_{self.lr:g}_seed_{self.seed}.json"
 
 
 @dataclass(frozen=True)
@@ -238,26 +240,28 @@ class _Study:
             on_progress=lambda finished, _: self.on_progress(name, done + finished, len(jobs)),
         )
 
-    def pilots(self, models: Sequence[str]) -> dict[str, dict[float, float]]:
-        """Top-1 on the validation clips of each model at each learning rate that was tried."""
-        jobs: dict[tuple[str, float], _VideoJob] = {}
+    def first_seed(self, models: Sequence[str]) -> dict[str, dict[float, TrainingResult]]:
+        """The results of each model with the first seed, at each learning rate that was tried."""
+        results: dict[str, dict[float, TrainingResult]] = {model: {} for model in models}
         missing = [(model, lr) for model in models for lr in LEARNING_RATES]
         while missing:
-            jobs |= {(model, lr): _VideoJob(self.output, model, lr, _PILOT_SEED, "val") for model, lr in missing}
-            results = self._results("choosing learning rates", jobs)
-            pilots = {model: {lr: _top1(results[name, lr]) for name, lr in jobs if name == model} for model in models}
-            missing = [(model, lr) for model in models if (lr := further_rate(pilots[model])) is not None]
-        return pilots
+            jobs = {(model, lr): _VideoJob(self.output, model, lr, 0) for model in models for lr in results[model]}
+            jobs |= {(model, lr): _VideoJob(self.output, model, lr, 0) for model, lr in missing}
+            for (model, lr), result in self._results("choosing learning rates", jobs).items():
+                results[model][lr] = result
+            further = {model: further_rate(_validation_top1(results[model])) for model in models}
+            missing = [(model, lr) for model, lr in further.items() if lr is not None]
+        return results
 
-    def trainings(self, rates: Mapping[str, float], seeds: int) -> dict[str, list[TrainingResult]]:
-        """The results of each model for each seed."""
+    def other_seeds(self, rates: Mapping[str, float], seeds: int) -> dict[str, list[TrainingResult]]:
+        """The results of each model with the seeds after the first one."""
         jobs = {
-            (model, seed): _VideoJob(self.output, model, lr, seed, "test")
-            for seed in range(seeds)  # all models of one seed first: a stopped run then has complete tables
+            (model, seed): _VideoJob(self.output, model, lr, seed)
+            for seed in range(1, seeds)  # all models of one seed first: a stopped run then has complete tables
             for model, lr in rates.items()
         }
         results = self._results("training", jobs)
-        return {model: [results[model, seed] for seed in range(seeds)] for model in rates}
+        return {model: [results[model, seed] for seed in range(1, seeds)] for model in rates}
 
     def _results(self, name: str, jobs: Mapping[Any, _VideoJob]) -> dict[Any, TrainingResult]:
         def load(job: _VideoJob) -> TrainingResult:
@@ -274,8 +278,8 @@ def _parse_result(values: Mapping[str, Any]) -> TrainingResult:
     return TrainingResult(**values)
 
 
-def _top1(result: TrainingResult) -> float:
-    return result.correct.count("1") / len(result.correct)
+def _validation_top1(results: Mapping[float, TrainingResult]) -> dict[float, float]:
+    return {lr: result.validation.count("1") / len(result.validation) for lr, result in results.items()}
 
 
 def build_model(options: Options, num_classes: int | dict[str, int], *, seed: int) -> XViT:
@@ -291,7 +295,7 @@ def _train_image_model(job: _ImageJob) -> None:
     options: Options = {"attention": "spatial", "temporal_head": "mean", "num_frames": 1, "depth": job.depth}
     model = build_model(options, IMAGE_TASKS, seed=_IMAGE_SEED)
     images = Clips.load(job.output / "clips", "images", tuple(IMAGE_TASKS))
-    train_model(model, images, lr=_IMAGE_LR, epochs=_IMAGE_EPOCHS, layer_decay=1.0, seed=_IMAGE_SEED)
+    train_model(model, images, lr=_IMAGE_LR, epochs=_IMAGE_EPOCHS, warmup=_IMAGE_WARMUP, seed=_IMAGE_SEED)
     model.save_pretrained(job.path)
 
 
@@ -301,22 +305,41 @@ def _train_video_model(job: _VideoJob) -> None:
     image_model = XViT.from_pretrained(job.output / f"image_model_{_depth(job.model)}")
     model = build_model(MODEL_OPTIONS[job.model], len(MOTIONS), seed=job.seed)
     load_tensors(model, image_model.backbone.state_dict(), {}, source="the image model")
-    train, test = (Clips.load(job.output / "clips", split, ("label",)) for split in ("train", job.split))
-    if job.split == "val":
-        train = train.first(len(train.pixels) // _PILOT_SHARE)
-    train_model(model, train, lr=job.lr, epochs=1, layer_decay=_LAYER_DECAY, seed=job.seed)
-    correct = predict(model, test).argmax(dim=-1) == test.labels["label"]
-    bits = "".join(str(int(bit)) for bit in correct)
+    splits = {split: Clips.load(job.output / "clips", split, ("label",)) for split in ("train", "val", "test")}
+    fine_tune(model, splits["train"], lr=job.lr, seed=job.seed)
+    validation, correct = (_find_correct(model, splits[split]) for split in ("val", "test"))
+    seconds = round(time.process_time() - start, 1)
     job.path.parent.mkdir(exist_ok=True)
-    write_json(job.path, asdict(TrainingResult(correct=bits, seconds=round(time.process_time() - start, 1))))
+    write_json(job.path, asdict(TrainingResult(validation=validation, correct=correct, seconds=seconds)))
 
 
-def _summarize(model: str, pilots: Mapping[float, float], results: Sequence[TrainingResult]) -> ModelResult:
+def fine_tune(model: XViT, clips: Clips, *, lr: float, seed: int) -> None:
+    """Train a model that starts from the image model: its head on a third of the clips, then all of it on all."""
+    model.requires_grad_(False)
+    for head in (model.temporal_head, model.classifier):
+        head.requires_grad_(True)
+    some = clips.first(len(clips.pixels) // _HEAD_SHARE)
+    train_model(model, some, lr=_HEAD_LR, epochs=1, warmup=_WARMUP, seed=seed)
+    model.requires_grad_(True)
+    train_model(model, clips, lr=lr, epochs=1, layer_decay=_LAYER_DECAY, warmup=_WARMUP, seed=seed)
+
+
+def _find_correct(model: XViT, clips: Clips) -> str:
+    """One character per clip: 1 if it is classified correctly, else 0."""
+    correct = predict(model, clips).argmax(dim=-1) == clips.labels["label"]
+    return "".join(str(int(bit)) for bit in correct)
+
+
+def _summarize(
+    model: str, first_seed: Mapping[float, TrainingResult], other_seeds: Sequence[TrainingResult]
+) -> ModelResult:
     xvit = build_model(MODEL_OPTIONS[model], len(MOTIONS), seed=0)
+    validation = _validation_top1(first_seed)
+    results = [first_seed[best_rate(validation)], *other_seeds]
     return ModelResult(
         correct=np.array([[bit == "1" for bit in result.correct] for result in results]),
-        pilots=pilots,
+        validation=validation,
         parameters=sum(parameter.numel() for parameter in xvit.parameters()),
         macs=count_macs(xvit),
-        seconds=round(sum(result.seconds for result in results), 1),
+        seconds=round(sum(result.seconds for result in [*first_seed.values(), *other_seeds]), 1),
     )

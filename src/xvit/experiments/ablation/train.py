@@ -20,7 +20,6 @@ from xvit.utils.parallel import check_stop
 
 _BATCH_SIZE = 32
 _EVAL_BATCH_SIZE = 96
-_WARMUP = 0.1  # share of the steps
 
 
 @dataclass(frozen=True)
@@ -53,21 +52,23 @@ def train_model(
     *,
     lr: float,
     epochs: int,
-    layer_decay: float,
+    layer_decay: float = 1.0,
+    warmup: float,
     seed: int,
 ) -> None:
-    """Train by AdamW with a cosine schedule, and put the model in eval mode.
+    """Train what is not frozen by AdamW with a cosine schedule, and put the model in eval mode.
 
     Args:
         model: in place. Its clip spec normalises the pixels.
         lr: the peak learning rate, of the classifier; a layer below another one learns `layer_decay` times as fast.
+        warmup: share of the steps in which the rate rises.
         seed: of the order of the clips.
     """
     settings = TrainConfig(epochs=epochs, lr=lr, weight_decay=0.05, layer_decay=layer_decay, optimizer="adamw")
     optimizer = build_optimizer(model, settings)
     steps_per_epoch = len(clips.pixels) // _BATCH_SIZE
     steps = epochs * steps_per_epoch
-    schedule = build_schedule(optimizer, steps=steps, warmup_steps=round(_WARMUP * steps), lr=lr)
+    schedule = build_schedule(optimizer, steps=steps, warmup_steps=round(warmup * steps), lr=lr)
     generator = torch.Generator().manual_seed(seed)
     model.train()
     for step in range(steps):
