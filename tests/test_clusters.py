@@ -1,4 +1,4 @@
-"""The recipes of docs/guides/clusters.md: the scripts run with Slurm's commands replaced, and the commands in them parse."""
+"""The recipes of docs/guides/clusters.md: scripts run with Slurm's commands replaced, commands parse."""
 
 import re
 import shlex

@@ -1,9 +1,11 @@
 """Run the code of a document from top to bottom, in a folder of stand-ins for the files that it names."""
 
+import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 import unittest
 from collections.abc import Callable
 from pathlib import Path
@@ -15,17 +17,36 @@ Run = Callable[..., tuple[int, str, str]]  # of a command: exit code, standard o
 
 # What is added to a command so that it takes seconds: the last value of an option counts.
 QUICK = {
-    "data motion": ["--clips-per-class", "3"],
+    "data motion": ["--clips-per-class", "4"],
     "train": ["--train.epochs", "1", "--train.warmup_epochs", "0", "--data.num_workers", "0"],
-    "finetune": ["--minutes", "0.5"],
-    "export": ["--clips", "6", "--min-agreement", "0", "--max-difference", "100"],
-    "predict": ["--num-workers", "0"],
+    "finetune": ["--minutes", "0.2", "--data.num_workers", "0"],
+    "export": ["--clips", "6", "--min-agreement", "0", "--max-difference", "1000"],
     "features": ["--num-workers", "0"],
+    "calibrate": ["--keep", "0.9"],
+    "probe": ["--k", "3"],
 }
 # In place of an image model of 86 million parameters, and of its download.
 SMALL_BACKBONE = ["--init.pretrained", "false", "--model.backbone", "vit_tiny_patch16_224", "--clip.image_size", "48"]
-SMALL_BACKBONE += ["--model.backbone_kwargs", '{"img_size": 48, "patch_size": 24, "depth": 2, "embed_dim": 24, "num_heads": 2}']
+SMALL_BACKBONE += [
+    "--model.backbone_kwargs",
+    '{"img_size": 48, "patch_size": 24, "depth": 2, "embed_dim": 24, "num_heads": 2}',
+]
 SHELL = {"find", "cp", "mkdir", "ls", "python"}  # programs that a block may use besides xvit
+# Commands that are only parsed, and why.
+NOT_RUN = {
+    r"(python -m venv|pip|\S+/pip) ": "installs packages",
+    r"python (benchmarks|scripts)/": "measures for minutes; tests/benchmarks",
+    r"(\w+=.* )?xvit serve ": "runs until it is stopped; tests/cli/test_serve.py",
+    r"xvit (demo|ablate|benchmark)\b": "takes minutes; tests/experiments",
+    r"xvit stream (\d+|-|rtsp://\S+) ": "needs a live source; tests/cli/test_stream.py",
+    r"xvit .*\b(s3|gs|az|hf|https)://": "needs a store; tests/data/remote",
+    r"xvit .*--runner ray": "starts a cluster; tests/batch",
+    r"xvit .*--pretrained true": "downloads weights",
+    r"torchrun --n(nodes|proc-per-node 8) ": "needs machines or GPUs; tests/training/test_processes.py",
+    r"curl ": "needs the service; tests/serving/test_docs.py",
+    r"xvit eval .*--submission ": "needs a model of verbs and nouns; tests/evaluation",
+    r"(node|export) |\w+=\(": "no command of xvit",
+}
 
 
 class DocumentRunner:
@@ -39,8 +60,9 @@ class DocumentRunner:
     def __init__(self, folder: Path, run: Run) -> None:
         self.folder, self.run = folder, run
         self.given = {path.name for path in folder.iterdir()}
-        self.executed: list[int] = []  # lines of the document
-        self.skipped: dict[int, str] = {}
+        self.blocks = 0
+        self.commands: list[str] = []  # that were run
+        self.not_run: dict[str, str] = {}  # commands, and why
 
     def __call__(self, path: Path) -> None:
         """Run all blocks; an error names the document and the line of the block."""
@@ -49,23 +71,29 @@ class DocumentRunner:
             try:
                 example.evaluate()
             except unittest.SkipTest as reason:
-                self.skipped[example.line] = str(reason)
+                self.not_run[f"line {example.line}"] = str(reason)
             except BaseException as error:
                 error.add_note(f"{path}:{example.line}")
                 raise
-            else:
-                self.executed.append(example.line)
+            self.blocks += isinstance(example.parsed, str)  # not the directive that skips a block
 
     def _run_shell(self, example: Example) -> None:
         for line in command_lines(str(example.parsed)):
+            if reason := reason_not_to_run(line):
+                self.not_run[line] = reason
+                continue
             words = shlex.split(line, comments=True)
             if words[0] == "torchrun":
                 words = words[words.index("xvit") :]
             if words[0] == "xvit":
                 self._run_xvit(words[1:])
             else:
-                assert words[0] in SHELL, f"{words[0]}: only {', '.join(sorted(SHELL))} are run here; skip it with a reason"
-                subprocess.run(["bash", "-euo", "pipefail", "-c", line], check=True, timeout=600)
+                self._make_way(words)
+                assert words[0] in SHELL, f"{line}: only {', '.join(sorted(SHELL))} and xvit are run"
+                path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+                env = os.environ | {"PATH": path}
+                subprocess.run(["bash", "-euo", "pipefail", "-c", line], check=True, timeout=600, env=env)
+            self.commands.append(line)
 
     def _run_xvit(self, words: list[str]) -> None:
         words, target = _redirection(words)
@@ -77,7 +105,9 @@ class DocumentRunner:
 
     def _make_way(self, words: list[str]) -> None:
         """Remove what stands for a file that the document now makes itself: no command overwrites its output."""
-        output = words[words.index("--output") + 1] if "--output" in words else "finetuned" if words[0] == "finetune" else ""
+        output = {"finetune": "finetuned", "mkdir": words[-1]}.get(words[0], "")
+        if "--output" in words:
+            output = words[words.index("--output") + 1]
         if output in self.given and "--resume" not in words:
             self.given.remove(output)
             path = self.folder / output
@@ -90,16 +120,23 @@ def command_lines(text: str) -> list[str]:
     return [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
+def reason_not_to_run(line: str) -> str:
+    """Why a command is only parsed; empty if it is run."""
+    return next((reason for pattern, reason in NOT_RUN.items() if re.match(pattern, line + " ")), "")
+
+
 def quick_options(words: list[str]) -> list[str]:
     """What to add to a command of xvit."""
     name = " ".join(words[:2]) if words[0] == "data" else words[0]
     options = list(QUICK.get(name, []))
     if name == "data motion" and "--concatenate" in words:
         options = ["--clips-per-video", "4"]
-    if name == "predict" and "--input" not in words:
+    if name == "train" and "--print-config" in words:
         options = []
     if name == "train" and "finetune" in words and "--init.checkpoint_path" not in words:
         options += SMALL_BACKBONE
+    if name == "finetune" and "--init" not in words:
+        options += ["--init", "motion"]
     return options
 
 
@@ -112,13 +149,6 @@ def _redirection(words: list[str]) -> tuple[list[str], str]:
     return words, ""
 
 
-def skip_reasons(path: Path) -> dict[int, str]:
-    """The reasons for which blocks of a document are not run, by line."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    found = {number: re.match(r'<!-- skip: next "(.+)" -->$', line) for number, line in enumerate(lines, start=1)}
-    return {number: match[1] for number, match in found.items() if match}
-
-
 def copy_into(folder: Path, sources: dict[str, Path]) -> None:
     """Copy files and folders under these names."""
     for name, source in sources.items():
@@ -127,3 +157,8 @@ def copy_into(folder: Path, sources: dict[str, Path]) -> None:
         shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
 
 
+def document_paths(root: Path) -> list[Path]:
+    """The README and the pages of the site that are written by hand."""
+    written = (root / "docs" / "reference" / "cli", root / "docs" / "_build", root / "docs" / "examples")
+    pages = [path for path in sorted((root / "docs").rglob("*.md")) if not any(map(path.is_relative_to, written))]
+    return [root / "README.md", *pages]

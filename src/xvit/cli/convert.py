@@ -14,7 +14,7 @@ examples:
     --clip.sampling pyslowfast_strided --clip.stride 16 --clip.frame_rate 30
   xvit convert ssv2_16f.pyth --output ssv2 --num-frames 16 --class-names something-something-v2-labels.json \\
     --clip.sampling pyslowfast_segments --clip.frame_rate 12
-  xvit convert run/best --output converted
+  xvit convert old-run/best --output converted
   xvit convert old.yaml --output new.yaml
 """
 
