@@ -51,6 +51,7 @@ html_static_path = ["_static"]
 html_css_files = ["xvit.css"]
 html_show_sourcelink = False
 html_copy_source = False
+html_show_search_summary = False  # they are fetched, which browsers refuse for files
 html_theme_options = {
     "github_url": "https://github.com/xvit/xvit",
     "navbar_align": "left",

@@ -7,8 +7,8 @@ the same versions of the libraries and the same processor.
 
 The model is the one of recipes/motion-streaming.yaml with two thirds of its channels, so that it fits into 1 MB,
 smaller patches, which show better what the model looks at (xvit explain), a mix ratio of a quarter, which learns sooner
-(docs/results/ablation.md), and clips that span a whole video. Its weights are those of the last epoch, stored as float16. The
-accuracy in its card is that of the stored weights on videos that no training and no choice has used.
+(docs/results/ablation.md), and clips that span a whole video. Its weights are those of the last epoch, stored as
+float16. The accuracy in its card is that of the stored weights on videos that no training and no choice has used.
 """
 
 import sys

@@ -2,7 +2,8 @@
 
     python scripts/make_method_pictures.py
 
-replaces docs/images/mixing.png and docs/images/reach.png. The mixed key is drawn from `channel_slices`, as the model uses it.
+replaces docs/images/mixing.png and docs/images/reach.png. The mixed key is drawn from `channel_slices`, as the model
+uses it.
 """
 
 from pathlib import Path
@@ -44,7 +45,9 @@ def draw_mixing() -> Figure:
         offset, start, stop = part or (0, slices[-1].stop, CHANNELS)
         x = (start + stop) / 2
         top = {1: 3, 0: 2, -1: 1}[offset]
-        axes.annotate("", (x, 0.05), (x, top - 0.03), arrowprops={"arrowstyle": "->", "color": COLORS[offset], "lw": 1.5})
+        axes.annotate(
+            "", (x, 0.05), (x, top - 0.03), arrowprops={"arrowstyle": "->", "color": COLORS[offset], "lw": 1.5}
+        )
         share = (stop - start) / CHANNELS
         axes.text(x, -0.75, f"{share:.0%} from {NAMES[offset]}", ha="center", va="top", color=COLORS[offset])
     axes.set(xlim=(-6.5, CHANNELS + 0.2), ylim=(-1.4, 3.8))
