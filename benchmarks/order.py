@@ -1,7 +1,7 @@
 """Which orders of frames the attention schemes can tell apart, at initialisation and with any weights.
 
     python benchmarks/order.py --json > docs/results/order.json     measure
-    python benchmarks/order.py --report docs/results/order.json     print the table of docs/guides/order.md from these numbers
+    python benchmarks/order.py --report docs/results/order.json     print the table of docs/guides/order.md
 
 Reversed and shuffled clips are of 16 random pictures. Shifted clips show a still picture, an event of two frames, and
 the still picture again, so that moving all frames by one (the last one comes first) is the same event a frame later:

@@ -150,7 +150,7 @@ def _report(error: BaseException, argv: list[str]) -> int:
     if isinstance(error, OSError) and error.filename is not None:
         return fail(f"error: {os.fsdecode(error.filename)}: {error.strerror}", USER_ERROR)
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("xvit"):
-        package = error.name.partition(".")[0]  # of an installation for exported models alone; see docs/guides/deploy.md
+        package = error.name.partition(".")[0]  # of an installation without torch; see docs/guides/deploy.md
         return fail(
             f"error: {package} is not installed, but this command or model needs it: pip install xvit", USER_ERROR
         )

@@ -23,7 +23,7 @@ Way = Literal["head", "lora", "full"]
 WAYS: tuple[Way, ...] = get_args(Way)
 # Of the augmentation only crops and mirroring are left: so few updates learn little from distorted or mixed clips.
 # Fewer trained weights take a higher rate. The best rate of a matrix falls with its width (Yang et al., 2022, arXiv
-# 2203.03466), so those of the backbone are for a width of `_WIDTH`. docs/guides/finetune.md has what they were chosen on.
+# 2203.03466), so those of the backbone are for a width of `_WIDTH`. They were chosen as docs/guides/finetune.md says.
 _LR: dict[Way, float] = {"head": 3e-3, "lora": 1e-3, "full": 2.5e-4}
 _WIDTH = 384  # of ViT-S
 UPDATES = 240
