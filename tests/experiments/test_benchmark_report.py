@@ -141,7 +141,7 @@ def test_every_published_ratio_is_precise():
 
 def test_the_readme_quotes_the_published_document():
     """Each row of its table of ratios to the image model."""
-    readme = PUBLISHED.parents[1] / "README.md"
+    readme = PUBLISHED.parents[2] / "README.md"
     table = readme.read_text().partition("<!-- from docs/results/benchmark/benchmark.md -->\n")[2].partition("\n\n")[0]
     lines = table.splitlines()
     assert len(lines) > 3

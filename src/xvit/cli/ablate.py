@@ -2,9 +2,9 @@
 
 Repeat the paper's ablations in small: an image model learns single images, and video models of each kind
 (window, mixed inputs, mix ratio, mixing layers, temporal head, summary tokens, other attention schemes) are
-fine-tuned from it on made clips of two moving shapes. Each model gets the best of three or more learning rates
-on validation clips, and then a training for each further seed. Prints accuracies and their differences with
-95 % intervals, beside the paper's. Writes ablation.json, ablation.md and ablation.png.
+fine-tuned from it on made clips of two moving shapes. Each model gets the best of three or more learning
+rates on validation clips, and then a training for each further seed. Prints accuracies and their differences
+with 95 % intervals, beside the paper's. Writes ablation.json, ablation.md and ablation.png.
 On two cores it takes some two and a half hours. Run the same command to continue after a stop; with more
 tables or seeds, only the missing models are trained.
 tables: mixing, window, mixing_layers, mix_inputs, mix_ratio, summary_tokens, attention; and token_reduction,
