@@ -163,6 +163,7 @@ def test_all_blocks_run(path, tmp_path, stand_ins, run, monkeypatch, no_drawing)
     names = [name for name in MAKERS if re.search(rf"(?<![\w/.-]){re.escape(name)}(?![\w-])", text)]
     copy_into(tmp_path, {name: stand_ins(name) for name in names})
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
     runner = DocumentRunner(tmp_path, run)
     runner(path)
     blocks = len(re.findall(r"^ *```(?:sh|python)$", text, flags=re.MULTILINE))

@@ -150,6 +150,7 @@ def test_commands_for_a_single_process_refuse_torchrun(cli_error, monkeypatch, t
 # For each command, mistakes in its paths: the words, and the message. {x} stands for what is there: a folder `empty`, a
 # file `file.txt`, a folder `full` with a file in it, a checkpoint `best`, a training run `run` with a checkpoint in it.
 PATH_MISTAKES = {
+    "completion": {},
     "predict": {
         "none.mp4 --checkpoint {best}": "none.mp4: no such file or folder",
         "{file} none --checkpoint {best}": "none: no such file or folder",

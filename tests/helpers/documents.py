@@ -101,7 +101,7 @@ class DocumentRunner:
         code, out, err = self.run(*words, *quick_options(words))
         assert code == 0, f"xvit {shlex.join(words)}\n{out}\n{err}"
         if target:
-            Path(target).write_text(out)
+            Path(target).expanduser().write_text(out)
 
     def _make_way(self, words: list[str]) -> None:
         """Remove what stands for a file that the document now makes itself: no command overwrites its output."""

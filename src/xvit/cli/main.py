@@ -23,6 +23,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "first steps": {
         "demo": "classify videos with the bundled model, train two models and compare them (4 minutes, 2 cores)",
         "data motion": "write the built-in data set: short videos of moving shapes",
+        "completion": "print a script that lets the shell complete commands and options",
     },
     "your videos": {
         "data check": "find missing, corrupt or short videos in a data set",
