@@ -42,13 +42,13 @@ autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 python_use_unqualified_type_names = True
-python_maximum_signature_line_length = 100
 
 # Appearance
 html_theme = "pydata_sphinx_theme"
 html_title = "xvit"
 html_static_path = ["_static"]
 html_css_files = ["xvit.css"]
+html_js_files = ["sidebar.js"]
 html_show_sourcelink = False
 html_copy_source = False
 html_show_search_summary = False  # they are fetched, which browsers refuse for files
