@@ -43,7 +43,8 @@ INSIDE = {
 def site(tmp_path_factory) -> Path:
     """The folder of the built site; a warning fails the build."""
     source = tmp_path_factory.mktemp("site") / "docs"
-    shutil.copytree(ROOT / "docs", source, ignore=shutil.ignore_patterns("_build", "api", "cli"))
+    shutil.copytree(ROOT / "docs", source, ignore=shutil.ignore_patterns("_build", "api", "cli", "examples"))
+    shutil.copytree(ROOT / "examples", source.parent / "examples")
     command = [sys.executable, "-m", "sphinx", "-q", "--fail-on-warning", "--keep-going", "-b", "html", source, "html"]
     environment = os.environ | {"PYTHONPATH": str(Path(xvit.__file__).parents[1])}
     done = subprocess.run(command, cwd=source.parent, env=environment, capture_output=True, text=True)
