@@ -23,10 +23,15 @@ from xvit.visualize import plot_confusion_matrix, plot_per_class, plot_reliabili
 
 @dataclass(frozen=True, kw_only=True)
 class SampleResult:
-    """The prediction for one video: the class with the highest score, in [0, 1].
+    """The prediction for one video. With several tasks, the last four fields are dicts of tasks.
 
-    With several tasks, the last four fields are dicts of tasks. `known` is whether a calibrated model sees one of its
-    classes; None if the model is not calibrated.
+    Args:
+        id: of the sample, as in the annotations.
+        path: of the video.
+        ground_truth: name of the true class.
+        prediction: name of the class with the highest score.
+        score: that score, in [0, 1].
+        known: whether a calibrated model sees one of its classes; None if the model is not calibrated.
     """
 
     id: str

@@ -33,15 +33,19 @@ class Accuracy:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeResult:
-    """The result of `probe_features`, and the numbers k of neighbours, of classes and of videos.
+    """The result of `probe_features`.
 
     Args:
         knn: accuracy of the k nearest neighbours.
         linear: accuracy of the linear layer.
+        k: number of neighbours.
         C: chosen inverse strength of the linear layer's regularisation.
         attentive: accuracy of the attentive probe; None for features of whole clips, which have no frames.
         weight_decay: chosen weight decay of the attentive probe, or None.
         averaged: what was averaged to one vector per video, except for the attentive probe: frames, tokens, or None.
+        classes: their number.
+        train_videos: their number.
+        test_videos: their number.
     """
 
     knn: Accuracy

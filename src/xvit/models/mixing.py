@@ -41,7 +41,7 @@ from xvit.utils.errors import XViTError
 
 
 class ChannelSlice(NamedTuple):
-    """Channels start .. stop - 1 are read from frame t + offset."""
+    """Channels start .. stop - 1 of a mixed key or value of frame t are read from frame t + offset (Eq. 8)."""
 
     offset: int
     start: int

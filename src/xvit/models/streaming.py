@@ -48,11 +48,17 @@ from xvit.utils.errors import XViTError, check_range, one_line
 
 
 class StreamOutput(NamedTuple):
-    """The p predictions that a push completed."""
+    """The p predictions that a push completed.
 
-    indices: list[int]  # of their frames, counted from 0
-    frames: Tensor  # (B, p, D), the frames' vectors
-    logits: Tensor | dict[str, Tensor]  # (B, p, classes), from the T frames up to each; a dict for several tasks
+    Args:
+        indices: of their frames, counted from 0.
+        frames: (B, p, D), the frames' vectors.
+        logits: (B, p, classes), from the T frames up to each; a dict for several tasks.
+    """
+
+    indices: list[int]
+    frames: Tensor
+    logits: Tensor | dict[str, Tensor]
 
 
 class Stream:

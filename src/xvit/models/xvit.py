@@ -31,11 +31,17 @@ from xvit.utils.threads import limit_threads
 
 
 class Features(NamedTuple):
-    """Features of clips before the classifier."""
+    """Features of clips before the classifier.
 
-    tokens: Tensor  # (B, T, N, D), after the backbone's last norm, prefix tokens first
-    frames: Tensor  # (B, T, D), timm's own pooling of each frame, and the frame projection if there is one
-    clip_embedding: Tensor  # (B, D)
+    Args:
+        tokens: (B, T, N, D), after the backbone's last norm, prefix tokens first.
+        frames: (B, T, D), timm's own pooling of each frame, and the frame projection if there is one.
+        clip_embedding: (B, D), what the temporal head makes of the frames.
+    """
+
+    tokens: Tensor
+    frames: Tensor
+    clip_embedding: Tensor
 
 
 class XViT(nn.Module):

@@ -29,6 +29,7 @@ class SegmentMetrics:
     """Metrics over some videos.
 
     Args:
+        videos: their number.
         frame_accuracy: share of the time with the correct class; background counts as a class.
         f1: segmental F1 at each IoU threshold.
         mean_ap: mean average precision at each IoU threshold.

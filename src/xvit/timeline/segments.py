@@ -25,6 +25,9 @@ class Segment:
     """A part of a video with one class, from `start` to `end` seconds.
 
     Args:
+        start: seconds from the first frame.
+        end: seconds, later than `start`.
+        label: name of the class.
         score: mean score of the class, in [0, 1]; None in the ground truth.
 
     Raises:

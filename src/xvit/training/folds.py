@@ -38,7 +38,14 @@ FoldCallback = Callable[[int, Progress], None]  # called with the number of the 
 
 @dataclass(frozen=True, kw_only=True)
 class FoldResult:
-    """One fold: its number from 1, its metrics as in `FitResult`, wall time and processor time in seconds."""
+    """One fold.
+
+    Args:
+        fold: its number, from 1.
+        metrics: as in `FitResult`.
+        seconds: wall time.
+        cpu_seconds: processor time.
+    """
 
     fold: int
     metrics: dict[str, float]

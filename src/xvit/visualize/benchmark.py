@@ -29,7 +29,14 @@ _LEFT, _ABOVE, _BELOW, _TITLE = 0.6, 0.3, 0.5, 0.6  # space for the axis' number
 
 @dataclass(frozen=True)
 class CostPoint:
-    """What a model costs with one number of frames; memory in 10^6 bytes, 10^9 multiply-adds of a forward pass."""
+    """What a model costs with one number of frames.
+
+    Args:
+        frames: T.
+        ms_per_frame: milliseconds.
+        peak_mb: peak memory, in 10^6 bytes.
+        gmacs_per_frame: 10^9 multiply-adds of a forward pass.
+    """
 
     frames: int
     ms_per_frame: float
