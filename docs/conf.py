@@ -8,8 +8,7 @@ from xvit import __version__
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 project = "xvit"
-author = "the xvit developers"
-copyright = "the xvit developers"
+author = copyright = "The xvit contributors"
 release = version = __version__
 
 extensions = [
@@ -26,7 +25,6 @@ extensions = [
 ]
 templates_path = ["_templates"]
 exclude_patterns = ["_build"]
-nitpicky = False
 show_warning_types = True
 
 # Markdown
@@ -35,13 +33,10 @@ myst_heading_anchors = 3
 
 # The API, from docstrings
 default_role = "py:obj"  # `name` in a docstring links to what it names, if it is documented
-autosummary_generate = True
-autodoc_default_options = {"members": True, "member-order": "bysource"}
+autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
-napoleon_google_docstring = True
-napoleon_numpy_docstring = False
 python_use_unqualified_type_names = True
 
 # Scripts that run when the site is built
@@ -54,10 +49,7 @@ sphinx_gallery_conf = {
     "download_all_examples": False,
     "show_memory": False,
     "write_computation_times": False,  # a page that loads scripts from elsewhere
-    "min_reported_time": 3600,
-    "image_scrapers": ("matplotlib",),
-    "matplotlib_animations": False,
-    "remove_config_comments": True,
+    "min_reported_time": 3600,  # seconds: no times in the pages, so that a build repeats
 }
 
 # Appearance
@@ -74,7 +66,6 @@ html_theme_options = {
     "navbar_align": "left",
     "header_links_before_dropdown": 8,
     "show_toc_level": 2,
-    "show_prev_next": True,
     "footer_start": ["copyright"],
     "footer_end": [],
     "secondary_sidebar_items": ["page-toc"],
@@ -82,4 +73,3 @@ html_theme_options = {
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
 html_sidebars = {"index": [], "compare": []}
-copybutton_exclude = ".linenos, .gp, .go"

@@ -114,6 +114,18 @@ def quick_retries(monkeypatch):
     monkeypatch.setenv("XVIT_ALLOW_REMOTE", "")
 
 
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Chromium, whose camera shows a made video; skips the test without one, if the environment says so."""
+    from helpers.browser import find_chromium, open_chromium, write_camera_file
+
+    find_chromium()
+    camera = tmp_path_factory.mktemp("camera") / "camera.mjpeg"
+    write_camera_file(camera)
+    with open_chromium(camera) as browser:
+        yield browser
+
+
 @pytest.fixture(scope="session")
 def s3_server():
     """A server of S3 on this machine; use `s3`."""

@@ -15,8 +15,11 @@ import pytest
 from sphinx.util.inventory import InventoryFile
 
 import xvit
-from helpers.browser import TIMEOUT, find_chromium, open_chromium, serious_findings, write_camera_file
+from helpers.browser import TIMEOUT, serious_findings
+from xvit.cli import predict
 from xvit.cli.main import COMMANDS
+from xvit.cli.parsing import make_parser
+from xvit.config import RunConfig, flatten, to_dict
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ["batch", "checkpoint", "config", "evaluation", "export", "features", "inference", "serving", "timeline"]
@@ -71,6 +74,19 @@ def test_every_command_has_a_page_and_no_page_loads_from_elsewhere(site):
             assert attribute not in text, page
 
 
+def test_pages_from_the_code_show_every_setting_and_option(site):
+    settings = (site / "reference" / "settings.html").read_text(encoding="utf-8")
+    for name in flatten(to_dict(RunConfig())):
+        assert f">{name}<" in settings, name
+    page = (site / "reference" / "cli" / "predict.html").read_text(encoding="utf-8")
+    parser = make_parser("predict", predict)
+    names = {name for action in parser._actions for name in action.option_strings} - {"-h", "--help"}
+    assert "--top-k" in names
+    for name in names:
+        assert f">{name}<" in page, name
+    assert "Default: <code" in page
+
+
 def test_every_measured_table_is_shown_with_its_origin(site):
     tables = json.loads((ROOT / "docs" / "results" / "measured.json").read_text(encoding="utf-8"))
     page = (site / "results" / "tables.html").read_text(encoding="utf-8")
@@ -78,15 +94,6 @@ def test_every_measured_table_is_shown_with_its_origin(site):
         assert all(table[key] for key in ("command", "machine", "date"))
         assert all(len(row) == len(table["columns"]) for row in table["rows"])
     assert page.count("Measured by") == len(tables)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory) -> Iterator[Any]:
-    find_chromium()
-    camera = tmp_path_factory.mktemp("camera") / "camera.mjpeg"
-    write_camera_file(camera)
-    with open_chromium(camera) as browser:
-        yield browser
 
 
 @pytest.fixture

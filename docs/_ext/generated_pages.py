@@ -16,13 +16,13 @@ from xvit.cli.main import COMMANDS, GROUPS
 from xvit.cli.parsing import CommandParser, make_parser
 from xvit.config import RunConfig
 
-_GROUPS = [field.name for field in fields(RunConfig)]
+_SETTING_GROUPS = [field.name for field in fields(RunConfig)]
 _NOTE = "<!-- written by docs/_ext/generated_pages.py -->"
 
 
 def command_page(name: str, summary: str) -> str:
     """The page of one command in Markdown: its help text, with the options as a list."""
-    module = import_module(f"xvit.cli.{_file(name)}")
+    module = import_module(f"xvit.cli.{_page_name(name)}")
     parser = make_parser(name, module)
     text, _, examples = parser.description.partition("\nexamples:\n")
     blocks = [_NOTE, f"# xvit {name}", f"{summary[0].upper()}{summary[1:]}."]
@@ -64,9 +64,9 @@ def _options(parser: CommandParser) -> str:
     """The options as a definition list. Those that are settings of a recipe are on the page of settings."""
     items, groups = [], dict[str, None]()
     for action in parser._actions:
-        if action.help in (None, argparse.SUPPRESS) or action.dest in ("help", *_GROUPS):
+        if action.help in (None, argparse.SUPPRESS) or action.dest in ("help", *_SETTING_GROUPS):
             continue
-        if action.dest.partition(".")[0] in _GROUPS:
+        if action.dest.partition(".")[0] in _SETTING_GROUPS:
             groups[action.dest.partition(".")[0]] = None
             continue
         names = ", ".join(f"`{option}`" for option in action.option_strings) or f"`{action.metavar or action.dest}`"
@@ -76,11 +76,12 @@ def _options(parser: CommandParser) -> str:
 
 
 def _text(text: str) -> str:
+    """A description as one line of Markdown, without a full stop."""
     return _escape(" ".join(text.split()).rstrip("."))
 
 
 def _default(value: object) -> str:
-    """Said behind the meaning of an option or a setting."""
+    """The default of an option, for the end of its description."""
     if value in (None, "", False, argparse.SUPPRESS):
         return ""
     return f". Default: `{value}`"
@@ -96,14 +97,15 @@ def commands_page() -> str:
     ]
     names = []
     for title, group in GROUPS.items():
-        names += [_file(name) for name in group]
-        rows = [f"| [`xvit {name}`](cli/{_file(name)}.md) | {_text(text)} |" for name, text in group.items()]
+        names += [_page_name(name) for name in group]
+        rows = [f"| [`xvit {name}`](cli/{_page_name(name)}.md) | {_text(text)} |" for name, text in group.items()]
         blocks += [f"## {title[0].upper()}{title[1:]}", "\n".join(["| command | |", "|---|---|", *rows])]
     blocks.append("\n".join(["```{toctree}", ":hidden:", "", *(f"cli/{name}" for name in names), "```"]))
     return "\n\n".join(blocks) + "\n"
 
 
-def _file(name: str) -> str:
+def _page_name(name: str) -> str:
+    """The name of a command's module, and of its page."""
     return name.replace(" ", "_")
 
 
@@ -120,8 +122,8 @@ def settings_page() -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def _group(name: str, kind: Any) -> list[str]:
-    cls = next(item for item in (kind, *get_args(kind)) if is_dataclass(item))
+def _group(name: str, cls: type) -> list[str]:
+    """The settings of a dataclass, and those of the dataclasses in it."""
     summary, described = _docstring(cls)
     hints, items, nested = get_type_hints(cls), [], []
     for field in fields(cls):
@@ -130,8 +132,8 @@ def _group(name: str, kind: Any) -> list[str]:
             continue
         default = field.default_factory() if field.default is MISSING else field.default
         shown = default if isinstance(default, str) and default else json.dumps(default)
-        kind = _type(hints[field.name])
-        items.append(f"`{name}.{field.name}` ({kind})\n: {_text(described[field.name])}. Default: `{shown}`")
+        of_type = _type(hints[field.name])
+        items.append(f"`{name}.{field.name}` ({of_type})\n: {_text(described[field.name])}. Default: `{shown}`")
     return [f"## {name}", summary, *items, *nested]
 
 
@@ -144,6 +146,7 @@ def _docstring(cls: type) -> tuple[str, dict[str, str]]:
 
 
 def _type(hint: Any) -> str:
+    """The type of a setting, or its choices."""
     if choices := [repr(choice).strip("'") for choice in get_args(hint) if isinstance(choice, str)]:
         return ", ".join(f"`{choice}`" for choice in choices)
     text = hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)
@@ -154,7 +157,7 @@ def write_pages(app: Sphinx) -> None:
     """Write the pages whose text has changed, before Sphinx looks for pages."""
     folder = Path(app.srcdir) / "reference"
     pages = {folder / "settings.md": settings_page(), folder / "commands.md": commands_page()}
-    pages |= {folder / "cli" / f"{_file(name)}.md": command_page(name, text) for name, text in COMMANDS.items()}
+    pages |= {folder / "cli" / f"{_page_name(name)}.md": command_page(name, text) for name, text in COMMANDS.items()}
     for path, text in pages.items():
         path.parent.mkdir(exist_ok=True)
         if not path.is_file() or path.read_text(encoding="utf-8") != text:

@@ -2,18 +2,15 @@
 
 import shutil
 import subprocess
+from contextlib import redirect_stdout
 
 import pytest
 
-from xvit.cli.main import COMMANDS
+from xvit.cli.main import COMMANDS, main
 
 
 @pytest.fixture(scope="module")
 def script(tmp_path_factory):
-    from contextlib import redirect_stdout
-
-    from xvit.cli.main import main
-
     path = tmp_path_factory.mktemp("completion") / "xvit.bash"
     with path.open("w") as file, redirect_stdout(file):
         assert main(["completion", "bash"]) == 0

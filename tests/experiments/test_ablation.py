@@ -169,7 +169,8 @@ def test_further_learning_rates_are_tried_beyond_the_best_one(top1, rate):
     assert further_rate(top1) == rate
 
 
-def test_rates_are_tried_until_the_best_one_lies_between_others(tmp_path, monkeypatch):
+def test_rates_are_tried_until_the_best_one_on_the_validation_clips_lies_between_others(tmp_path, monkeypatch):
+    """On the test clips the order of the rates is the opposite one."""
     shares = {0.002: 0.25, 0.004: 0.375, 0.008: 0.75, 0.016: 0.5}  # of right predictions, by rate
 
     def train(model, clips, *, lr, **settings):
@@ -177,7 +178,8 @@ def test_rates_are_tried_until_the_best_one_lies_between_others(tmp_path, monkey
 
     def predict(model, clips):
         labels, count = clips.labels["label"], len(clips.pixels)
-        is_right = torch.arange(count) < shares[model.lr] * count
+        share = shares[model.lr] if count == 16 else 1 - shares[model.lr]  # 16 validation clips, 50 test clips
+        is_right = torch.arange(count) < share * count
         return torch.nn.functional.one_hot(torch.where(is_right, labels, (labels + 1) % 12), 12)
 
     monkeypatch.setattr(run_module, "predict", predict)
@@ -186,7 +188,7 @@ def test_rates_are_tried_until_the_best_one_lies_between_others(tmp_path, monkey
     for result in results.values():
         assert result.validation == shares
         assert result.lr == 0.008
-        assert result.top1 == [pytest.approx(0.76)]  # of 50 clips
+        assert result.top1 == [pytest.approx(0.26)]  # of 50 clips
 
 
 def test_other_settings_and_damaged_files_raise_an_error(ablation, tmp_path):
@@ -251,7 +253,7 @@ def test_findings_have_the_papers_sign_or_the_opposite():
     assert len(verdicts) == 12
     assert verdicts["spatial", "mixing"] == "the paper's"
     assert verdicts["spatial (mean)", "spatial"] == "opposite"
-    assert verdicts["mixed keys", "mixing"] == "opposite, not clear of zero"  # no difference at all
+    assert verdicts["mixed keys", "mixing"] == "no difference"
     found = findings(results)
     assert summary(found).startswith(
         "1 of the paper's 12 differences of at least 0.9 points have the same sign here, 1"

@@ -10,7 +10,7 @@ examples:
 
 import argparse
 from importlib import import_module
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import shtab
 from jsonargparse import Namespace
@@ -53,16 +53,13 @@ def command_tree() -> argparse.ArgumentParser:
 
 
 def _copy_option(command: argparse.ArgumentParser, action: argparse.Action) -> None:
-    """Add an option with the same names, whose value is one of its choices, a folder, a file or anything."""
-    settings: dict[str, Any] = {"help": str(action.help).replace("%", "%%")}
-    if action.nargs == 0:
-        settings["action"] = "store_true"
-    else:
-        settings["nargs"] = action.nargs
-        settings["choices"] = [
-            choice for choice in get_args(getattr(action, "_typehint", None)) if isinstance(choice, str)
-        ] or None
+    """Add an option with the same names. Its value is completed from its choices, else as the name of a file."""
     names = action.option_strings or [action.dest]
-    copied = command.add_argument(*names, **settings)
-    if settings.get("choices") is None and action.nargs != 0:
+    help_text = str(action.help).replace("%", "%%")
+    if action.nargs == 0:
+        command.add_argument(*names, help=help_text, action="store_true")
+        return
+    choices = [choice for choice in get_args(getattr(action, "_typehint", None)) if isinstance(choice, str)]
+    copied = command.add_argument(*names, help=help_text, nargs=action.nargs, choices=choices or None)
+    if not choices:
         copied.complete = shtab.FILE  # type: ignore[attr-defined]

@@ -1,11 +1,10 @@
 """A service with three models, and a browser that visits its page."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
-from helpers.browser import FAILED, Visitor, find_chromium, open_chromium, serve_process, write_camera_file
+from helpers.browser import FAILED, Visitor, find_chromium, serve_process
 
 
 @pytest.fixture(scope="module")
@@ -14,15 +13,6 @@ def address(checkpoint) -> Iterator[str]:
     find_chromium()  # before a server is started in vain
     with serve_process("motion", f"second={checkpoint}", "third=motion") as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory) -> Iterator[Any]:
-    find_chromium()
-    camera = tmp_path_factory.mktemp("camera") / "camera.mjpeg"
-    write_camera_file(camera)
-    with open_chromium(camera) as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -37,6 +37,8 @@ class Finding:
     @property
     def verdict(self) -> str:
         """In words, for the last column."""
+        if self.difference.points == 0:
+            return "no difference"
         sign = "the paper's" if self.has_the_sign else "opposite"
         return sign if self.difference.is_clear else f"{sign}, not clear of zero"
 
