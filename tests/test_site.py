@@ -94,6 +94,7 @@ def test_every_measured_table_is_shown_with_its_origin(site):
         assert all(table[key] for key in ("command", "machine", "date"))
         assert all(len(row) == len(table["columns"]) for row in table["rows"])
     assert page.count("Measured by") == len(tables)
+    assert page.count("<tr ") == sum(1 + len(table["rows"]) for table in tables.values())
 
 
 @pytest.fixture
