@@ -1,4 +1,7 @@
-"""Every Python and shell block of the README and the documents runs, in order, or says why it cannot run here."""
+"""Every Python and shell block of the README and the documents runs, in order, or says why it cannot run here.
+
+A block `output` shows what the block before it prints.
+"""
 
 import json
 import re
@@ -166,6 +169,6 @@ def test_all_blocks_run(path, tmp_path, stand_ins, run, monkeypatch, no_drawing)
     monkeypatch.setenv("HOME", str(tmp_path))
     runner = DocumentRunner(tmp_path, run)
     runner(path)
-    blocks = len(re.findall(r"^ *```(?:sh|python)$", text, flags=re.MULTILINE))
+    blocks = len(re.findall(r"^ *```(?:sh|python|output)$", text, flags=re.MULTILINE))
     assert runner.blocks == blocks
     print(f"{path.name}: {blocks} blocks, {len(runner.commands)} commands run, {len(runner.not_run)} parsed")

@@ -6,10 +6,13 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
+from huggingface_hub import ModelCard
 
 from helpers.documents import document_paths
 from xvit.cli.main import find_command, overview
 from xvit.cli.parsing import CommandParser, parse_command
+from xvit.evaluation.metrics import wilson_interval
 from xvit.utils.checkpoint_path import BUNDLED
 
 ROOT = Path(__file__).parents[1]
@@ -56,7 +59,7 @@ def test_the_first_result_is_the_one_shown(tmp_path, run, monkeypatch):
     """Up to the digits of the scores, which depend on the processor."""
     text = section("First result")
     data, predict, serve, demo = command_lines(text)
-    [shown] = code_blocks(text, "text")
+    [shown] = code_blocks(text, "output")
     monkeypatch.chdir(tmp_path)
     assert run(*split_command(data))[0] == 0
     code, out, _ = run(*split_command(predict))
@@ -90,6 +93,28 @@ def test_commands_parse(line, monkeypatch):
             parse_command(*command)
     else:
         parse_command(*command)
+
+
+def test_the_citation_has_what_its_format_requires():
+    """`cffconvert --validate` checks the whole schema; it cannot be installed beside the other tools."""
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["cff-version"] == "1.2.0"
+    assert {"message", "title", "authors", "license"} <= citation.keys()
+    paper = citation["preferred-citation"]
+    assert {"type", "title", "authors", "year"} <= paper.keys()
+    assert all(author.keys() == {"family-names", "given-names"} for author in paper["authors"])
+
+
+def test_the_template_of_a_model_card_is_read_by_the_hub():
+    """Its metadata are those of the card that a training writes, and more."""
+    [text] = re.findall(r"^````markdown\n(.*?)^````$", DOCUMENTS["docs/guides/publish.md"], re.DOTALL | re.MULTILINE)
+    template = ModelCard(text)
+    [result] = template.data.eval_results
+    assert (result.task_type, result.metric_type) == ("video-classification", "accuracy")
+    written = ModelCard.load(BUNDLED / "motion" / "README.md").data.to_dict()
+    assert written.items() <= template.data.to_dict().items()
+    low, high = wilson_interval(110, 120)
+    assert f"91.7 % on 120 test videos (95 % interval {100 * low:.1f} to {100 * high:.1f} %)" in text
 
 
 def test_exit_codes_are_documented():

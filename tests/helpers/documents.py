@@ -1,5 +1,7 @@
 """Run the code of a document from top to bottom, in a folder of stand-ins for the files that it names."""
 
+import contextlib
+import io
 import os
 import re
 import shlex
@@ -11,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sybil import Example, Sybil
-from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
+from sybil.evaluators.python import PythonEvaluator
+from sybil.parsers.markdown import CodeBlockParser, SkipParser
 
 Run = Callable[..., tuple[int, str, str]]  # of a command: exit code, standard output, standard error
 
@@ -44,6 +47,7 @@ NOT_RUN = {
     r"xvit .*--pretrained true": "downloads weights",
     r"torchrun --n(nodes|proc-per-node 8) ": "needs machines or GPUs; tests/training/test_processes.py",
     r"curl ": "needs the service; tests/serving/test_docs.py",
+    r"hf ": "needs an account of the Hub",
     r"xvit eval .*--submission ": "needs a model of verbs and nouns; tests/evaluation",
     r"(node|export) |\w+=\(": "no command of xvit",
 }
@@ -61,12 +65,14 @@ class DocumentRunner:
         self.folder, self.run = folder, run
         self.given = {path.name for path in folder.iterdir()}
         self.blocks = 0
+        self.printed = ""  # by the last block
         self.commands: list[str] = []  # that were run
         self.not_run: dict[str, str] = {}  # commands, and why
 
     def __call__(self, path: Path) -> None:
         """Run all blocks; an error names the document and the line of the block."""
-        parsers = [SkipParser(), PythonCodeBlockParser(), CodeBlockParser("sh", self._run_shell)]
+        blocks = {"python": self._run_python, "sh": self._run_shell, "output": self._compare_output}
+        parsers = [SkipParser(), *(CodeBlockParser(language, run) for language, run in blocks.items())]
         for example in Sybil(parsers).parse(path).examples():
             try:
                 example.evaluate()
@@ -77,7 +83,19 @@ class DocumentRunner:
                 raise
             self.blocks += isinstance(example.parsed, str)  # not the directive that skips a block
 
+    def _run_python(self, example: Example) -> None:
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            PythonEvaluator()(example)
+        self.printed = out.getvalue()
+
+    def _compare_output(self, example: Example) -> None:
+        """Every line shown was printed by the block before, up to numbers and the width of columns."""
+        printed = without_numbers(self.printed)
+        missing = [line for line in without_numbers(str(example.parsed)) if line not in printed]
+        assert not missing, f"not printed: {missing}\nprinted: {printed}"
+
     def _run_shell(self, example: Example) -> None:
+        self.printed = ""
         for line in command_lines(str(example.parsed)):
             if reason := reason_not_to_run(line):
                 self.not_run[line] = reason
@@ -100,6 +118,7 @@ class DocumentRunner:
         self._make_way(words)
         code, out, err = self.run(*words, *quick_options(words))
         assert code == 0, f"xvit {shlex.join(words)}\n{out}\n{err}"
+        self.printed += out
         if target:
             Path(target).expanduser().write_text(out)
 
@@ -118,6 +137,12 @@ def command_lines(text: str) -> list[str]:
     """The commands of a shell block, without empty lines and comments; continued lines are joined."""
     lines = re.sub(r"\\\n\s*", " ", text).splitlines()
     return [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
+
+
+def without_numbers(text: str) -> list[str]:
+    """The lines of an output: each number is 0, as it depends on the processor and the number of clips."""
+    lines = [" ".join(re.sub(r"\d[\d.,]*", "0", line).split()) for line in text.splitlines()]
+    return [line for line in lines if line.strip("─ ")]
 
 
 def reason_not_to_run(line: str) -> str:
