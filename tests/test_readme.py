@@ -174,3 +174,16 @@ def test_results_are_those_of_the_documents():
     assert len(numbers) > 20
     for number in numbers:
         assert number in measured, number
+
+
+def test_numbers_in_prose_are_those_of_the_cost_table():
+    """In the table of the README, whose numbers are those of benchmark.md, the second column is for 8 frames."""
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section("Results").splitlines()]
+    cost = {row[0]: float(row[2].split()[0]) for row in rows if row and "%" in row[-1]}
+    xvit = cost["xvit mixing"]
+    front, compare = (" ".join(DOCUMENTS[name].split()) for name in ("docs/index.md", "docs/compare.md"))
+    assert f"costs {100 * (cost['xvit mixing alone'] - 1):.1f} % more time" in front
+    assert f"costs {100 * (1 - xvit):.1f} % less" in front
+    assert f"TimeSformer takes {cost['TimeSformer'] / xvit:.1f} times as long as xvit" in compare
+    assert f"VideoMAE {cost['VideoMAE'] / xvit:.1f} times" in compare
+    assert f": {cost['xvit mixing, tubelet 2'] / xvit:.1f} times" in compare
