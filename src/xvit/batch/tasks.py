@@ -75,11 +75,13 @@ class PredictTask:
 
     @property
     def batch_size(self) -> int:
+        """Videos that are computed together."""
         from xvit.inference.predictor import predictor_batch_size
 
         return predictor_batch_size(self.temporal_views, self.spatial_views)
 
     def open(self) -> "PredictWorker":
+        """Load the model, where the work is done."""
         from xvit.inference.predictor import Predictor
 
         views = {"temporal_views": self.temporal_views, "spatial_views": self.spatial_views}
@@ -146,6 +148,7 @@ class FeaturesTask:
     command = "features"
 
     def open(self) -> "FeaturesWorker":
+        """Load the model, where the work is done."""
         from xvit.models.xvit import XViT
         from xvit.utils.devices import resolve_device
 
@@ -207,6 +210,7 @@ class CheckTask:
     command, batch_size = "data check", 1
 
     def open(self) -> "CheckWorker":
+        """Start checking, where the work is done."""
         return CheckWorker(self)
 
 

@@ -37,7 +37,10 @@ def merge(values: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]
 def describe_change(before: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str] = ()) -> str:
     """The first of the nested settings that changed, such as "train.lr was 0.1 and is now 0.2"; empty if none did.
 
-    `ignored` are dotted names.
+    Args:
+        before: the nested settings, as they were.
+        now: as they are.
+        ignored: dotted names of settings that do not count.
     """
     old, new = flatten(before), flatten(now)
     for name in sorted(old.keys() | new.keys()):

@@ -38,6 +38,7 @@ class EpochSampler(Sampler[int]):
     """Indices into a data set of N samples: i + N k is the k-th repetition of sample i in the epoch, from k = 0.
 
     Args:
+        dataset: the N samples.
         class_balanced: draw with replacement, so that all classes are equally frequent on average.
         repeated_aug: how often each sample is repeated in a row (repeated augmentation). The number of clips per epoch
             stays the same.

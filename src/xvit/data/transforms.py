@@ -34,6 +34,10 @@ class TrainTransform:
     about zero after normalisation. (Noise, torchvision's other usual choice, is meant for normalised floats.)
 
     Draws from torch's global generator, which `VideoDataset` seeds for each sample.
+
+    Args:
+        clip_spec: its image size S, and its mean colour.
+        augment: what is drawn, and how strongly.
     """
 
     def __init__(self, clip_spec: ClipSpec, augment: AugmentConfig) -> None:

@@ -84,7 +84,7 @@ class TaskResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(VideoResults):
-    """The result of evaluating a model with one label per video (and task).
+    """The result of evaluating a model with one label per video (and task): `VideoResults`, and its metrics.
 
     Args:
         top1: share of the videos read whose class has the highest score; with several tasks, in all tasks at once.
@@ -156,7 +156,10 @@ class Evaluation(VideoResults):
 def run_metadata(predictor: Predictor, data: DataConfig, *, checkpoint: str | Path = "") -> dict[str, Any]:
     """What is needed to reproduce an evaluation: the model's hash and clip spec, the data, the library versions.
 
-    `checkpoint` is the path of the model, if it was loaded from one.
+    Args:
+        predictor: with the model.
+        data: the videos.
+        checkpoint: path of the model, if it was loaded from one.
     """
     return {
         "checkpoint": str(checkpoint),
@@ -182,6 +185,7 @@ def evaluate(
     """Evaluate a model on labelled videos: `score_videos`, then `compute_metrics`.
 
     Args:
+        predictor: a model, ready to predict.
         samples: the videos; their labels index the model's classes (see `match_labels`).
         eval_config, num_workers, decode_timeout, on_progress: as in `score_videos`.
 
@@ -201,7 +205,11 @@ def evaluate(
 
 
 def compute_metrics(scored: ScoredVideos) -> Evaluation | MultiLabelEvaluation:
-    """Compare the scores of labelled videos with their labels."""
+    """Compare the scores of labelled videos with their labels.
+
+    Args:
+        scored: scores and labels; several labels per video give a `MultiLabelEvaluation`.
+    """
     if isinstance(scored.samples[0].label, tuple):
         return compute_multi_label_metrics(scored)
     samples, scores, names = scored.samples, scored.scores, as_task_dict(scored.class_names)
@@ -230,6 +238,13 @@ def wilson_interval(successes: int, total: int) -> tuple[float, float]:
 
     Unlike the normal approximation, it stays within 0 and 1, and is wider than a point where all or none succeed
     (Wilson, Probable inference, the law of succession, and statistical inference, 1927).
+
+    Args:
+        successes: how many of them succeeded.
+        total: number of trials, at least 1.
+
+    Returns:
+        Both ends, in [0, 1].
     """
     z = 1.959963984540054  # of the standard normal distribution, 95 % lie within -z and z
     share, spread = successes / total, z**2 / total

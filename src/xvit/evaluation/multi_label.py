@@ -15,7 +15,9 @@ from xvit.visualize import plot_per_class
 
 @dataclass(frozen=True, kw_only=True)
 class MultiLabelEvaluation(VideoResults):
-    """The result of evaluating a multi-label model. `samples` are dicts: id, path, true classes, scores of all classes.
+    """The result of evaluating a multi-label model: `VideoResults`, and its metrics.
+
+    `samples` are dicts: id, path, true classes, scores of all classes.
 
     Args:
         mean_average_precision: mAP: the mean over the classes that some video has; 0 if there is none.
@@ -37,7 +39,7 @@ class MultiLabelEvaluation(VideoResults):
         return {"map": self.mean_average_precision, "val_loss": self.loss, "videos": self.videos}
 
     def plot(self, directory: Path) -> None:
-        """Write per_class.png."""
+        """Write per_class.png to a folder."""
         measured = {name: value for name, value in self.average_precision.items() if value is not None}
         if measured:
             plot_per_class({"average precision": measured}, directory / "per_class.png")

@@ -97,7 +97,7 @@ class VideoResults:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ScoredVideos(VideoResults):
-    """Scores of videos, with or without labels.
+    """Scores of videos, with or without labels: `VideoResults`, and their scores.
 
     Args:
         scores: for each task, (samples, classes) in [0, 1].
@@ -140,6 +140,8 @@ def score_videos(
     """Score videos, with or without labels. With several processes, each reads a part and all return the full result.
 
     Args:
+        predictor: a model, ready to predict.
+        samples: the videos.
         eval_config: views per video, batch size.
         num_workers: loader processes; 0 decodes in this process.
         decode_timeout: seconds after which a video that is still being read counts as failed; 0 for no limit.

@@ -68,10 +68,12 @@ def extract_features(
 
     Args:
         model: on its device; it is put in eval mode.
+        paths: the videos.
         output: a new file: .safetensors (a tensor "features"), .npy (with paths and labels in NAME.json beside it) or
             .parquet (columns path, label, features).
         level: clip (one vector per video), frames (one per frame) or tokens (all tokens of each frame).
         labels: class names of the videos; None where they are unknown.
+        batch_size: videos in one pass through the model.
         num_workers: loader processes; 0 decodes in this process.
         resume: continue an unfinished extraction; otherwise start again.
         on_progress: called with the number of videos done and the total.

@@ -271,7 +271,7 @@ def predictor_batch_size(temporal_views: int, spatial_views: int) -> int:
 def open_model(
     source: str | Path, *, device: "str | torch.device | None" = None, trust_code: bool = False
 ) -> "XViT | ExportedModel":
-    """Load a checkpoint or an exported model; see `Predictor` for the arguments."""
+    """Load a checkpoint or an exported model; the arguments are those of `Predictor`."""
     if is_exported(source):
         return ExportedModel(source, device=device, trust_code=trust_code)
     from xvit.models.xvit import XViT

@@ -207,7 +207,7 @@ class Stream:
         self._num_completed, self._ended, self._shape = completed, bool(ended), tuple(shape) or None
 
     def load_tensors(self, named: Mapping[str, Tensor]) -> None:
-        """Load what `tensors` returned into a stream without frames."""
+        """Load what `tensors` returned, by name, into a stream without frames."""
         for name, tensor in named.items():
             if name.startswith("blocks."):
                 _, index, inner = name.split(".", 2)

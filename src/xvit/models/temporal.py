@@ -17,7 +17,12 @@ _layer_norm: Any = partial(LayerNorm, eps=1e-5)  # the released heads' eps; timm
 
 
 class TemporalPosition(nn.Module):
-    """A learned vector per frame, initially zero (paper, section 3.1). Interpolated linearly for other T."""
+    """A learned vector per frame, initially zero (paper, section 3.1). Interpolated linearly for other T.
+
+    Args:
+        num_frames: T of the vectors.
+        dim: D.
+    """
 
     def __init__(self, num_frames: int, dim: int) -> None:
         super().__init__()
@@ -72,6 +77,7 @@ class TemporalMean(nn.Module):
     """The mean of the frame vectors: (B, T, D) to (B, D)."""
 
     def forward(self, frames: Tensor) -> Tensor:
+        """Frame vectors (B, T, D) to clip vectors (B, D)."""
         return frames.mean(dim=1)
 
 

@@ -198,7 +198,13 @@ class XViT(nn.Module):
         return x
 
     def block_kwargs(self, layer: int, rope: Tensor | None, *, class_token_only: bool = False) -> dict[str, Any]:
-        """Extra keyword arguments for one block: its rotary positions, if any; whether only class tokens are needed."""
+        """Extra keyword arguments for one block.
+
+        Args:
+            layer: index of the block.
+            rope: the rotary positions of the patches; None if the backbone has none.
+            class_token_only: whether only the class tokens of the last block are needed.
+        """
         # No model with rotary positions ends in a ClassTokenBlock, so `rope` can be left out.
         if class_token_only and layer + 1 == len(self.backbone.blocks):
             return {"class_token_only": True}
@@ -215,7 +221,11 @@ class XViT(nn.Module):
         return tokens, frames
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute each block's activations in the backward pass: less memory for about a third more time."""
+        """Recompute each block's activations in the backward pass: less memory for about a third more time.
+
+        Args:
+            enable: False keeps the activations, as at first.
+        """
         self.backbone.set_grad_checkpointing(enable)
 
     # Not huggingface_hub's PyTorchModelHubMixin: it writes file by file, so that a killed process leaves half a

@@ -17,7 +17,13 @@ IOU_THRESHOLDS = (0.1, 0.25, 0.5)
 
 @dataclass(frozen=True, kw_only=True)
 class VideoSegments:
-    """True and predicted segments (with scores) of a video of `duration` seconds, each in order, without overlap."""
+    """The segments of a video: each list in order, without overlap.
+
+    Args:
+        ground_truth: the true ones.
+        predicted: those found, with scores.
+        duration: seconds of the video.
+    """
 
     ground_truth: Sequence[Segment]
     predicted: Sequence[Segment]

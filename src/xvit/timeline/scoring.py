@@ -50,6 +50,8 @@ class ScoreTimeline:
     """Class scores over the time of the video at `path`.
 
     Args:
+        path: of the video.
+        class_names: names of the columns of `scores`.
         times: (N,) seconds from the first frame, ascending.
         scores: (N, classes) float32; each row sums to 1, or is 0 where a calibrated model sees none of its classes.
         motion: (N,) grey levels by which the picture changes in the frames of each score; see `MotionMeter`. Scores of

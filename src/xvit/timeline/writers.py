@@ -20,6 +20,7 @@ def read_ground_truth(path: str | Path, class_names: Sequence[str]) -> dict[Path
     Args:
         path: a JSON file: {"video.mp4": [{"start": seconds, "end": seconds, "label": class}, ...], ...}; paths of
             videos are relative to the file's folder.
+        class_names: the classes that a segment may have.
 
     Returns:
         The segments of each video, in order, by its absolute path.
@@ -48,7 +49,10 @@ def to_json(value: Any) -> str:
 
 
 def to_csv(segments: Sequence[Segment]) -> str:
-    """One row per segment: start and end in seconds, label, score. No label is read as a formula by a spreadsheet."""
+    """Segments as CSV, one row each: start and end in seconds, label, score.
+
+    No label is read as a formula by a spreadsheet.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["start", "end", "label", "score"])
@@ -59,7 +63,7 @@ def to_csv(segments: Sequence[Segment]) -> str:
 
 
 def to_srt(segments: Sequence[Segment]) -> str:
-    """Subtitles in SubRip format, which video players display."""
+    """Segments as subtitles in SubRip format, which video players display."""
     blocks = []
     for number, segment in enumerate(segments, start=1):
         label = printable(" ".join(segment.label.split()))  # an empty line would end the subtitle

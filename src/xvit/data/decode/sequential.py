@@ -41,6 +41,7 @@ class FrameReader:
     is no guide, `xvit.data.decode.clock` says what counts. These are the times of `info`.
 
     Args:
+        path: a video file.
         stride: distance between yielded frames; the first frame is always yielded.
         frame_rate: frames per second that `stride` counts in: the frame on display each stride / frame_rate seconds is
             yielded, with that time, and a frame that is on display for longer is repeated. None counts the frames of

@@ -50,7 +50,12 @@ _MIN_FRAMES = 3  # two frames have no order but these and their reverse
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """How much the logits change, in units of their standard deviation, over all clips and classes."""
+    """How much the logits change, in units of their standard deviation.
+
+    Args:
+        median: of the changes of all clips and classes.
+        largest: of them.
+    """
 
     median: float
     largest: float
@@ -133,6 +138,10 @@ class TaskOrder:
 
 def frame_orders(num_frames: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Orders of the T frames of a clip: by kind, (n, T) indices of frames.
+
+    Args:
+        num_frames: T.
+        rng: draws the shuffled orders.
 
     Raises:
         XViTError: fewer than 3 frames, which have no third order.
