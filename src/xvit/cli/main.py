@@ -21,7 +21,7 @@ from xvit.utils.version import __version__
 # To add a command, add an entry here and a module to this package, whose name has "_" for the space.
 GROUPS: dict[str, dict[str, str]] = {
     "first steps": {
-        "demo": "classify videos with the bundled model, train two models and compare them (4 minutes, 2 cores)",
+        "demo": "classify videos with the bundled model, train two models and compare them (3 minutes, 2 cores)",
         "data motion": "write the built-in data set: short videos of moving shapes",
         "completion": "print a script that lets the shell complete commands and options",
     },
