@@ -115,6 +115,20 @@ def _ssv2_list(path: Path, make: Make) -> None:
     path.write_text(json.dumps([{"id": "1", "template": "Holding [something]"}]))
 
 
+def _ssv2_download(path: Path, make: Make) -> None:
+    """The videos, and the annotations beside them, named as in the data set."""
+    videos = sorted(make("videos").glob("*/moving_left/*.mp4"))[:8]
+    copy_into(path, {f"{id}.mp4": video for id, video in enumerate(videos)})
+    for split, ids in {"train": range(4), "validation": range(4, 7), "test": [7]}.items():
+        labels = {} if split == "test" else {"template": "Holding [something]"}
+        rows = [{"id": str(id), **labels} for id in ids]
+        path.with_name(f"something-something-v2-{split}.json").write_text(json.dumps(rows))
+
+
+def _beside_ssv2(path: Path, make: Make) -> None:
+    make("20bn-something-something-v2")
+
+
 def _old_recipe(path: Path, make: Make) -> None:
     path.write_text("model:\n  tubelet: 2\n")
 
@@ -151,6 +165,10 @@ MAKERS: dict[str, Callable[[Path, Make], None]] = {
     "list.txt": _list,
     "k600_16f.pyth": _official,
     "ssv2_16f.pyth": _official,
+    "20bn-something-something-v2": _ssv2_download,
+    "something-something-v2-train.json": _beside_ssv2,
+    "something-something-v2-validation.json": _beside_ssv2,
+    "something-something-v2-test.json": _beside_ssv2,
     "something-something-v2-labels.json": _labels,
     "ssv2-videos": _ssv2,
     "validation.json": _ssv2_list,

@@ -20,13 +20,18 @@ def test_resized_videos_and_failures(tmp_path, capfd):
     args = ["data", "resize", str(root), "--output", str(tmp_path / "out"), "--short-side", "32", "--fps", "5"]
     assert main([*args, "--num-workers", "1"]) == 1
     out, error = capfd.readouterr()
-    assert "2 videos written to" in out
+    copies = [tmp_path / "out" / name for name in ("a b.mp4", "take/1.mp4")]
+    source_bytes = sum((root / name).stat().st_size for name in ("a b.mkv", "take/1.mp4"))
+    copy_bytes = sum(path.stat().st_size for path in copies)
+    sizes = f"{source_bytes / 1e6:.1f} MB became {copy_bytes / 1e6:.1f} MB"
+    assert f"2 videos written to {tmp_path / 'out'}: {sizes}" in out
     assert "2 of 4 videos could not be read" in error
     assert "take/text.mp4: not a readable video file" in error
     assert main([*args, "--num-workers", "0", "--json"]) == 1
     result = json.loads(capfd.readouterr().out)
     assert (result["written"], result["skipped"], len(result["failed"])) == (0, 2, 2)
     assert (result["remade"], result["without_source"]) == (0, [])
+    assert (result["source_bytes"], result["copy_bytes"]) == (source_bytes, copy_bytes)
     info = probe(tmp_path / "out/take/1.mp4")
     assert (info.height, info.fps) == (32, pytest.approx(5))
     assert main(["data", "resize", str(root)]) == 2

@@ -46,6 +46,7 @@ NOT_RUN = {
     r"xvit .*--runner ray": "starts a cluster; tests/batch",
     r"xvit .*--pretrained true": "downloads weights",
     r"torchrun --n(nodes|proc-per-node 8) ": "needs machines or GPUs; tests/training/test_processes.py",
+    r"cat \S+ \| tar ": "unpacks a download",
     r"curl ": "needs the service; tests/serving/test_docs.py",
     r"hf ": "needs an account of the Hub",
     r"xvit eval .*--submission ": "needs a model of verbs and nouns; tests/evaluation",
@@ -158,7 +159,7 @@ def quick_options(words: list[str]) -> list[str]:
         options = ["--clips-per-video", "4"]
     if name == "train" and "--print-config" in words:
         options = []
-    if name == "train" and "finetune" in words and "--init.checkpoint_path" not in words:
+    if name == "train" and {"finetune", "ssv2"} & set(words) and "--init.checkpoint_path" not in words:
         options += SMALL_BACKBONE
     if name == "finetune" and "--init" not in words:
         options += ["--init", "motion"]

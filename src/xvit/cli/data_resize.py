@@ -38,8 +38,10 @@ def run(args: Namespace) -> int:
         result = resize_videos(args.folder, args.output, **options, on_progress=update)
     values = {"output": args.output, "written": result.written, "skipped": result.skipped}
     values |= {"remade": result.remade, "without_source": result.without_source}
+    values |= {"source_bytes": result.source_bytes, "copy_bytes": result.copy_bytes}
     existing = f", {result.skipped} already existed" if result.skipped else ""
-    text = f"{result.written} videos written to {args.output}{existing} ({time.perf_counter() - start:.1f} s)"
+    sizes = f"{result.source_bytes / 1e6:,.1f} MB became {result.copy_bytes / 1e6:,.1f} MB"
+    text = f"{result.written} videos written to {args.output}{existing}: {sizes} ({time.perf_counter() - start:.1f} s)"
     total = result.written + result.skipped + len(result.failures)
     values["failed"] = terminal.failures_to_json(result.failures)
     return terminal.finish(args, values, text, failures=result.failures, total=total)

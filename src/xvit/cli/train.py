@@ -202,6 +202,8 @@ def _describe_choice(recipe: RunConfig, result: "FitResult") -> tuple[str, ...]:
     else:
         videos = "videos that training did not read (to hold some out: a folder test, data.test or data.test_fraction)"
         words += ["OTHER_VIDEOS"]
+        if recipe.data.format != "folders":
+            words += ["--data.format", recipe.data.format, "--data.val", "THEIR_LABELS"]
     defaults, settings = flatten(to_dict(RunConfig())), flatten(to_dict(recipe))
     names = [f"data.{name}" for name in _SPLIT_SETTINGS if result.test_videos]
     for name in [*names, *(f"eval.{name}" for name in _VIEW_SETTINGS)]:

@@ -175,7 +175,8 @@ def _download_hub(name: str) -> tuple[str, dict[str, Tensor]]:
     except Exception as error:  # the network, the Hub and its cache raise many kinds
         raise XViTError(
             f"pretrained=True: cannot get {file} of {source} from the Hugging Face Hub or its local cache: "
-            f"{explain_hub_error(error)}. Download the file elsewhere, and set checkpoint_path to it"
+            f"{explain_hub_error(error)}. Download the file elsewhere, and set checkpoint_path to it "
+            "(--init.checkpoint_path FILE), or start from random weights (--init.pretrained false)"
         ) from None
 
 

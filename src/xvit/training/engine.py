@@ -102,6 +102,12 @@ def fit(
     views = describe_views(config.eval.temporal_views, config.eval.spatial_views)
     if views != describe_views(VALIDATION.temporal_views, VALIDATION.spatial_views):
         _logger.info("validation uses one view per video, for speed; those of the recipe, %s, are for xvit eval", views)
+    if config.train.epochs <= config.train.warmup_epochs:
+        _logger.warning(
+            "train.warmup_epochs=%g: the learning rate rises in all %d epochs, and never falls; lower it",
+            config.train.warmup_epochs,
+            config.train.epochs,
+        )
     state, epochs, run_dir = run.state, run.config.train.epochs, run.run_dir
     with run.signals:
         try:

@@ -45,7 +45,9 @@ def check_recipe(config: RunConfig) -> None:
     """
     model, clip = config.model, config.clip
     if model.num_frames != clip.num_frames:
-        raise XViTError(f"model.num_frames={model.num_frames} and clip.num_frames={clip.num_frames}: must be equal")
+        raise XViTError(
+            f"model.num_frames={model.num_frames} and clip.num_frames={clip.num_frames}: must be equal; set both"
+        )
     with torch.device("meta"):
         meta_model = XViT(model).eval()
         clip = resolve_clip_spec(clip, meta_model.backbone)

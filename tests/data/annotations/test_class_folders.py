@@ -55,7 +55,7 @@ def test_split_depends_on_the_seed_and_not_on_other_classes(tmp_path):
     [
         ([], "no videos: expected data/<class>/"),
         (["a/notes.txt"], "no videos: expected data/<class>/"),
-        (["1.mp4"], "no videos: expected data/<class>/"),
+        (["1.mp4"], "no videos: expected data/<class>/.* in it have no class: --data.format"),
         (["a/1.mp4", "b/notes.txt"], "data/b: a class without videos"),
         (["a/1.mp4"], 'only one class, "a"'),
         (["train/a/1.mp4", "train/b/1.mp4", "val/a/1.mp4", "val/c/1.mp4"], 'val: class "c" is not in .*train'),

@@ -143,7 +143,10 @@ def _read_classes(folder: Path) -> _ClassFolders:
             found.problems.append((video, reason))
     if not any(found.classes.values()) and not found.problems:
         extensions = ", ".join(sorted(VIDEO_EXTENSIONS - {".mp4"}))
-        found.problems.append((str(folder), f"no videos: expected {folder.name}/<class>/*.mp4 (or {extensions})"))
+        reason = f"no videos: expected {folder.name}/<class>/*.mp4 (or {extensions})"
+        if NO_CLASS in found.left_out:
+            reason += "; the videos in it have no class: --data.format reads classes from annotation files"
+        found.problems.append((str(folder), reason))
         return found
     known = {path for path, _ in found.problems}
     for name, videos in found.classes.items():

@@ -57,6 +57,8 @@ class ResizeResult:
         skipped: number of videos that existed already.
         failures: the errors of the videos that could not be read.
         without_source: videos in the output whose source is gone, as paths relative to it. They are kept.
+        source_bytes: size of the videos that have a copy.
+        copy_bytes: size of their copies, which may be larger if the videos are small already.
     """
 
     written: int
@@ -64,6 +66,8 @@ class ResizeResult:
     skipped: int
     failures: list[VideoError]
     without_source: list[str]
+    source_bytes: int
+    copy_bytes: int
 
 
 def resize_videos(
@@ -128,8 +132,15 @@ def _resize_videos(
     results = parallel_map(resize, sources, num_workers=num_workers, on_progress=report_progress, on_killed=on_killed)
     failures = [error for error in results if error is not None]
     written = len(sources) - len(failures)
+    copied = {target: source for target, source in targets.items() if target.exists()}
     return ResizeResult(
-        written=written, remade=remade, skipped=skipped, failures=failures, without_source=without_source
+        written=written,
+        remade=remade,
+        skipped=skipped,
+        failures=failures,
+        without_source=without_source,
+        source_bytes=sum(source.stat().st_size for source in copied.values()),
+        copy_bytes=sum(target.stat().st_size for target in copied),
     )
 
 
