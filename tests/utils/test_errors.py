@@ -1,12 +1,13 @@
 """The messages of errors, and those of other libraries in one line."""
 
 import pickle
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from xvit.utils.errors import MAX_MESSAGE, VideoError, XViTError, one_line
+from xvit.utils.errors import MAX_MESSAGE, VideoError, XViTError, check_installed, import_optional, one_line
 
 
 @pytest.mark.parametrize("value", [Path, {"a": print}, torch.nn.Linear(1, 1)], ids=["class", "function", "module"])
@@ -36,3 +37,19 @@ def test_a_message_of_ordinary_length_stays(tmp_path):
     text = "labels.txt line 3: " + "x" * (MAX_MESSAGE - 100)
     assert str(XViTError(text)) == text
     assert str(VideoError("a.mp4", text)) == f"a.mp4: {text}"
+
+
+def test_a_missing_package_is_that_of_an_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    with pytest.raises(XViTError, match=r"^fastapi is not installed: pip install 'xvit\[serve\]'$"):
+        check_installed(["json", "fastapi"], extra="serve")
+    check_installed(["json", "pathlib"], extra="serve")
+
+
+def test_where_torch_is_missing_an_extra_would_install_it_so_packages_are_named_alone(monkeypatch):
+    for module in ("torch", "fastapi", "PIL", "sklearn"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(XViTError, match=r"^fastapi, pillow are not installed: pip install fastapi pillow$"):
+        check_installed(["fastapi", "json", "PIL"], extra="serve")
+    with pytest.raises(XViTError, match=r"^scikit-learn is not installed: pip install scikit-learn$"):
+        import_optional("sklearn.neighbors", extra="features")

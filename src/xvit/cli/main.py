@@ -13,7 +13,7 @@ from xvit.cli.exit_codes import INTERRUPTED, SUCCESS, USER_ERROR
 from xvit.cli.streams import command_output
 from xvit.utils import distributed, threads
 from xvit.utils.addresses import allowed_only_inside
-from xvit.utils.errors import XViTError, did_you_mean, is_out_of_memory, one_line
+from xvit.utils.errors import XViTError, did_you_mean, install_hint, is_out_of_memory, one_line
 from xvit.utils.locks import lock_directory
 from xvit.utils.text import printable
 from xvit.utils.version import __version__
@@ -151,10 +151,9 @@ def _report(error: BaseException, argv: list[str]) -> int:
     if isinstance(error, OSError) and error.filename is not None:
         return fail(f"error: {os.fsdecode(error.filename)}: {error.strerror}", USER_ERROR)
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("xvit"):
-        package = error.name.partition(".")[0]  # of an installation without torch; see docs/guides/deploy.md
-        return fail(
-            f"error: {package} is not installed, but this command or model needs it: pip install xvit", USER_ERROR
-        )
+        name = error.name.partition(".")[0]  # of an installation without torch; see docs/guides/deploy.md
+        hint = "pip install xvit" if name in ("torch", "torchvision", "timm") else install_hint([name])
+        return fail(f"error: {name} is not installed, but this command or model needs it: {hint}", USER_ERROR)
     text = one_line(error, name=True, length=1000).strip(": ")
     return fail(f"error: unexpected {text} (please report it; XVIT_DEBUG=1 shows the traceback)", USER_ERROR)
 

@@ -26,11 +26,12 @@ from xvit.cli.exit_codes import SUCCESS
 from xvit.cli.parsing import TRAINED_OR_EXPORTED_MODEL, CommandParser, select
 from xvit.serving.names import split_name
 from xvit.utils.checkpoint_path import check_model
-from xvit.utils.errors import XViTError, import_optional
+from xvit.utils.errors import XViTError, check_installed
 
 if TYPE_CHECKING:
     from xvit.serving.settings import Access
 
+_MODULES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client", "websockets", "PIL")
 _MB = 2**20
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _TOKEN = "XVIT_TOKEN"
@@ -65,8 +66,7 @@ def _check_source(text: str) -> None:
 
 def run(args: Namespace) -> int:
     """Serve until a signal ends the process."""
-    for module in ("fastapi", "uvicorn", "python_multipart", "prometheus_client", "websockets"):
-        import_optional(module, extra="serve")
+    check_installed(_MODULES, extra="serve")
     access = _read_access(args)
     from xvit.serving.app import create_app
     from xvit.serving.models import load_models

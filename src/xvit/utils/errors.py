@@ -6,11 +6,13 @@ from collections.abc import Iterable
 from dataclasses import fields
 from difflib import SequenceMatcher, get_close_matches
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 MAX_MESSAGE = 4000  # characters
 _MIN_SIMILARITY = 0.65  # of names that may be meant for each other, as difflib measures it
+_PACKAGES = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "PyYAML"}  # of modules with other names
 _MIN_LETTERS = 2  # of a name that is the start or the initials of another one
 
 
@@ -129,8 +131,36 @@ def import_optional(module: str, *, extra: str) -> Any:
         with warnings.catch_warnings(action="ignore"):  # of the machine, such as one without shared memory
             return import_module(module)
     except ImportError:
-        name = module.split(".")[0].replace("sklearn", "scikit-learn")
-        raise XViTError(f"{name} is not installed: pip install 'xvit[{extra}]'") from None
+        name = module.split(".")[0]
+        raise XViTError(f"{_package(name)} is not installed: {install_hint([name], extra)}") from None
+
+
+def check_installed(modules: Iterable[str], *, extra: str) -> None:
+    """Raise `XViTError` if modules of an optional extra of xvit are not installed, with the names of all of them."""
+    if missing := [module for module in modules if not _is_installed(module)]:
+        verb = "is" if len(missing) == 1 else "are"
+        raise XViTError(f"{', '.join(map(_package, missing))} {verb} not installed: {install_hint(missing, extra)}")
+
+
+def install_hint(modules: Iterable[str], extra: str = "") -> str:
+    """The command that installs modules: xvit with an extra, or where it runs without torch only their packages.
+
+    xvit would install torch as well (docs/guides/deploy.md).
+    """
+    if _is_installed("torch"):
+        return f"pip install 'xvit[{extra}]'" if extra else "pip install xvit"
+    return f"pip install {' '.join(map(_package, modules))}"
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # a finder of the environment refuses it
+        return False
+
+
+def _package(module: str) -> str:
+    return _PACKAGES.get(module, module)
 
 
 def check_choice(field: str, value: Any, choices: Iterable[str]) -> None:
