@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from statistics import mean, stdev
 
 import pytest
 import yaml
@@ -174,6 +175,24 @@ def test_results_are_those_of_the_documents():
     assert len(numbers) > 20
     for number in numbers:
         assert number in measured, number
+
+
+def test_the_ablation_tables_are_those_of_the_study():
+    """Accuracies, rates and differences in the page are those in ablation.json."""
+    study = json.loads((ROOT / "docs" / "results" / "ablation.json").read_text())
+    rows = {
+        tuple(cell.strip() for cell in line.strip("|").split("|"))
+        for line in DOCUMENTS["docs/results/ablation.md"].splitlines()
+    }
+    for table in study["tables"].values():
+        for row in table["rows"]:
+            model = study["models"][row["model"]]
+            top1 = f"{100 * mean(model['top1']):.1f} ± {100 * stdev(model['top1']):.1f}"
+            end = (f"{model['macs'] / 1e6:.1f}", f"{model['lr']:g}")
+            assert any(found[:2] == (row["name"], top1) and found[-2:] == end for found in rows), row
+    for found in study["findings"]:
+        points = f"{found['points']:+.1f} ± {found['margin']:.1f}"
+        assert (found["higher"], found["lower"], f"{found['gap']:+.1f}", points, found["sign"]) in rows
 
 
 def test_numbers_in_prose_are_those_of_the_cost_table():
