@@ -133,20 +133,20 @@ def test_a_model_starts_from_the_image_models_weights(tmp_path):
 def test_the_head_is_trained_on_a_third_of_the_clips_and_then_all_of_it_on_all(tmp_path):
     seen = []
 
-    def remember(model, clips, *, lr, seed, layer_decay=1.0, **settings):
+    def remember(model, clips, *, lr, seed, epochs, layer_decay=1.0, **settings):
         trained = {name.split(".")[0] for name, parameter in model.named_parameters() if parameter.requires_grad}
-        seen.append((len(clips.pixels), trained, lr, layer_decay, seed))
+        seen.append((epochs * len(clips.pixels), trained, lr, layer_decay, seed))
         model.eval()
 
     with trainings_of_no_steps(remember):
-        run_ablation(tmp_path / "out", tables=("mix_ratio",), seeds=2, clips=384)
+        run_ablation(tmp_path / "out", tables=("mix_ratio",), seeds=2, clips=384, epochs=3)
     parts = {"backbone", "temporal_position", "temporal_head", "classifier"}
-    assert seen[0] == (960, parts - {"temporal_head"}, 0.0015, 1.0, 0)  # the image model, whose head is a mean
+    assert seen[0] == (4 * 960, parts - {"temporal_head"}, 0.0015, 1.0, 0)  # the image model, whose head is a mean
     heads, wholes = seen[1::2], seen[2::2]
     assert {(count, *sorted(trained), lr, decay) for count, trained, lr, decay, _ in heads} == {
         (128, "classifier", "temporal_head", 0.002, 1.0)
     }
-    assert all((count, trained, decay) == (384, parts, 0.75) for count, trained, _, decay, _ in wholes)
+    assert all((count, trained, decay) == (3 * 384, parts, 0.75) for count, trained, _, decay, _ in wholes)
     assert [head[-1] for head in heads] == [whole[-1] for whole in wholes] == [0] * 15 + [1] * 3
     assert {lr for *_, lr, _, seed in wholes if seed == 0} == {0.00025, 0.0005, 0.001, 0.002, 0.004}
 
@@ -196,6 +196,8 @@ def test_other_settings_and_damaged_files_raise_an_error(ablation, tmp_path):
     options = {"tables": ("window",), "seeds": 1, "clips": 384}
     with pytest.raises(XViTError, match=r"with other settings: clips was 384 and is now 400; choose another"):
         run_ablation(output, **options | {"clips": 400})
+    with pytest.raises(XViTError, match=r"with other settings: epochs was 1 and is now 2; choose another"):
+        run_ablation(output, **options | {"epochs": 2})
     (tmp_path / "mine.txt").write_text("notes")
     with pytest.raises(XViTError, match=r"not an empty directory; it has no settings\.json of an ablation to resume"):
         run_ablation(tmp_path, **options)
@@ -276,7 +278,7 @@ def test_the_command_trains_and_prints_the_results(run, tmp_path):
     assert "training: 3 of 3 done, about 0 min left" in err
     assert "edges replicated" in out
     report = json.loads((output / "ablation.json").read_text())
-    assert report["settings"] == {"clips": 384, "seeds": 2}
+    assert report["settings"] == {"clips": 384, "epochs": 1, "seeds": 2}
     assert set(report["models"]) == {row.model for row in TABLES["window"].rows}
     assert report["models"]["w = 2 (mean)"]["seconds"] > 0
     assert len(report["findings"]) == 1

@@ -1,4 +1,4 @@
-"""xvit ablate [--output DIR] [--tables NAME ...] [--seeds N] [--jobs N] [--clips N]
+"""xvit ablate [--output DIR] [--tables NAME ...] [--seeds N] [--jobs N] [--clips N] [--epochs N]
 
 Repeat the paper's ablations in small: an image model learns single images, and video models of each kind
 (window, mixed inputs, mix ratio, mixing layers, temporal head, summary tokens, other attention schemes) are
@@ -13,6 +13,7 @@ which is not in the paper.
 examples:
   xvit ablate
   xvit ablate --output small --tables mixing --seeds 1 --clips 3072
+  xvit ablate --output longer --tables mixing --epochs 3
 """
 
 import time
@@ -38,6 +39,7 @@ def add_options(parser: CommandParser) -> None:
     parser.add("--seeds N", int, "trainings per model", default=3)
     parser.add("--jobs N", int | None, "parallel trainings, of one thread each; the number of available cores if unset")
     parser.add("--clips N", int, "training clips; the other splits are in proportion", default=18_432, low=384)
+    parser.add("--epochs N", int, "how often a training sees each clip; its time grows with it", default=1, low=1)
 
 
 def parse(parser: CommandParser, argv: list[str]) -> Namespace:
@@ -60,9 +62,10 @@ def run(args: Namespace) -> int:
             seeds=args.seeds,
             jobs=available_cores() if args.jobs is None else args.jobs,
             clips=args.clips,
+            epochs=args.epochs,
             on_progress=update if args.json else _Progress(update),
         )
-    settings = {"clips": args.clips, "seeds": args.seeds}
+    settings = {"clips": args.clips, "epochs": args.epochs, "seeds": args.seeds}
     values = report.write_report(args.output, args.tables, results, settings)
     numeric = range(1, len(report.COLUMNS))
     tables = [

@@ -131,6 +131,7 @@ def run_ablation(
     seeds: int = 3,
     jobs: int = 1,
     clips: int = CLIPS,
+    epochs: int = 1,
     on_progress: common.CountCallback = lambda step, done, total: None,
 ) -> dict[str, ModelResult]:
     """Train and measure the models of some tables.
@@ -139,11 +140,12 @@ def run_ablation(
     the best one on the validation clips counts, and is used for the other seeds. Last weights are tested, once.
 
     Args:
-        output: a new or empty directory, or the directory of an ablation of as many clips, which is resumed.
+        output: a new or empty directory, or the directory of an ablation with these clips and epochs, which is resumed.
         tables: keys of `TABLES`.
         seeds: trainings per model.
         jobs: trainings that run at the same time, with one thread each.
-        clips: number of training clips; a training sees each of them once. The other splits are in proportion.
+        clips: number of training clips. The other splits are in proportion.
+        epochs: how often a training sees each clip.
         on_progress: called with the name of the current step, the number of items done and their total.
 
     Returns:
@@ -158,23 +160,23 @@ def run_ablation(
     check_range("seeds", seeds, 1)
     check_range("jobs", jobs, 1)
     check_range("clips", clips, MIN_CLIPS)
+    check_range("epochs", epochs, 1)
     output = Path(output)
-    _open_output(output, clips)
+    _open_output(output, {"clips": clips, "epochs": epochs, "learning_rates": list(LEARNING_RATES)})
     write_clips(output / "clips", split_sizes(clips), partial(on_progress, "drawing clips"))
     used = {row.model for table in tables for row in TABLES[table].rows}
     models = [model for model in MODEL_OPTIONS if model in used]  # each once, in this order
     depths = sorted({_depth(model) for model in models}, reverse=True)
-    study = _Study(output, jobs, on_progress)
+    study = _Study(output, epochs, jobs, on_progress)
     study.run("image model", _train_image_model, [_ImageJob(output, depth) for depth in depths])
     first = study.first_seed(models)
     others = study.other_seeds({model: best_rate(_validation_top1(first[model])) for model in models}, seeds)
     return {model: _summarize(model, first[model], others[model]) for model in models}
 
 
-def _open_output(output: Path, clips: int) -> None:
+def _open_output(output: Path, settings: dict[str, Any]) -> None:
     """Create the output directory, or check that it holds an ablation with these settings."""
     path = output / "settings.json"
-    settings = {"clips": clips, "learning_rates": list(LEARNING_RATES)}
     versions = record_versions(torch.device("cpu"))
 
     def compare(saved: dict[str, Any]) -> tuple[str, str]:
@@ -215,6 +217,7 @@ class _VideoJob:
     model: str
     lr: float
     seed: int
+    epochs: int
 
     @property
     def path(self) -> Path:
@@ -226,6 +229,7 @@ class _Study:
     """Runs the trainings of a study that have no saved result."""
 
     output: Path
+    epochs: int
     jobs: int
     on_progress: common.CountCallback
 
@@ -245,8 +249,8 @@ class _Study:
         results: dict[str, dict[float, TrainingResult]] = {model: {} for model in models}
         missing = [(model, lr) for model in models for lr in LEARNING_RATES]
         while missing:
-            jobs = {(model, lr): _VideoJob(self.output, model, lr, 0) for model in models for lr in results[model]}
-            jobs |= {(model, lr): _VideoJob(self.output, model, lr, 0) for model, lr in missing}
+            tried = [(model, lr) for model in models for lr in results[model]]
+            jobs = {(model, lr): self._job(model, lr, seed=0) for model, lr in [*tried, *missing]}
             for (model, lr), result in self._results("choosing learning rates", jobs).items():
                 results[model][lr] = result
             further = {model: further_rate(_validation_top1(results[model])) for model in models}
@@ -256,12 +260,15 @@ class _Study:
     def other_seeds(self, rates: Mapping[str, float], seeds: int) -> dict[str, list[TrainingResult]]:
         """The results of each model with the seeds after the first one."""
         jobs = {
-            (model, seed): _VideoJob(self.output, model, lr, seed)
+            (model, seed): self._job(model, lr, seed=seed)
             for seed in range(1, seeds)  # all models of one seed first: a stopped run then has complete tables
             for model, lr in rates.items()
         }
         results = self._results("training", jobs)
         return {model: [results[model, seed] for seed in range(1, seeds)] for model in rates}
+
+    def _job(self, model: str, lr: float, *, seed: int) -> _VideoJob:
+        return _VideoJob(self.output, model, lr, seed, self.epochs)
 
     def _results(self, name: str, jobs: Mapping[Any, _VideoJob]) -> dict[Any, TrainingResult]:
         def load(job: _VideoJob) -> TrainingResult:
@@ -306,14 +313,14 @@ def _train_video_model(job: _VideoJob) -> None:
     model = build_model(MODEL_OPTIONS[job.model], len(MOTIONS), seed=job.seed)
     load_tensors(model, image_model.backbone.state_dict(), {}, source="the image model")
     splits = {split: Clips.load(job.output / "clips", split, ("label",)) for split in ("train", "val", "test")}
-    fine_tune(model, splits["train"], lr=job.lr, seed=job.seed)
+    fine_tune(model, splits["train"], lr=job.lr, epochs=job.epochs, seed=job.seed)
     validation, correct = (_find_correct(model, splits[split]) for split in ("val", "test"))
     seconds = round(time.process_time() - start, 1)
     job.path.parent.mkdir(exist_ok=True)
     write_json(job.path, asdict(TrainingResult(validation=validation, correct=correct, seconds=seconds)))
 
 
-def fine_tune(model: XViT, clips: Clips, *, lr: float, seed: int) -> None:
+def fine_tune(model: XViT, clips: Clips, *, lr: float, epochs: int, seed: int) -> None:
     """Train a model that starts from the image model: its head on a third of the clips, then all of it on all."""
     model.requires_grad_(False)
     for head in (model.temporal_head, model.classifier):
@@ -321,7 +328,7 @@ def fine_tune(model: XViT, clips: Clips, *, lr: float, seed: int) -> None:
     some = clips.first(len(clips.pixels) // _HEAD_SHARE)
     train_model(model, some, lr=_HEAD_LR, epochs=1, warmup=_WARMUP, seed=seed)
     model.requires_grad_(True)
-    train_model(model, clips, lr=lr, epochs=1, layer_decay=_LAYER_DECAY, warmup=_WARMUP, seed=seed)
+    train_model(model, clips, lr=lr, epochs=epochs, layer_decay=_LAYER_DECAY, warmup=_WARMUP, seed=seed)
 
 
 def _find_correct(model: XViT, clips: Clips) -> str:
