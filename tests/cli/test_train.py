@@ -91,6 +91,27 @@ def test_the_result_says_who_chose_it_and_how_to_measure_it(run, recipe, tmp_pat
         assert (result["temporal_views"], result["spatial_views"]) == (1, 3)
 
 
+def test_other_videos_need_the_format_of_their_labels(run, recipe, tmp_path):
+    root = color_videos.write_videos(tmp_path / "videos", train=2, val=1)
+    for split in ("train", "val"):
+        rows = [f"{path.relative_to(root)} {path.parent.name}" for path in sorted((root / split).rglob("*.mp4"))]
+        (root / f"{split}.txt").write_text("\n".join(rows))
+    lists = ["--data.format", "list", "--data.train", root / "train.txt", "--data.val", root / "val.txt"]
+    words = ["train", "--config", recipe, "--data.root", root, "--output", tmp_path / "run", "--train.epochs", "1"]
+    code, out, _ = run(*words, *lists)
+    assert code == 0
+    assert out.splitlines()[-1].endswith("--data.root OTHER_VIDEOS --data.format list --data.val THEIR_LABELS")
+
+
+@pytest.mark.parametrize(("warmup", "warns"), [("0.5", False), ("1", True)])
+def test_a_warm_up_that_never_ends_is_named(run, recipe, tmp_path, warmup, warns):
+    root = color_videos.write_videos(tmp_path / "videos", train=1, val=1)
+    words = ["train", "--config", recipe, "--data.root", root, "--output", tmp_path / "run", "--train.epochs", "1"]
+    code, _, err = run(*words, "--train.warmup_epochs", warmup)
+    assert code == 0
+    assert ("train.warmup_epochs=1: the learning rate rises in all 1 epochs, and never falls" in err) == warns
+
+
 def test_the_result_says_that_it_was_measured_in_another_precision(run, recipe, tmp_path):
     root = color_videos.write_videos(tmp_path / "videos", train=1, val=1)
     words = ["train", "--config", recipe, "--data.root", root, "--output", tmp_path / "run", "--train.epochs", "1"]
