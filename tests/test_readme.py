@@ -193,6 +193,13 @@ def test_the_ablation_tables_are_those_of_the_study():
     for found in study["findings"]:
         points = f"{found['points']:+.1f} ± {found['margin']:.1f}"
         assert (found["higher"], found["lower"], f"{found['gap']:+.1f}", points, found["sign"]) in rows
+    measured = json.loads((ROOT / "docs" / "results" / "measured.json").read_text())["ablation-three-epochs"]["rows"]
+    names = {row["name"]: row["model"] for table in study["tables"].values() for row in table["rows"]}
+    for name, one_epoch, _ in measured:
+        assert one_epoch == f"{100 * study['models'][names.get(name, name)]['top1'][0]:.1f}"
+    three = {name: top1 for name, _, top1 in measured}
+    text = f"{three['spatial, temporal attention']} % after three epochs, {three['spatial (mean)']} % with the mean"
+    assert text in " ".join(README.split())
 
 
 def test_numbers_in_prose_are_those_of_the_cost_table():
