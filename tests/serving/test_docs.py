@@ -20,7 +20,7 @@ def test_the_python_client(server, videos, tmp_path, monkeypatch, capsys):
     [example] = blocks("python")
     assert len(example.strip().splitlines()) < 15
     exec(compile(example.replace("http://127.0.0.1:8000", server.url), "docs/guides/serve.md", "exec"), {})
-    [shown, *_] = blocks("text")
+    [shown, *_] = blocks("output")
     assert without_digits(capsys.readouterr().out.split("\n", 1)[1]) == without_digits(shown.split("\n", 1)[1])
 
 

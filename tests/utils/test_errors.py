@@ -47,7 +47,7 @@ def test_a_missing_package_is_that_of_an_extra(monkeypatch):
 
 
 def test_where_torch_is_missing_an_extra_would_install_it_so_packages_are_named_alone(monkeypatch):
-    for module in ("torch", "fastapi", "PIL", "sklearn"):
+    for module in ("torch", "fastapi", "PIL", "sklearn", "sklearn.neighbors"):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(XViTError, match=r"^fastapi, pillow are not installed: pip install fastapi pillow$"):
         check_installed(["fastapi", "json", "PIL"], extra="serve")
