@@ -132,7 +132,7 @@ def _resize_videos(
     results = parallel_map(resize, sources, num_workers=num_workers, on_progress=report_progress, on_killed=on_killed)
     failures = [error for error in results if error is not None]
     written = len(sources) - len(failures)
-    copied = {target: source for target, source in targets.items() if target.exists()}
+    copied = {target: source for target, source in targets.items() if target.exists() and source.exists()}
     return ResizeResult(
         written=written,
         remade=remade,
