@@ -15,7 +15,7 @@ from xvit.config import AugmentConfig, ClipSpec
 from xvit.data import dataset as dataset_module
 from xvit.data import reading
 from xvit.data.annotations import Sample
-from xvit.data.dataset import Batch, VideoDataset
+from xvit.data.dataset import Batch, VideoDataset, describe_flip_pairs
 from xvit.data.decode import decode
 from xvit.data.loader import make_loader
 from xvit.data.sampling import sample_indices
@@ -122,7 +122,7 @@ def test_multi_label_targets(samples):
 
 def test_a_flipped_clip_gets_the_label_of_its_mirror_image(samples):
     names = ["to the left", "still", "to the right"]
-    flip_pairs = AugmentConfig(scale_jitter=(1, 1), flip_pairs=True)
+    flip_pairs = AugmentConfig(scale_jitter=(1, 1))
     task_names = {"way": names, "what": ["left", "hand"]}
     task_sample = replace(samples[1], label={"way": 2, "what": 0})
 
@@ -151,13 +151,24 @@ def test_a_flipped_clip_gets_the_label_of_its_mirror_image(samples):
     assert {item.label for item in items(flip_pairs, replace(samples[0], label=1), names)} == {1}
 
 
-def test_flip_pairs_needs_a_pair(samples):
-    flip_pairs = AugmentConfig(flip_pairs=True)
-    with pytest.raises(XViTError, match="needs the class names"):
-        VideoDataset(samples=samples, clip_spec=SPEC, augment=flip_pairs)
-    with pytest.raises(XViTError, match="with left and right exchanged"):
-        VideoDataset(samples=samples, clip_spec=SPEC, augment=flip_pairs, class_names=["to the left", "still"])
-    assert VideoDataset(samples=samples, clip_spec=SPEC, class_names=["still"])[0].label == 0
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [({}, None), ({}, ["to the left", "still"]), ({"flip_pairs": False}, ["to the left", "to the right"])],
+)
+def test_a_flipped_clip_keeps_its_label_if_nothing_says_what_its_mirror_image_is(samples, settings, names):
+    augment = AugmentConfig(horizontal_flip=1, **settings)
+    assert VideoDataset(samples=samples[:1], clip_spec=SPEC, augment=augment, class_names=names)[0].label == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [({}, "moving_left and moving_right"), ({"flip_pairs": False}, ""), ({"horizontal_flip": 0}, "")],
+)
+def test_exchanged_classes_are_named(settings, expected):
+    text = describe_flip_pairs(
+        AugmentConfig(**settings), {"way": ["moving_left", "still", "moving_right"], "what": ["x"]}
+    )
+    assert text.removeprefix("mirrored clips count as the other class of a pair: ") == expected
 
 
 def test_a_segment_of_a_video(samples):

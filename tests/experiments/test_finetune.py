@@ -282,3 +282,22 @@ def test_doubtful_videos_have_the_lowest_scores_of_their_class(validation):
     }
     assert [row["id"] for row in rows] == sorted(own, key=own.get)[:8]
     assert torch.tensor([row["own_score"] for row in rows]).diff().ge(0).all()
+
+
+def test_classes_that_a_mirror_exchanges_are_named(recipe, tmp_path):
+    for name in ("turning left", "turning right"):
+        for index in range(2):
+            write_video(tmp_path / "clips" / name / f"{index}.mp4", color=0, seed=index)
+    recipe = replace(recipe, data=replace(recipe.data, root=str(tmp_path / "clips")))
+
+    messages = []
+
+    def stop(text: str) -> None:
+        messages.append(text)
+        if text.startswith("mirrored"):
+            raise StopIteration
+
+    mirrored = replace(recipe, augment=replace(recipe.augment, horizontal_flip=0.5))
+    with pytest.raises(StopIteration):
+        finetune(tmp_path / "out", mirrored, callbacks=FinetuneCallbacks(on_message=stop))
+    assert messages[-1] == "mirrored clips count as the other class of a pair: turning left and turning right"

@@ -114,6 +114,17 @@ def test_a_run_learns_and_writes_its_files(videos, tmp_path):
     assert list((output / "tensorboard").glob("events.*"))
 
 
+def test_classes_that_a_mirror_exchanges_are_named(videos, tmp_path, caplog):
+    shutil.copytree(videos, tmp_path / "videos")
+    for split in ("train", "val"):
+        for old, new in zip(CLASSES, ("turning_left", "turning_right"), strict=False):
+            (tmp_path / "videos" / split / old).rename(tmp_path / "videos" / split / new)
+    config = make_config(tmp_path / "videos", epochs=1)
+    with caplog.at_level("INFO", logger="xvit"):
+        fit(replace(config, augment=replace(config.augment, horizontal_flip=0.5)), tmp_path / "run")
+    assert "mirrored clips count as the other class of a pair: turning_left and turning_right" in caplog.messages
+
+
 def test_resuming_a_finished_run_does_not_train(videos, tmp_path):
     first = fit(make_config(videos), tmp_path / "run")
     before = weights(first.last)

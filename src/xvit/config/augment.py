@@ -12,10 +12,10 @@ class AugmentConfig:
 
     Args:
         scale_jitter: smallest and largest short side before the random crop, relative to the size of the view.
-        horizontal_flip: probability of mirroring a clip. Use 0 where left and right are different classes, or set
-            `flip_pairs`.
-        flip_pairs: a mirrored clip gets the class whose name has left and right exchanged, such as "Pulling
-            [something] from right to left"; a class without such a counterpart keeps its own label.
+        horizontal_flip: probability of mirroring a clip. Use 0 where mirroring changes a class in another way than
+            `flip_pairs` knows of.
+        flip_pairs: a mirrored clip gets the class whose name has left and right exchanged: one of "moving_left" counts
+            as "moving_right". A class without such a counterpart keeps its own label.
         auto_augment: none, auto (AutoAugment's ImageNet policy) or rand (RandAugment: 2 operations of magnitude 9).
         random_erasing: probability of erasing a box of 2 % to a third of the frame, in all frames.
         mixup: alpha of mixup, which blends pairs of clips and their labels; 0 for none.
@@ -30,7 +30,7 @@ class AugmentConfig:
 
     scale_jitter: tuple[float, float] = (1.0, 1.25)
     horizontal_flip: float = 0.5
-    flip_pairs: bool = False
+    flip_pairs: bool = True
     auto_augment: Literal["none", "auto", "rand"] = "none"
     random_erasing: float = 0.0
     mixup: float = 0.0

@@ -21,6 +21,7 @@ from xvit.data.reading import Item, check_reading, read_sample, read_test_clips
 from xvit.data.sampling import sample_frames
 from xvit.data.transforms import TrainTransform, as_tensor, eval_views, flipped_classes
 from xvit.utils.errors import VideoError, XViTError, check_range
+from xvit.utils.text import name_some
 
 
 class Batch(TypedDict):
@@ -57,7 +58,7 @@ class VideoDataset:
         seed: seed of the training's random draws and of the order of the samples.
         temporal_views: for testing: number of clips along the video.
         spatial_views: for testing: number of crops along the longer side of each clip.
-        class_names: needed for `augment.flip_pairs` and for multi-label samples.
+        class_names: needed for multi-label samples; `augment.flip_pairs` finds pairs among them.
         decode_timeout: seconds after which a video that is still being read counts as unreadable; 0 for no limit.
 
     Attributes:
@@ -65,7 +66,7 @@ class VideoDataset:
 
     Raises:
         XViTError: no samples; a number out of its range; samples with different tasks; an incomplete `clip_spec`;
-            multi-label samples without class names; `flip_pairs` without class names or without a pair among them.
+            multi-label samples without class names.
     """
 
     def __init__(
@@ -90,7 +91,9 @@ class VideoDataset:
         self.temporal_views, self.spatial_views = temporal_views, spatial_views
         self.class_names, self.decode_timeout = class_names, decode_timeout
         self._transform = TrainTransform(clip_spec, augment) if augment else None
-        self._flipped_classes = _map_flipped_classes(class_names) if augment and augment.flip_pairs else None
+        self._flipped_classes: dict[str, tuple[int, ...]] = {}
+        if augment and augment.flip_pairs and class_names:
+            self._flipped_classes = _map_flipped_classes(class_names)
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -177,15 +180,22 @@ class VideoDataset:
         return unwrap_single_task(indices)
 
 
-def _map_flipped_classes(class_names: ClassNames | None) -> dict[str, tuple[int, ...]]:
+def describe_flip_pairs(augment: AugmentConfig, class_names: ClassNames) -> str:
+    """The classes that mirrored clips exchange, for a message; empty if there are none."""
+    if not (augment.flip_pairs and augment.horizontal_flip):
+        return ""
+    pairs = [
+        f"{names[index]} and {names[other]}"
+        for task, names in as_task_dict(class_names).items()
+        for index, other in enumerate(_map_flipped_classes(class_names)[task])
+        if index < other
+    ]
+    return f"mirrored clips count as the other class of a pair: {name_some(pairs, 10)}" if pairs else ""
+
+
+def _map_flipped_classes(class_names: ClassNames) -> dict[str, tuple[int, ...]]:
     """For each task, the class of each class's mirror image."""
-    if not class_names:
-        raise XViTError("class_names: missing: augment.flip_pairs needs the class names")
-    flipped = {task: flipped_classes(names) for task, names in as_task_dict(class_names).items()}
-    if all(indices == tuple(range(len(indices))) for indices in flipped.values()):
-        reason = "no class name equals another one with left and right exchanged"
-        raise XViTError(f"augment.flip_pairs=True: {reason}: turn it off")
-    return flipped
+    return {task: flipped_classes(names) for task, names in as_task_dict(class_names).items()}
 
 
 def _label_type(sample: Sample) -> type | frozenset[str] | None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from xvit.checkpoint import checkpoint_files
 from xvit.config import EvalConfig, RunConfig, as_task_dict, to_dict, unwrap_single_task
 from xvit.data.annotations import DatasetSplits, Sample, class_indices
-from xvit.data.dataset import Batch, VideoDataset
+from xvit.data.dataset import Batch, VideoDataset, describe_flip_pairs
 from xvit.data.loader import VideoLoader
 from xvit.evaluation import compute_metrics, describe_views, evaluate
 from xvit.inference.predictor import Predictor
@@ -102,6 +102,8 @@ def fit(
     views = describe_views(config.eval.temporal_views, config.eval.spatial_views)
     if views != describe_views(VALIDATION.temporal_views, VALIDATION.spatial_views):
         _logger.info("validation uses one view per video, for speed; those of the recipe, %s, are for xvit eval", views)
+    if pairs := describe_flip_pairs(config.augment, run.data.class_names):
+        _logger.info("%s", pairs)
     if config.train.epochs <= config.train.warmup_epochs:
         _logger.warning(
             "train.warmup_epochs=%g: the learning rate rises in all %d epochs, and never falls; lower it",

@@ -27,6 +27,7 @@ from xvit.checkpoint.format import store_calibration
 from xvit.checkpoint.weights import weights_hash
 from xvit.config import SINGLE_TASK, InitConfig, RunConfig
 from xvit.data.annotations import DatasetSplits, Sample, load_splits
+from xvit.data.dataset import describe_flip_pairs
 from xvit.data.seen import count_seen
 from xvit.data.tools.check import check_dataset
 from xvit.evaluation.calibration import calibrate_scores
@@ -115,6 +116,8 @@ def finetune(
     if seen := _count_seen(recipe.init, data.train):
         source = recipe.init.checkpoint_path
         callbacks.on_message(f"{source} was trained on {seen} of these videos: their accuracy will be too high")
+    if pairs := describe_flip_pairs(recipe.augment, data.class_names):
+        callbacks.on_message(pairs)
     recipes = {way: way_recipe(recipe, way, videos=len(data.train), width=width) for way in WAYS}
     expect = partial(expected_seconds, videos=len(data.train), folds=folds, clip_seconds=clip_seconds)
     with _warnings_only():  # of the trainings, which would all log the same
