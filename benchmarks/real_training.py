@@ -1,7 +1,7 @@
 """One training of `real.py`: a model on the real weights, one task, some of the weights trained, a seed."""
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -70,11 +70,17 @@ def frame_vectors(model: XViT, task: str, footage: Sequence[Footage]) -> dict[st
     """Frame vectors (clips, T, D) of the frozen image model: of training clips, and of the test clips and controls."""
     pairs = islice(train_pairs(footage, task, seed=0), TRAIN_WINDOWS)
     training = (torch.cat(batch) for batch in iter(lambda: list(islice(pairs, BATCH_SIZE // 2)), []))
-    sets = {"train": (normalize(clips, model.clip_spec) for clips in training)}
+    found = {"train": _embed(model, (normalize(clips, model.clip_spec) for clips in training))}
     for name, frames in ({"test": range(NUM_FRAMES)} | CONTROLS).items():
-        sets[name] = (clips[:, list(frames)] for clips, _ in test_batches(footage, task, model.clip_spec))
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        return {name: torch.cat([model.embed_frames(x).float() for x in clips]) for name, clips in sets.items()}
+        clips = (clips[:, list(frames)] for clips, _ in test_batches(footage, task, model.clip_spec))
+        found[name] = _embed(model, clips)
+    return found
+
+
+@torch.inference_mode()
+def _embed(model: XViT, batches: Iterable[Tensor]) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        return torch.cat([model.embed_frames(clips).float() for clips in batches])
 
 
 def train(

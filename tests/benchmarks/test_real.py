@@ -4,6 +4,7 @@ import json
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,9 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 import real_report
 import real_sources
 import real_tasks
+import real_training
 import real_weights
+from xvit.config import ClipSpec
 from xvit.utils.errors import XViTError
 
 ROOT = Path(__file__).parents[2]
@@ -104,6 +107,24 @@ def test_training_pairs_come_from_the_training_part_and_depend_on_the_seed_alone
 def test_blocks_are_of_neighbours_in_one_video():
     windows = [(0, 0), (0, 8), (0, 16), (0, 24), (0, 32), (0, 40), (1, 0), (1, 8)]
     assert real_tasks.window_blocks(windows) == [[0, 1, 2, 3, 4], [5], [6, 7]]
+
+
+def test_frame_vectors_of_controls_are_of_their_frames():
+    """A stand-in for the model, whose vector of a frame is the frame's number."""
+    frames = torch.arange(200, dtype=torch.uint8)[:, None, None, None].expand(200, 3, 98, 98).contiguous()
+    footage = [real_tasks.Footage(name="", frames=frames, rate=10.0)]
+    model = SimpleNamespace(
+        clip_spec=ClipSpec(image_size=98, mean=(0, 0, 0), std=(1, 1, 1)),
+        embed_frames=lambda clips: (clips.amin(dim=(2, 3, 4)) * 255).round()[..., None],
+    )
+    vectors = real_training.frame_vectors(model, "direction", footage)
+    assert len(vectors["train"]) == 2 * real_training.TRAIN_WINDOWS
+    forward, reversed_ = vectors["test"][:2, :, 0]
+    start = footage[0].test[0]
+    assert forward.tolist() == list(range(start, start + 15, 2))
+    assert reversed_.tolist() == forward.tolist()[::-1]
+    for name, indices in real_tasks.CONTROLS.items():
+        assert torch.equal(vectors[name], vectors["test"][:, list(indices)])
 
 
 def test_controls_keep_the_number_of_frames():
