@@ -126,10 +126,37 @@ def test_class_and_split_problems_are_listed_with_all_others(run, tmp_path):
         ("unreadable", "train/a/text.mp4", next(p["reason"] for p in report["problems"] if p["kind"] == "unreadable")),
     }
     assert report["usable"] == {"train": 3, "val": 2, "test": 2}
-    assert report["copies"] == [["train/a/2.mp4", "test/a/copy.mp4"]]
+    assert report["copies"] == [{"first": "train/a/2.mp4", "second": "test/a/copy.mp4", "where": "two splits"}]
     code, out, _ = run("data", "check", "--data.root", root, "--data.num_workers", 0)
     assert re.search(r"classes without a usable validation video +b *\n", out)
     assert re.search(r"classes without a usable training video +empty, only val *\n", out)
+
+
+def test_copies_are_named_by_where_they_are(run, tmp_path):
+    root, video = tmp_path / "videos", write_video(tmp_path / "good.mp4", frames=12).read_bytes()
+    contents = {  # c and d have the same size, and the same beginning, as others
+        "train/a/1": video + bytes(2**16) + b"1", "train/a/2": video + bytes(2**16) + b"1",
+        "train/b/1": video + bytes(2**16) + b"1", "train/b/2": video + bytes(2**16) + b"2",
+        "train/a/3": video + b"3", "train/b/3": video + b"4", "val/a/1": video + b"3", "val/b/1": video + b"5",
+    }  # fmt: skip
+    for name, content in contents.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / f"{name}.mp4").write_bytes(content)
+    words = ["data", "check", "--data.root", root, "--data.num_workers", 0]
+    code, out, err = run(*words, "--json")
+    assert (code, err) == (0, "")
+    assert [tuple(copy.values()) for copy in json.loads(out)["copies"]] == [
+        ("train/a/1.mp4", "train/a/2.mp4", "one class"),
+        ("train/a/1.mp4", "train/b/1.mp4", "two classes"),
+        ("train/a/3.mp4", "val/a/1.mp4", "two splits"),
+    ]
+    code, out, _ = run(*words)
+    for where, names in (
+        ("one class", "train/a/1.mp4 = train/a/2.mp4"),
+        ("two classes", "train/a/1.mp4 = train/b/1.mp4"),
+        ("two splits", "train/a/3.mp4 = val/a/1.mp4"),
+    ):
+        assert re.search(f"same contents in {where} +{re.escape(names)} *\n", out)
 
 
 def test_list_problems_are_listed_with_all_others(run, tmp_path):

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from helpers import color_videos
+from xvit.utils.errors import XViTError
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +30,19 @@ def test_from_clips_to_predictions(run, clips, checkpoint, recipe, tmp_path, mon
     code, out, _ = run("predict", clips / "val" / "red", "--checkpoint", result["model"], "--json")
     assert code == 0
     assert set(json.loads(out)["predictions"][0]["labels"]) == {"blue", "green", "red"}
+
+
+def test_size_of_the_frames(run, cli_error, clips, checkpoint, tmp_path, monkeypatch):
+    def stop(output, recipe, **_):
+        raise XViTError(f"{recipe.clip.image_size} pixels")
+
+    monkeypatch.setattr("xvit.experiments.finetune.run.finetune", stop)
+    words = ["finetune", clips, "--output", tmp_path / "out"]
+    for start in (("--init", checkpoint), ("--backbone", "vit_tiny_patch16_224")):
+        code, _, err = run(*words, *start, "--image-size", "32")
+        assert (code, err.splitlines()[-1]) == (2, "xvit: error: 32 pixels")
+    assert "0 pixels" in cli_error(*words, "--backbone", "vit_tiny_patch16_224")  # that of the image model
+    assert "image_size=0" in cli_error(*words, "--image-size", "0")
 
 
 def test_mistakes(cli_error, clips, checkpoint, recipe, tmp_path, monkeypatch):

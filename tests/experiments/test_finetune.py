@@ -1,6 +1,7 @@
 """Choosing a way to fine-tune, and the whole run."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -284,20 +285,61 @@ def test_doubtful_videos_have_the_lowest_scores_of_their_class(validation):
     assert torch.tensor([row["own_score"] for row in rows]).diff().ge(0).all()
 
 
-def test_classes_that_a_mirror_exchanges_are_named(recipe, tmp_path):
-    for name in ("turning left", "turning right"):
-        for index in range(2):
-            write_video(tmp_path / "clips" / name / f"{index}.mp4", color=0, seed=index)
-    recipe = replace(recipe, data=replace(recipe.data, root=str(tmp_path / "clips")))
+@pytest.fixture
+def messages_until(recipe, tmp_path):
+    """Fine-tune these contents of files until a message that starts with a word; returns all messages."""
 
-    messages = []
+    def run(files, word, *, settings=None):
+        for name, content in files.items():
+            (tmp_path / "clips" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "clips" / name).write_bytes(content)
+        messages = []
 
-    def stop(text: str) -> None:
-        messages.append(text)
-        if text.startswith("mirrored"):
-            raise StopIteration
+        def stop(text: str) -> None:
+            messages.append(text)
+            if text.startswith(word):
+                raise StopIteration
 
-    mirrored = replace(recipe, augment=replace(recipe.augment, horizontal_flip=0.5))
-    with pytest.raises(StopIteration):
-        finetune(tmp_path / "out", mirrored, callbacks=FinetuneCallbacks(on_message=stop))
-    assert messages[-1] == "mirrored clips count as the other class of a pair: turning left and turning right"
+        changed = replace(recipe, data=replace(recipe.data, root=str(tmp_path / "clips")), **settings or {})
+        with pytest.raises(StopIteration):
+            finetune(tmp_path / "out", changed, callbacks=FinetuneCallbacks(on_message=stop))
+        return messages
+
+    return run
+
+
+@pytest.fixture
+def videos_of(tmp_path):
+    """The contents of different videos, by their names."""
+    return lambda *names: {
+        name: write_video(tmp_path / "made.mp4", color=0, seed=seed).read_bytes() for seed, name in enumerate(names)
+    }
+
+
+def test_classes_that_a_mirror_exchanges_are_named(recipe, messages_until, videos_of):
+    videos = videos_of("turning left/1.mp4", "turning left/2.mp4", "turning right/3.mp4", "turning right/4.mp4")
+    mirrored = {"augment": replace(recipe.augment, horizontal_flip=0.5)}
+    *_, message = messages_until(videos, "mirrored", settings=mirrored)
+    assert message == "mirrored clips count as the other class of a pair: turning left and turning right"
+
+
+def test_copies_are_left_out(messages_until, videos_of):
+    videos = videos_of(*(f"{name}/{number}.mp4" for name in "abc" for number in range(3)))
+    videos |= {"a/copy.mp4": videos["a/1.mp4"], "c/copy.mp4": videos["b/1.mp4"]}
+    assert messages_until(videos, "8 videos")[-3:] == [
+        "left out: a/copy.mp4: a copy of a/1.mp4",
+        "left out: b/1.mp4 and c/copy.mp4: the same video in two classes",
+        "8 videos of 3 classes: a 3, b 2, c 3",
+    ]
+
+
+def test_large_frames_that_take_too_long_are_named(recipe, messages_until, videos_of, monkeypatch):
+    monkeypatch.setattr(finetune_run, "USUAL_SIZE", 8)
+    monkeypatch.setattr(finetune_run, "time_clip", lambda model: 60.0)
+    videos = videos_of("a/1.mp4", "a/2.mp4", "b/3.mp4", "b/4.mp4")
+    size = {"clip": replace(recipe.clip, image_size=16)}
+    *_, message = messages_until(videos, "frames", settings=size)
+    minutes = r"about (\d+) minutes"
+    text = f"frames have 16 x 16 pixels, and the head alone takes {minutes}: with --image-size 8, {minutes}"
+    whole, smaller = map(int, re.fullmatch(text, message).groups())
+    assert whole / smaller == pytest.approx(4, rel=0.2)

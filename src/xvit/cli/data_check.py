@@ -2,9 +2,9 @@
        xvit data check --input LIST --output DIR [--full] [--shard I/N] [--runner ray]
 
 Find what is wrong with a data set before training does: videos that are missing, corrupt, cut short, too
-short or in two splits; classes that are empty, or that one split lacks. Names what folders hold besides
-videos. By default, the packets of each file are counted, and its first and last frames decoded; --full
-decodes all.
+short or in two splits; classes that are empty, or that one split lacks. Names copies of a video in two
+splits, in two classes or in one class, and what folders hold besides videos. By default, the packets of each
+file are counted, and its first and last frames decoded; --full decodes all.
 Writes to the output folder, if given: report.html, report.json, and annotations of the usable videos
 (train.txt, val.txt, test.txt, labels.json, to be read with --data.format list).
 Prints the problems; if there are any, the exit code is 1.

@@ -1,7 +1,9 @@
 """The report of `xvit data check` as JSON and as an HTML page with plots and frames."""
 
 import html
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ def summary(report: CheckReport) -> dict[str, Any]:
         "num_problems": len(report.problems),
         "kinds": report.problem_counts,
         "problems": [{name: getattr(p, name) for name in ("id", "path", "kind", "reason")} for p in report.problems],
-        "copies": report.copies,
+        "copies": [asdict(copy) for copy in report.copies],
         "left_out": report.usable.left_out,
         "unusual_frame_rates": [{"path": video.path, "fps": round(video.fps, 3)} for video in report.unusual_fps],
         "counts": report.class_counts(),
@@ -59,7 +61,9 @@ def describe(report: CheckReport) -> dict[str, str | None]:
     ]
     hours = summary(report)["hours"]
     usable = f"{len(report.usable.train)} for training, {len(report.usable.val)} for validation"
-    copies = [" = ".join(ids) for ids in report.copies]
+    copies: dict[str, list[str]] = defaultdict(list)
+    for copy in report.copies:
+        copies[f"same contents in {copy.where}"].append(f"{copy.first} = {copy.second}")
     return {
         "samples": f"{report.num_samples} in {len(report.files)} files",
         "length": f"{hours:.2f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes",
@@ -67,7 +71,7 @@ def describe(report: CheckReport) -> dict[str, str | None]:
         "problems": ", ".join(f"{count} {kind}" for kind, count in report.problem_counts.items()) or "none",
         "classes without a usable training video": name_some(untrained, _MAX_NAMED) or None,
         "classes without a usable validation video": name_some(unvalidated, _MAX_NAMED) or None,
-        "same contents in two splits": name_some(copies, _MAX_NAMED) or None,
+        **{name: name_some(pairs, _MAX_NAMED) for name, pairs in copies.items()},
         "left out": describe_left_out(report.usable.left_out) or None,
         "unusual frame rates": str(len(report.unusual_fps)) if report.unusual_fps else None,
     }

@@ -1,4 +1,5 @@
-"""xvit finetune VIDEOS [--output DIR] [--init CHECKPOINT | --backbone NAME] [--minutes M] [--config RECIPE]
+"""xvit finetune VIDEOS [--output DIR] [--init CHECKPOINT | --backbone NAME] [--image-size S] [--minutes M]
+                    [--config RECIPE]
 
 From a folder of labelled clips, VIDEOS/<class>/*.mp4, to a model whose accuracy is known. Twenty clips of a
 class are enough to start, and two cores. Checks the videos; compares three ways to train by
@@ -18,7 +19,7 @@ examples:
   xvit finetune clips
   xvit finetune clips --output model --minutes 60
   xvit finetune clips --init motion
-  xvit finetune clips --init dinov2_small.safetensors --backbone vit_small_patch14_dinov2
+  xvit finetune clips --init dinov2_small.safetensors --backbone vit_small_patch14_dinov2 --image-size 224
   xvit finetune videos --data.format list --data.train clips.txt
 """
 
@@ -50,6 +51,8 @@ def add_options(parser: CommandParser) -> None:
     text = "start from a trained model (a folder, or motion), or from a file of weights of the image model"
     parser.add("--init CHECKPOINT", str | None, text, check=lambda path: check_exists(resolve_bundled(path)))
     parser.add("--backbone NAME", str | None, f"image model of timm; {_BACKBONE}, or that of --init, if unset")
+    text = "height and width of the frames in pixels; that of the image model or of --init, if unset; fewer are faster"
+    parser.add("--image-size S", int | None, text, low=1)
     parser.add("--minutes M", float, "time for everything", default=10.0, low=0.01)
     parser.add("--config RECIPE", str, "recipe (a YAML file, or a name)", default="finetune", check=read_recipe)
     parser.add_threads()
@@ -76,12 +79,16 @@ def _build_recipe(args: Namespace) -> RunConfig:
         train=replace(recipe.train, precision="fp32" if is_cpu else recipe.train.precision),
         eval=replace(recipe.eval, temporal_views=1, spatial_views=1),  # as `xvit predict`
     )
+    size = {} if args.image_size is None else {"image_size": args.image_size}
     if args.init and resolve_bundled(args.init).is_dir():
         if args.backbone:
             raise XViTError(f"--backbone {args.backbone}: not together with --init {args.init}, which has its own")
-        return inherit_settings(replace(recipe, init=InitConfig(checkpoint_path=args.init)), {})
+        return inherit_settings(
+            replace(recipe, init=InitConfig(checkpoint_path=args.init)), {"the command line": {"clip": size}}
+        )
     init = InitConfig(checkpoint_path=args.init) if args.init else InitConfig(pretrained=True)
-    return replace(recipe, init=init, model=replace(recipe.model, backbone=args.backbone or _BACKBONE))
+    model = replace(recipe.model, backbone=args.backbone or _BACKBONE)
+    return replace(recipe, init=init, model=model, clip=replace(recipe.clip, **size))
 
 
 def run(args: Namespace) -> int:

@@ -19,7 +19,7 @@ from xvit.data.decode.sequential import FrameReader
 from xvit.data.remote import LocalVideo, MissingVideoError, local_video
 from xvit.data.shards import shard_of
 from xvit.data.timeout import call_with_timeout, restart_deadline
-from xvit.data.tools.splits import find_class_problems, find_copies, find_overlaps
+from xvit.data.tools.splits import Copy, find_class_problems, find_copies, find_overlaps
 from xvit.utils.addresses import is_address
 from xvit.utils.errors import VideoError, check_range
 from xvit.utils.parallel import check_stop, parallel_map
@@ -76,14 +76,14 @@ class CheckReport:
         usable: the data set without the samples that have a problem.
         files: one report per file.
         problems: classes and missing videos first, then the other problems in the order of the samples.
-        copies: pairs of ids of samples in different splits whose files have the same contents.
+        copies: pairs of samples whose files have the same contents.
         num_samples: number of samples, without missing videos.
     """
 
     usable: DatasetSplits
     files: list[FileReport]
     problems: list[Problem]
-    copies: list[tuple[str, str]]
+    copies: list[Copy]
     num_samples: int
 
     @property

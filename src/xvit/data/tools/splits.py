@@ -1,14 +1,32 @@
-"""Compare the splits of a data set: classes that one of them lacks, and videos that are in two of them."""
+"""Compare the splits of a data set: classes that one of them lacks, videos that are in two of them, and copies."""
 
 import hashlib
 import os
 from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
 
 from xvit.data.annotations import DatasetSplits, Sample
 from xvit.data.shards import file_size, open_file, shard_of
 from xvit.utils.addresses import is_address
 
 _NAMES = {"train": "training", "val": "validation", "test": "test"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copy:
+    """Two samples whose files have the same contents.
+
+    Args:
+        first: the id of one.
+        second: the id of the other.
+        where: two splits, two classes or one class.
+    """
+
+    first: str
+    second: str
+    where: str
 
 
 def find_class_problems(splits: DatasetSplits) -> list[tuple[str, str]]:
@@ -51,28 +69,40 @@ def find_overlaps(splits: DatasetSplits) -> dict[tuple[str, str], str]:
     return overlaps
 
 
-def find_copies(splits: DatasetSplits) -> list[tuple[str, str]]:
-    """Pairs of ids of samples in different splits whose files have the same contents.
+def find_copies(splits: DatasetSplits) -> list[Copy]:
+    """Samples whose files have the same contents as that of an earlier sample.
 
-    Only files of the same size are read. Videos at addresses are not compared.
+    Of files of the same size the beginnings are compared, and only if these are equal everything. Videos at addresses
+    are not compared.
     """
-    by_size: dict[int, list[tuple[str, Sample]]] = defaultdict(list)
+    by_path: dict[str, tuple[str, Sample]] = {}
     for split, samples in splits.by_name.items():
         for sample in samples:
             if sample.start is None and (os.path.isfile(sample.path) or shard_of(sample.path)):
-                by_size[file_size(sample.path)].append((split, sample))
+                by_path.setdefault(sample.path, (split, sample))
+    groups = [list(by_path)]
+    for contents in (file_size, partial(_digest, num_bytes=2**16), _digest):
+        groups = [equal for group in groups for equal in _group_by(contents, group) if len(equal) > 1]
     copies = []
-    for group in by_size.values():
-        if len({split for split, _ in group}) > 1:
-            first_of: dict[str, tuple[str, Sample]] = {}
-            for split, sample in group:
-                digest = _digest(sample.path)
-                first_split, first = first_of.setdefault(digest, (split, sample))
-                if first_split != split:
-                    copies.append((first.id, sample.id))
+    for first_path, *paths in groups:
+        first_split, first = by_path[first_path]
+        for split, sample in (by_path[path] for path in paths):
+            where = (
+                "two splits" if split != first_split else "one class" if sample.label == first.label else "two classes"
+            )
+            copies.append(Copy(first=first.id, second=sample.id, where=where))
     return copies
 
 
-def _digest(path: str) -> str:
+def _group_by(key: Callable[[str], object], paths: Iterable[str]) -> Iterable[list[str]]:
+    groups: dict[object, list[str]] = defaultdict(list)
+    for path in paths:
+        groups[key(path)].append(path)
+    return groups.values()
+
+
+def _digest(path: str, num_bytes: int = -1) -> bytes:
     with open_file(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        if num_bytes >= 0:
+            return hashlib.sha256(file.read(num_bytes)).digest()
+        return hashlib.file_digest(file, "sha256").digest()

@@ -29,7 +29,7 @@ from xvit.config import SINGLE_TASK, InitConfig, RunConfig
 from xvit.data.annotations import DatasetSplits, Sample, load_splits
 from xvit.data.dataset import describe_flip_pairs
 from xvit.data.seen import count_seen
-from xvit.data.tools.check import check_dataset
+from xvit.data.tools.check import CheckReport, check_dataset
 from xvit.evaluation.calibration import calibrate_scores
 from xvit.experiments.finetune.report import write_report
 from xvit.experiments.finetune.ways import WAYS, Way, choose_way, expected_seconds, time_clip, way_recipe
@@ -45,6 +45,7 @@ from xvit.utils.files import write_json
 from xvit.utils.text import name_some
 
 MAX_FOLDS = 5
+USUAL_SIZE = 224  # pixels: some image models take larger images, which makes videos slow
 _REPORT_SECONDS = 10.0  # kept for the report
 _MIN_FOLDS = 0.1  # less than this part of a fold says too little about the time of the rest
 _logger = logging.getLogger("xvit")
@@ -109,7 +110,7 @@ def finetune(
     check_recipe(recipe)
     given = load_splits(recipe.data)
     initial = _initial_model(recipe, given)  # first, since it finds weights that cannot be had
-    clip_seconds, width = time_clip(initial), initial.backbone.num_features
+    clip_seconds, width, size = time_clip(initial), initial.backbone.num_features, initial.clip_spec.image_size
     del initial
     data = _check_videos(recipe, given, callbacks)
     folds = min(MAX_FOLDS, *Counter(sample.label for sample in data.train).values())
@@ -120,6 +121,12 @@ def finetune(
         callbacks.on_message(pairs)
     recipes = {way: way_recipe(recipe, way, videos=len(data.train), width=width) for way in WAYS}
     expect = partial(expected_seconds, videos=len(data.train), folds=folds, clip_seconds=clip_seconds)
+    if (expected := expect(recipes["head"])) > budget.left and size > USUAL_SIZE and not (output / "head").exists():
+        smaller = _duration(expected * (USUAL_SIZE / size) ** 2)
+        callbacks.on_message(
+            f"frames have {size} x {size} pixels, and the head alone takes about {_duration(expected)}: "
+            f"with --image-size {USUAL_SIZE}, about {smaller}"
+        )
     with _warnings_only():  # of the trainings, which would all log the same
         results, skipped = _compare_ways(output, recipes, data, folds, budget, expect, callbacks)
         chosen, comparisons = choose_way(results)
@@ -262,10 +269,10 @@ def _check_videos(recipe: RunConfig, given: DatasetSplits, callbacks: FinetuneCa
         decode_timeout=recipe.data.decode_timeout,
         on_progress=partial(callbacks.on_count, "checking videos"),
     )
-    data, names = report.usable, given.class_names
-    counts = Counter(sample.label for sample in data.train)
     for problem in report.problems:
         callbacks.on_message(f"left out: {problem}")
+    data, names = _leave_out_copies(report, callbacks), given.class_names
+    counts = Counter(sample.label for sample in data.train)
     few = [name for index, name in enumerate(names) if counts[index] < 2]
     if few:
         raise XViTError(
@@ -275,6 +282,19 @@ def _check_videos(recipe: RunConfig, given: DatasetSplits, callbacks: FinetuneCa
     more = f" and {len(names) - 20} more" if len(names) > 20 else ""
     callbacks.on_message(f"{len(data.train)} videos of {len(names)} classes: {listed}{more}")
     return data
+
+
+def _leave_out_copies(report: CheckReport, callbacks: FinetuneCallbacks) -> DatasetSplits:
+    """The usable videos, each once: a copy in another fold would be a question whose answer is known."""
+    left_out: set[str] = set()
+    for copy in report.copies:
+        if copy.where == "one class":
+            left_out.add(copy.second)
+            callbacks.on_message(f"left out: {copy.second}: a copy of {copy.first}")
+        else:
+            left_out |= {copy.first, copy.second}
+            callbacks.on_message(f"left out: {copy.first} and {copy.second}: the same video in two classes")
+    return replace(report.usable, train=[sample for sample in report.usable.train if sample.id not in left_out])
 
 
 def _initial_model(recipe: RunConfig, data: DatasetSplits) -> XViT:
