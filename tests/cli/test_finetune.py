@@ -55,5 +55,7 @@ def test_mistakes(cli_error, clips, checkpoint, recipe, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     message = cli_error(*words, "--backbone", "vit_tiny_patch16_224", "--data.num_workers", "0")
     assert "Hugging Face Hub" in message
+    assert "--init FILE --backbone NAME" in message
     assert "--init motion, which comes with xvit" in message
+    assert "--init.checkpoint_path" not in message  # an option of xvit train
     assert not output.exists()

@@ -1,5 +1,8 @@
 """Reliability, temperature and threshold against naive computations; the calibration of a model."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,7 @@ from hypothesis import strategies as st
 from helpers.calibration import naive_energy, with_calibration
 from helpers.color_videos import CLASSES, CLIP, make_model, with_metadata, write_video
 from xvit.checkpoint.weights import weights_hash
-from xvit.config import SINGLE_TASK, EvalConfig
+from xvit.config import SINGLE_TASK, EvalConfig, energies
 from xvit.data.annotations import Sample
 from xvit.data.dataset import VideoDataset
 from xvit.data.transforms import normalize
@@ -169,10 +172,31 @@ def test_scores_alone_give_the_same_calibration(samples):
     measured = calibrate(model, samples, keep=0.8).tasks[SINGLE_TASK].to_dict()
     scored = score_videos(Predictor(model), samples, eval_config=EvalConfig())
     assert not scored.margins
-    result = calibrate_scores(scored, weights_hash(model.state_dict()), keep=0.8)[SINGLE_TASK].to_dict()
+    result = calibrate_scores(scored, weights_hash(model.state_dict()), own=scored, keep=0.8)[SINGLE_TASK].to_dict()
     for name in ("weights_hash", "unknown_rejected"):
         assert result.pop(name) == measured.pop(name)
     assert result == pytest.approx(measured, rel=1e-4)
+
+
+@pytest.mark.parametrize("shift", [-3.0, 0.0, 3.0])
+def test_the_model_accepts_its_own_training_videos_although_its_energies_are_lower(samples, shift):
+    """Energies of the models of the folds that are not those of the model that is calibrated."""
+    model = separating_model(samples)
+    scored = score_videos(Predictor(model), samples, eval_config=EvalConfig())
+    logits = scored.scores[SINGLE_TASK].double().log()
+    own = replace(scored, scores={SINGLE_TASK: (logits * math.exp(shift)).softmax(dim=1)})
+    found = weights_hash(model.state_dict())
+    result = calibrate_scores(scored, found, own=own, keep=0.8)[SINGLE_TASK]
+    alone = calibrate_scores(scored, found, own=scored, keep=0.8)[SINGLE_TASK]
+    threshold = result.calibration.energy_threshold
+    right = (logits.argmax(dim=1) == torch.tensor([sample.label for sample in scored.samples])).numpy()
+    accepted = energies(own.scores[SINGLE_TASK].log().numpy())[right] >= threshold
+    assert accepted.mean() >= 0.8
+    if shift < 0:
+        assert threshold < alone.calibration.energy_threshold
+        assert result.coverage > alone.coverage
+    else:
+        assert result.to_dict() == alone.to_dict()
 
 
 def test_an_earlier_calibration_is_neither_used_nor_changed(samples):

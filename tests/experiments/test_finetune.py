@@ -333,13 +333,24 @@ def test_copies_are_left_out(messages_until, videos_of):
     ]
 
 
-def test_large_frames_that_take_too_long_are_named(recipe, messages_until, videos_of, monkeypatch):
-    monkeypatch.setattr(finetune_run, "USUAL_SIZE", 8)
-    monkeypatch.setattr(finetune_run, "time_clip", lambda model: 60.0)
+@pytest.mark.parametrize("clip_seconds", [60, 150, 10_000])
+def test_large_frames_that_take_too_long_are_named(recipe, messages_until, videos_of, monkeypatch, clip_seconds):
+    """The largest size is named with which the head fits into the 10 minutes, or else the smallest one."""
+    monkeypatch.setattr(finetune_run, "SMALL_SIZES", (8, 4))
+    monkeypatch.setattr(finetune_run, "time_clip", lambda model: clip_seconds)
     videos = videos_of("a/1.mp4", "a/2.mp4", "b/3.mp4", "b/4.mp4")
     size = {"clip": replace(recipe.clip, image_size=16)}
     *_, message = messages_until(videos, "frames", settings=size)
     minutes = r"about (\d+) minutes"
-    text = f"frames have 16 x 16 pixels, and the head alone takes {minutes}: with --image-size 8, {minutes}"
-    whole, smaller = map(int, re.fullmatch(text, message).groups())
-    assert whole / smaller == pytest.approx(4, rel=0.2)
+    text = f"frames have 16 x 16 pixels, and the head alone takes {minutes}: "
+    text += f"with --image-size (\\d) and another --output, {minutes}"
+    whole, small, smaller = map(int, re.fullmatch(text, message).groups())
+    assert whole > 10
+    assert smaller == pytest.approx(whole * (small / 16) ** 2, abs=1)
+    assert small == (8 if whole / 4 < 10 else 4)
+
+
+def test_small_frames_are_not_to_blame(recipe, messages_until, videos_of, monkeypatch):
+    monkeypatch.setattr(finetune_run, "time_clip", lambda model: 10_000)
+    videos = videos_of("a/1.mp4", "a/2.mp4", "b/3.mp4", "b/4.mp4")
+    assert not any(text.startswith("frames") for text in messages_until(videos, "head"))

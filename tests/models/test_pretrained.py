@@ -174,11 +174,14 @@ def test_invalid_weights(tmp_path):
     shutil.copytree(tmp_path / "run", tmp_path / "damaged_run")
     (tmp_path / "damaged_run" / "model.safetensors").write_bytes(b"truncated")
     save_file({k: v.long() if k == "cls_token" else v for k, v in state.items()}, tmp_path / "integers.safetensors")
+    scaled = {f"blocks.{block}.ls{half}.gamma": torch.ones(48) for block in (0, 1) for half in (1, 2)}
+    save_file(state | scaled, tmp_path / "scaled.safetensors")  # as DINOv2's
     torch.save([1, 2], tmp_path / "list.pth")
     for path, message, options in [
         ("incomplete.safetensors", "4 tensors missing, first backbone.blocks.1.mlp.fc1.weight", {}),
         ("other.safetensors", "not weights of this backbone", {}),
         ("complete.safetensors", "of a wrong shape", {"backbone_kwargs": {**kwargs, "embed_dim": 96}}),
+        ("scaled.safetensors", "blocks lack 4 of the tensors, first backbone.blocks.0.ls1.gamma: name the image", {}),
         ("truncated.safetensors", "damaged", {}),
         ("text.pth", "holds more than tensors|damaged", {}),
         ("list.pth", "damaged|does not fit the backbone|not weights|holds more than tensors", {}),
@@ -194,6 +197,8 @@ def test_invalid_weights(tmp_path):
         assert "\n" not in str(caught.value)
     with pytest.raises(XViTError, match="choose one"):
         create("complete.safetensors", pretrained=True)
+    shallow = create("complete.safetensors", backbone_kwargs={**kwargs, "depth": 1})
+    assert {key.split(".")[2] for key in shallow.load_report.dropped if "blocks" in key} == {"1"}
 
 
 class MaliciousPickle:

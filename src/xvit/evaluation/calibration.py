@@ -165,23 +165,47 @@ def calibrate(
     return CalibrationResult(tasks=tasks, known=known, unknown=others)
 
 
-def calibrate_scores(scored: ScoredVideos, weights: str, *, keep: float = 0.95) -> dict[str, TaskCalibration]:
-    """The calibration of each task from scores alone, such as those of a cross-validation.
+def calibrate_scores(
+    scored: ScoredVideos, weights: str, *, own: ScoredVideos, keep: float = 0.95
+) -> dict[str, TaskCalibration]:
+    """The calibration of each task from scores alone, those of a cross-validation.
 
     Softmax scores are logits minus a number for each video, to which temperature and energy are blind.
+
+    The models of the folds and the model that is calibrated need not have energies of the same size. Its own training
+    videos bound its threshold: it accepts the share `keep` of those as well.
 
     Args:
         scored: labelled videos, each scored by a model without calibration that was not trained on it.
         weights: hash of the weights that the calibration is for.
+        own: the same videos, scored by the model that is calibrated.
         keep: share of the correctly classified videos to accept, in (0, 1].
 
     Raises:
         XViTError: too few videos are classified correctly.
     """
+    known, own = _with_energies(scored), _with_energies(own)
+    return {
+        task: _calibrate_task(
+            task, known, None, keep, weights, highest=choose_threshold(own.margins[task][_is_right(own, task)], keep)
+        )
+        for task in scored.scores
+    }
+
+
+def _with_energies(scored: ScoredVideos) -> ScoredVideos:
+    """The same with energies for margins."""
     tiny = torch.finfo(torch.float32).tiny
     logits = {task: scores.double().clamp_min(tiny).log().numpy() for task, scores in scored.scores.items()}
-    known = replace(scored, margins={task: torch.from_numpy(energies(values)) for task, values in logits.items()})
-    return {task: _calibrate_task(task, known, None, keep, weights) for task in scored.scores}
+    return replace(scored, margins={task: torch.from_numpy(energies(values)) for task, values in logits.items()})
+
+
+def _targets(scored: ScoredVideos, task: str) -> Tensor:
+    return torch.tensor([as_task_dict(sample.label)[task] for sample in scored.samples])
+
+
+def _is_right(scored: ScoredVideos, task: str) -> Tensor:
+    return scored.scores[task].argmax(dim=1) == _targets(scored, task)
 
 
 def check_single_label(model: XViT) -> None:
@@ -201,13 +225,12 @@ def _count_on(
 
 
 def _calibrate_task(
-    task: str, known: ScoredVideos, unknown: ScoredVideos | None, keep: float, found: str
+    task: str, known: ScoredVideos, unknown: ScoredVideos | None, keep: float, found: str, *, highest: float = math.inf
 ) -> TaskCalibration:
-    scores, energies = known.scores[task], known.margins[task].numpy()
-    targets = torch.tensor([as_task_dict(sample.label)[task] for sample in known.samples])
-    right = (scores.argmax(dim=1) == targets).numpy()
+    scores, energies, targets = known.scores[task], known.margins[task].numpy(), _targets(known, task)
+    right = _is_right(known, task).numpy()
     temperature = fit_temperature(scores, targets)
-    threshold = choose_threshold(energies[right], keep)
+    threshold = min(choose_threshold(energies[right], keep), highest)
     accepted = energies >= threshold
     others = np.empty(0) if unknown is None else unknown.margins[task].numpy()
     num_accepted = int(accepted.sum() + (others >= threshold).sum())
@@ -274,7 +297,7 @@ def scale_scores(scores: Tensor, temperature: float) -> Tensor:
     return (scores.double().clamp_min(tiny).log() / temperature).softmax(dim=1).float()
 
 
-def choose_threshold(values: Sequence[float], keep: float) -> float:
+def choose_threshold(values: np.ndarray | Tensor | Sequence[float], keep: float) -> float:
     """The highest threshold that at least the share `keep` of the values reaches; midway to the values that do not.
 
     Args:

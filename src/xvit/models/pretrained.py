@@ -26,6 +26,9 @@ from xvit.utils.errors import XViTError, one_line
 
 _logger = logging.getLogger("xvit")
 _REQUEST_SECONDS = 10
+WITHOUT_HUB = (
+    "set checkpoint_path to it (--init.checkpoint_path FILE), or start from random weights (--init.pretrained false)"
+)
 # No warning if these stay random: a classifier, and the blocks, for which `_check_blocks` raises an error.
 _NO_WARNING = ("backbone.head", "backbone.attn_pool", "backbone.blocks")
 
@@ -77,6 +80,8 @@ def load_tensors(model: XViT, image: Mapping[str, Tensor], rest: Mapping[str, Te
     usable = {key: t for key, t in fitted.items() if key in expected and t.shape == expected[key].shape}
     new = tuple(key for key in expected if key not in usable)
     _check_blocks(source, new, fitted, expected)
+    if not rest:
+        _check_unused(source, [key for key in fitted if key not in expected], len(model.backbone.blocks))
     for key, tensor in usable.items():
         if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.is_meta:
             raise XViTError(f"{source}: {key} is {tensor.dtype}, {tensor.layout}: expected a dense float tensor")
@@ -145,6 +150,16 @@ def _check_blocks(source: str, new: Iterable[str], found: Mapping[str, Tensor], 
         )
 
 
+def _check_unused(source: str, unused: Iterable[str], depth: int) -> None:
+    """An image model whose blocks compute more than those of the backbone is another one; it may have more blocks."""
+    known = tuple(f"backbone.blocks.{number}." for number in range(depth))
+    if extra := [key for key in unused if key.startswith(known)]:
+        raise XViTError(
+            f"{source}: not weights of this backbone, whose blocks lack {len(extra)} of the tensors, first {extra[0]}: "
+            "name the image model of timm that they belong to"
+        )
+
+
 def _read_file(path: str) -> dict[str, Tensor]:
     if not Path(path).is_file():
         raise XViTError(f"checkpoint_path={path!r}: no such file or directory")
@@ -175,8 +190,7 @@ def _download_hub(name: str) -> tuple[str, dict[str, Tensor]]:
     except Exception as error:  # the network, the Hub and its cache raise many kinds
         raise XViTError(
             f"pretrained=True: cannot get {file} of {source} from the Hugging Face Hub or its local cache: "
-            f"{explain_hub_error(error)}. Download the file elsewhere, and set checkpoint_path to it "
-            "(--init.checkpoint_path FILE), or start from random weights (--init.pretrained false)"
+            f"{explain_hub_error(error)}. Download the file elsewhere, and {WITHOUT_HUB}"
         ) from None
 
 

@@ -159,15 +159,15 @@ def _run_fold(
         on_event = None if on_progress is None else partial(on_progress, number)
         resume = holds_something(folder)
         fitted = fit(config, folder, resume=resume, on_progress=on_event, data=data, frames=frames)
-        scored = _score_held_out(Predictor(fitted.last), config, data, frames)
+        scored = score_held_out(Predictor(fitted.last), config, data, frames)
         times = {"seconds": time.monotonic() - started, "cpu_seconds": cpu_seconds() - cpu_started}
         write_json(path, {"key": key, **times, **_to_values(scored, data.val)})
         shutil.rmtree(folder / "state")
     return _read_fold(path, key, number, config, data)
 
 
-def _score_held_out(predictor: Predictor, config: RunConfig, data: DatasetSplits, frames: FrameCache) -> ScoredVideos:
-    """Score the held-out videos; from their frame vectors if those are what the predictor would compute."""
+def score_held_out(predictor: Predictor, config: RunConfig, data: DatasetSplits, frames: FrameCache) -> ScoredVideos:
+    """Score the validation videos of `data`; from their frame vectors if those are what the predictor would compute."""
     views = (config.eval.temporal_views, config.eval.spatial_views)
     if config.train.tune == "head" and views == (1, 1) and config.train.precision == "fp32":
         assert isinstance(predictor.model, XViT)

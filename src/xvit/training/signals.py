@@ -44,5 +44,5 @@ class StopSignals:
         if self.received and number == signal.SIGINT and distributed.world_size() == 1:
             raise KeyboardInterrupt
         if not self.received:
-            _logger.info("stopping after this step and saving the state (press Ctrl-C again to stop at once)")
+            _logger.warning("stopping after this step and saving the state (press Ctrl-C again to stop at once)")
         self.received = number

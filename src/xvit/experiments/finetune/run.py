@@ -30,13 +30,16 @@ from xvit.data.annotations import DatasetSplits, Sample, load_splits
 from xvit.data.dataset import describe_flip_pairs
 from xvit.data.seen import count_seen
 from xvit.data.tools.check import CheckReport, check_dataset
+from xvit.evaluation import ScoredVideos
 from xvit.evaluation.calibration import calibrate_scores
 from xvit.experiments.finetune.report import write_report
 from xvit.experiments.finetune.ways import WAYS, Way, choose_way, expected_seconds, time_clip, way_recipe
+from xvit.inference.predictor import Predictor
 from xvit.models.backbone import resolve_clip_spec
-from xvit.models.pretrained import load_initial_weights
+from xvit.models.pretrained import WITHOUT_HUB, load_initial_weights
 from xvit.models.xvit import XViT
 from xvit.training import CrossValidation, Progress, check_recipe, cross_validate, fit
+from xvit.training.folds import score_held_out
 from xvit.training.frame_cache import FrameCache
 from xvit.utils.checkpoint_path import resolve_bundled
 from xvit.utils.devices import default_device
@@ -45,7 +48,7 @@ from xvit.utils.files import write_json
 from xvit.utils.text import name_some
 
 MAX_FOLDS = 5
-USUAL_SIZE = 224  # pixels: some image models take larger images, which makes videos slow
+SMALL_SIZES = (224, 112)  # pixels: some image models take larger images, which makes videos slow
 _REPORT_SECONDS = 10.0  # kept for the report
 _MIN_FOLDS = 0.1  # less than this part of a fold says too little about the time of the rest
 _logger = logging.getLogger("xvit")
@@ -121,18 +124,16 @@ def finetune(
         callbacks.on_message(pairs)
     recipes = {way: way_recipe(recipe, way, videos=len(data.train), width=width) for way in WAYS}
     expect = partial(expected_seconds, videos=len(data.train), folds=folds, clip_seconds=clip_seconds)
-    if (expected := expect(recipes["head"])) > budget.left and size > USUAL_SIZE and not (output / "head").exists():
-        smaller = _duration(expected * (USUAL_SIZE / size) ** 2)
-        callbacks.on_message(
-            f"frames have {size} x {size} pixels, and the head alone takes about {_duration(expected)}: "
-            f"with --image-size {USUAL_SIZE}, about {smaller}"
-        )
+    if not (output / "head").exists() and (advice := _advise_size(size, expect(recipes["head"]), budget)):
+        callbacks.on_message(advice)
     with _warnings_only():  # of the trainings, which would all log the same
         results, skipped = _compare_ways(output, recipes, data, folds, budget, expect, callbacks)
         chosen, comparisons = choose_way(results)
         callbacks.on_message(f"chosen: {chosen}; training it on all {len(data.train)} videos")
-        final = _train_final(output, recipes[chosen], data, callbacks)
-    calibration = _calibrate(final, results[chosen], callbacks)
+        frames = FrameCache(output / "head" / "frames", train=data.train, val=data.train)  # those of the folds
+        final = _train_final(output, recipes[chosen], data, frames, callbacks)
+        own = _score_training_videos(final, recipes[chosen], data, frames)
+    calibration = _calibrate(final, results[chosen], own, callbacks)
     result = {
         "model": str(final),
         "chosen": chosen,
@@ -304,9 +305,24 @@ def _initial_model(recipe: RunConfig, data: DatasetSplits) -> XViT:
         try:
             load_initial_weights(model, recipe.init)
         except XViTError as error:
-            raise XViTError(f"{error}. {_START_ADVICE}") from None
+            reason = str(error).replace(
+                WITHOUT_HUB, "give it: --init FILE --backbone NAME"
+            )  # the options of `finetune`
+            raise XViTError(f"{reason}. {_START_ADVICE}") from None
     model.clip_spec = resolve_clip_spec(recipe.clip, model.backbone)
     return model.to(default_device())
+
+
+def _advise_size(size: int, seconds: float, budget: _Budget) -> str:
+    """What smaller frames would save if the head alone takes too long; empty if it does not, or they are small."""
+    times = {small: seconds * (small / size) ** 2 for small in SMALL_SIZES if small < size}
+    if seconds <= budget.left or not times:
+        return ""
+    small = next((small for small, time in times.items() if time <= budget.left), min(times))
+    return (
+        f"frames have {size} x {size} pixels, and the head alone takes about {_duration(seconds)}: "
+        f"with --image-size {small} and another --output, about {_duration(times[small])}"
+    )
 
 
 def _count_seen(init: InitConfig, samples: Sequence[Sample]) -> int:
@@ -316,19 +332,31 @@ def _count_seen(init: InitConfig, samples: Sequence[Sample]) -> int:
     return count_seen(read_metadata(directory).provenance, samples).get("train", 0)
 
 
-def _train_final(output: Path, recipe: RunConfig, data: DatasetSplits, callbacks: FinetuneCallbacks) -> Path:
-    """Train on all videos; the head on the frame vectors of the folds. Returns the checkpoint."""
-    frames = FrameCache(output / "head" / "frames", train=data.train, val=data.train)
+def _train_final(
+    output: Path, recipe: RunConfig, data: DatasetSplits, frames: FrameCache, callbacks: FinetuneCallbacks
+) -> Path:
+    """Train on all videos. Returns the checkpoint."""
     on_progress = partial(callbacks.on_training, "final model")
     folder = output / "final"
     return fit(recipe, folder, resume=folder.exists(), on_progress=on_progress, data=data, frames=frames).last
 
 
-def _calibrate(checkpoint: Path, validation: CrossValidation, callbacks: FinetuneCallbacks) -> dict[str, Any] | None:
+def _score_training_videos(
+    checkpoint: Path, recipe: RunConfig, data: DatasetSplits, frames: FrameCache
+) -> ScoredVideos:
+    """The scores of the final model, without calibration, for the videos that it was trained on."""
+    model = XViT.from_pretrained(checkpoint)
+    model.calibration = {}
+    return score_held_out(Predictor(model), recipe, replace(data, val=data.train), frames)
+
+
+def _calibrate(
+    checkpoint: Path, validation: CrossValidation, own: ScoredVideos, callbacks: FinetuneCallbacks
+) -> dict[str, Any] | None:
     """Calibrate the final model by the scores of the folds; None if too few of them are right."""
     weights = weights_hash(XViT.from_pretrained(checkpoint).state_dict())
     try:
-        measured = calibrate_scores(validation.scored, weights)
+        measured = calibrate_scores(validation.scored, weights, own=own)
     except XViTError as error:
         callbacks.on_message(f"not calibrated: {error}")
         return None
