@@ -1,7 +1,7 @@
 """Real image weights and real videos: what mixing gives beside the spatial model, on tasks with free labels.
 
     python benchmarks/real.py --cache CACHE --output OUTPUT [--only weights training agreement patches times]
-        [--tune head lora full] [--seeds 3] [--steps 150] [--workers 2]
+        [--tune head lora full] [--seeds 3] [--steps 60] [--workers 2]
 
 Writes OUTPUT/results.json and prints its tables. The parts:
 
@@ -149,7 +149,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=[part for part in PARTS if part != "times"])
     parser.add_argument("--tune", nargs="+", choices=TUNE, default=list(TUNE), help="what is trained")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=150, help="of lora and full, of 8 clips each")
+    parser.add_argument("--steps", type=int, default=60, help="of lora and full, of 8 clips each")
     parser.add_argument("--workers", type=int, default=2, help="trainings at a time, each with one thread")
     args = parser.parse_args()
     args.cache, args.output = args.cache.resolve(), args.output.resolve()

@@ -29,8 +29,8 @@ SCHEMES: dict[str, dict[str, Any]] = {
 }
 TUNE: dict[str, dict[str, Any]] = {  # what is trained, and how fast
     "head": {"lr": 1e-3},
-    "lora": {"lr": 1e-3},
-    "full": {"lr": 1e-3, "layer_decay": 0.65},
+    "lora": {"lr": 3e-4},
+    "full": {"lr": 1e-4, "layer_decay": 0.65},
 }
 
 
