@@ -18,10 +18,11 @@ from xvit.data.annotations import read_class_folders
 from xvit.evaluation.calibration import calibrate_scores, fit_temperature
 from xvit.experiments.finetune import run as finetune_run
 from xvit.experiments.finetune import ways
-from xvit.experiments.finetune.report import doubtful_videos
+from xvit.experiments.finetune.report import doubtful_videos, next_commands
 from xvit.experiments.finetune.run import FinetuneCallbacks, finetune
 from xvit.experiments.finetune.ways import WAYS, choose_way, expected_seconds, way_recipe
 from xvit.inference.predictor import Predictor
+from xvit.models.xvit import XViT
 from xvit.training import cross_validate
 from xvit.utils.errors import XViTError
 from xvit.utils.intervals import paired_interval
@@ -92,6 +93,8 @@ def test_a_folder_becomes_a_model(clips, recipe, finished):
         assert json.loads((output / way / "folds.json").read_text())["top1"] == values["top1"]
     assert json.loads((output / "result.json").read_text()) == json.loads(json.dumps(result))
     report = (output / "report.md").read_text()
+    assert [name for name in result["left_out"] if "broken.mp4" in name and "unreadable" in name]
+    assert f"Left out:\n\n- {result['left_out'][0]}\n" in report
     assert f"Top-1 {100 * result['ways'][result['chosen']]['top1']:.1f} %" in report
     for picture in ("pictures/confusion.png", "pictures/doubtful.png"):
         assert f"({picture})" in report
@@ -101,6 +104,17 @@ def test_a_folder_becomes_a_model(clips, recipe, finished):
     provenance = predictor.model.provenance
     assert provenance["data"]["train"] == 12  # all videos
     assert provenance["recipe"]["train"]["tune"] == result["chosen"]
+
+
+def test_only_models_that_can_be_streamed_are_said_to_be(finished, tmp_path):
+    _, result, _ = finished
+    model = XViT.from_pretrained(result["model"])
+    for position, command in (("head", "stream"), ("input", "timeline")):
+        changed = XViT(replace(model.config, temporal_position=position))
+        changed.clip_spec, changed.class_names = model.clip_spec, model.class_names
+        changed.save_pretrained(tmp_path / position)
+        commands = next_commands(result | {"model": str(tmp_path / position)})
+        assert [text.split()[1] for text in commands] == ["predict", command, "export"]
 
 
 def test_few_videos_cannot_calibrate_the_model(finished):

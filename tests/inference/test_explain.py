@@ -212,7 +212,13 @@ def test_the_lead_over_another_class_and_a_quick_explanation(video):
 )
 def test_motion_that_changes_nothing(relevance, warned):
     """Patches that cancel each other are something to see."""
-    explanation = Explanation(
+    logit = float(np.sum(np.full((2, 1, 2), relevance)))
+    explanation = make_explanation(relevance, logit=logit, logit_still=0.0)
+    assert ("motion changes nothing" in explanation.warning) == warned
+
+
+def make_explanation(relevance, *, logit, logit_still):
+    return Explanation(
         path="a.mp4",
         task="",
         target="a",
@@ -221,11 +227,20 @@ def test_motion_that_changes_nothing(relevance, warned):
         times=(0.0, 1.0),
         frames=np.zeros((2, 4, 4, 3), np.uint8),
         relevance=np.full((2, 1, 2), relevance, np.float32),
-        logit=float(np.sum(np.full((2, 1, 2), relevance))),
-        logit_still=0.0,
+        logit=logit,
+        logit_still=logit_still,
         points=1,
     )
-    assert ("motion changes nothing" in explanation.warning) == warned
+
+
+@pytest.mark.parametrize(
+    ("logit", "expected"), [(5.02, "next to nothing"), (-5.02, "next to nothing"), (5.5, "add up")]
+)
+def test_motion_that_changes_next_to_nothing(logit, expected):
+    """Then the relevance cannot add up: the error would be that of a small number."""
+    warning = make_explanation([-1, 1.2], logit=logit, logit_still=np.sign(logit) * 5.0).warning
+    assert expected in warning
+    assert ("xvit order" in warning) == (expected != "add up")
 
 
 def test_one_of_several_tasks(video):

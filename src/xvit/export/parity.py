@@ -23,7 +23,7 @@ from xvit.data.reading import read_test_clips
 from xvit.data.transforms import as_tensor, eval_views, normalize
 from xvit.export.runtime import ExportedModel
 from xvit.models.xvit import XViT
-from xvit.utils.errors import XViTError, check_range
+from xvit.utils.errors import VideoError, XViTError, check_range
 from xvit.utils.timing import time_interleaved
 
 OnProgress = Callable[[str, int, int], None]  # stage, steps done, steps in total
@@ -133,7 +133,8 @@ def read_clips(clip_spec: ClipSpec, paths: Sequence[str], on_progress: OnProgres
     for index, path in enumerate(paths):
         item = dataset[index]
         if item.error is not None:
-            raise item.error
+            reason = f"{item.error.reason}; give a list of the other videos, such as xvit data check --output writes"
+            raise VideoError(item.error.path, reason)
         for warning in item.warnings:
             _logger.warning("%s: %s", path, warning)
         assert item.pixels is not None

@@ -39,7 +39,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from xvit.config import as_task_dict, to_dict, unwrap_single_task
+from xvit.config import ModelConfig, as_task_dict, to_dict, unwrap_single_task
 from xvit.models.attention import SpatialAttention
 from xvit.models.stream_blocks import StreamBlock
 from xvit.models.stream_patches import ChangedPatches
@@ -93,7 +93,9 @@ class Stream:
         unchanged_threshold: float | None = None,
     ) -> None:
         check_range("predict_every", predict_every, 1)
-        _check_streamable(model)
+        if model.training:
+            raise XViTError("the model is in training mode: call eval() first")
+        check_streamable(model.config)
         self.model, self.predict_every, self.skip_repeats = model, predict_every, skip_repeats
         self.patches = None if unchanged_threshold is None else ChangedPatches(model, unchanged_threshold)
         self.reset()
@@ -328,10 +330,8 @@ def _config_hash(model: XViT) -> Tensor:
     return torch.tensor(list(hashlib.sha256(settings).digest()), dtype=torch.uint8)
 
 
-def _check_streamable(model: XViT) -> None:
-    config = model.config
-    if model.training:
-        raise XViTError("the model is in training mode: call eval() first")
+def check_streamable(config: ModelConfig) -> None:
+    """Raise `XViTError` if a model cannot be streamed exactly; the message names an alternative."""
     if config.attention not in ("mixing", "spatial"):
         raise XViTError(
             f"attention={config.attention!r} cannot be streamed: it reads whole other frames, which a stream does not "

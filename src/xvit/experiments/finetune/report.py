@@ -12,7 +12,9 @@ from xvit.data.annotations import Sample
 from xvit.data.dataset import VideoDataset
 from xvit.evaluation import Evaluation
 from xvit.experiments.common import markdown_table
+from xvit.models.streaming import check_streamable
 from xvit.training import CrossValidation
+from xvit.utils.errors import XViTError
 from xvit.utils.files import atomic_write_text
 from xvit.utils.text import printable
 from xvit.utils.version import __version__
@@ -79,9 +81,14 @@ def way_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
 def next_commands(result: dict[str, Any]) -> list[str]:
     """What to do with the model: commands for a shell."""
     model = shlex.quote(result["model"])
+    try:
+        check_streamable(read_metadata(Path(result["model"])).model)
+        long_videos = f"xvit stream 0 --checkpoint {model}"
+    except XViTError:
+        long_videos = f"xvit timeline LONG_VIDEO --checkpoint {model} --output timeline"
     return [
         f"xvit predict NEW_VIDEOS --checkpoint {model}",
-        f"xvit stream 0 --checkpoint {model}",
+        long_videos,
         f"xvit export {model} --output exported --videos NEW_VIDEOS",
     ]
 
@@ -106,8 +113,15 @@ def _lines(
         f"`{Path(result['model']).relative_to(output)}` was trained in the same way on all {result['videos']} videos: "
         "it tends to be a little better."
     )
+    yield ""
+    yield (
+        "Clips that were cut out of one recording may be in different parts. If there are such clips, fewer of those "
+        "of new recordings will be right: keep some recordings for a test."
+    )
     yield from ("", "| class | videos |", "|---|---|")
     yield from (f"| {printable(name)} | {count} |" for name, count in result["classes"].items())
+    if result["left_out"]:
+        yield from ("", "Left out:", "", *(f"- {printable(reason)}" for reason in result["left_out"]))
     yield from ("", "## What was trained", "")
     yield from markdown_table(COLUMNS, way_rows(result))
     yield ""

@@ -115,7 +115,7 @@ def finetune(
     initial = _initial_model(recipe, given)  # first, since it finds weights that cannot be had
     clip_seconds, width, size = time_clip(initial), initial.backbone.num_features, initial.clip_spec.image_size
     del initial
-    data = _check_videos(recipe, given, callbacks)
+    data, left_out = _check_videos(recipe, given, callbacks)
     folds = min(MAX_FOLDS, *Counter(sample.label for sample in data.train).values())
     if seen := _count_seen(recipe.init, data.train):
         source = recipe.init.checkpoint_path
@@ -138,6 +138,7 @@ def finetune(
         "model": str(final),
         "chosen": chosen,
         "videos": len(data.train),
+        "left_out": left_out,
         "classes": {name: sum(s.label == index for s in data.train) for index, name in enumerate(data.class_names)},
         "ways": {
             way: {
@@ -252,8 +253,10 @@ class _Comparison:
             raise _OverBudgetError
 
 
-def _check_videos(recipe: RunConfig, given: DatasetSplits, callbacks: FinetuneCallbacks) -> DatasetSplits:
-    """The usable videos, all of them for training.
+def _check_videos(
+    recipe: RunConfig, given: DatasetSplits, callbacks: FinetuneCallbacks
+) -> tuple[DatasetSplits, list[str]]:
+    """The usable videos, all of them for training, and the others with the reasons.
 
     Raises:
         XViTError: fewer than two classes, or than two usable videos of a class; several labels per video.
@@ -270,9 +273,10 @@ def _check_videos(recipe: RunConfig, given: DatasetSplits, callbacks: FinetuneCa
         decode_timeout=recipe.data.decode_timeout,
         on_progress=partial(callbacks.on_count, "checking videos"),
     )
-    for problem in report.problems:
-        callbacks.on_message(f"left out: {problem}")
-    data, names = _leave_out_copies(report, callbacks), given.class_names
+    data, copies = _leave_out_copies(report)
+    left_out, names = [*map(str, report.problems), *copies], given.class_names
+    for reason in left_out:
+        callbacks.on_message(f"left out: {reason}")
     counts = Counter(sample.label for sample in data.train)
     few = [name for index, name in enumerate(names) if counts[index] < 2]
     if few:
@@ -282,20 +286,21 @@ def _check_videos(recipe: RunConfig, given: DatasetSplits, callbacks: FinetuneCa
     listed = ", ".join(f"{name} {counts[index]}" for index, name in enumerate(names[:20]))
     more = f" and {len(names) - 20} more" if len(names) > 20 else ""
     callbacks.on_message(f"{len(data.train)} videos of {len(names)} classes: {listed}{more}")
-    return data
+    return data, left_out
 
 
-def _leave_out_copies(report: CheckReport, callbacks: FinetuneCallbacks) -> DatasetSplits:
-    """The usable videos, each once: a copy in another fold would be a question whose answer is known."""
-    left_out: set[str] = set()
+def _leave_out_copies(report: CheckReport) -> tuple[DatasetSplits, list[str]]:
+    """The usable videos, each once, and the others: of a copy in another fold, the answer would be known."""
+    left_out, reasons = set[str](), []
     for copy in report.copies:
         if copy.where == "one class":
             left_out.add(copy.second)
-            callbacks.on_message(f"left out: {copy.second}: a copy of {copy.first}")
+            reasons.append(f"{copy.second}: a copy of {copy.first}")
         else:
             left_out |= {copy.first, copy.second}
-            callbacks.on_message(f"left out: {copy.first} and {copy.second}: the same video in two classes")
-    return replace(report.usable, train=[sample for sample in report.usable.train if sample.id not in left_out])
+            reasons.append(f"{copy.first} and {copy.second}: the same video in two classes")
+    usable = [sample for sample in report.usable.train if sample.id not in left_out]
+    return replace(report.usable, train=usable), reasons
 
 
 def _initial_model(recipe: RunConfig, data: DatasetSplits) -> XViT:
