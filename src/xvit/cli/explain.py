@@ -6,7 +6,7 @@ add up to what motion contributes. Orange patches speak for the class, blue ones
 The sum is checked, and its error printed; beyond 1 %, the relevance is not to be trusted.
 
 methods
-  integrated   integrated gradients: adds up (default); seconds for a small model, minutes for a ViT-S on two cores
+  integrated   integrated gradients: adds up (default); takes seconds, and minutes for a ViT-S without a GPU
   quick        one backward pass: usually does not add up
   occlusion    replaces the patches one by one by those of the clip held still: needs no gradients, slow
 
