@@ -87,9 +87,9 @@ def find_copies(splits: DatasetSplits) -> list[Copy]:
     for first_path, *paths in groups:
         first_split, first = by_path[first_path]
         for split, sample in (by_path[path] for path in paths):
-            where = (
-                "two splits" if split != first_split else "one class" if sample.label == first.label else "two classes"
-            )
+            where = "one class" if sample.label == first.label else "two classes"
+            if split != first_split:
+                where = "two splits"
             copies.append(Copy(first=first.id, second=sample.id, where=where))
     return copies
 

@@ -52,6 +52,7 @@ SMALL_SIZES = (224, 112)  # pixels: some image models take larger images, which 
 _REPORT_SECONDS = 10.0  # kept for the report
 _MIN_FOLDS = 0.1  # less than this part of a fold says too little about the time of the rest
 _logger = logging.getLogger("xvit")
+_OWN_FILE = "give it: --init FILE --backbone NAME"
 _START_ADVICE = "Or start from a trained model: --init CHECKPOINT, or --init motion, which comes with xvit"
 
 
@@ -310,9 +311,7 @@ def _initial_model(recipe: RunConfig, data: DatasetSplits) -> XViT:
         try:
             load_initial_weights(model, recipe.init)
         except XViTError as error:
-            reason = str(error).replace(
-                WITHOUT_HUB, "give it: --init FILE --backbone NAME"
-            )  # the options of `finetune`
+            reason = str(error).replace(WITHOUT_HUB, _OWN_FILE)  # the options of `xvit finetune`
             raise XViTError(f"{reason}. {_START_ADVICE}") from None
     model.clip_spec = resolve_clip_spec(recipe.clip, model.backbone)
     return model.to(default_device())
