@@ -134,7 +134,7 @@ def test_class_and_split_problems_are_listed_with_all_others(run, tmp_path):
 
 def test_copies_are_named_by_where_they_are(run, tmp_path):
     root, video = tmp_path / "videos", write_video(tmp_path / "good.mp4", frames=12).read_bytes()
-    contents = {  # c and d have the same size, and the same beginning, as others
+    contents = {  # train/b/2 has the size and the beginning of three others, train/b/3 the size of two
         "train/a/1": video + bytes(2**16) + b"1", "train/a/2": video + bytes(2**16) + b"1",
         "train/b/1": video + bytes(2**16) + b"1", "train/b/2": video + bytes(2**16) + b"2",
         "train/a/3": video + b"3", "train/b/3": video + b"4", "val/a/1": video + b"3", "val/b/1": video + b"5",

@@ -5,6 +5,7 @@ import re
 import shutil
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from xvit.experiments.finetune.ways import WAYS, choose_way, expected_seconds, w
 from xvit.inference.predictor import Predictor
 from xvit.models.xvit import XViT
 from xvit.training import cross_validate
+from xvit.training.frame_cache import FrameCache
 from xvit.utils.errors import XViTError
 from xvit.utils.intervals import paired_interval
 
@@ -126,8 +128,11 @@ def test_few_videos_cannot_calibrate_the_model(finished):
 
 
 def test_the_model_is_calibrated_by_the_predictions_of_the_folds(
-    recipe, finished, validation, no_drawing, monkeypatch, tmp_path
+    recipe, clips, finished, validation, no_drawing, monkeypatch, tmp_path
 ):
+    config = way_recipe(recipe, "head", videos=12, width=WIDTH)
+    data = replace(read_class_folders(clips), train=usable(clips), val=[])
+    frames = FrameCache(tmp_path / "frames", train=data.train, val=data.train)
     output = shutil.copytree(finished[0], tmp_path / "copy")
     monkeypatch.setattr(finetune_run, "calibrate_scores", partial(calibrate_scores, keep=0.5))
     monkeypatch.setattr(finetune_run, "choose_way", lambda results: ("head", choose_way(results)[1]))
@@ -139,6 +144,14 @@ def test_the_model_is_calibrated_by_the_predictions_of_the_folds(
     assert stored.videos == 12
     assert result["calibration"]["energy_threshold"] == stored.energy_threshold
     assert f"temperature of {stored.temperature:.2f}" in (output / "report.md").read_text()
+    model = XViT.from_pretrained(result["model"])  # the calibration that it has by now is not used for the next
+    model.calibration[SINGLE_TASK] = replace(stored, temperature=50.0)
+    model.save_pretrained(tmp_path / "hot")
+    plain, hot = (
+        finetune_run._score_training_videos(path, config, data, frames).scores[SINGLE_TASK]
+        for path in (Path(result["model"]), tmp_path / "hot")
+    )
+    assert torch.equal(plain, hot)
 
 
 def test_a_finished_run_is_not_repeated(recipe, finished, no_drawing):
@@ -368,3 +381,12 @@ def test_small_frames_are_not_to_blame(recipe, messages_until, videos_of, monkey
     monkeypatch.setattr(finetune_run, "time_clip", lambda model: 10_000)
     videos = videos_of("a/1.mp4", "a/2.mp4", "b/3.mp4", "b/4.mp4")
     assert not any(text.startswith("frames") for text in messages_until(videos, "head"))
+
+
+def test_a_continued_run_is_not_told_to_start_again(recipe, messages_until, videos_of, monkeypatch, tmp_path):
+    monkeypatch.setattr(finetune_run, "SMALL_SIZES", (8, 4))
+    monkeypatch.setattr(finetune_run, "time_clip", lambda model: 10_000)
+    (tmp_path / "out" / "head").mkdir(parents=True)
+    videos = videos_of("a/1.mp4", "a/2.mp4", "b/3.mp4", "b/4.mp4")
+    size = {"clip": replace(recipe.clip, image_size=16)}
+    assert not any(text.startswith("frames") for text in messages_until(videos, "head", settings=size))

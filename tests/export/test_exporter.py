@@ -20,7 +20,7 @@ from xvit.data.transforms import normalize
 from xvit.export import ExportedModel, ParityLimits, export_model
 from xvit.export.exporter import warn_of_validation_videos
 from xvit.export.parity import choose_videos, read_clips
-from xvit.utils.errors import XViTError
+from xvit.utils.errors import VideoError, XViTError
 
 
 def test_onnx_matches_the_model_in_predict_and_eval(run, cli_error, tmp_path):
@@ -175,3 +175,9 @@ def test_unsupported_exports_raise(options, settings, message, video_dir, tmp_pa
     with pytest.raises(XViTError, match=message):
         export_model(make_original(**options), tmp_path / "out", **{"videos": [video_dir], **settings})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unreadable_video_is_named_with_what_to_give_instead(tmp_path):
+    (tmp_path / "text.mp4").write_text("no video")
+    with pytest.raises(VideoError, match=r"text\.mp4: .*; give a list of the other videos, such as xvit data check"):
+        read_clips(CLIP, [str(tmp_path / "text.mp4")], on_progress=lambda *_: None)

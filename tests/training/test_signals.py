@@ -21,7 +21,8 @@ def ignored_interrupts():
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_is_recorded(number):
+def test_the_first_signal_is_recorded_and_acknowledged(number, caplog):
+    """At the level of a warning: finetune shows nothing else of its trainings."""
     before = signal.getsignal(number)
     with StopSignals() as signals:
         signals.check()
@@ -30,6 +31,8 @@ def test_the_first_signal_is_recorded(number):
             signals.check()
     assert stopped.value.exit_code == 128 + number
     assert signal.getsignal(number) is before
+    [record] = caplog.records
+    assert (record.levelname, record.message[:24]) == ("WARNING", "stopping after this step")
 
 
 @pytest.mark.usefixtures("ignored_interrupts")

@@ -186,8 +186,8 @@ def describe_flip_pairs(augment: AugmentConfig, class_names: ClassNames) -> str:
         return ""
     pairs = [
         f"{names[index]} and {names[other]}"
-        for task, names in as_task_dict(class_names).items()
-        for index, other in enumerate(_map_flipped_classes(class_names)[task])
+        for names in as_task_dict(class_names).values()
+        for index, other in enumerate(flipped_classes(names))
         if index < other
     ]
     return f"mirrored clips count as the other class of a pair: {name_some(pairs, 10)}" if pairs else ""

@@ -48,10 +48,10 @@ from xvit.utils.errors import XViTError, check_choice
 Method = Literal["integrated", "quick", "occlusion"]
 METHODS: tuple[Method, ...] = ("integrated", "quick", "occlusion")
 ERROR_BOUND = 0.01  # completeness error beyond which relevance should not be trusted
-LITTLE_MOTION = 0.01  # of the logit: below it, the class does not depend on motion
+_LITTLE_MOTION = 0.01  # of the logit: below it, the class does not depend on motion
 LEAST_RELEVANCE = 0.01  # of the logit, of all patches of a frame: below it, there is nothing to see
 
-_STILL = ". The class is decided by what the frames show, not by how it moves; xvit order measures that for a data set"
+_STILL = ". Single frames decide; xvit order measures that for a data set"
 _LEAST_DIFFERENCE = 1e-3  # of logits; that of a clip without motion is rounding alone
 _POINTS = (4, 8, 16, 32)  # of the quadrature: more are taken until the error is below the bound
 _BATCH_TOKENS = 4096  # tokens that go through the model at a time
@@ -108,7 +108,7 @@ class Explanation:
         """Why the relevance should not be trusted; empty if its sum is within `ERROR_BOUND`."""
         if np.abs(self.relevance).sum(axis=(1, 2)).max() < LEAST_RELEVANCE:
             return "motion changes nothing here: the clip and the clip held still have the same logit" + _STILL
-        if abs(self.logit - self.logit_still) < LITTLE_MOTION * abs(self.logit):
+        if abs(self.logit - self.logit_still) < _LITTLE_MOTION * abs(self.logit):
             return "motion changes next to nothing here" + _STILL
         if (self.completeness_error or 0.0) <= ERROR_BOUND:
             return ""

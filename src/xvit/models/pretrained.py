@@ -80,7 +80,7 @@ def load_tensors(model: XViT, image: Mapping[str, Tensor], rest: Mapping[str, Te
     usable = {key: t for key, t in fitted.items() if key in expected and t.shape == expected[key].shape}
     new = tuple(key for key in expected if key not in usable)
     _check_blocks(source, new, fitted, expected)
-    if not rest:
+    if not rest:  # a file of an image model
         _check_unused(source, [key for key in fitted if key not in expected], len(model.backbone.blocks))
     for key, tensor in usable.items():
         if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.is_meta:

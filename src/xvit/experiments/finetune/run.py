@@ -33,7 +33,7 @@ from xvit.data.tools.check import CheckReport, check_dataset
 from xvit.evaluation import ScoredVideos
 from xvit.evaluation.calibration import calibrate_scores
 from xvit.experiments.finetune.report import write_report
-from xvit.experiments.finetune.ways import WAYS, Way, choose_way, expected_seconds, time_clip, way_recipe
+from xvit.experiments.finetune.ways import WAYS, Comparison, Way, choose_way, expected_seconds, time_clip, way_recipe
 from xvit.inference.predictor import Predictor
 from xvit.models.backbone import resolve_clip_spec
 from xvit.models.pretrained import WITHOUT_HUB, load_initial_weights
@@ -141,14 +141,7 @@ def finetune(
         "videos": len(data.train),
         "left_out": left_out,
         "classes": {name: sum(s.label == index for s in data.train) for index, name in enumerate(data.class_names)},
-        "ways": {
-            way: {
-                **asdict(comparisons[way]),
-                **validation.to_dict(),
-                "seconds": sum(f.seconds for f in validation.folds),
-            }
-            for way, validation in results.items()
-        },
+        "ways": {way: _way_values(comparisons[way], validation) for way, validation in results.items()},
         "not_tried": skipped,
         "calibration": calibration,
         "report": str(output / "report.md"),
@@ -334,6 +327,12 @@ def _count_seen(init: InitConfig, samples: Sequence[Sample]) -> int:
     if not init.checkpoint_path or not (directory := resolve_bundled(init.checkpoint_path)).is_dir():
         return 0
     return count_seen(read_metadata(directory).provenance, samples).get("train", 0)
+
+
+def _way_values(comparison: Comparison, validation: CrossValidation) -> dict[str, Any]:
+    """What the report says of a way."""
+    seconds = sum(fold.seconds for fold in validation.folds)
+    return {**asdict(comparison), **validation.to_dict(), "seconds": seconds}
 
 
 def _train_final(
