@@ -1,24 +1,26 @@
 """Real image weights and real videos: what mixing gives beside the spatial model, on tasks with free labels.
 
-    python benchmarks/real.py --cache CACHE --output OUTPUT [--only weights training agreement patches times]
+    python benchmarks/real.py --cache CACHE --output OUTPUT [--only weights training footage agreement patches times]
         [--tune head lora full] [--seeds 3] [--steps 60] [--workers 2]
 
 Writes OUTPUT/results.json and prints its tables. The parts:
 
     weights     download a DINOv2-small backbone into the cache, convert it, compare it with ONNX Runtime
     training    train on tasks from real videos (`real_tasks.py`, `real_training.py`)
+    footage     train heads on parts of the footage: would more of it help?
     agreement   of int8 exports and of token merging with the trained models (`real_use.py`)
     patches     how much of real videos does not change from frame to frame
     times       time of a frame; only if asked for, and only meaningful on a machine that does nothing else
 
-Each training is one file of the output: the same command continues after a stop.
+Each training, and the agreement of each model, is one file of the output: the same command continues after a stop.
 """
 
 import argparse
 import multiprocessing
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +32,15 @@ import real_sources
 import real_use
 import real_weights
 from common import log_progress
-from real_tasks import Footage, read_footage, test_windows, window_blocks
+from real_tasks import TASKS, Footage, read_footage, test_windows, window_blocks
 from real_training import TUNE, Run, all_runs, build_model, frame_vectors, train
+from real_use import kept_run
 from xvit.utils.errors import XViTError
 from xvit.utils.files import publish, read_json, write_json
 from xvit.utils.version import __version__
 
 WEIGHTS = "weights.safetensors"  # in the cache
+SHARES = (0.25, 0.5)  # of the training windows, besides all of them
 
 
 def read_all_footage(cache: Path) -> list[Footage]:
@@ -46,8 +50,8 @@ def read_all_footage(cache: Path) -> list[Footage]:
 
 
 def vectors_path(output: Path, run: Run) -> Path:
-    """The file of the frame vectors that all seeds and ways of a task and scheme share."""
-    return output / "vectors" / f"{run.task}-{run.scheme.replace(', ', '-')}.safetensors"
+    """The file of the frame vectors that all seeds and ways to train share."""
+    return output / "vectors" / f"{run.vectors_name}.safetensors"
 
 
 def embed_one(run: Run, args: argparse.Namespace) -> None:
@@ -56,7 +60,7 @@ def embed_one(run: Run, args: argparse.Namespace) -> None:
     path = vectors_path(args.output, run)
     model = build_model(args.cache / WEIGHTS, run.scheme).eval()
     tmp_path = path.with_name(f".{path.name}")
-    save_file(frame_vectors(model, run.task, read_all_footage(args.cache)), tmp_path)
+    save_file(frame_vectors(model, run.task, read_all_footage(args.cache), run.share), tmp_path)
     publish(tmp_path, path)
 
 
@@ -65,14 +69,14 @@ def run_one(run: Run, args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     vectors = load_file(vectors_path(args.output, run))
     model, result = train(run, args.cache / WEIGHTS, read_all_footage(args.cache), vectors, args.steps)
-    if run == real_use.kept_run(run.task):
+    if run == kept_run(run.task):
         model.save_pretrained(args.output / "models" / run.name)
     write_json(run_path(args.output, run), result | {"steps": args.steps})
 
 
 def run_path(output: Path, run: Run) -> Path:
     """The file of a training's result."""
-    return output / "runs" / f"{run.name}.json"
+    return output / ("runs" if run.share == 1 else "shares") / f"{run.name}.json"
 
 
 def run_all(jobs: dict[Path, Run], work: Callable[..., None], args: argparse.Namespace) -> None:
@@ -90,6 +94,14 @@ def run_all(jobs: dict[Path, Run], work: Callable[..., None], args: argparse.Nam
         pool.shutdown(cancel_futures=True)
 
 
+def train_all(runs: Sequence[Run], args: argparse.Namespace) -> None:
+    """Do the trainings that have no file yet."""
+    log_progress("frame vectors of the frozen image model")
+    run_all({vectors_path(args.output, run): run for run in runs}, embed_one, args)
+    log_progress("trainings")
+    run_all({run_path(args.output, run): run for run in runs}, run_one, args)
+
+
 def measure_weights(args: argparse.Namespace) -> dict[str, Any]:
     """Convert the weights, compared with ONNX Runtime: all other parts need them."""
     [onnx_path] = real_sources.fetch(real_sources.WEIGHTS, args.cache)
@@ -103,10 +115,7 @@ def measure_training(args: argparse.Namespace) -> dict[str, Any]:
             raise XViTError(f"{path}: trained with --steps {steps}; continue with these, or choose another --output")
     footage = read_all_footage(args.cache)
     runs = all_runs(args.seeds, args.tune)
-    log_progress("frame vectors of the frozen image model")
-    run_all({vectors_path(args.output, run): run for run in runs}, embed_one, args)
-    log_progress("trainings")
-    run_all({run_path(args.output, run): run for run in runs}, run_one, args)
+    train_all(runs, args)
     return {
         "steps": args.steps,
         "footage": [{"name": video.name, "rate": video.rate, "test_windows": len(video.test)} for video in footage],
@@ -115,9 +124,26 @@ def measure_training(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def measure_footage(args: argparse.Namespace) -> dict[str, Any]:
+    """Heads that are trained on parts of the footage; those on all of it are among the trainings."""
+    runs = [replace(run, share=share) for share in SHARES for run in all_runs(args.seeds, ["head"])]
+    runs = [run for run in runs if run.scheme == "mixing, replicate"]
+    train_all(runs, args)
+    seconds = sum(video.train_seconds for video in read_all_footage(args.cache))
+    return {"train_seconds": seconds, "shares": [read_json(run_path(args.output, run)) for run in runs]}
+
+
 def measure_agreement(args: argparse.Namespace) -> dict[str, Any]:
-    """Of exports and merged tokens, for the kept models."""
-    return {"agreement": real_use.measure_agreement(args.output, read_all_footage(args.cache))}
+    """Of exports and merged tokens, for the kept models: one file each."""
+    footage, rows = read_all_footage(args.cache), []
+    for task in TASKS:
+        path, directory = args.output / "agreement" / f"{task}.json", args.output / "models" / kept_run(task).name
+        if not path.is_file() and directory.is_dir():
+            log_progress(f"int8 and token merging: {task}")
+            path.parent.mkdir(exist_ok=True)
+            write_json(path, real_use.measure_agreement(directory, task, footage))
+        rows += read_json(path) if path.is_file() else []
+    return {"agreement": rows}
 
 
 def measure_patches(args: argparse.Namespace) -> dict[str, Any]:
@@ -136,6 +162,7 @@ def measure_times(args: argparse.Namespace) -> dict[str, Any]:
 PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "weights": measure_weights,
     "training": measure_training,
+    "footage": measure_footage,
     "agreement": measure_agreement,
     "patches": measure_patches,
     "times": measure_times,

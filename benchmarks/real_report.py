@@ -43,6 +43,8 @@ def difference_interval(differences: np.ndarray, blocks: list[list[int]]) -> tup
 def tables(result: dict[str, Any]) -> str:
     """All tables for which there are numbers."""
     lines = [*_accuracy_table(result), "", *_control_table(result)] if result.get("runs") else []
+    if result.get("shares"):
+        lines += ["", *_footage_table(result)]
     for name, columns in (
         ("agreement", ("model", "same class as the float32 model", "accuracy", "largest difference", "GMACs a clip")),
         ("patches", ("video", "size", *(f"unchanged at {threshold:g}" for threshold in real_use.THRESHOLDS))),
@@ -70,12 +72,32 @@ def _accuracy_table(result: dict[str, Any]) -> Iterator[str]:
     return markdown_table(("trained", "task", base, *columns), rows)
 
 
+def _footage_table(result: dict[str, Any]) -> Iterator[str]:
+    """Accuracy of heads on parts of the footage and on all of it, and how much better the latter are."""
+    shares = sorted({run["share"] for run in result["shares"]})
+    parts = [accuracies([run for run in result["shares"] if run["share"] == share]) for share in shares]
+    parts.append(accuracies(result["runs"]))
+    rows = []
+    for task in TASKS:
+        key = (task, "mixing, replicate", "head")
+        if all(key in part for part in parts):
+            values = [part[key] for part in parts]
+            rows.append([task, *map(_percent, values), _difference(values[-1], values[0], result["blocks"])])
+    seconds = [f"{share * result['train_seconds']:.0f} s" for share in (*shares, 1)]
+    return markdown_table(("task", *seconds, "last over first, points"), rows)
+
+
 def _compare(mixing: np.ndarray, spatial: np.ndarray, blocks: list[list[int]]) -> list[str]:
-    seeds = min(len(mixing), len(spatial))
-    differences = 100 * (mixing[:seeds] - spatial[:seeds])
+    return [_percent(mixing), _difference(mixing, spatial, blocks)]
+
+
+def _difference(values: np.ndarray, others: np.ndarray, blocks: list[list[int]]) -> str:
+    """Points by which accuracies are above others, bold if the interval is clear of zero."""
+    seeds = min(len(values), len(others))
+    differences = 100 * (values[:seeds] - others[:seeds])
     low, high = difference_interval(differences, blocks)
     text = f"{differences.mean():+.1f} ({low:+.1f} to {high:+.1f})"
-    return [_percent(mixing), f"**{text}**" if low > 0 or high < 0 else text]
+    return f"**{text}**" if low > 0 or high < 0 else text
 
 
 def _control_table(result: dict[str, Any]) -> Iterator[str]:

@@ -80,6 +80,11 @@ class Footage:
         return range(split_frames(len(self.frames), self.rate)[0].stop - WINDOW + 1)
 
     @property
+    def train_seconds(self) -> float:
+        """Length of the training part."""
+        return len(split_frames(len(self.frames), self.rate)[0]) / self.rate
+
+    @property
     def test(self) -> range:
         """The frames at which the test windows start."""
         part = split_frames(len(self.frames), self.rate)[1]
@@ -157,13 +162,19 @@ def cut_clips(window: Tensor, task: str, shift: tuple[int, int] = (0, 0)) -> Ten
     return clips
 
 
-def train_pairs(footage: Sequence[Footage], task: str, seed: int) -> Iterator[Tensor]:
+def train_pairs(footage: Sequence[Footage], task: str, seed: int, share: float = 1.0) -> Iterator[Tensor]:
     """Clips (2, T, C, S, S), uint8, of both classes from random training windows, without end.
 
     As both show the same square of the same window, what is in a window says nothing about its class.
+
+    Args:
+        footage: the videos.
+        task: one of `TASKS`.
+        seed: of the windows.
+        share: of the training windows of each video, the last ones.
     """
     rng = np.random.default_rng(seed)
-    starts = [(video, start) for video in footage for start in video.train]
+    starts = [(video, start) for video in footage for start in video.train[-math.ceil(share * len(video.train)) :]]
     while True:
         video, start = starts[rng.integers(len(starts))]
         down, right = rng.integers(-_SHIFT, _SHIFT + 1, size=2).tolist()

@@ -42,11 +42,18 @@ class Run:
     scheme: str
     tune: str
     seed: int
+    share: float = 1.0  # of the training windows
 
     @property
     def name(self) -> str:
         """For files."""
-        return f"{self.task}-{self.scheme.replace(', ', '-')}-{self.tune}-{self.seed}"
+        return f"{self.vectors_name}-{self.tune}-{self.seed}"
+
+    @property
+    def vectors_name(self) -> str:
+        """For the frame vectors, which all seeds and ways to train share."""
+        share = "" if self.share == 1 else f"-{self.share:g}"
+        return f"{self.task}-{self.scheme.replace(', ', '-')}{share}"
 
 
 def build_model(weights: Path, scheme: str, *, image_size: int = IMAGE_SIZE, **options: Any) -> XViT:
@@ -66,9 +73,9 @@ def build_model(weights: Path, scheme: str, *, image_size: int = IMAGE_SIZE, **o
     )
 
 
-def frame_vectors(model: XViT, task: str, footage: Sequence[Footage]) -> dict[str, Tensor]:
+def frame_vectors(model: XViT, task: str, footage: Sequence[Footage], share: float = 1.0) -> dict[str, Tensor]:
     """Frame vectors (clips, T, D) of the frozen image model: of training clips, and of the test clips and controls."""
-    pairs = islice(train_pairs(footage, task, seed=0), TRAIN_WINDOWS)
+    pairs = islice(train_pairs(footage, task, seed=0, share=share), TRAIN_WINDOWS)
     training = (torch.cat(batch) for batch in iter(lambda: list(islice(pairs, BATCH_SIZE // 2)), []))
     found = {"train": _embed(model, (normalize(clips, model.clip_spec) for clips in training))}
     for name, frames in ({"test": range(NUM_FRAMES)} | CONTROLS).items():
@@ -103,7 +110,7 @@ def train(
         chosen = rng.choice(len(train_vectors), HEAD_BATCH_SIZE // 2, replace=False)
         return model.classify_frames(train_vectors[torch.from_numpy(chosen)].flatten(0, 1))
 
-    pairs = train_pairs(footage, run.task, run.seed)
+    pairs = train_pairs(footage, run.task, run.seed, run.share)
 
     def draw_clips() -> Tensor:
         clips = torch.cat(list(islice(pairs, BATCH_SIZE // 2)))

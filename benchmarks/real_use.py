@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from common import log_progress
-from real_tasks import IMAGE_SIZE, TASKS, Footage, test_batches, train_pairs
+from real_tasks import IMAGE_SIZE, Footage, test_batches, train_pairs
 from real_training import Run, build_model
 from xvit import XViT, count_macs
 from xvit.checkpoint import CARD, CONFIG, EXPORTED, checkpoint_files
@@ -58,30 +58,24 @@ def merge_tokens(model: XViT, r: int) -> XViT:
 
 
 @torch.inference_mode()
-def measure_agreement(output: Path, footage: Sequence[Footage]) -> list[list[str]]:
-    """Rows: of each kept model and what is made of it, how often its class on the test clips is that of the model."""
-    rows = []
-    for task in TASKS:
-        directory = output / "models" / kept_run(task).name
-        if not directory.is_dir():
-            continue
-        model = XViT.from_pretrained(directory).eval()
-        log_progress(f"int8 and token merging: {task}")
-        batches = list(test_batches(footage, task, model.clip_spec))
-        labels = torch.cat([labels for _, labels in batches])
-        clips = [clips for clips, _ in batches]
-        expected = torch.cat([model(x) for x in clips])
-        rows.append(_row(f"{task}: float32", expected, expected, labels, model))
-        for r in TOME_R:
-            merging = merge_tokens(model, r)
-            rows.append(_row(f"{task}: tome_r {r}", torch.cat([merging(x) for x in clips]), expected, labels, merging))
-        for format in ("openvino", "onnx"):
-            pairs = islice(train_pairs(footage, task, seed=0), _CALIBRATION_CLIPS)
-            calibration = [pair[index % 2][None] for index, pair in enumerate(pairs)]
-            with tempfile.TemporaryDirectory() as directory:
-                exported = export_int8(model, Path(directory), format, calibration)
-                logits = torch.cat([exported(x[i : i + 1]) for x in clips for i in range(len(x))])
-            rows.append(_row(f"{task}: int8, {format}", logits, expected, labels, model))
+def measure_agreement(directory: Path, task: str, footage: Sequence[Footage]) -> list[list[str]]:
+    """Rows: of a trained model and what is made of it, how often its class on the test clips is that of the model."""
+    model = XViT.from_pretrained(directory).eval()
+    batches = list(test_batches(footage, task, model.clip_spec))
+    labels = torch.cat([labels for _, labels in batches])
+    clips = [clips for clips, _ in batches]
+    expected = torch.cat([model(x) for x in clips])
+    rows = [_row(f"{task}: float32", expected, expected, labels, model)]
+    for r in TOME_R:
+        merging = merge_tokens(model, r)
+        rows.append(_row(f"{task}: tome_r {r}", torch.cat([merging(x) for x in clips]), expected, labels, merging))
+    for format in ("openvino", "onnx"):
+        pairs = islice(train_pairs(footage, task, seed=0), _CALIBRATION_CLIPS)
+        calibration = [pair[index % 2][None] for index, pair in enumerate(pairs)]
+        with tempfile.TemporaryDirectory() as folder:
+            exported = export_int8(model, Path(folder), format, calibration)
+            logits = torch.cat([exported(x[i : i + 1]) for x in clips for i in range(len(x))])
+        rows.append(_row(f"{task}: int8, {format}", logits, expected, labels, model))
     return rows
 
 

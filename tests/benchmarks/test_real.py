@@ -1,8 +1,10 @@
 """The pure parts of the benchmark on real weights and footage: how clips are cut, names of weights, intervals."""
 
 import json
+import math
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -102,6 +104,25 @@ def test_training_pairs_come_from_the_training_part_and_depend_on_the_seed_alone
     assert 100 < max(int(pair.max()) for pair in draws) <= 119
     assert all(torch.equal(pair, next(again)) for pair in draws)
     assert not all(torch.equal(pair, next(other)) for pair in draws)
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5])
+def test_a_share_of_the_footage_is_what_is_nearest_to_the_test(share):
+    frames = torch.arange(200, dtype=torch.uint8)[:, None, None, None].expand(200, 3, 98, 98).contiguous()
+    footage = [real_tasks.Footage(name="", frames=frames, rate=10.0)]
+    assert footage[0].train_seconds == 12.0
+    pairs = real_tasks.train_pairs(footage, "direction", 0, share)
+    starts = {int(next(pairs)[0, 0].amin()) for _ in range(400)}
+    assert starts == set(range(106 - math.ceil(106 * share), 106))
+
+
+def test_trainings_have_names_of_their_own_and_share_frame_vectors():
+    runs = real_training.all_runs(2, ["head", "lora"])
+    runs += [replace(run, share=share) for run in runs for share in (0.25, 0.5)]
+    assert len({run.name for run in runs}) == len(runs)
+    vectors = {run.vectors_name for run in runs}
+    assert len(vectors) == 3 * len(real_tasks.TASKS) * len(real_training.SCHEMES)
+    assert "order-mixing-replicate" in vectors
 
 
 def test_blocks_are_of_neighbours_in_one_video():
@@ -259,3 +280,18 @@ def test_the_table_compares_with_spatial_and_marks_what_is_clear_of_zero():
     )
     assert (over, over_replicate) == ("**+50.0 (+50.0 to +50.0)**", "+0.0 (+0.0 to +0.0)")
     assert "| order | mixing, zero | 100.0 % | 50.0 % | 0.0 % |" in text
+
+
+def test_the_table_of_parts_of_the_footage_compares_all_of_it_with_the_smallest():
+    parts = {0.25: 0.0, 0.5: 0.4, 1: 1.0}
+    runs = {share: make_runs({"mixing, replicate": accuracy}) for share, accuracy in parts.items()}
+    for run in runs[1]:
+        run["controls"] = {"shuffled": "01" * 60, "still": "00" * 60}
+    shares = [run | {"share": share} for share in (0.5, 0.25) for run in runs[share]]
+    blocks = np.arange(60).reshape(12, 5).tolist()
+    text = real_report.tables({"runs": runs[1], "shares": shares, "blocks": blocks, "train_seconds": 144.6})
+    lines = text.splitlines()
+    place = lines.index("| task | 36 s | 72 s | 145 s | last over first, points |")
+    row = lines[place + 2]
+    assert row.startswith("| order | 50.0 % (50.0 to 50.0) | ")
+    assert row.endswith("| 100.0 % (100.0 to 100.0) | **+50.0 (+50.0 to +50.0)** |")
