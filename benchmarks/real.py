@@ -1,6 +1,6 @@
 """Real image weights and real videos: what mixing gives beside the spatial model, on tasks with free labels.
 
-    python benchmarks/real.py --cache CACHE --output OUTPUT [--only weights training footage agreement patches times]
+    python benchmarks/real.py --cache CACHE --output OUTPUT [--only PART ...]
         [--tune head lora full] [--seeds 3] [--steps 60] [--workers 2]
 
 Writes OUTPUT/results.json and prints its tables. The parts:
@@ -8,6 +8,7 @@ Writes OUTPUT/results.json and prints its tables. The parts:
     weights     download a DINOv2-small backbone into the cache, convert it, compare it with ONNX Runtime
     training    train on tasks from real videos (`real_tasks.py`, `real_training.py`)
     footage     train heads on parts of the footage: would more of it help?
+    earlier     train heads on the last part of each video, and test them on the first
     agreement   of int8 exports and of token merging with the trained models (`real_use.py`)
     patches     how much of real videos does not change from frame to frame
     times       time of a frame; only if asked for, and only meaningful on a machine that does nothing else
@@ -43,10 +44,10 @@ WEIGHTS = "weights.safetensors"  # in the cache
 SHARES = (0.25, 0.5)  # of the training windows, besides all of them
 
 
-def read_all_footage(cache: Path) -> list[Footage]:
+def read_all_footage(cache: Path, tested: str = "later") -> list[Footage]:
     """The footage of all videos of the cache that are long enough for the tasks."""
     videos = (read_footage(path) for path in real_sources.fetch_videos(cache))
-    return [video for video in videos if video is not None]
+    return [replace(video, tested=tested) for video in videos if video is not None]
 
 
 def vectors_path(output: Path, run: Run) -> Path:
@@ -60,7 +61,8 @@ def embed_one(run: Run, args: argparse.Namespace) -> None:
     path = vectors_path(args.output, run)
     model = build_model(args.cache / WEIGHTS, run.scheme).eval()
     tmp_path = path.with_name(f".{path.name}")
-    save_file(frame_vectors(model, run.task, read_all_footage(args.cache), run.share), tmp_path)
+    footage = read_all_footage(args.cache, run.tested)
+    save_file(frame_vectors(model, run.task, footage, run.share), tmp_path)
     publish(tmp_path, path)
 
 
@@ -68,7 +70,8 @@ def run_one(run: Run, args: argparse.Namespace) -> None:
     """Train and test one model, and write its file. One model of each task is kept for `real_use`."""
     torch.set_num_threads(1)
     vectors = load_file(vectors_path(args.output, run))
-    model, result = train(run, args.cache / WEIGHTS, read_all_footage(args.cache), vectors, args.steps)
+    footage = read_all_footage(args.cache, run.tested)
+    model, result = train(run, args.cache / WEIGHTS, footage, vectors, args.steps)
     if run == kept_run(run.task):
         model.save_pretrained(args.output / "models" / run.name)
     write_json(run_path(args.output, run), result | {"steps": args.steps})
@@ -76,7 +79,7 @@ def run_one(run: Run, args: argparse.Namespace) -> None:
 
 def run_path(output: Path, run: Run) -> Path:
     """The file of a training's result."""
-    return output / ("runs" if run.share == 1 else "shares") / f"{run.name}.json"
+    return output / "runs" / f"{run.name}.json"
 
 
 def run_all(jobs: dict[Path, Run], work: Callable[..., None], args: argparse.Namespace) -> None:
@@ -116,11 +119,12 @@ def measure_training(args: argparse.Namespace) -> dict[str, Any]:
     footage = read_all_footage(args.cache)
     runs = all_runs(args.seeds, args.tune)
     train_all(runs, args)
+    paths = [run_path(args.output, run) for run in all_runs(args.seeds, list(TUNE))]
     return {
         "steps": args.steps,
         "footage": [{"name": video.name, "rate": video.rate, "test_windows": len(video.test)} for video in footage],
         "blocks": window_blocks(test_windows(footage)),
-        "runs": [read_json(path) for path in sorted((args.output / "runs").glob("*.json"))],
+        "runs": [read_json(path) for path in paths if path.is_file()],
     }
 
 
@@ -131,6 +135,14 @@ def measure_footage(args: argparse.Namespace) -> dict[str, Any]:
     train_all(runs, args)
     seconds = sum(video.train_seconds for video in read_all_footage(args.cache))
     return {"train_seconds": seconds, "shares": [read_json(run_path(args.output, run)) for run in runs]}
+
+
+def measure_earlier(args: argparse.Namespace) -> dict[str, Any]:
+    """Heads that are trained on the last part of each video and tested on the first: other test clips."""
+    runs = [replace(run, tested="earlier") for run in all_runs(args.seeds, ["head"])]
+    train_all(runs, args)
+    blocks = window_blocks(test_windows(read_all_footage(args.cache, "earlier")))
+    return {"earlier": {"blocks": blocks, "runs": [read_json(run_path(args.output, run)) for run in runs]}}
 
 
 def measure_agreement(args: argparse.Namespace) -> dict[str, Any]:
@@ -163,6 +175,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "weights": measure_weights,
     "training": measure_training,
     "footage": measure_footage,
+    "earlier": measure_earlier,
     "agreement": measure_agreement,
     "patches": measure_patches,
     "times": measure_times,

@@ -43,6 +43,8 @@ def difference_interval(differences: np.ndarray, blocks: list[list[int]]) -> tup
 def tables(result: dict[str, Any]) -> str:
     """All tables for which there are numbers."""
     lines = [*_accuracy_table(result), "", *_control_table(result)] if result.get("runs") else []
+    if result.get("earlier"):
+        lines += ["", *_accuracy_table(result["earlier"], "head, tested on the first part")]
     if result.get("shares"):
         lines += ["", *_footage_table(result)]
     for name, columns in (
@@ -55,15 +57,15 @@ def tables(result: dict[str, Any]) -> str:
     return "\n".join(lines).strip()
 
 
-def _accuracy_table(result: dict[str, Any]) -> Iterator[str]:
-    """Accuracy of each scheme, and how much better than spatial the mixing ones are."""
+def _accuracy_table(result: dict[str, Any], name: str = "") -> Iterator[str]:
+    """Accuracy of each scheme, and how much better than spatial the mixing ones are; `name` is for the first column."""
     values, rows = accuracies(result["runs"]), []
     base, *others = SCHEMES
     for tune in TUNE:
         for task in TASKS:
             if (spatial := values.get((task, base, tune))) is None:
                 continue
-            row = [tune, task, _percent(spatial)]
+            row = [name or tune, task, _percent(spatial)]
             for scheme in others:
                 mixing = values.get((task, scheme, tune))
                 row += ["", ""] if mixing is None else _compare(mixing, spatial, result["blocks"])

@@ -13,9 +13,11 @@ The clips of a window are cut from the square in which most moves, 98 pixels of 
 frame, people are a few patches large, and hardly move in 0.1 s.
 
 In `direction` and `order` both classes have the same frames: only their order tells them apart. In `mirror` a single
-frame does. Windows for training are drawn from the first part of each video, those for testing from the last part:
+frame does. Windows for training are drawn from the first part of each video, those for testing from the last part, or
+the other way round:
 
-    |------------ training: 60 % ------------|-- gap: 2 s --|-------- test --------|
+    later     |------------ training: 60 % ------------|-- gap: 2 s --|-------- test --------|
+    earlier   |-------- test --------|-- gap: 2 s --|------------ training: 60 % ------------|
 """
 
 import math
@@ -68,33 +70,42 @@ class Footage:
         name: of the file.
         frames: (T', C, H, W), uint8; the short side has 224 pixels.
         rate: frames per second.
+        tested: whether the test windows are later or earlier than those for training.
     """
 
     name: str
     frames: Tensor
     rate: float
+    tested: str = "later"
 
     @property
     def train(self) -> range:
         """The frames at which a training window may start."""
-        return range(split_frames(len(self.frames), self.rate)[0].stop - WINDOW + 1)
+        part = self._parts[0]
+        return range(part.start, part.stop - WINDOW + 1)
 
     @property
     def train_seconds(self) -> float:
         """Length of the training part."""
-        return len(split_frames(len(self.frames), self.rate)[0]) / self.rate
+        return len(self._parts[0]) / self.rate
 
     @property
     def test(self) -> range:
         """The frames at which the test windows start."""
-        part = split_frames(len(self.frames), self.rate)[1]
+        part = self._parts[1]
         return range(part.start, part.stop - WINDOW + 1, TEST_HOP)
 
+    @property
+    def _parts(self) -> tuple[range, range]:
+        return split_frames(len(self.frames), self.rate, self.tested)
 
-def split_frames(num_frames: int, rate: float) -> tuple[range, range]:
+
+def split_frames(num_frames: int, rate: float, tested: str = "later") -> tuple[range, range]:
     """The frames for training and those for testing, with at least `GAP_SECONDS` between them."""
-    end = math.floor(TRAIN_SHARE * num_frames)
-    return range(end), range(min(end + math.ceil(GAP_SECONDS * rate), num_frames), num_frames)
+    size, gap = math.floor(TRAIN_SHARE * num_frames), math.ceil(GAP_SECONDS * rate)
+    if tested == "earlier":
+        return range(num_frames - size, num_frames), range(max(num_frames - size - gap, 0))
+    return range(size), range(min(size + gap, num_frames), num_frames)
 
 
 def read_footage(path: Path) -> Footage | None:
@@ -171,14 +182,19 @@ def train_pairs(footage: Sequence[Footage], task: str, seed: int, share: float =
         footage: the videos.
         task: one of `TASKS`.
         seed: of the windows.
-        share: of the training windows of each video, the last ones.
+        share: of the training windows of each video, those nearest to its test.
     """
     rng = np.random.default_rng(seed)
-    starts = [(video, start) for video in footage for start in video.train[-math.ceil(share * len(video.train)) :]]
+    starts = [(video, start) for video in footage for start in _nearest_to_test(video, share)]
     while True:
         video, start = starts[rng.integers(len(starts))]
         down, right = rng.integers(-_SHIFT, _SHIFT + 1, size=2).tolist()
         yield cut_clips(video.frames[start : start + WINDOW], task, (down, right))
+
+
+def _nearest_to_test(video: Footage, share: float) -> range:
+    count = math.ceil(share * len(video.train))
+    return video.train[:count] if video.tested == "earlier" else video.train[len(video.train) - count :]
 
 
 def test_batches(footage: Sequence[Footage], task: str, clip_spec: ClipSpec) -> Iterator[tuple[Tensor, Tensor]]:

@@ -43,6 +43,7 @@ class Run:
     tune: str
     seed: int
     share: float = 1.0  # of the training windows
+    tested: str = "later"
 
     @property
     def name(self) -> str:
@@ -53,7 +54,8 @@ class Run:
     def vectors_name(self) -> str:
         """For the frame vectors, which all seeds and ways to train share."""
         share = "" if self.share == 1 else f"-{self.share:g}"
-        return f"{self.task}-{self.scheme.replace(', ', '-')}{share}"
+        tested = "" if self.tested == "later" else f"-{self.tested}"
+        return f"{self.task}-{self.scheme.replace(', ', '-')}{share}{tested}"
 
 
 def build_model(weights: Path, scheme: str, *, image_size: int = IMAGE_SIZE, **options: Any) -> XViT:

@@ -28,25 +28,27 @@ from xvit.utils.errors import XViTError
 ROOT = Path(__file__).parents[2]
 COUNTS = st.integers(0, 3000)
 RATES = st.floats(1, 60)
+TESTED = st.sampled_from(("later", "earlier"))
 
 
-@given(num_frames=COUNTS, rate=RATES)
-def test_training_and_test_frames_are_at_least_the_gap_apart(num_frames, rate):
-    train, test = real_tasks.split_frames(num_frames, rate)
-    assert train.start == 0
-    assert test.stop == num_frames
+@given(num_frames=COUNTS, rate=RATES, tested=TESTED)
+def test_training_and_test_frames_are_at_least_the_gap_apart(num_frames, rate, tested):
+    train, test = real_tasks.split_frames(num_frames, rate, tested)
+    first, last = (train, test) if tested == "later" else (test, train)
+    assert first.start == 0
+    assert last.stop == num_frames
     if train and test:
-        seconds_between = (test[0] - train[-1] - 1) / rate
+        seconds_between = (last[0] - first[-1] - 1) / rate
         assert seconds_between >= real_tasks.GAP_SECONDS
         assert len(train) <= 0.6 * num_frames
 
 
 @settings(deadline=None)
-@given(num_frames=COUNTS, rate=RATES)
-def test_no_window_leaves_its_part(num_frames, rate):
+@given(num_frames=COUNTS, rate=RATES, tested=TESTED)
+def test_no_window_leaves_its_part(num_frames, rate, tested):
     frames = torch.empty(num_frames, 1, 1, 1, dtype=torch.uint8)
-    video = real_tasks.Footage(name="", frames=frames, rate=rate)
-    train, test = real_tasks.split_frames(num_frames, rate)
+    video = real_tasks.Footage(name="", frames=frames, rate=rate, tested=tested)
+    train, test = real_tasks.split_frames(num_frames, rate, tested)
     for starts, part in ((video.train, train), (video.test, test)):
         for start in starts:
             assert part.start <= start
@@ -107,21 +109,24 @@ def test_training_pairs_come_from_the_training_part_and_depend_on_the_seed_alone
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5])
-def test_a_share_of_the_footage_is_what_is_nearest_to_the_test(share):
+@pytest.mark.parametrize("tested", ["later", "earlier"])
+def test_a_share_of_the_footage_is_what_is_nearest_to_the_test(share, tested):
     frames = torch.arange(200, dtype=torch.uint8)[:, None, None, None].expand(200, 3, 98, 98).contiguous()
-    footage = [real_tasks.Footage(name="", frames=frames, rate=10.0)]
+    footage = [real_tasks.Footage(name="", frames=frames, rate=10.0, tested=tested)]
     assert footage[0].train_seconds == 12.0
     pairs = real_tasks.train_pairs(footage, "direction", 0, share)
     starts = {int(next(pairs)[0, 0].amin()) for _ in range(400)}
-    assert starts == set(range(106 - math.ceil(106 * share), 106))
+    count = math.ceil(106 * share)
+    assert starts == set(range(106 - count, 106) if tested == "later" else range(80, 80 + count))
 
 
 def test_trainings_have_names_of_their_own_and_share_frame_vectors():
     runs = real_training.all_runs(2, ["head", "lora"])
     runs += [replace(run, share=share) for run in runs for share in (0.25, 0.5)]
+    runs += [replace(run, tested="earlier") for run in runs]
     assert len({run.name for run in runs}) == len(runs)
     vectors = {run.vectors_name for run in runs}
-    assert len(vectors) == 3 * len(real_tasks.TASKS) * len(real_training.SCHEMES)
+    assert len(vectors) == 2 * 3 * len(real_tasks.TASKS) * len(real_training.SCHEMES)
     assert "order-mixing-replicate" in vectors
 
 
@@ -295,3 +300,10 @@ def test_the_table_of_parts_of_the_footage_compares_all_of_it_with_the_smallest(
     row = lines[place + 2]
     assert row.startswith("| order | 50.0 % (50.0 to 50.0) | ")
     assert row.endswith("| 100.0 % (100.0 to 100.0) | **+50.0 (+50.0 to +50.0)** |")
+
+
+def test_the_table_of_the_other_test_clips_has_its_own_name_and_blocks():
+    runs = make_runs({"spatial": 0.0, "mixing, zero": 0.5, "mixing, replicate": 1.0})
+    text = real_report.tables({"earlier": {"runs": runs, "blocks": np.arange(60).reshape(12, 5).tolist()}})
+    [row] = [line for line in text.splitlines() if line.startswith("| head, tested on the first part | order |")]
+    assert row.endswith("| **+50.0 (+50.0 to +50.0)** |")
