@@ -8,6 +8,7 @@ Writes OUTPUT/results.json and prints its tables. The parts:
     weights     download a DINOv2-small backbone into the cache, convert it, compare it with ONNX Runtime
     training    train on tasks from real videos (`real_tasks.py`, `real_training.py`)
     footage     train heads on parts of the footage: would more of it help?
+    windows     train heads on more windows of the footage
     earlier     train heads on the last part of each video, and test them on the first
     agreement   of int8 exports and of token merging with the trained models (`real_use.py`)
     patches     how much of real videos does not change from frame to frame
@@ -41,7 +42,8 @@ from xvit.utils.files import publish, read_json, write_json
 from xvit.utils.version import __version__
 
 WEIGHTS = "weights.safetensors"  # in the cache
-SHARES = (0.25, 0.5)  # of the training windows, besides all of them
+SHARES = (0.25, 0.5)  # of the footage for training, besides all of it
+MANY_WINDOWS = 2400
 
 
 def read_all_footage(cache: Path, tested: str = "later") -> list[Footage]:
@@ -62,7 +64,7 @@ def embed_one(run: Run, args: argparse.Namespace) -> None:
     model = build_model(args.cache / WEIGHTS, run.scheme).eval()
     tmp_path = path.with_name(f".{path.name}")
     footage = read_all_footage(args.cache, run.tested)
-    save_file(frame_vectors(model, run.task, footage, run.share), tmp_path)
+    save_file(frame_vectors(model, run, footage), tmp_path)
     publish(tmp_path, path)
 
 
@@ -137,6 +139,14 @@ def measure_footage(args: argparse.Namespace) -> dict[str, Any]:
     return {"train_seconds": seconds, "shares": [read_json(run_path(args.output, run)) for run in runs]}
 
 
+def measure_windows(args: argparse.Namespace) -> dict[str, Any]:
+    """Heads that are trained on more windows of the same footage, as many times."""
+    runs = [replace(run, windows=MANY_WINDOWS) for run in all_runs(args.seeds, ["head"])]
+    runs = [run for run in runs if run.scheme != "mixing, zero"]
+    train_all(runs, args)
+    return {"windows": [read_json(run_path(args.output, run)) for run in runs]}
+
+
 def measure_earlier(args: argparse.Namespace) -> dict[str, Any]:
     """Heads that are trained on the last part of each video and tested on the first: other test clips."""
     runs = [replace(run, tested="earlier") for run in all_runs(args.seeds, ["head"])]
@@ -175,6 +185,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "weights": measure_weights,
     "training": measure_training,
     "footage": measure_footage,
+    "windows": measure_windows,
     "earlier": measure_earlier,
     "agreement": measure_agreement,
     "patches": measure_patches,

@@ -42,7 +42,8 @@ class Run:
     scheme: str
     tune: str
     seed: int
-    share: float = 1.0  # of the training windows
+    windows: int = TRAIN_WINDOWS  # on which the head is trained
+    share: float = 1.0  # of the footage for training
     tested: str = "later"
 
     @property
@@ -53,9 +54,10 @@ class Run:
     @property
     def vectors_name(self) -> str:
         """For the frame vectors, which all seeds and ways to train share."""
+        windows = "" if self.windows == TRAIN_WINDOWS else f"-{self.windows}"
         share = "" if self.share == 1 else f"-{self.share:g}"
         tested = "" if self.tested == "later" else f"-{self.tested}"
-        return f"{self.task}-{self.scheme.replace(', ', '-')}{share}{tested}"
+        return f"{self.task}-{self.scheme.replace(', ', '-')}{windows}{share}{tested}"
 
 
 def build_model(weights: Path, scheme: str, *, image_size: int = IMAGE_SIZE, **options: Any) -> XViT:
@@ -75,13 +77,13 @@ def build_model(weights: Path, scheme: str, *, image_size: int = IMAGE_SIZE, **o
     )
 
 
-def frame_vectors(model: XViT, task: str, footage: Sequence[Footage], share: float = 1.0) -> dict[str, Tensor]:
+def frame_vectors(model: XViT, run: Run, footage: Sequence[Footage]) -> dict[str, Tensor]:
     """Frame vectors (clips, T, D) of the frozen image model: of training clips, and of the test clips and controls."""
-    pairs = islice(train_pairs(footage, task, seed=0, share=share), TRAIN_WINDOWS)
+    pairs = islice(train_pairs(footage, run.task, seed=0, share=run.share), run.windows)
     training = (torch.cat(batch) for batch in iter(lambda: list(islice(pairs, BATCH_SIZE // 2)), []))
     found = {"train": _embed(model, (normalize(clips, model.clip_spec) for clips in training))}
     for name, frames in ({"test": range(NUM_FRAMES)} | CONTROLS).items():
-        clips = (clips[:, list(frames)] for clips, _ in test_batches(footage, task, model.clip_spec))
+        clips = (clips[:, list(frames)] for clips, _ in test_batches(footage, run.task, model.clip_spec))
         found[name] = _embed(model, clips)
     return found
 
@@ -119,7 +121,7 @@ def train(
         return model(normalize(clips, model.clip_spec))
 
     model.backbone.requires_grad_(False)
-    loss = optimize(model, draw_vectors, TrainConfig(**TUNE["head"]), HEAD_STEPS)
+    loss = optimize(model, draw_vectors, TrainConfig(**TUNE["head"]), HEAD_STEPS * run.windows // TRAIN_WINDOWS)
     if run.tune != "head":
         model.backbone.requires_grad_(True)
         if run.tune == "lora":

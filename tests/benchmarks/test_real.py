@@ -124,9 +124,10 @@ def test_trainings_have_names_of_their_own_and_share_frame_vectors():
     runs = real_training.all_runs(2, ["head", "lora"])
     runs += [replace(run, share=share) for run in runs for share in (0.25, 0.5)]
     runs += [replace(run, tested="earlier") for run in runs]
+    runs += [replace(run, windows=700) for run in runs]
     assert len({run.name for run in runs}) == len(runs)
     vectors = {run.vectors_name for run in runs}
-    assert len(vectors) == 2 * 3 * len(real_tasks.TASKS) * len(real_training.SCHEMES)
+    assert len(vectors) == 2 * 2 * 3 * len(real_tasks.TASKS) * len(real_training.SCHEMES)
     assert "order-mixing-replicate" in vectors
 
 
@@ -143,7 +144,8 @@ def test_frame_vectors_of_controls_are_of_their_frames():
         clip_spec=ClipSpec(image_size=98, mean=(0, 0, 0), std=(1, 1, 1)),
         embed_frames=lambda clips: (clips.amin(dim=(2, 3, 4)) * 255).round()[..., None],
     )
-    vectors = real_training.frame_vectors(model, "direction", footage)
+    run = real_training.Run(task="direction", scheme="spatial", tune="head", seed=0)
+    vectors = real_training.frame_vectors(model, run, footage)
     assert len(vectors["train"]) == 2 * real_training.TRAIN_WINDOWS
     forward, reversed_ = vectors["test"][:2, :, 0]
     start = footage[0].test[0]
@@ -302,8 +304,11 @@ def test_the_table_of_parts_of_the_footage_compares_all_of_it_with_the_smallest(
     assert row.endswith("| 100.0 % (100.0 to 100.0) | **+50.0 (+50.0 to +50.0)** |")
 
 
-def test_the_table_of_the_other_test_clips_has_its_own_name_and_blocks():
-    runs = make_runs({"spatial": 0.0, "mixing, zero": 0.5, "mixing, replicate": 1.0})
-    text = real_report.tables({"earlier": {"runs": runs, "blocks": np.arange(60).reshape(12, 5).tolist()}})
-    [row] = [line for line in text.splitlines() if line.startswith("| head, tested on the first part | order |")]
-    assert row.endswith("| **+50.0 (+50.0 to +50.0)** |")
+def test_tables_of_other_clips_and_of_more_windows_have_their_own_names():
+    runs = make_runs({"spatial": 0.0, "mixing, replicate": 1.0})
+    blocks = np.arange(60).reshape(12, 5).tolist()
+    windows = [run | {"windows": 2400} for run in runs]
+    text = real_report.tables({"earlier": {"runs": runs, "blocks": blocks}, "windows": windows, "blocks": blocks})
+    for name in ("head, tested on the first part", "head, 2400 windows"):
+        [row] = [line for line in text.splitlines() if line.startswith(f"| {name} | order |")]
+        assert row.endswith("|  |  | 100.0 % (100.0 to 100.0) | **+50.0 (+50.0 to +50.0)** |")
