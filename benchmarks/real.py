@@ -19,6 +19,7 @@ Each training, and the agreement of each model, is one file of the output: the s
 
 import argparse
 import multiprocessing
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -205,6 +206,7 @@ def main() -> int:
     args = parser.parse_args()
     args.cache, args.output = args.cache.resolve(), args.output.resolve()
     args.output.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: no worker is left behind
     path = args.output / "results.json"
     try:
         result = read_json(path) if path.is_file() else {}
