@@ -141,19 +141,23 @@ def measure_footage(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure_windows(args: argparse.Namespace) -> dict[str, Any]:
-    """Heads that are trained on more windows of the same footage, as many times."""
+    """Heads that are trained on more windows of the same footage, on each as often."""
     runs = [replace(run, windows=MANY_WINDOWS) for run in all_runs(args.seeds, ["head"])]
     runs = [run for run in runs if run.scheme != "mixing, zero"]
-    train_all(runs, args)
-    return {"windows": [read_json(run_path(args.output, run)) for run in runs]}
+    return {"windows": measure_heads(runs, args)}
 
 
 def measure_earlier(args: argparse.Namespace) -> dict[str, Any]:
     """Heads that are trained on the last part of each video and tested on the first: other test clips."""
     runs = [replace(run, tested="earlier") for run in all_runs(args.seeds, ["head"])]
+    return {"earlier": measure_heads(runs, args)}
+
+
+def measure_heads(runs: Sequence[Run], args: argparse.Namespace) -> dict[str, Any]:
+    """The results of trainings with the same test clips."""
     train_all(runs, args)
-    blocks = window_blocks(test_windows(read_all_footage(args.cache, "earlier")))
-    return {"earlier": {"blocks": blocks, "runs": [read_json(run_path(args.output, run)) for run in runs]}}
+    blocks = window_blocks(test_windows(read_all_footage(args.cache, runs[0].tested)))
+    return {"blocks": blocks, "runs": [read_json(run_path(args.output, run)) for run in runs]}
 
 
 def measure_agreement(args: argparse.Namespace) -> dict[str, Any]:

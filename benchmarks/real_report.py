@@ -43,11 +43,11 @@ def difference_interval(differences: np.ndarray, blocks: list[list[int]]) -> tup
 def tables(result: dict[str, Any]) -> str:
     """All tables for which there are numbers."""
     lines = [*_accuracy_table(result), "", *_control_table(result)] if result.get("runs") else []
-    if runs := result.get("windows"):
-        lines += ["", *_accuracy_table(result | {"runs": runs}, f"head, {runs[0]['windows']} windows")]
-    if result.get("earlier"):
-        lines += ["", *_accuracy_table(result["earlier"], "head, tested on the first part")]
-    if result.get("shares"):
+    if windows := result.get("windows"):
+        lines += ["", *_accuracy_table(windows, f"head, {windows['runs'][0]['windows']} windows")]
+    if earlier := result.get("earlier"):
+        lines += ["", *_accuracy_table(earlier, "head, tested on the first part")]
+    if result.get("shares") and result.get("runs"):
         lines += ["", *_footage_table(result)]
     for name, columns in (
         ("agreement", ("model", "same class as the float32 model", "accuracy", "largest difference", "GMACs a clip")),

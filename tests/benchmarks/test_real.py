@@ -153,6 +153,9 @@ def test_frame_vectors_of_controls_are_of_their_frames():
     assert reversed_.tolist() == forward.tolist()[::-1]
     for name, indices in real_tasks.CONTROLS.items():
         assert torch.equal(vectors[name], vectors["test"][:, list(indices)])
+    few = real_training.frame_vectors(model, replace(run, windows=40, share=0.25), footage)
+    assert len(few["train"]) == 80
+    assert few["train"].min() >= 106 - math.ceil(106 * 0.25) > vectors["train"].min()
 
 
 def test_controls_keep_the_number_of_frames():
@@ -308,7 +311,9 @@ def test_tables_of_other_clips_and_of_more_windows_have_their_own_names():
     runs = make_runs({"spatial": 0.0, "mixing, replicate": 1.0})
     blocks = np.arange(60).reshape(12, 5).tolist()
     windows = [run | {"windows": 2400} for run in runs]
-    text = real_report.tables({"earlier": {"runs": runs, "blocks": blocks}, "windows": windows, "blocks": blocks})
+    result = {"earlier": {"runs": runs, "blocks": blocks}, "windows": {"runs": windows, "blocks": blocks}}
+    text = real_report.tables(result | {"shares": [run | {"share": 0.5} for run in runs]})  # without the trainings
     for name in ("head, tested on the first part", "head, 2400 windows"):
         [row] = [line for line in text.splitlines() if line.startswith(f"| {name} | order |")]
         assert row.endswith("|  |  | 100.0 % (100.0 to 100.0) | **+50.0 (+50.0 to +50.0)** |")
+    assert len(text.splitlines()) == 7  # two tables and the line between them
