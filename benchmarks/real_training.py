@@ -52,6 +52,11 @@ class Run:
         return f"{self.vectors_name}-{self.tune}-{self.seed}"
 
     @property
+    def head_steps(self) -> int:
+        """Steps in which each window is used as often, whatever their number."""
+        return HEAD_STEPS * self.windows // TRAIN_WINDOWS
+
+    @property
     def vectors_name(self) -> str:
         """For the frame vectors, which all seeds and ways to train share."""
         windows = "" if self.windows == TRAIN_WINDOWS else f"-{self.windows}"
@@ -121,7 +126,7 @@ def train(
         return model(normalize(clips, model.clip_spec))
 
     model.backbone.requires_grad_(False)
-    loss = optimize(model, draw_vectors, TrainConfig(**TUNE["head"]), HEAD_STEPS * run.windows // TRAIN_WINDOWS)
+    loss = optimize(model, draw_vectors, TrainConfig(**TUNE["head"]), run.head_steps)
     if run.tune != "head":
         model.backbone.requires_grad_(True)
         if run.tune == "lora":

@@ -153,7 +153,9 @@ def test_frame_vectors_of_controls_are_of_their_frames():
     assert reversed_.tolist() == forward.tolist()[::-1]
     for name, indices in real_tasks.CONTROLS.items():
         assert torch.equal(vectors[name], vectors["test"][:, list(indices)])
-    few = real_training.frame_vectors(model, replace(run, windows=40, share=0.25), footage)
+    few_run = replace(run, windows=40, share=0.25)
+    few = real_training.frame_vectors(model, few_run, footage)
+    assert (run.head_steps, few_run.head_steps) == (300, 20)
     assert len(few["train"]) == 80
     assert few["train"].min() >= 106 - math.ceil(106 * 0.25) > vectors["train"].min()
 
